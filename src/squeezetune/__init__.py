@@ -1,0 +1,82 @@
+"""A folder of photos becomes an accurate image classifier in minutes, on a computer without a GPU.
+
+The public names are loaded on first use, so that `import squeezetune` costs next to nothing.
+"""
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from squeezetune.errors import (
+        ArtifactError,
+        ClassesError,
+        DataError,
+        ImageError,
+        MissingExtraError,
+        SettingsError,
+        SourceError,
+        SqueezeTuneError,
+        WeightsError,
+    )
+    from squeezetune.estimator import SqueezeTuneClassifier
+    from squeezetune.learn.evaluation import Evaluation
+    from squeezetune.measurement import FolderEvaluation, evaluate
+    from squeezetune.prediction import Classifier, Prediction, load
+    from squeezetune.settings import Settings
+    from squeezetune.training import train
+
+_HOMES = {
+    "ArtifactError": "errors",
+    "ClassesError": "errors",
+    "Classifier": "prediction",
+    "DataError": "errors",
+    "Evaluation": "learn.evaluation",
+    "FolderEvaluation": "measurement",
+    "ImageError": "errors",
+    "MissingExtraError": "errors",
+    "Prediction": "prediction",
+    "Settings": "settings",
+    "SettingsError": "errors",
+    "SourceError": "errors",
+    "SqueezeTuneClassifier": "estimator",
+    "SqueezeTuneError": "errors",
+    "WeightsError": "errors",
+    "evaluate": "measurement",
+    "load": "prediction",
+    "train": "training",
+}
+
+__all__ = [
+    "ArtifactError",
+    "ClassesError",
+    "Classifier",
+    "DataError",
+    "Evaluation",
+    "FolderEvaluation",
+    "ImageError",
+    "MissingExtraError",
+    "Prediction",
+    "Settings",
+    "SettingsError",
+    "SourceError",
+    "SqueezeTuneClassifier",
+    "SqueezeTuneError",
+    "WeightsError",
+    "evaluate",
+    "load",
+    "train",
+]
+
+
+def __getattr__(name: str) -> Any:
+    if name == "__version__":
+        return importlib.import_module("importlib.metadata").version("squeezetune")
+    if name not in _HOMES:
+        raise AttributeError(f"module 'squeezetune' has no attribute {name!r}")
+    value = getattr(importlib.import_module(f"squeezetune.{_HOMES[name]}"), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return [*__all__, "__version__"]

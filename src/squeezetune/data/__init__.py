@@ -1,0 +1,1 @@
+"""From photos to pixels: sources, index, split, decoding."""

@@ -1,0 +1,129 @@
+"""From one image as it was found to a square of uint8 RGB pixels, and to a thumbnail."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from io import BytesIO
+from math import ceil, floor
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+from squeezetune.data.decoding import MAX_PIXELS as MAX_PIXELS
+from squeezetune.data.decoding import Box, Size, decode_photo
+from squeezetune.data.decoding import open_image as open_image
+from squeezetune.data.sources import ImageSource
+from squeezetune.errors import SettingsError
+
+THUMBNAIL_QUALITY = 80
+
+
+@dataclass(frozen=True)
+class PixelSettings:
+    """How an image becomes a square of `side` pixels.
+
+    `resize` is squash (the whole image, its ratio lost), crop (the middle) or pad (the whole, black around it).
+
+    Raises:
+        SettingsError: there is no such resize policy, or the side is not positive.
+
+    """
+
+    side: int
+    resize: str = "squash"
+
+    def __post_init__(self) -> None:
+        if self.resize not in FITS or self.side < 1:
+            raise SettingsError(
+                f"side is {self.side} and resize is {self.resize!r}; needed are 1 or more and {' or '.join(FITS)}"
+            )
+
+
+def load_pixels(source: ImageSource, name: str, settings: PixelSettings) -> tuple[NDArray[np.uint8], tuple[int, int]]:
+    """Return an image as (side, side, 3) uint8, and the width and height that it had, upright.
+
+    Raises:
+        ImageError: it cannot be read or decoded; the message is the reason alone.
+
+    """
+    photo = decode_photo(source.read(name), settings.side)
+    return _fit_box(photo.image, photo.box, settings), photo.size
+
+
+def fit_image(image: Image.Image, settings: PixelSettings) -> NDArray[np.uint8]:
+    """Make an RGB image square by antialiased linear interpolation: (side, side, 3) uint8.
+
+    The geometry is that of ONNX: crop and pad are Resize with the keep_aspect_ratio_policy not_smaller and
+    not_larger, half_pixel coordinates and exclude_outside, followed by CenterCropPad. They agree within one
+    grey level, but for the last line of an image that rounding has made longer.
+    """
+    return _fit_box(image, (0, 0, *image.size), settings)
+
+
+def make_thumbnail(source: ImageSource, name: str, side: int = 160) -> bytes:
+    """Return a small JPEG of an image, its longer side `side` pixels at most, for a report.
+
+    Raises:
+        ImageError: it cannot be read or decoded.
+
+    """
+    image = open_image(source.read(name), side)
+    scale = min(1.0, side / max(image.size))
+    size = (max(1, round(image.width * scale)), max(1, round(image.height * scale)))
+    buffer = BytesIO()
+    image.resize(size, Image.Resampling.BILINEAR).save(buffer, "JPEG", quality=THUMBNAIL_QUALITY)
+    return buffer.getvalue()
+
+
+def _fit_box(image: Image.Image, box: Box, settings: PixelSettings) -> NDArray[np.uint8]:
+    square = FITS[settings.resize](image, box, settings.side)
+    return np.frombuffer(square.tobytes(), np.uint8).reshape(settings.side, settings.side, 3)
+
+
+def _squash(image: Image.Image, box: Box, side: int) -> Image.Image:
+    return image.resize((side, side), Image.Resampling.BILINEAR, box=box)
+
+
+def _crop(image: Image.Image, box: Box, side: int) -> Image.Image:
+    """Resize the shorter side to `side`, and take the middle of the longer one."""
+    left, top, width, height = _measure(box)
+    scale = max(side / width, side / height)
+    left += (_scale_length(width, scale) - side) // 2 / scale
+    top += (_scale_length(height, scale) - side) // 2 / scale
+    return _resize_box(image, (side, side), (left, top, left + side / scale, top + side / scale))
+
+
+def _pad(image: Image.Image, box: Box, side: int) -> Image.Image:
+    """Resize the longer side to `side`, and put the image into the middle of a black square."""
+    left, top, width, height = _measure(box)
+    scale = min(side / width, side / height)
+    size = (_scale_length(width, scale), _scale_length(height, scale))
+    fitted = _resize_box(image, size, (left, top, left + size[0] / scale, top + size[1] / scale))
+    square = Image.new("RGB", (side, side))
+    square.paste(fitted, ((side - size[0]) // 2, (side - size[1]) // 2))
+    return square
+
+
+FITS: dict[str, Callable[[Image.Image, Box, int], Image.Image]] = {"squash": _squash, "crop": _crop, "pad": _pad}
+
+
+def _measure(box: Box) -> Box:
+    """Return the left, top, width and height of a box."""
+    left, top, right, bottom = box
+    return left, top, right - left, bottom - top
+
+
+def _scale_length(length: float, scale: float) -> int:
+    """Return a scaled length in whole pixels, one at least; a half is rounded up, as ONNX does."""
+    return max(1, floor(length * scale + 0.5))
+
+
+def _resize_box(image: Image.Image, size: Size, box: Box) -> Image.Image:
+    """Resize a box of an image; if rounding put it beyond the image's end, the last pixels are repeated."""
+    beyond_right = max(0, ceil(box[2] - image.width - 1e-6))
+    beyond_bottom = max(0, ceil(box[3] - image.height - 1e-6))
+    if beyond_right or beyond_bottom:
+        edges = ((0, beyond_bottom), (0, beyond_right), (0, 0))
+        image = Image.fromarray(np.pad(np.asarray(image), edges, mode="edge"))
+    end = (min(box[2], image.width), min(box[3], image.height))
+    return image.resize(size, Image.Resampling.BILINEAR, box=(box[0], box[1], *end))

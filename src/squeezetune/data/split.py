@@ -1,0 +1,233 @@
+"""Which images train, which choose and which measure: an index cut into train, validation and test.
+
+Images that must stay together form a unit: files with the same bytes, and the images of one group. Units
+of one image are cut by a seeded hash of their content, so that each class has its exact counts, file names
+and order do not matter, and a photo that is added later leaves nearly every other one in its part. Larger
+units are placed before them, the largest first, where the classes miss most.
+"""
+
+from collections.abc import Hashable, Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+from numpy.typing import NDArray
+
+from squeezetune.data.index import ImageIndex, list_some
+from squeezetune.data.layout import compile_pattern, explain_no_match, match_name
+from squeezetune.data.placement import PART_COUNT, count_targets, count_units, place_units
+from squeezetune.data.sources import quote_name
+from squeezetune.errors import ClassesError, SettingsError
+
+TRAIN, VALIDATION, TEST = 0, 1, 2  # as in `ImageIndex.parts`
+LEFT_OUT = -1
+PART_NAMES = ("train", "validation", "test")
+
+Ints = NDArray[np.int64]
+
+
+@dataclass(frozen=True)
+class Split:
+    """The positions of the images of each part in the index, sorted int64 arrays.
+
+    `groups` is the number of groups that were kept together, None without `group_by`. `duplicates` counts
+    images whose bytes an earlier one has; `conflicts` counts contents that stand in two classes or more.
+    `leaked` counts images of an already split source that are left out, since a twin or their group is in a
+    later part.
+    """
+
+    train: Ints
+    validation: Ints
+    test: Ints
+    groups: int | None = None
+    duplicates: int = 0
+    conflicts: int = 0
+    leaked: int = 0
+
+
+@dataclass(frozen=True)
+class _Units:
+    """What stays together: `of_image` (n,) is the unit of each image, `keys` (units,) uint64 a seeded order.
+
+    `contents` (n,) numbers the different contents; `groups` is the number of groups, None without `group_by`.
+    """
+
+    of_image: Ints
+    keys: NDArray[np.uint64]
+    contents: Ints
+    groups: int | None = None
+
+
+def split_index(index: ImageIndex, *, validation: float, test: float, seed: int, group_by: str = "") -> Split:
+    """Split an index into train, validation and test: seeded, the same share of every class in each part.
+
+    Files with the same bytes are always in one part, and so are images whose path matches `group_by` alike:
+    its first group, or the whole match, names the group; an image that does not match is its own group.
+    A source that is already split keeps its parts, but for images whose twin (or group) is in a later part,
+    which are left out; a part that it lacks is taken from train, as that share of train.
+
+    Raises:
+        ClassesError: a class has too few different images (or groups) to be in every part.
+        SettingsError: the shares leave nothing for a part, or `group_by` matches nothing.
+
+    """
+    _check_shares(validation=validation, test=test)
+    units = _gather_units(index, seed, group_by)
+    shares = np.array([1 - validation - test, validation, test])
+    if index.parts is not None:
+        return _make_split(index, units, _complete_parts(index, index.parts, units, shares))
+    return _make_split(index, units, _assign_parts(index.labels, index.class_names, units, shares))
+
+
+def split_train_validation(index: ImageIndex, share: float, seed: int) -> Split:
+    """Split an index into train and validation for a caller who has test data elsewhere; `test` is empty.
+
+    The rules are those of `split_index`, but a class of one image (or of its copies) is in train only, and
+    the parts of an already split source are not looked at.
+
+    Raises:
+        SettingsError: the share is not between 0 and 1.
+
+    """
+    _check_shares(validation=share)
+    units = _gather_units(index, seed)
+    shares = np.array([1 - share, share, 0])
+    return _make_split(index, units, _assign_parts(index.labels, index.class_names, units, shares, lenient=True))
+
+
+def _check_shares(**shares: float) -> None:
+    if min(shares.values()) <= 0 or sum(shares.values()) >= 1:
+        found = " and ".join(f"{name} is {share:g}" for name, share in shares.items())
+        raise SettingsError(f"{found}; needed are shares above 0 that leave images to train on", "Try 0.1.")
+
+
+def _gather_units(index: ImageIndex, seed: int, group_by: str = "") -> _Units:
+    """Find what must stay together; units are numbered and ordered by content, not by name."""
+    distinct, contents = np.unique(np.ascontiguousarray(index.digests).view("S16").ravel(), return_inverse=True)
+    keys = _hash_words(distinct.view("<u8")[::2], seed)
+    pattern = compile_pattern("group_by", group_by)
+    if pattern is None:
+        return _Units(contents, keys, contents)
+    found = [match_name(pattern, name) for name in index.names]
+    if not any(found):
+        raise explain_no_match("group_by", group_by, index.names)
+    groups: list[Hashable] = [group or position for position, group in enumerate(found)]
+    first_contents, of_image = np.unique(_join_groups(contents, groups)[contents], return_inverse=True)
+    return _Units(of_image, keys[first_contents], contents, len(set(groups)))
+
+
+def _hash_words(words: NDArray[np.uint64], seed: int) -> NDArray[np.uint64]:
+    """Mix words with a seeded salt by the finaliser of SplitMix64 (Steele et al. 2014), a bijection."""
+    salt = np.random.Generator(np.random.PCG64(seed)).integers(2**64, dtype=np.uint64)
+    mixed: NDArray[np.uint64] = words.astype(np.uint64) ^ salt
+    for shift, factor in ((30, 0xBF58476D1CE4E5B9), (27, 0x94D049BB133111EB)):
+        mixed = (mixed ^ (mixed >> np.uint64(shift))) * np.uint64(factor)
+    mixed ^= mixed >> np.uint64(31)
+    return mixed
+
+
+def _join_groups(contents: Ints, groups: Sequence[Hashable]) -> Ints:
+    """Join contents that share a group, directly or through others; give each its lowest (union-find)."""
+    parents = list(range(int(contents.max()) + 1))
+
+    def find(content: int) -> int:
+        while parents[content] != content:
+            parents[content] = content = parents[parents[content]]
+        return content
+
+    members: dict[Hashable, int] = {}
+    for content, group in zip(contents.tolist(), groups, strict=True):
+        low, high = sorted((find(content), find(members.setdefault(group, content))))
+        parents[high] = low
+    return np.array([find(content) for content in range(len(parents))], np.int64)
+
+
+def _complete_parts(
+    index: ImageIndex, given: NDArray[np.int8], units: _Units, shares: NDArray[np.float64]
+) -> NDArray[np.int8]:
+    """Return the part of each image of an already split source; LEFT_OUT if a later part has a twin."""
+    parts: NDArray[np.int8] = given.copy()
+    for later in (TEST, VALIDATION):
+        has_twin = np.isin(units.of_image, units.of_image[parts == later])
+        parts[has_twin & (parts < later)] = LEFT_OUT
+    absent = [part for part in (VALIDATION, TEST) if not np.any(parts == part)]
+    for part in {TRAIN, TEST} - set(absent):
+        _check_part(index, parts, part)
+    if absent:
+        train = np.flatnonzero(parts == TRAIN)
+        wanted = np.where(np.isin(np.arange(3), [TRAIN, *absent]), shares, 0)
+        left = replace(units, of_image=units.of_image[train])
+        parts[train] = _assign_parts(index.labels[train], index.class_names, left, wanted)
+    return parts
+
+
+def _check_part(index: ImageIndex, parts: NDArray[np.int8], part: int) -> None:
+    """Refuse an already split source that has no image of a class in a part."""
+    counts = np.bincount(index.labels[parts == part], minlength=len(index.class_names))
+    names = [quote_name(index.class_names[label]) for label in np.flatnonzero(counts == 0).tolist()]
+    if names:
+        left_out = np.count_nonzero(parts == LEFT_OUT)
+        reason = f" ({left_out:,} images with a twin in a later part are left out)" if left_out else ""
+        raise ClassesError(
+            f"no image in {PART_NAMES[part]} of {list_some(names)}{reason}; needed is one of every class",
+            f"Add images of these classes to {PART_NAMES[part]}, or remove their folders.",
+        )
+
+
+def _assign_parts(
+    labels: Ints,
+    class_names: Sequence[str],
+    units: _Units,
+    shares: NDArray[np.float64],
+    *,
+    lenient: bool = False,
+) -> NDArray[np.int8]:
+    """Return the part of each image; a part with no share gets none.
+
+    `lenient` leaves a class of one unit in train, where else it is an error.
+    """
+    targets = count_targets(np.bincount(labels, minlength=len(class_names)), shares)
+    unit_counts = count_units(units.of_image, labels, len(class_names))
+    if lenient:
+        only_train = targets.sum(axis=1, keepdims=True) * (1, 0, 0)
+        targets = np.where((unit_counts < 2)[:, None], only_train, targets)
+    else:
+        _check_units(unit_counts, class_names, np.flatnonzero(shares), is_grouped=units.groups is not None)
+    parts = place_units(units.of_image, labels, units.keys, targets)
+    counts = np.bincount(labels * PART_COUNT + parts, minlength=targets.size).reshape(targets.shape)
+    torn = np.flatnonzero(np.any((targets > 0) & (counts == 0), axis=1)).tolist()
+    if torn:
+        raise ClassesError(
+            "images that must stay together stand in several classes, so that not every part can have: "
+            f"{list_some([quote_name(class_names[label]) for label in torn])}",
+            "Add photos to these classes, or choose another group_by.",
+        )
+    return parts
+
+
+def _check_units(counts: Ints, class_names: Sequence[str], parts: Ints, *, is_grouped: bool) -> None:
+    """Refuse classes that have fewer units than there are parts, and name them with their counts."""
+    few = np.flatnonzero(counts < len(parts)).tolist()
+    if not few:
+        return
+    unit = "groups of images" if is_grouped else "different images"
+    found = "1 class has" if len(few) == 1 else f"{len(few):,} classes have"
+    raise ClassesError(
+        f"{found} too few {unit} for a split into {', '.join(PART_NAMES[part] for part in parts.tolist())}: "
+        f"{list_some([f'{quote_name(class_names[label])} ({counts[label]})' for label in few])}; "
+        f"needed are {len(parts)} in each class",
+        "Add photos to these classes, or remove them.",
+    )
+
+
+def _make_split(index: ImageIndex, units: _Units, parts: NDArray[np.int8]) -> Split:
+    train, validation, test = (np.flatnonzero(parts == part).astype(np.int64) for part in range(PART_COUNT))
+    content_classes = count_units(index.labels, units.contents, int(units.contents.max()) + 1)
+    return Split(
+        train=train,
+        validation=validation,
+        test=test,
+        groups=units.groups,
+        duplicates=len(index) - len(content_classes),
+        conflicts=int(np.count_nonzero(content_classes > 1)),
+        leaked=int(np.count_nonzero(parts == LEFT_OUT)),
+    )

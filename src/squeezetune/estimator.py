@@ -1,0 +1,100 @@
+"""SqueezeTune as a scikit-learn estimator."""
+
+from collections.abc import Sequence
+from dataclasses import fields
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from sklearn.base import BaseEstimator, ClassifierMixin
+from sklearn.utils.validation import check_is_fitted
+
+from squeezetune.data.index import index_images
+from squeezetune.data.split import split_train_validation
+from squeezetune.engine import ThreadEngine, count_cores
+from squeezetune.errors import ImageError
+from squeezetune.events import ignore_event
+from squeezetune.learning import learn_classifier, make_manifest
+from squeezetune.prediction import Classifier
+from squeezetune.settings import Settings
+from squeezetune.store import find_cache_folder
+
+
+class SqueezeTuneClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]  # scikit-learn has no types
+    """A classifier of images with scikit-learn's interface.
+
+    X is a sequence of images: paths, Pillow images, arrays of uint8, or one array (n, height, width, 3). The
+    parameters are the settings of `squeezetune.Settings`; the test data is the caller's, so there is no `test`.
+    Features are cached by content, so cross-validation and searches run the network once for each image.
+
+    >>> from sklearn.model_selection import cross_val_score                          # doctest: +SKIP
+    >>> cross_val_score(SqueezeTuneClassifier(effort="quick"), paths, labels, cv=5)   # doctest: +SKIP
+    """
+
+    def __init__(
+        self,
+        *,
+        effort: str = "balanced",
+        seed: int = 0,
+        validation: float = 0.1,
+        image_side: int = 0,
+        resize: str = "squash",
+        views: str = "auto",
+        head: str = "auto",
+        class_weight: str = "auto",
+        engine: str = "auto",
+        precision: str = "auto",
+        threads: int = 0,
+        use_cache: bool = True,
+    ) -> None:
+        self.effort = effort
+        self.seed = seed
+        self.validation = validation
+        self.image_side = image_side
+        self.resize = resize
+        self.views = views
+        self.head = head
+        self.class_weight = class_weight
+        self.engine = engine
+        self.precision = precision
+        self.threads = threads
+        self.use_cache = use_cache
+
+    def fit(self, X: Sequence[Any] | NDArray[Any], y: Sequence[Any] | NDArray[Any]) -> "SqueezeTuneClassifier":
+        """Train on images X with labels y; a share `validation` of them is held back for choices.
+
+        Raises:
+            SettingsError: a parameter is out of its limits.
+            DataError: an image cannot be read, or there are fewer than two classes.
+
+        """
+        settings = self._make_settings()
+        workers = ThreadEngine(settings.threads or count_cores())
+        images, labels = list(X), np.asarray(y)
+        index = index_images(images, labels.tolist(), engine=workers)
+        if index.skipped:
+            first = index.skipped[0]
+            raise ImageError(
+                f"{len(index.skipped)} of {len(images)} images cannot be used; image {int(first.name)}: {first.reason}",
+                "Leave them out of X and y.",
+            )
+        split = split_train_validation(index, settings.validation, settings.seed)
+        cache = find_cache_folder() if self.use_cache else None
+        learned = learn_classifier(index, split, settings, cache, workers, ignore_event)
+        self.classes_ = np.unique(labels)
+        self.classifier_ = Classifier(learned.model, make_manifest(index, learned, settings))
+        return self
+
+    def predict_proba(self, X: Sequence[Any] | NDArray[Any]) -> NDArray[np.float32]:
+        """Return the probabilities (n, classes) of images, columns in the order of `classes_`."""
+        check_is_fitted(self)
+        return self.classifier_.predict_probabilities(list(X))
+
+    def predict(self, X: Sequence[Any] | NDArray[Any]) -> NDArray[Any]:
+        """Return the label (n,) of each image."""
+        labels: NDArray[Any] = self.classes_[self.predict_proba(X).argmax(axis=1)]
+        return labels
+
+    def _make_settings(self) -> Settings:
+        names = {item.name for item in fields(Settings)} & set(self.get_params())
+        return Settings(**{name: getattr(self, name) for name in names})

@@ -1,0 +1,137 @@
+"""One pass of the frozen layers over every image, kept by content so that nothing is computed twice."""
+
+import time
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, field
+
+import numpy as np
+from numpy.typing import NDArray
+
+from squeezetune.data.index import ImageIndex
+from squeezetune.data.pixels import load_pixels
+from squeezetune.engine import Engine
+from squeezetune.errors import ImageError
+from squeezetune.events import Listener, Notice, StageAdvanced, StageFinished, StageStarted
+from squeezetune.learn.graph import FEATURE_COUNT
+from squeezetune.learn.inference import RunGraph
+from squeezetune.learn.trunk import Trunk
+from squeezetune.store import RowStore
+
+# A killed run loses at most this many images or seconds of work.
+SAVE_EVERY_IMAGES = 2048
+SAVE_EVERY_S = 15.0
+
+STAGE = "features"
+
+
+@dataclass(frozen=True)
+class Features:
+    """What the frozen layers make of every image of an index.
+
+    `values` (n, views, 2048) float16, `sizes` (n, 2) int32 are the images' own widths and heights in pixels;
+    `failures` says why an image could not be read. `computed` counts the images that were not in the cache.
+    """
+
+    values: NDArray[np.float16]
+    sizes: NDArray[np.int32]
+    failures: Mapping[int, str]
+    computed: int
+
+
+@dataclass(frozen=True)
+class Batch:
+    """The features of some images of an index and the reasons of those that failed."""
+
+    positions: NDArray[np.int64]
+    values: NDArray[np.float16]
+    sizes: NDArray[np.int32]
+    failures: Mapping[int, str] = field(default_factory=dict)
+
+
+def compute_features(index: ImageIndex, trunk: Trunk, store: RowStore | None, engine: Engine, threads: int,
+                     listen: Listener) -> Features:  # fmt: skip
+    """Load the features of every image from the store; compute, and keep, those that are missing."""
+    values = np.zeros((len(index), trunk.views, FEATURE_COUNT), np.float16)
+    sizes = np.zeros((len(index), 2), np.int32)
+    known = store.load(index.digests, values, sizes) if store else np.zeros(len(index), np.bool_)
+    first, copies = _find_copies(index.digests)
+    missing = np.flatnonzero(~known & (first == np.arange(len(index))))
+    failures: dict[int, str] = {}
+    for batch in _keep_batches(_run_trunk(index, trunk, missing, engine, threads, listen), index, store, listen):
+        values[batch.positions], sizes[batch.positions] = batch.values, batch.sizes
+        failures |= batch.failures
+    values[copies], sizes[copies] = values[first[copies]], sizes[first[copies]]
+    failures |= {int(copy): failures[int(first[copy])] for copy in copies if int(first[copy]) in failures}
+    return Features(values, sizes, failures, len(missing))
+
+
+def _find_copies(digests: NDArray[np.uint8]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """Return for each image the first one of the same content (n,), and the positions that are not the first."""
+    _, first, inverse = np.unique(digests, axis=0, return_index=True, return_inverse=True)
+    origin = first[inverse.ravel()]
+    return origin, np.flatnonzero(origin != np.arange(len(digests)))
+
+
+def _run_trunk(
+    index: ImageIndex, trunk: Trunk, missing: NDArray[np.int64], engine: Engine, threads: int, listen: Listener
+) -> Iterator[Batch]:
+    """Decode and run the missing images, batch by batch; each thread does both for its batch."""
+    if not len(missing):
+        return
+    start, done, size = time.perf_counter(), 0, trunk.batch_size
+    listen(StageStarted(STAGE, len(missing)))
+    run = trunk.open(threads)
+    parts = [missing[at : at + size] for at in range(0, len(missing), size)]
+    for batch in engine.map(lambda part: run_batch(index, trunk, run, part), parts):
+        yield batch
+        done += len(batch.positions) + len(batch.failures)
+        listen(StageAdvanced(STAGE, done))
+    listen(StageFinished(STAGE, time.perf_counter() - start))
+
+
+def run_batch(index: ImageIndex, trunk: Trunk, run: RunGraph, positions: NDArray[np.int64]) -> Batch:
+    """Decode the images at these positions of the index and run the frozen layers on them."""
+    # always a full batch: engines may choose another kernel, with other rounding, for another batch size
+    pixels = np.zeros((trunk.batch_size, trunk.pixels.side, trunk.pixels.side, 3), np.uint8)
+    good: list[int] = []
+    sizes: list[tuple[int, int]] = []
+    failures: dict[int, str] = {}
+    for position in positions:
+        try:
+            pixels[len(good)], image_size = load_pixels(index.source, index.names[position], trunk.pixels)
+        except ImageError as error:
+            failures[int(position)] = error.message
+            continue
+        good.append(position)
+        sizes.append(image_size)
+    values = run(pixels)[: len(good)].astype(np.float16)
+    return Batch(np.array(good, np.int64), values, np.array(sizes, np.int32).reshape(-1, 2), failures)
+
+
+def _keep_batches(
+    batches: Iterable[Batch], index: ImageIndex, store: RowStore | None, listen: Listener
+) -> Iterator[Batch]:
+    """Pass batches on, and save them now and then; a full disk costs the cache, not the run."""
+    unsaved: list[Batch] = []
+    saved_at = time.monotonic()
+    for batch in batches:
+        yield batch
+        unsaved.append(batch)
+        count = sum(len(item.positions) for item in unsaved)
+        if count >= SAVE_EVERY_IMAGES or time.monotonic() > saved_at + SAVE_EVERY_S:
+            store = _save_batches(unsaved, index, store, listen)
+            unsaved, saved_at = [], time.monotonic()
+    _save_batches(unsaved, index, store, listen)
+
+
+def _save_batches(batches: list[Batch], index: ImageIndex, store: RowStore | None, listen: Listener) -> RowStore | None:
+    if not store or not any(len(batch.positions) for batch in batches):
+        return store
+    positions = np.concatenate([batch.positions for batch in batches])
+    values = np.concatenate([batch.values for batch in batches])
+    try:
+        store.save(index.digests[positions], values, np.concatenate([batch.sizes for batch in batches]))
+    except OSError as error:
+        listen(Notice(f"features cannot be kept in {store.folder}: {error.strerror}; the run goes on without"))
+        return None
+    return store

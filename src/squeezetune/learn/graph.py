@@ -1,0 +1,119 @@
+"""SqueezeNet 1.1 as ONNX graphs, built from arrays.
+
+Architecture: Iandola et al. 2016, "SqueezeNet: AlexNet-level accuracy with 50x fewer parameters", version 1.1;
+parameter names and positions are torchvision's. Pixels enter as uint8 RGB, (n, height, width, 3).
+"""
+
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+from numpy.typing import NDArray
+
+from squeezetune.learn.layers import FloatLayers, Int8Layers, Layers, Ranges
+from squeezetune.learn.onnx_builder import Graph
+from squeezetune.learn.weights import Weights
+
+# torchvision's place of each Fire module in `features`, in the order of the data
+FIRES = {"fire2": 3, "fire3": 4, "fire4": 6, "fire5": 7, "fire6": 9, "fire7": 10, "fire8": 11, "fire9": 12}
+POOL_BEFORE = ("fire2", "fire4", "fire6")
+TAPS = ("fire5", "fire6", "fire7", "fire8", "fire9")
+FEATURE_COUNT = 256 + 384 + 384 + 512 + 512
+ACTIVATIONS = ("conv1", *(f"{fire}.{part}" for fire in FIRES for part in ("squeeze", "expand")))
+KEEP_ASPECT = {"squash": "stretch", "crop": "not_smaller", "pad": "not_larger"}
+
+# The dense layers behind the features, first to last: (inputs, outputs) weights and (outputs,) biases.
+DenseLayers = Sequence[tuple[NDArray[np.float32], NDArray[np.float32]]]
+
+
+def build_trunk(weights: Weights, ranges: Ranges | None = None, *, views: int = 1) -> bytes:
+    """Build the frozen layers: pixels in, the mean of every channel after fire5 ... fire9 out.
+
+    Input `pixels` (n, side, side, 3) uint8; output `features` (n, views, 2048) float32, where the second view is
+    the mirror image. With `ranges` the convolutions are int8.
+    """
+    graph = Graph()
+    layers: Layers = FloatLayers(graph, weights) if ranges is None else Int8Layers(graph, weights, ranges)
+    _add_features(graph, "pixels", layers, views, name="features")
+    return graph.to_bytes("pixels", "features", ["n", views, FEATURE_COUNT])
+
+
+def build_range_probe(weights: Weights) -> bytes:
+    """Build the float layers with the largest value of every activation of every image as output.
+
+    Input `pixels` (n, side, side, 3) uint8; output `maxima` (n, 17) float32, columns in the order of `ACTIVATIONS`.
+    """
+    graph = Graph()
+    _add_trunk(graph, "pixels", FloatLayers(graph, weights))
+    axes, last = graph.constant("chw", [1, 2, 3]), graph.constant("last", [1])
+    maxima = [graph.add("ReduceMax", name, axes, keepdims=0) for name in ACTIVATIONS]
+    graph.add("Concat", *[graph.add("Unsqueeze", column, last) for column in maxima], name="maxima", axis=1)
+    return graph.to_bytes("pixels", "maxima", ["n", len(ACTIVATIONS)])
+
+
+def build_classifier(
+    weights: Weights,
+    head: DenseLayers,
+    *,
+    views: int,
+    side: int,
+    resize: str,
+    metadata: Mapping[str, str] | None = None,
+) -> bytes:
+    """Build the whole classifier: images of any size in, probabilities out.
+
+    Input `image` (n, height, width, 3) uint8 RGB; output `probabilities` (n, classes) float32. Inside: resize by the
+    policy `resize` to `side` pixels, normalisation, network, dense layers, mean over the views, softmax.
+    """
+    graph = Graph()
+    pixels = _add_fit(graph, "image", side, resize)
+    features = _add_features(graph, pixels, FloatLayers(graph, weights, half_storage=True), views, name="features")
+    logits = graph.add("ReduceMean", _add_head(graph, features, head), graph.constant("views.axis", [1]), keepdims=0)
+    graph.add("Softmax", logits, name="probabilities", axis=-1)
+    return graph.to_bytes("image", "probabilities", ["n", len(head[-1][1])], metadata)
+
+
+def _add_fit(graph: Graph, image: str, side: int, resize: str) -> str:
+    """Add the resize: uint8 in and out, antialiased as Pillow does it."""
+    size = graph.constant("side", [side, side])
+    resized = graph.add(
+        "Resize", image, "", "", size, axes=[1, 2], mode="linear", antialias=1, exclude_outside=1,
+        coordinate_transformation_mode="half_pixel", keep_aspect_ratio_policy=KEEP_ASPECT[resize],
+    )  # fmt: skip
+    return resized if resize == "squash" else graph.add("CenterCropPad", resized, size, axes=[1, 2])
+
+
+def _add_features(graph: Graph, pixels: str, layers: Layers, views: int, name: str) -> str:
+    """Add mirror image, trunk and the split into views: (n, h, w, 3) -> (n, views, 2048)."""
+    stacked = _add_trunk(graph, _add_mirror(graph, pixels) if views == 2 else pixels, layers)
+    # the views follow each other along the batch: (views n, f) -> (views, n, f) -> (n, views, f)
+    split = graph.add("Reshape", stacked, graph.constant("views", [views, -1, FEATURE_COUNT]))
+    return graph.add("Transpose", split, name=name, perm=[1, 0, 2])
+
+
+def _add_mirror(graph: Graph, pixels: str) -> str:
+    """Append the mirror image of every image behind the batch: (n, h, w, 3) -> (2n, h, w, 3)."""
+    reverse = {"starts": [-1], "ends": [np.iinfo(np.int64).min], "axes": [2], "steps": [-1]}
+    constants = [graph.constant(f"mirror.{name}", value) for name, value in reverse.items()]
+    return graph.add("Concat", pixels, graph.add("Slice", pixels, *constants), axis=0)
+
+
+def _add_trunk(graph: Graph, pixels: str, layers: Layers) -> str:
+    """Add conv1 ... fire9 and the five taps; returns the features, (n, 2048)."""
+    x, taps, positions = layers.first(pixels), [], graph.constant("positions", [2, 3])
+    for fire, place in FIRES.items():
+        x = layers.pool(x) if fire in POOL_BEFORE else x
+        x = layers.squeeze(x, f"features.{place}", f"{fire}.squeeze")
+        x = layers.expand(x, f"features.{place}", f"{fire}.expand")
+        if fire in TAPS:
+            taps.append(graph.add("ReduceMean", x, positions, keepdims=0))
+    return graph.add("Concat", *taps, axis=1)
+
+
+def _add_head(graph: Graph, features: str, head: DenseLayers) -> str:
+    """Add square root and dense layers with ReLUs between them: (n, views, 2048) -> (n, views, classes)."""
+    x = graph.add("Sqrt", features)
+    for number, (weight, bias) in enumerate(head):
+        x = graph.add("Relu", x) if number else x
+        product = graph.add("MatMul", x, graph.constant(f"head.{number}.weight", weight))
+        x = graph.add("Add", product, graph.constant(f"head.{number}.bias", bias))
+    return x

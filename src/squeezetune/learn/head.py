@@ -1,0 +1,221 @@
+"""Features and labels -> the trained classifier on top; every choice is made on the validation part."""
+
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+
+import numpy as np
+from numpy.typing import NDArray
+
+from squeezetune.events import Listener, StageAdvanced, StageFinished, StageStarted
+from squeezetune.learn.calibration import fit_temperature, measure_loss
+from squeezetune.learn.dense import HiddenOptions, Layers, Rows, Task, apply_layers, fit_hidden, fit_linear
+from squeezetune.settings import Settings
+
+# Penalties on the summed loss; the best one hardly depends on the number of images. The first is the likeliest.
+PENALTIES = (80.0, 20.0, 320.0)
+# The penalty and the views are chosen on at most this many training images, and hold for all of them.
+PILOT_IMAGES = 4096
+# A validation part with no more mistakes than this share cannot tell a better head from a worse one.
+SETTLED_ERROR = 0.005
+HIDDEN = {"balanced": HiddenOptions(), "thorough": HiddenOptions(epochs=30, min_steps=1000)}
+IMBALANCE = 1.5
+
+STAGE = "head"
+VIEW_NAMES = {1: "image", 2: "image and mirror image"}
+
+
+@dataclass(frozen=True)
+class LabelledFeatures:
+    """Features (n, views, 2048) float16 of the frozen layers, and the class of each image (n,)."""
+
+    features: NDArray[np.float16]
+    labels: NDArray[np.int64]
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """One head that was tried, and what the validation part says of it."""
+
+    name: str
+    layers: Layers
+    views: int
+    penalty: float | None
+    validation_accuracy: float
+    validation_loss: float
+    temperature: float
+    seconds: float
+
+    @property
+    def rank(self) -> tuple[float, float]:
+        """Order candidates: by accuracy, then by calibrated likelihood."""
+        return (self.validation_accuracy, -self.validation_loss)
+
+
+@dataclass(frozen=True)
+class Head:
+    """The trained classifier: dense layers on the square roots of the features, with scaling and temperature folded in.
+
+    `candidates` are all that were tried; `chosen` is the one that these layers come from.
+    """
+
+    layers: Layers
+    views: int
+    chosen: Candidate
+    candidates: tuple[Candidate, ...]
+
+    def predict(self, features: NDArray[np.float16]) -> NDArray[np.float32]:
+        """Compute probabilities (n, classes) of features (n, views, 2048)."""
+        n, views = features.shape[0], self.views
+        roots = np.sqrt(features[:, :views].astype(np.float32)).reshape(n * views, -1)
+        logits = apply_layers(self.layers, roots).reshape(n, views, -1).mean(axis=1)
+        exponents = np.exp(logits - logits.max(axis=1, keepdims=True))
+        probabilities: NDArray[np.float32] = exponents / exponents.sum(axis=1, keepdims=True)
+        return probabilities
+
+
+@dataclass(frozen=True)
+class Scaling:
+    """The mean and deviation of the square roots of the features over the training images."""
+
+    mean: Rows
+    deviation: Rows
+
+    def apply(self, features: NDArray[np.float16]) -> Rows:
+        """Standardise the square roots: (n, views, 2048) float16 -> float32."""
+        rows = np.sqrt(features, dtype=np.float32)
+        rows -= self.mean
+        rows /= self.deviation
+        return rows
+
+    def fold(self, layers: Layers, temperature: float) -> Layers:
+        """Rewrite layers on standardised rows as layers on square roots, with logits divided by the temperature."""
+        (weight, bias), *rest = layers
+        scaled = weight / self.deviation[:, None]
+        folded = [(scaled, bias - self.mean @ scaled), *rest]
+        folded[-1] = (folded[-1][0] / np.float32(temperature), folded[-1][1] / np.float32(temperature))
+        return tuple(folded)
+
+
+def fit_head(
+    train: LabelledFeatures, validation: LabelledFeatures, class_count: int, settings: Settings, listen: Listener
+) -> Head:
+    """Fit the classifier on the training images and choose its form on the validation images."""
+    start = time.perf_counter()
+    listen(StageStarted(STAGE, 100, "%"))
+    scaling = measure_scaling(train.features)
+    weights = weigh_classes(train.labels, class_count, settings.class_weight)
+    bench = Bench(
+        scaling.apply(train.features), train.labels, scaling.apply(validation.features), validation.labels, weights
+    )
+    candidates = tuple(try_candidates(bench, settings, listen))
+    best = max(candidates, key=lambda candidate: candidate.rank)
+    listen(StageFinished(STAGE, time.perf_counter() - start))
+    return Head(scaling.fold(best.layers, best.temperature), best.views, best, candidates)
+
+
+def measure_scaling(features: NDArray[np.float16]) -> Scaling:
+    """Measure mean and deviation of the square roots over images and views, in blocks to keep memory flat."""
+    total, squares = np.zeros(features.shape[2]), np.zeros(features.shape[2])
+    for at in range(0, len(features), 1024):
+        block = np.sqrt(features[at : at + 1024], dtype=np.float32)
+        total += block.sum(axis=(0, 1), dtype=np.float64)
+        squares += np.einsum("nvf,nvf->f", block, block)
+    count = features.shape[0] * features.shape[1]
+    mean = total / count
+    deviation = np.sqrt(np.maximum(squares / count - mean**2, 0))
+    # a channel that never fires carries nothing; it must not be blown up
+    return Scaling(mean.astype(np.float32), np.maximum(deviation, 0.05 * deviation.mean() + 1e-6).astype(np.float32))
+
+
+def weigh_classes(labels: NDArray[np.int64], class_count: int, policy: str) -> NDArray[np.float32]:
+    """Weigh each class (classes,) by its rarity, with mean 1 over the images; all 1 where classes are about equal."""
+    counts = np.maximum(np.bincount(labels, minlength=class_count), 1)
+    if policy == "none" or (policy == "auto" and counts.max() <= IMBALANCE * counts.min()):
+        return np.ones(class_count, np.float32)
+    return (len(labels) / (class_count * counts)).astype(np.float32)
+
+
+@dataclass(frozen=True)
+class Bench:
+    """Training and validation rows (n, views, 2048), standardised, with labels, and the weights of the classes."""
+
+    rows: Rows
+    labels: NDArray[np.int64]
+    validation_rows: Rows
+    validation_labels: NDArray[np.int64]
+    class_weights: NDArray[np.float32]
+
+    def make_task(self, views: int) -> Task:
+        """Make every view of every image one row."""
+        rows = self.rows[:, :views].reshape(len(self.rows) * views, -1)
+        return Task(rows, np.repeat(self.labels, views), self.class_weights)
+
+    def take_pilot(self) -> "Bench":
+        """Keep an even sample of the training images, at most `PILOT_IMAGES`."""
+        step = -(-len(self.labels) // PILOT_IMAGES)
+        return self if step == 1 else replace(self, rows=self.rows[::step], labels=self.labels[::step])
+
+    def judge(self, name: str, layers: Layers, views: int, penalty: float | None, start: float) -> Candidate:
+        """Measure layers on the validation part, averaging the logits of the views."""
+        rows = self.validation_rows[:, :views]
+        logits = apply_layers(layers, rows.reshape(-1, rows.shape[2])).reshape(len(rows), views, -1).mean(axis=1)
+        labels = self.validation_labels
+        temperature = fit_temperature(logits, labels)
+        accuracy = float((logits.argmax(axis=1) == labels).mean())
+        loss = measure_loss(logits, labels, temperature)
+        name = f"{name}, {VIEW_NAMES[views]}"
+        return Candidate(name, layers, views, penalty, accuracy, loss, temperature, time.perf_counter() - start)
+
+
+def try_candidates(bench: Bench, settings: Settings, listen: Listener) -> list[Candidate]:
+    """Fit a linear head, and a hidden layer where there is something left to gain."""
+    pilot = bench.take_pilot()
+    tried = list(search_linear(pilot, settings))
+    listen(StageAdvanced(STAGE, 10))
+    best = max(tried, key=lambda candidate: candidate.rank)
+    if pilot is not bench:
+        assert best.penalty is not None
+        best = fit_linear_candidate(bench, best.views, best.penalty)
+        tried = [best]
+    listen(StageAdvanced(STAGE, 25))
+    if settings.head == "linear" or (settings.head == "auto" and (settings.effort == "quick" or is_settled(best))):
+        return tried
+    hidden = fit_hidden_candidate(bench, best.views, settings, listen)
+    return [hidden] if settings.head == "hidden" else [*tried, hidden]
+
+
+def search_linear(bench: Bench, settings: Settings) -> Iterator[Candidate]:
+    """Try penalties, then the plain image at the best of them, until the validation part is settled."""
+    views = bench.rows.shape[1]
+    best = None
+    for penalty in PENALTIES:
+        candidate = fit_linear_candidate(bench, views, penalty)
+        yield candidate
+        best = candidate if best is None or candidate.rank > best.rank else best
+        if is_settled(best):
+            return
+    if views > 1 and settings.views == "auto" and best and best.penalty:
+        yield fit_linear_candidate(bench, 1, best.penalty)
+
+
+def fit_linear_candidate(bench: Bench, views: int, penalty: float) -> Candidate:
+    """Fit one linear head and judge it."""
+    start = time.perf_counter()
+    layers = fit_linear(bench.make_task(views), penalty * views)
+    return bench.judge("linear", layers, views, penalty, start)
+
+
+def fit_hidden_candidate(bench: Bench, views: int, settings: Settings, listen: Listener) -> Candidate:
+    """Train one hidden layer and judge it."""
+    start = time.perf_counter()
+    options = HIDDEN.get(settings.effort, HiddenOptions())
+    layers = fit_hidden(
+        bench.make_task(views), settings.seed, options, lambda share: listen(StageAdvanced(STAGE, 25 + int(75 * share)))
+    )
+    return bench.judge(f"hidden layer of {options.width}", layers, views, None, start)
+
+
+def is_settled(candidate: Candidate) -> bool:
+    """Say whether the validation part has so few mistakes that it cannot order better heads."""
+    return 1 - candidate.validation_accuracy <= SETTLED_ERROR

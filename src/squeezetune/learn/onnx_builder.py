@@ -1,0 +1,53 @@
+"""An ONNX graph under construction."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import onnx
+from numpy.typing import NDArray
+from onnx import TensorProto, helper, numpy_helper
+
+OPSET = 18  # the first with antialiased Resize
+IR_VERSION = 8  # what ONNX Runtime of 2022 already reads
+
+Shape = Sequence[str | int]
+
+
+@dataclass
+class Graph:
+    """Nodes and constants; every method that adds something returns the name of the resulting tensor."""
+
+    nodes: list[onnx.NodeProto] = field(default_factory=list)
+    constants: dict[str, NDArray[Any]] = field(default_factory=dict)
+
+    def add(self, operator: str, *inputs: str, name: str = "", **attributes: Any) -> str:
+        """Append a node with one output."""
+        name = name or f"{operator.lower()}_{len(self.nodes)}"
+        self.nodes.append(helper.make_node(operator, list(inputs), [name], name=name, **attributes))
+        return name
+
+    def constant(self, name: str, value: Any, dtype: Any = None) -> str:
+        """Keep an array (or what numpy makes one of)."""
+        self.constants[name] = np.ascontiguousarray(value, dtype).reshape(np.shape(value))
+        return name
+
+    def to_bytes(self, pixels: str, output: str, shape: Shape, metadata: Mapping[str, str] | None = None) -> bytes:
+        """Check the graph and serialise it; the same graph always gives the same bytes.
+
+        The input `pixels` is (n, height, width, 3) uint8, the output float32 of this shape.
+        """
+        graph = helper.make_graph(
+            self.nodes,
+            "squeezetune",
+            [helper.make_tensor_value_info(pixels, TensorProto.UINT8, ["n", "height", "width", 3])],
+            [helper.make_tensor_value_info(output, TensorProto.FLOAT, list(shape))],
+            [numpy_helper.from_array(value, name) for name, value in self.constants.items()],
+        )
+        opset = helper.make_opsetid("", OPSET)
+        model = helper.make_model(graph, opset_imports=[opset], ir_version=IR_VERSION, producer_name="squeezetune")
+        helper.set_model_props(model, dict(metadata or {}))
+        onnx.checker.check_model(model)
+        payload: bytes = model.SerializeToString(deterministic=True)
+        return payload

@@ -1,0 +1,162 @@
+"""The frozen layers made ready for one set of photos: engine, precision and, in int8, the ranges."""
+
+import hashlib
+import json
+import platform
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, TypeAlias
+
+import numpy as np
+from numpy.typing import NDArray
+
+from squeezetune.data.index import ImageIndex
+from squeezetune.data.pixels import PixelSettings
+from squeezetune.events import Listener, Notice
+from squeezetune.learn.graph import ACTIVATIONS, build_trunk
+from squeezetune.learn.inference import (
+    RunGraph,
+    Runtime,
+    batch_size,
+    choose_runtime,
+    describe_versions,
+    list_runtimes,
+    open_graph,
+)
+from squeezetune.learn.layers import Ranges
+from squeezetune.learn.quantization import FLOAT_RUNTIME, GUARD_IMAGES, GUARD_LIMIT, measure_distance, measure_ranges
+from squeezetune.learn.weights import Weights
+from squeezetune.machine import name_processor
+from squeezetune.store import write_file
+
+# Draws training images for the calibration: their digests (n, 16) and pixels (n, side, side, 3).
+DrawSample: TypeAlias = Callable[[], tuple[NDArray[np.uint8], NDArray[np.uint8]]]
+
+
+@dataclass(frozen=True)
+class Trunk:
+    """The frozen layers as a graph, what runs it, and what it expects; `key` names all that its features depend on."""
+
+    model: bytes
+    runtime: Runtime
+    pixels: PixelSettings
+    views: int
+
+    @property
+    def batch_size(self) -> int:
+        """How many images go through the graph at once."""
+        return batch_size(self.pixels.side, self.views)
+
+    @property
+    def key(self) -> str:
+        """Name everything that the features depend on, but the image itself."""
+        versions = describe_versions([self.runtime])
+        recipe = [str(self.runtime), versions, self.pixels.side, self.pixels.resize, self.views, _hash(self.model)]
+        return _hash(json.dumps(recipe).encode())
+
+    def open(self, threads: int) -> RunGraph:
+        """Open the graph for this many threads."""
+        return open_graph(self.model, self.runtime, threads)
+
+
+@dataclass(frozen=True)
+class TrunkOptions:
+    """What the settings say about the frozen layers; `cache` is None where nothing may be kept."""
+
+    pixels: PixelSettings
+    views: int
+    engine: str
+    precision: str
+    threads: int
+    cache: Path | None
+
+
+def prepare_trunk(
+    weights: Weights, options: TrunkOptions, index: ImageIndex, draw: DrawSample, listen: Listener
+) -> Trunk:
+    """Choose the fastest runtime that loses nothing; calibrate and guard its int8 form where that is the one."""
+    runtimes = list_runtimes(options.engine, options.precision)
+    runtime = recall_runtime(runtimes, weights, options)
+    if runtime.precision == "int8":
+        calibration = recall_calibration(weights, options, index, draw)
+        distance = calibration["distance"]
+        if distance <= GUARD_LIMIT or options.precision == "int8":
+            model = build_trunk(weights, calibration["ranges"], views=options.views)
+            return Trunk(model, runtime, options.pixels, options.views)
+        listen(Notice(f"int8 changes the features by {distance:.0%} on these photos, so they are computed in float"))
+        runtime = recall_runtime([item for item in runtimes if item.precision != "int8"], weights, options)
+    return Trunk(build_trunk(weights, views=options.views), runtime, options.pixels, options.views)
+
+
+def recall_runtime(runtimes: list[Runtime], weights: Weights, options: TrunkOptions) -> Runtime:
+    """Take the runtime that an earlier run on this machine chose, or time them now and keep the choice.
+
+    Keeping it makes runs repeatable: a second timing may order two close runtimes the other way round.
+    """
+    if len(runtimes) == 1:
+        return runtimes[0]
+    circumstances = [platform.machine(), name_processor(), describe_versions(runtimes), [str(r) for r in runtimes],
+                     options.pixels.side, options.views, options.threads]  # fmt: skip
+    path = options.cache and options.cache / "runtimes" / f"{_hash(json.dumps(circumstances).encode())}.json"
+    known = _read_json(path)
+    names = {str(runtime): runtime for runtime in runtimes}
+    if known.get("runtime") in names:
+        return names[known["runtime"]]
+    floats, int8 = build_trunk(weights, views=options.views), _build_timing_trunk(weights, options.views)
+    models = {runtime: int8 if runtime.precision == "int8" else floats for runtime in runtimes}
+    chosen = choose_runtime(models, options.pixels.side, options.threads)
+    _write_json(path, {"runtime": str(chosen)})
+    return chosen
+
+
+def recall_calibration(
+    weights: Weights, options: TrunkOptions, index: ImageIndex, draw: DrawSample
+) -> Mapping[str, Any]:
+    """Take the ranges measured earlier on photos that are still in the index, or measure them now.
+
+    Keeping them is what makes ten new photos cost ten: other ranges would be another network.
+    """
+    folder = options.cache and options.cache / "calibrations" / f"{options.pixels.side}-{options.pixels.resize}"
+    present = {digest.tobytes().hex() for digest in index.digests}
+    for path in sorted(folder.glob("*.json")) if folder else ():
+        known = _read_json(path)
+        if known.get("digests") and len(present.intersection(known["digests"])) >= 0.5 * len(known["digests"]):
+            return known
+    digests, pixels = draw()
+    ranges = measure_ranges(weights, pixels)
+    calibration = {
+        "digests": sorted(digest.tobytes().hex() for digest in digests),
+        "ranges": ranges,
+        "distance": _measure_int8_distance(weights, ranges, pixels[-GUARD_IMAGES:]),
+    }
+    _write_json(folder and folder / f"{_hash(json.dumps(calibration['digests']).encode())}.json", calibration)
+    return calibration
+
+
+def _measure_int8_distance(weights: Weights, ranges: Ranges, pixels: NDArray[np.uint8]) -> float:
+    """Measure how far int8 moves the features, in the same engine."""
+    int8 = open_graph(build_trunk(weights, ranges), Runtime(FLOAT_RUNTIME.engine, "int8"), 1)
+    return measure_distance(int8(pixels), open_graph(build_trunk(weights), FLOAT_RUNTIME, 1)(pixels))
+
+
+def _build_timing_trunk(weights: Weights, views: int) -> bytes:
+    """Build an int8 trunk of the right cost; its ranges are of the right order, its values do not matter."""
+    return build_trunk(weights, dict.fromkeys(ACTIVATIONS, 1000.0), views=views)
+
+
+def _hash(payload: bytes) -> str:
+    return hashlib.blake2b(payload, digest_size=16).hexdigest()
+
+
+def _read_json(path: Path | None) -> dict[str, Any]:
+    try:
+        content = json.loads(path.read_text()) if path else {}
+    except (OSError, ValueError):
+        return {}
+    return content if isinstance(content, dict) else {}
+
+
+def _write_json(path: Path | None, content: Mapping[str, Any]) -> None:
+    if path:
+        write_file(path, json.dumps(content, indent=1).encode())

@@ -1,0 +1,57 @@
+"""What this computer is, what is installed on it, and how much memory the process has taken."""
+
+import importlib.metadata
+import os
+import platform
+import sys
+from pathlib import Path
+from typing import Any
+
+LIBRARIES = ("numpy", "Pillow", "onnx", "onnxruntime", "openvino", "scikit-learn", "scipy")
+
+
+def measure_peak_memory() -> float | None:
+    """Return the largest memory of this process so far in MB; None where the system does not tell."""
+    if sys.platform == "win32":
+        return None
+    import resource  # not on Windows
+
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return round(peak / 2**20 if sys.platform == "darwin" else peak / 2**10, 1)
+
+
+def name_version() -> str:
+    """Return the version of this program."""
+    return importlib.metadata.version("squeezetune")
+
+
+def describe_machine() -> dict[str, Any]:
+    """Name the processor, the system and the versions of the libraries."""
+    return {
+        "processor": name_processor(),
+        "cores": os.cpu_count(),
+        "system": platform.system(),
+        "python": platform.python_version(),
+        "packages": list_libraries(),
+    }
+
+
+def list_libraries() -> dict[str, str]:
+    """Name the installed version of each library that the results depend on."""
+    installed = {}
+    for name in LIBRARIES:
+        try:
+            installed[name] = importlib.metadata.version(name)
+        except importlib.metadata.PackageNotFoundError:
+            continue
+    return installed
+
+
+def name_processor() -> str:
+    """Return the processor's model name where the system tells it, else its architecture."""
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+    except OSError:
+        lines = []
+    names = (line.split(":", 1)[1].strip() for line in lines if line.startswith("model name"))
+    return next(names, "") or platform.processor() or platform.machine()

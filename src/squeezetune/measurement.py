@@ -1,0 +1,101 @@
+"""A classifier and labelled images -> what it is worth on them."""
+
+import os
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from squeezetune.data.index import ImageIndex, Skipped, scan_folder
+from squeezetune.engine import Engine, ThreadEngine
+from squeezetune.errors import ClassesError, ImageError
+from squeezetune.events import Listener, StageAdvanced, StageFinished, StageStarted, ignore_event
+from squeezetune.learn.evaluation import Evaluation, evaluate_probabilities
+from squeezetune.prediction import Classifier, load
+from squeezetune.store import RowStore
+
+STAGE = "measuring"
+
+
+@dataclass(frozen=True)
+class Measured:
+    """The probabilities (n, classes) of some images of an index, at these positions, and who failed and why."""
+
+    positions: NDArray[np.int64]
+    probabilities: NDArray[np.float32]
+    failures: Mapping[int, str]
+
+
+@dataclass(frozen=True)
+class FolderEvaluation:
+    """The evaluation of a classifier on a folder of labelled photos, and the files that were not used."""
+
+    evaluation: Evaluation
+    skipped: tuple[Skipped, ...]
+
+
+def evaluate(
+    model: str | os.PathLike[str] | Classifier,
+    photos: str | os.PathLike[str],
+    *,
+    class_pattern: str = "",
+    listen: Listener = ignore_event,
+) -> FolderEvaluation:
+    """Measure a classifier on a folder of photos, one subfolder for each class.
+
+    Raises:
+        ArtifactError: the model cannot be used.
+        DataError: the photos cannot be used, or have a class that the model does not know.
+
+    """
+    classifier = model if isinstance(model, Classifier) else load(model)
+    engine = ThreadEngine()
+    index = scan_folder(Path(photos), engine=engine, listen=listen, class_pattern=class_pattern)
+    unknown = sorted(set(index.class_names) - set(classifier.class_names))
+    if unknown:
+        raise ClassesError(
+            f"the model does not know the class {', '.join(unknown[:5])}; it knows {', '.join(classifier.class_names[:20])}",
+            "Rename the folders as the model's classes, or take those away that it was not trained on.",
+        )
+    measured = run_classifier(classifier, index, np.arange(len(index)), engine, listen)
+    places = np.array([classifier.class_names.index(name) for name in index.class_names])
+    labels = places[index.labels[measured.positions]]
+    failed = tuple(Skipped(index.names[at], reason) for at, reason in measured.failures.items())
+    result = evaluate_probabilities(measured.probabilities, labels, classifier.class_names)
+    return FolderEvaluation(result, index.skipped + failed)
+
+
+def run_classifier(
+    classifier: Classifier,
+    index: ImageIndex,
+    positions: NDArray[np.int64],
+    engine: Engine,
+    listen: Listener,
+    store: RowStore | None = None,
+) -> Measured:
+    """Run a classifier on the images at these positions; what the store knows of this very model is not run again."""
+    start = time.perf_counter()
+    listen(StageStarted(STAGE, len(positions)))
+    probabilities = np.zeros((len(positions), len(classifier.class_names)), np.float32)
+    sizes = np.zeros((len(positions), 2), np.int32)
+    digests = index.digests[positions]
+    known = store.load(digests, probabilities, sizes) if store else np.zeros(len(positions), np.bool_)
+    missing, failures = np.flatnonzero(~known), {}
+    names = [index.names[positions[row]] for row in missing]
+    for done, (row, (_, outcome)) in enumerate(
+        zip(missing, classifier.stream(index.source, names, engine), strict=True)
+    ):
+        if isinstance(outcome, ImageError):
+            failures[int(positions[row])] = outcome.message
+        else:
+            probabilities[row], known[row] = outcome, True
+        if done % 64 == 0:
+            listen(StageAdvanced(STAGE, len(positions) - len(missing) + done + 1))
+    if store and known[missing].any():
+        fresh = missing[known[missing]]
+        store.save(digests[fresh], probabilities[fresh], sizes[fresh])
+    listen(StageFinished(STAGE, time.perf_counter() - start))
+    return Measured(positions[known], probabilities[known], failures)

@@ -1,0 +1,179 @@
+"""The plots of a report, for papers: PNG files at 200 dots an inch."""
+
+import warnings
+from collections.abc import Mapping, Sequence
+from io import BytesIO
+from math import ceil
+from typing import Any
+
+import numpy as np
+from matplotlib import style
+from matplotlib.axes import Axes
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.colors import PowerNorm
+from matplotlib.figure import Figure
+from matplotlib.font_manager import fontManager
+from matplotlib.ticker import MaxNLocator, PercentFormatter
+
+DPI = 200
+NUMBERED_CLASSES = 30  # more cells than 30 x 30 leave no room for numbers
+NAMED_CLASSES = 40  # above this, names are thinned out or dropped
+THINNED_NAMES = 25  # names on an axis that is too short for all of them
+NAME_LENGTH = 22  # characters of a class name on an axis
+BLUE, ORANGE, GREY = "#2a5d84", "#d08a3e", "#6b6e75"
+
+# Tried in this order for every character; matplotlib's own font has no Chinese, Japanese or Korean.
+FONTS = ("DejaVu Sans", "Noto Sans CJK SC", "Noto Sans CJK JP", "Hiragino Sans", "PingFang SC",
+         "Microsoft YaHei", "Malgun Gothic", "Yu Gothic")  # fmt: skip
+LOOK = {
+    "font.size": 9,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.axisbelow": True,
+    "text.parse_math": False,  # a "$" in a class name is a dollar
+}
+
+
+def draw_plots(report: Mapping[str, Any]) -> dict[str, bytes]:
+    """Draw the confusion matrix, precision and recall, and the training history as PNG files.
+
+    Returns file names and contents. The matrix of percentages is left out where there are too many classes
+    for numbers, the history where nothing was fine-tuned.
+    """
+    names, confusion = report["class_names"], np.asarray(report["test"]["confusion"], dtype=float)
+    shares = confusion / np.maximum(confusion.sum(axis=1, keepdims=True), 1)
+    with style.context(["default", LOOK | {"font.family": _find_fonts()}]):
+        plots = {"confusion_matrix.png": _draw_confusion(names, shares, confusion)}
+        if len(names) <= NUMBERED_CLASSES:
+            plots["confusion_matrix_normalised.png"] = _draw_confusion(names, shares, shares * 100)
+        plots["precision_recall.png"] = _draw_scores(report["test"]["per_class"])
+        if report["history"]:
+            plots["history.png"] = _draw_history(report["history"])
+        return {name: _encode(figure) for name, figure in plots.items()}
+
+
+def _find_fonts() -> list[str]:
+    installed = set(fontManager.get_font_names())
+    return [name for name in FONTS if name in installed]
+
+
+def _encode(figure: Figure) -> bytes:
+    stream = BytesIO()
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="Glyph .* missing from", category=UserWarning)
+        FigureCanvasAgg(figure).print_png(stream)  # type: ignore[no-untyped-call]
+    return stream.getvalue()
+
+
+def _start(width: float, height: float) -> tuple[Figure, Axes]:
+    """Open a figure of the given size in inches with one set of axes."""
+    figure = Figure(figsize=(width, height), dpi=DPI, layout="constrained")
+    return figure, figure.add_subplot()
+
+
+def _shorten(name: str) -> str:
+    """Make a class name fit an axis: one line, no unprintable characters, of limited length."""
+    text = "".join(character if character.isprintable() else " " for character in name)
+    text = " ".join(text.split())
+    return text if len(text) <= NAME_LENGTH else text[: NAME_LENGTH - 1] + "…"
+
+
+def _draw_confusion(names: Sequence[str], shares: Any, figures: Any) -> Figure:
+    """Draw the confusion matrix, coloured by share of the row, with a figure in every cell but zeros."""
+    side = min(3.6 + 0.36 * len(names), 11)
+    figure, axes = _start(side + 1, side)
+    # The square root lets rare confusions be seen beside a strong diagonal.
+    picture = axes.imshow(shares, cmap="Blues", norm=PowerNorm(0.5, 0, 1), interpolation="nearest")
+    bar = figure.colorbar(picture, ax=axes, shrink=0.7, ticks=[0, 0.05, 0.2, 0.5, 1], format=PercentFormatter(1, 0))
+    bar.set_label("share of the true class (row)")
+    bar.outline.set_visible(False)
+    axes.set(xlabel="predicted", ylabel="true")
+    axes.spines[:].set_visible(False)
+    _name_cells(axes, names)
+    if len(names) <= NUMBERED_CLASSES:
+        _number_cells(axes, shares, figures)
+    return figure
+
+
+def _name_cells(axes: Axes, names: Sequence[str]) -> None:
+    step = 1 if len(names) <= NAMED_CLASSES else ceil(len(names) / THINNED_NAMES)
+    places = range(0, len(names), step)
+    labels = [_shorten(names[place]) for place in places]
+    are_short = sum(map(len, labels)) < 40
+    axes.set_xticks(places, labels, rotation=0 if are_short else 90)
+    axes.set_yticks(places, labels)
+    axes.tick_params(length=0 if step == 1 else 3)
+
+
+def _number_cells(axes: Axes, shares: Any, figures: Any) -> None:
+    size = 9 if len(shares) <= 12 else 6.5
+    for row, column in np.argwhere(shares > 0):
+        text = f"{figures[row, column]:.1f}".removesuffix(".0")
+        color = "white" if shares[row, column] > 0.3 else "black"
+        axes.text(column, row, text, ha="center", va="center", size=size, color=color)
+
+
+def _draw_scores(per_class: Sequence[Mapping[str, Any]]) -> Figure:
+    """Draw precision and recall: named bars for few classes, a curve over the sorted classes for many."""
+    if len(per_class) <= NAMED_CLASSES:
+        return _draw_score_bars(per_class)
+    recall, precision = (_read_scores(per_class, key) for key in ("recall", "precision"))
+    order = np.argsort(recall)
+    figure, axes = _start(7, 3.4)
+    axes.fill_between(np.arange(len(order)), recall[order], step="mid", color=BLUE, alpha=0.35, lw=0, label="recall")
+    axes.plot(precision[order], ".", color=ORANGE, ms=4, label="precision")
+    axes.set(xlabel=f"{len(order)} classes, sorted by recall", xlim=(-0.5, len(order) - 0.5), ylim=(0, 1.02))
+    axes.yaxis.set_major_formatter(PercentFormatter(1, 0))
+    _add_legend(figure)
+    return figure
+
+
+def _draw_score_bars(per_class: Sequence[Mapping[str, Any]]) -> Figure:
+    places = np.arange(len(per_class))
+    recall, precision = (_read_scores(per_class, key) for key in ("recall", "precision"))
+    figure, axes = _start(6, 1.4 + 0.34 * len(places))
+    axes.barh(places - 0.19, recall, 0.36, color=BLUE, label="recall, with 95 % interval")
+    axes.barh(places + 0.19, precision, 0.36, color=ORANGE, label="precision")
+    intervals = np.array([item["recall_interval"] or (np.nan, np.nan) for item in per_class])
+    axes.hlines(places - 0.19, intervals[:, 0], intervals[:, 1], color="black", lw=1)
+    axes.set_yticks(places, [_shorten(item["name"]) for item in per_class])
+    axes.set(xlim=(0, 1.005), ylim=(len(places) - 0.4, -0.6))
+    axes.xaxis.set_major_formatter(PercentFormatter(1, 0))
+    axes.tick_params(axis="y", length=0)
+    axes.grid(axis="x", color="#dddddd", lw=0.6)
+    _add_legend(figure)
+    return figure
+
+
+def _read_scores(per_class: Sequence[Mapping[str, Any]], key: str) -> Any:
+    return np.array([np.nan if item[key] is None else item[key] for item in per_class])
+
+
+def _draw_history(history: Sequence[Mapping[str, Any]]) -> Figure:
+    """Draw accuracy against the epoch, and the loss beside it where it was recorded."""
+    quantities = [name for name in ("accuracy", "loss") if any(key.endswith(name) for item in history for key in item)]
+    figure = Figure(figsize=(1 + 3.5 * len(quantities), 3.2), dpi=DPI, layout="constrained")
+    for place, quantity in enumerate(quantities, 1):
+        axes = figure.add_subplot(1, len(quantities), place)
+        _draw_curves(axes, history, quantity)
+    return figure
+
+
+def _draw_curves(axes: Axes, history: Sequence[Mapping[str, Any]], quantity: str) -> None:
+    looks = {f"train_{quantity}": (GREY, "--"), f"validation_{quantity}": (BLUE, "-")}
+    for key, (color, line) in looks.items():
+        values = [np.nan if item.get(key) is None else item[key] for item in history]
+        if not np.isnan(values).all():
+            epochs = [item["epoch"] for item in history]
+            label = key.removesuffix(f"_{quantity}")
+            axes.plot(epochs, values, line, color=color, marker="o", ms=3, label=label)
+    axes.set(xlabel="epoch", ylabel=quantity)
+    axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+    if quantity == "accuracy":
+        axes.yaxis.set_major_formatter(PercentFormatter(1, None))
+    axes.grid(color="#dddddd", lw=0.6)
+    axes.legend(frameon=False)
+
+
+def _add_legend(figure: Figure) -> None:
+    figure.legend(loc="outside upper center", ncols=2, frameon=False)

@@ -1,0 +1,168 @@
+"""Image in, label out: only ONNX Runtime, numpy and Pillow are needed."""
+
+import os
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any, TypeAlias, overload
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+from squeezetune.artifact import MODEL, Manifest, read_manifest, read_report
+from squeezetune.data.decoding import open_image
+from squeezetune.data.sources import ImageSource, MemorySource, RawImage
+from squeezetune.engine import Engine, ThreadEngine
+from squeezetune.errors import ArtifactError, ImageError
+
+ImageLike: TypeAlias = str | os.PathLike[str] | RawImage
+# Images of one size go through the model together, up to this many pixels at the network's size.
+BATCH_PIXELS = 4 * 224 * 224
+CHUNK = 16
+
+
+@dataclass(frozen=True)
+class Prediction:
+    """What a classifier says of one image; `probabilities` maps every class to its probability, likeliest first."""
+
+    label: str
+    confidence: float
+    probabilities: dict[str, float]
+
+
+@dataclass(frozen=True)
+class Classifier:
+    """A trained classifier.
+
+    >>> classifier = load("flowers-model")                  # doctest: +SKIP
+    >>> classifier.predict("rose.jpg").label                # doctest: +SKIP
+    'rose'
+    """
+
+    model: bytes | Path
+    manifest: Manifest
+    folder: Path | None = None
+
+    @property
+    def class_names(self) -> tuple[str, ...]:
+        """The classes, in the order of the columns of `predict_probabilities`."""
+        return self.manifest.class_names
+
+    @cached_property
+    def report(self) -> dict[str, Any]:
+        """The measurements of the training run, as in `report.json`."""
+        return read_report(self.folder) if self.folder else {}
+
+    @overload
+    def predict(self, images: ImageLike) -> Prediction: ...  # type: ignore[overload-overlap]  # a str is a sequence too
+
+    @overload
+    def predict(self, images: Sequence[ImageLike]) -> list[Prediction]: ...
+
+    def predict(self, images: ImageLike | Sequence[ImageLike]) -> Prediction | list[Prediction]:
+        """Classify one image or several.
+
+        An image is a path, the bytes of a file, a Pillow image, or an array of uint8, (height, width) or
+        (height, width, 3 or 4). Several are a sequence of those, or an array (n, height, width, 3).
+
+        Raises:
+            ImageError: an image cannot be read.
+
+        """
+        if isinstance(images, (str, os.PathLike, bytes, Image.Image)) or getattr(images, "ndim", 4) < 4:
+            return self.describe(self.predict_probabilities([images])[0])  # type: ignore[list-item]
+        return [self.describe(row) for row in self.predict_probabilities(images)]  # type: ignore[arg-type]
+
+    def predict_probabilities(self, images: Sequence[ImageLike]) -> NDArray[np.float32]:
+        """Return the probabilities (n, classes) of a sequence of images.
+
+        Raises:
+            ImageError: an image cannot be read.
+
+        """
+        source = MemorySource(images)
+        outcomes = list(self.stream(source, source.names, ThreadEngine()))
+        for name, outcome in outcomes:
+            if isinstance(outcome, ImageError):
+                image = images[int(name)]
+                found = os.fspath(image) if isinstance(image, (str, os.PathLike)) else f"image {int(name)}"
+                raise ImageError(f"{found!s}: {outcome.message}", outcome.hint) from outcome
+        rows = [outcome for _, outcome in outcomes]
+        return np.array(rows, np.float32).reshape(-1, len(self.class_names))
+
+    def stream(
+        self, source: ImageSource, names: Iterable[str], engine: Engine
+    ) -> Iterator[tuple[str, NDArray[np.float32] | ImageError]]:
+        """Yield each name with its probabilities (classes,), or the error of an image that cannot be read, in order."""
+        for outcomes in engine.map(lambda chunk: self._run_chunk(source, chunk), _cut(names, CHUNK)):
+            yield from outcomes
+
+    def _run_chunk(
+        self, source: ImageSource, names: Sequence[str]
+    ) -> list[tuple[str, NDArray[np.float32] | ImageError]]:
+        """Read some images, and run those of the same size together."""
+        outcomes: dict[str, NDArray[np.float32] | ImageError] = {}
+        by_size: dict[tuple[int, ...], list[tuple[str, NDArray[np.uint8]]]] = {}
+        for name in names:
+            try:
+                image = open_image(source.read(name), self.manifest.image_side)
+            except ImageError as error:
+                outcomes[name] = error
+                continue
+            pixels = np.asarray(image)
+            by_size.setdefault(pixels.shape, []).append((name, pixels))
+        for images in by_size.values():
+            for batch in _cut(images, max(1, BATCH_PIXELS // self.manifest.image_side**2)):
+                rows = self.run([pixels for _, pixels in batch])
+                outcomes |= {name: row for (name, _), row in zip(batch, rows, strict=True)}
+        return [(name, outcomes[name]) for name in names]
+
+    def run(self, pixels: Sequence[NDArray[np.uint8]]) -> NDArray[np.float32]:
+        """Run the model on images (height, width, 3) of one size: probabilities (n, classes)."""
+        output: NDArray[np.float32] = self._session.run(None, {"image": np.stack(pixels)})[0]
+        return output
+
+    @cached_property
+    def _session(self) -> Any:
+        import onnxruntime  # slow to import, and a manifest can be looked at without it
+
+        options = onnxruntime.SessionOptions()
+        options.intra_op_num_threads = 1  # each thread runs images of its own
+        options.log_severity_level = 3
+        model = self.model if isinstance(self.model, bytes) else str(self.model)
+        try:
+            return onnxruntime.InferenceSession(model, options, providers=["CPUExecutionProvider"])
+        except Exception as error:  # ONNX Runtime's own errors share no other base
+            raise ArtifactError(f"The model cannot be opened: {error}", "Train the model again.") from error
+
+    def describe(self, row: NDArray[np.float32]) -> Prediction:
+        """Turn probabilities (classes,) into a prediction."""
+        order = np.argsort(-row, kind="stable")
+        probabilities = {self.class_names[at]: float(row[at]) for at in order}
+        best = self.class_names[order[0]]
+        return Prediction(best, probabilities[best], probabilities)
+
+
+def load(folder: str | os.PathLike[str]) -> Classifier:
+    """Load a trained classifier from its folder.
+
+    Raises:
+        ArtifactError: the folder is no model, is damaged, or was written by a newer SqueezeTune.
+
+    """
+    path = Path(folder)
+    return Classifier(path / MODEL, read_manifest(path), path)
+
+
+def _cut(items: Iterable[Any], size: int) -> Iterator[list[Any]]:
+    """Cut items into lists of at most `size`."""
+    chunk: list[Any] = []
+    for item in items:
+        chunk.append(item)
+        if len(chunk) == size:
+            yield chunk
+            chunk = []
+    if chunk:
+        yield chunk

@@ -1,0 +1,167 @@
+"""Everything that a run knows about itself, as plain values: the content of `report.json`."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from squeezetune.data.index import ImageIndex, Skipped
+from squeezetune.learn.evaluation import Evaluation
+from squeezetune.learn.head import VIEW_NAMES, Candidate
+from squeezetune.learning import Learned
+from squeezetune.machine import describe_machine, measure_peak_memory, name_version
+from squeezetune.measurement import Measured
+from squeezetune.settings import Settings
+
+REPORT_VERSION = 1
+GALLERY = 24
+
+
+@dataclass(frozen=True)
+class Run:
+    """One training run: what went in and what came out; `timings` are (stage, seconds) in order."""
+
+    index: ImageIndex
+    settings: Settings
+    learned: Learned
+    measured: Measured
+    evaluation: Evaluation
+    command: str
+    created: str
+    timings: Sequence[tuple[str, float]]
+    total_s: float
+
+
+def make_record(run: Run) -> dict[str, Any]:
+    """Make the content of `report.json`."""
+    return {
+        "format": REPORT_VERSION,
+        "title": Path(run.index.source.describe()).name or run.index.source.describe(),
+        "created": run.created,
+        "version": name_version(),
+        "command": run.command,
+        "class_names": list(run.index.class_names),
+        "test": record_test(run),
+        "mistakes": list_images(run, order_mistakes(run)),
+        "unsure": list_images(run, order_unsure(run)),
+        "data": record_data(run),
+        "model": record_model(run),
+        "settings": run.settings.to_dict(),
+        "timings": [{"stage": stage, "seconds": round(seconds, 3)} for stage, seconds in run.timings],
+        "total_seconds": round(run.total_s, 3),
+        "memory": {"peak_mb": measure_peak_memory()},
+        "machine": describe_machine(),
+        "history": [],
+    }
+
+
+def record_test(run: Run) -> dict[str, Any]:
+    """Join the evaluation with the number of training and validation images of each class."""
+    record = run.evaluation.to_dict()
+    split, classes = run.learned.split, len(run.index.class_names)
+    counts = {
+        part: np.bincount(run.index.labels[positions], minlength=classes)
+        for part, positions in (("train", split.train), ("validation", split.validation))
+    }
+    for at, row in enumerate(record["per_class"]):
+        row |= {part: int(count[at]) for part, count in counts.items()}
+    return record
+
+
+def order_mistakes(run: Run) -> NDArray[np.int64]:
+    """Order the wrong predictions, most confident first; returns rows of the measured probabilities."""
+    probabilities, labels = run.measured.probabilities, run.index.labels[run.measured.positions]
+    wrong = np.flatnonzero(probabilities.argmax(axis=1) != labels)
+    return wrong[np.argsort(-probabilities[wrong].max(axis=1), kind="stable")][:GALLERY]
+
+
+def order_unsure(run: Run) -> NDArray[np.int64]:
+    """Order all predictions, least confident first; returns rows of the measured probabilities."""
+    return np.argsort(run.measured.probabilities.max(axis=1), kind="stable")[:GALLERY]
+
+
+def list_images(run: Run, rows: NDArray[np.int64]) -> list[dict[str, Any]]:
+    """Describe the predictions in these rows for the galleries."""
+    names, labels = run.index.class_names, run.index.labels[run.measured.positions]
+    images = []
+    for row in rows:
+        probabilities, label = run.measured.probabilities[row], int(labels[row])
+        predicted = int(probabilities.argmax())
+        images.append(
+            {
+                "image": run.index.names[run.measured.positions[row]],
+                "true": names[label],
+                "predicted": names[predicted],
+                "confidence": float(probabilities[predicted]),
+                "true_confidence": float(probabilities[label]),
+                "correct": predicted == label,
+            }
+        )
+    return images
+
+
+def record_data(run: Run) -> dict[str, Any]:
+    """Describe the photos: how many, of what size, how they were split, which were skipped and why."""
+    index, split = run.index, run.learned.split
+    sides = run.learned.features.sizes[run.learned.features.sizes.min(axis=1) > 0].min(axis=1)
+    return {
+        "source": index.source.describe(),
+        "images": sum(len(part) for part in (split.train, split.validation, split.test)),
+        "classes": len(index.class_names),
+        "parts": {"train": len(split.train), "validation": len(split.validation), "test": len(split.test)},
+        "duplicates": split.duplicates,
+        "conflicts": split.conflicts,
+        "leaked": split.leaked,
+        "groups": split.groups,
+        "fingerprint": index.fingerprint,
+        "side": {"smallest": int(sides.min()), "median": int(np.median(sides)), "largest": int(sides.max())},
+        "skipped": [vars(item) for item in list_skipped(run)],
+    }
+
+
+def list_skipped(run: Run) -> list[Skipped]:
+    """List every file that was found and not used."""
+    failures = {**run.learned.features.failures, **run.measured.failures}
+    return [*run.index.skipped, *(Skipped(run.index.names[at], failures[at]) for at in sorted(failures))]
+
+
+def record_model(run: Run) -> dict[str, Any]:
+    """Describe the network, its head and the choices that the validation images made."""
+    learned = run.learned
+    chosen = learned.head.chosen
+    return {
+        "network": "SqueezeNet 1.1, frozen",
+        "head": chosen.name.split(",")[0],
+        "views": VIEW_NAMES[learned.head.views],
+        "image_side": learned.trunk.pixels.side,
+        "resize": learned.trunk.pixels.resize,
+        "engine": str(learned.trunk.runtime),
+        "regularisation": chosen.penalty,
+        "temperature": chosen.temperature,
+        "file_bytes": len(learned.model),
+        "agreement": measure_agreement(run),
+        "candidates": [_record_candidate(candidate, chosen) for candidate in learned.head.candidates],
+    }
+
+
+def _record_candidate(candidate: Candidate, chosen: Candidate) -> dict[str, Any]:
+    penalty = f", penalty {candidate.penalty:g}" if candidate.penalty else ""
+    return {
+        "name": candidate.name + penalty,
+        "validation_accuracy": candidate.validation_accuracy,
+        "seconds": round(candidate.seconds, 3),
+        "chosen": candidate is chosen,
+    }
+
+
+def measure_agreement(run: Run) -> dict[str, float]:
+    """Compare the file's probabilities of the test images with those of the path that it was trained by."""
+    trained = run.learned.head.predict(run.learned.features.values[run.measured.positions])
+    measured = run.measured.probabilities
+    return {
+        "top1": float((trained.argmax(axis=1) == measured.argmax(axis=1)).mean()),
+        "mean_difference": float(np.abs(trained - measured).mean()),
+    }

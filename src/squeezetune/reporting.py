@@ -1,0 +1,278 @@
+"""The report of a training run: one self-contained HTML page, and plots for papers."""
+
+import re
+from base64 import b64encode
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import cache
+from itertools import chain
+from math import ceil, floor
+from pathlib import Path
+from typing import Any
+
+from jinja2 import Environment, FileSystemLoader, StrictUndefined, Template
+
+from squeezetune.plots import draw_plots
+
+__all__ = ["GALLERY_LIMIT", "draw_plots", "render_report"]
+
+GALLERY_LIMIT = 24  # pictures in each gallery; a thumbnail is some 10 kB
+MATRIX_LIMIT = 25  # classes; a wider matrix is no longer read, only scrolled
+PICKED_CLASSES = 20  # rows of the matrix where there are more classes than that
+SHADES = 6  # steps of a cell's colour, each with a text colour of enough contrast
+UNKNOWN = "–"
+
+Json = Mapping[str, Any]
+
+
+def render_report(report: Json, thumbnails: Mapping[str, bytes]) -> str:
+    """Render a training report as one HTML page that needs no network.
+
+    `report` is the content of `report.json`; `thumbnails` maps image names to JPEG bytes, which are embedded.
+    At most `GALLERY_LIMIT` mistakes and as many unsure images are shown.
+    """
+    page = _load_template().render(
+        report=report,
+        matrix=_view_matrix(report),
+        classes=_sort_classes(report["test"]["per_class"]),
+        mistakes=_hang_gallery(report["mistakes"], thumbnails),
+        unsure=_hang_gallery(report["unsure"], thumbnails),
+        calibration=_describe_calibration(report["test"]),
+        usual=_find_usual_class(report),
+        scale_start=_choose_scale(report["test"]["interval"][0]),
+        charts=_draw_charts(report["history"]),
+    )
+    return _UNPRINTABLE.sub("\ufffd", page)
+
+
+# File names may hold control characters or bytes that are no UTF-8 (lone surrogates); HTML may not.
+_UNPRINTABLE = re.compile("[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f\ud800-\udfff]")
+
+
+@cache
+def _load_template() -> Template:
+    environment = Environment(
+        loader=FileSystemLoader(Path(__file__).parent),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    environment.filters |= FILTERS
+    return environment.get_template("report.html.jinja")
+
+
+# ---- figures in words ----
+
+
+def format_percent(share: float | None) -> str:
+    """Write a share as a percentage; only what is really all or nothing reads 100 % or 0 %."""
+    if share is None:
+        return UNKNOWN
+    if share in (0, 1):
+        return f"{share * 100:.0f}\u00a0%"
+    return f"{min(max(share * 100, 0.1), 99.9):.1f}\u00a0%"
+
+
+def format_range(interval: Sequence[float] | None) -> str:
+    """Write an interval of shares as one range of percentages."""
+    if interval is None:
+        return UNKNOWN
+    low, high = (format_percent(share) for share in interval)
+    return f"{low.removesuffix('%').strip()}–{high}"
+
+
+def format_number(number: float | None) -> str:
+    """Write a whole number with its thousands apart."""
+    return UNKNOWN if number is None else f"{number:,.0f}"
+
+
+def format_duration(seconds: float | None) -> str:
+    """Write a duration in the units in which people speak of it."""
+    if seconds is None:
+        return UNKNOWN
+    if seconds < 99.95:
+        return f"{seconds:.1f}\u00a0s"
+    minutes = round(seconds / 60)
+    return f"{minutes}\u00a0min" if minutes < 100 else f"{minutes // 60}\u00a0h {minutes % 60}\u00a0min"
+
+
+def format_size(size_bytes: float | None) -> str:
+    """Write a file size in kB or MB."""
+    if size_bytes is None:
+        return UNKNOWN
+    return f"{size_bytes / 1e6:.1f}\u00a0MB" if size_bytes >= 1e6 else f"{size_bytes / 1e3:.0f}\u00a0kB"
+
+
+def format_times(count: int) -> str:
+    """Write how often something happened."""
+    return {1: "once", 2: "twice"}.get(count, f"{count:,} times")
+
+
+def format_setting(value: object) -> str:
+    """Write the value of a setting; an empty one is still seen."""
+    return UNKNOWN if value is None or value == "" else str(value)
+
+
+FILTERS = {
+    "percent": format_percent,
+    "range": format_range,
+    "number": format_number,
+    "duration": format_duration,
+    "size": format_size,
+    "times": format_times,
+    "setting": format_setting,
+}
+
+
+def _describe_calibration(test: Json) -> str:
+    """Say what the calibration error means for somebody who reads a confidence."""
+    error, bins = test["calibration_error"], [item for item in test["reliability"] if item["count"]]
+    if error is None or not bins:
+        return ""
+    if error < 0.02:
+        return "A stated confidence can be taken at its word."
+    excess = sum(item["count"] * (item["confidence"] - item["accuracy"]) for item in bins)
+    degree = "a little" if error < 0.05 else "clearly"
+    if abs(excess) < error / 2 * sum(item["count"] for item in bins):
+        return "It is too sure in some cases and too modest in others."
+    return f"It is {degree} too {'sure of itself' if excess > 0 else 'modest'}."
+
+
+def _find_usual_class(report: Json) -> tuple[str, float] | None:
+    """Find the most frequent class of the test part and its share: what blind guessing would reach."""
+    totals = [sum(row) for row in report["test"]["confusion"]]
+    if not sum(totals):
+        return None
+    largest = max(range(len(totals)), key=totals.__getitem__)
+    return report["class_names"][largest], totals[largest] / sum(totals)
+
+
+def _choose_scale(low: float) -> float:
+    """Choose where the bar of the accuracy starts, so that its interval can be seen."""
+    return max(start for start in (0.0, 0.5, 0.9, 0.99) if start == 0 or low >= start + (1 - start) / 4)
+
+
+# ---- the confusion matrix and the classes ----
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One cell of the confusion matrix; `share` is of the row, `shade` a class of the style sheet."""
+
+    count: int
+    share: float
+    shade: str
+
+
+@dataclass(frozen=True)
+class MatrixRow:
+    """One true class: how often each class of `MatrixView.names` was named, and all `others` together."""
+
+    name: str
+    cells: tuple[Cell, ...]
+    others: int
+    total: int
+
+
+@dataclass(frozen=True)
+class MatrixView:
+    """The part of the confusion matrix that the page shows."""
+
+    names: tuple[str, ...]
+    rows: tuple[MatrixRow, ...]
+    is_whole: bool
+
+
+def _view_matrix(report: Json) -> MatrixView:
+    names, confusion = report["class_names"], report["test"]["confusion"]
+    is_whole = len(names) <= MATRIX_LIMIT
+    shown = range(len(names)) if is_whole else _pick_classes(report)
+    rows = tuple(_view_row(names[true], true, confusion[true], shown) for true in shown)
+    return MatrixView(tuple(names[index] for index in shown), rows, is_whole)
+
+
+def _view_row(name: str, true: int, counts: Sequence[int], shown: Sequence[int]) -> MatrixRow:
+    total = sum(counts)
+    cells = tuple(_view_cell(counts[index], total, true == index) for index in shown)
+    return MatrixRow(name, cells, total - sum(cell.count for cell in cells), total)
+
+
+def _view_cell(count: int, total: int, is_right: bool) -> Cell:
+    share = count / total if total else 0.0
+    return Cell(count, share, f"{'right' if is_right else 'wrong'} s{ceil(share * SHADES)}")
+
+
+def _pick_classes(report: Json) -> list[int]:
+    """Pick the classes of the most confused pairs, then those of lowest recall, in their usual order."""
+    test, indices = report["test"], {name: index for index, name in enumerate(report["class_names"])}
+    confused = chain.from_iterable((pair["true"], pair["predicted"]) for pair in test["confused_pairs"])
+    weakest = (item["name"] for item in _sort_classes(test["per_class"]))
+    picked = list(dict.fromkeys(indices[name] for name in chain(confused, weakest)))
+    return sorted(picked[:PICKED_CLASSES])
+
+
+def _sort_classes(per_class: Sequence[Json]) -> list[Json]:
+    """Leave a short table in its order; begin a long one with the lowest recall."""
+    if len(per_class) <= MATRIX_LIMIT:
+        return list(per_class)
+    return sorted(per_class, key=lambda item: 2.0 if item["recall"] is None else item["recall"])
+
+
+# ---- pictures and curves ----
+
+
+@dataclass(frozen=True)
+class Picture:
+    """A test image with what was said about it; `uri` is empty where there is no thumbnail."""
+
+    record: Json
+    is_right: bool
+    uri: str
+
+
+def _hang_gallery(records: Sequence[Json], thumbnails: Mapping[str, bytes]) -> list[Picture]:
+    return [
+        Picture(record, record["true"] == record["predicted"], _embed(thumbnails.get(record["image"])))
+        for record in records[:GALLERY_LIMIT]
+    ]
+
+
+def _embed(jpeg: bytes | None) -> str:
+    return f"data:image/jpeg;base64,{b64encode(jpeg).decode()}" if jpeg else ""
+
+
+@dataclass(frozen=True)
+class Chart:
+    """A chart of the training history: `curves` are (name, SVG points, last value), 100 high and 300 wide."""
+
+    quantity: str
+    low: float
+    high: float
+    curves: tuple[tuple[str, str, float], ...]
+
+
+def _draw_charts(history: Sequence[Json]) -> list[Chart]:
+    """Draw every `..._accuracy` into one chart and every `..._loss` into another."""
+    charts = [_draw_chart(history, quantity) for quantity in ("accuracy", "loss")]
+    return [chart for chart in charts if chart.curves]
+
+
+def _draw_chart(history: Sequence[Json], quantity: str) -> Chart:
+    keys = list(dict.fromkeys(key for epoch in history for key in epoch if key.endswith(f"_{quantity}")))
+    traces = {key: [epoch.get(key) for epoch in history] for key in keys}
+    values = [value for trace in traces.values() for value in trace if value is not None]
+    if not values:
+        return Chart(quantity, 0, 0, ())
+    low, high = floor(min(values) * 10) / 10, ceil(max(values) * 10) / 10
+    scale = 100 / ((high - low) or 1)
+    curves = tuple((key.removesuffix(f"_{quantity}"), *_trace(trace, low, scale)) for key, trace in traces.items())
+    return Chart(quantity, low, high, curves)
+
+
+def _trace(values: Sequence[float | None], low: float, scale: float) -> tuple[str, float]:
+    """Return the points of a polyline, y downwards, and the last value; unknown values are left out."""
+    step = 300 / max(len(values) - 1, 1)
+    known = [(index * step, value) for index, value in enumerate(values) if value is not None]
+    points = " ".join(f"{x:.1f},{100 - (value - low) * scale:.1f}" for x, value in known)
+    return points, known[-1][1] if known else 0.0

@@ -1,0 +1,106 @@
+"""Every knob of a training run: its default, its limits and its help text.
+
+The command line, the manifest of a model and the scikit-learn estimator are all made from this one record.
+"""
+
+import re
+from collections.abc import Mapping
+from dataclasses import Field, asdict, dataclass, field, fields
+from difflib import get_close_matches
+from typing import Any
+
+from squeezetune.errors import SettingsError
+
+
+def knob(default: Any, text: str, *, choices: tuple[str, ...] = (), low: float = 0, high: float = 0) -> Any:
+    """Declare one setting: its default, its help text, and its choices or limits (`low` to `high`, both allowed)."""
+    return field(default=default, metadata={"text": text, "choices": choices, "low": low, "high": high})
+
+
+@dataclass(frozen=True)
+class Settings:
+    """How to train; every field has a sensible default.
+
+    Raises:
+        SettingsError: one message that names every setting out of its limits.
+
+    >>> Settings(seed=7).seed
+    7
+    """
+
+    effort: str = knob("balanced", "How hard to try: quick takes the plain image and a linear head.",
+                       choices=("quick", "balanced", "thorough"))  # fmt: skip
+    seed: int = knob(0, "Seed of the split and of every other random choice.", low=0, high=2**31 - 1)
+    validation: float = knob(0.1, "Share of the images on which choices are made.", low=0.02, high=0.45)
+    test: float = knob(0.1, "Share of the images for the final measurement only.", low=0.02, high=0.45)
+    group_by: str = knob("", "Keep images together whose path matches this regular expression alike; "
+                             "its first group, or the whole match, names the group.")  # fmt: skip
+    image_side: int = knob(0, "Side in pixels at which images are seen; 0 takes 224, or 128 for small images.",
+                           low=0, high=512)  # fmt: skip
+    resize: str = knob("squash", "How an image is made square.", choices=("squash", "crop", "pad"))
+    views: str = knob("auto", "What is learnt of each image: itself, or itself and its mirror image; auto lets "
+                              "the validation images choose.", choices=("auto", "plain", "mirror"))  # fmt: skip
+    head: str = knob("auto", "The trained classifier; auto tries a hidden layer where it may pay.",
+                     choices=("auto", "linear", "hidden"))  # fmt: skip
+    class_weight: str = knob("auto", "Weigh classes by their rarity; auto does so where they are unequal.",
+                             choices=("auto", "balanced", "none"))  # fmt: skip
+    engine: str = knob("auto", "What runs the frozen layers; auto takes the faster one.",
+                       choices=("auto", "onnxruntime", "openvino"))  # fmt: skip
+    precision: str = knob("auto", "Arithmetic of the frozen layers; auto takes the fastest that loses nothing.",
+                          choices=("auto", "float32", "bfloat16", "int8"))  # fmt: skip
+    threads: int = knob(0, "Threads to use; 0 takes one for each physical core.", low=0, high=1024)
+
+    def __post_init__(self) -> None:
+        problems = [problem for item in fields(self) if (problem := _find_problem(item, getattr(self, item.name)))]
+        if not problems and self.validation + self.test > 0.9:
+            problems.append(f"validation + test is {self.validation + self.test:g}; needed is at most 0.9")
+        if not problems and 0 < self.image_side < 32:
+            problems.append(f"image_side is {self.image_side}; needed is 32 to 512, or 0 for automatic")
+        if problems:
+            raise SettingsError("; ".join(problems), "See `squeezetune train --help` for the limits of every setting.")
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the settings as plain values for JSON."""
+        return asdict(self)
+
+
+def parse_settings(values: Mapping[str, Any]) -> Settings:
+    """Make settings from plain values, as `Settings.to_dict` gives them.
+
+    Raises:
+        SettingsError: unknown names (with the nearest known one) or values out of their limits.
+    """
+    known = [item.name for item in fields(Settings)]
+    unknown = [name for name in values if name not in known]
+    if unknown:
+        raise SettingsError("; ".join(f"unknown setting {name!r}{_suggest(name, known)}" for name in unknown),
+                            f"Known settings: {', '.join(known)}.")  # fmt: skip
+    return Settings(**values)
+
+
+def _suggest(name: str, known: list[str]) -> str:
+    near = get_close_matches(name, known, n=1)
+    return f", did you mean {near[0]!r}?" if near else ""
+
+
+def _find_problem(item: "Field[Any]", value: Any) -> str:
+    """Say what is wrong with the value of one setting; nothing where it is right."""
+    kinds = (int, float) if isinstance(item.default, float) else (type(item.default),)
+    if not isinstance(value, kinds) or isinstance(value, bool):
+        return f"{item.name} is {value!r}; needed is a value of type {kinds[-1].__name__}"
+    choices, low, high = (item.metadata[name] for name in ("choices", "low", "high"))
+    if choices and value not in choices:
+        return f"{item.name} is {value!r}; needed is one of {', '.join(choices)}{_suggest(str(value), list(choices))}"
+    if high and not low <= value <= high:
+        return f"{item.name} is {value!r}; needed is {low:g} to {high:g}"
+    if item.name == "group_by":
+        return _find_pattern_problem(str(value))
+    return ""
+
+
+def _find_pattern_problem(pattern: str) -> str:
+    try:
+        re.compile(pattern)
+    except re.error as error:
+        return f"group_by is {pattern!r}, which is no regular expression: {error}"
+    return ""

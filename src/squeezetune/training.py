@@ -1,0 +1,183 @@
+"""The whole story: a folder of photos becomes a measured classifier."""
+
+import os
+import shlex
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, field, fields
+from datetime import datetime, timezone
+from pathlib import Path
+
+from squeezetune.artifact import (
+    MODEL,
+    NETWORK,
+    REPORT,
+    REPORT_PAGE,
+    Manifest,
+    Staging,
+    check_target,
+    remove_leftovers,
+    stage_artifact,
+    to_json,
+)
+from squeezetune.data.index import ImageIndex, scan_folder
+from squeezetune.data.pixels import make_thumbnail
+from squeezetune.data.split import Split, split_index
+from squeezetune.engine import Engine, ThreadEngine, count_cores
+from squeezetune.errors import ImageError, SettingsError
+from squeezetune.events import Event, Listener, StageFinished, ignore_event
+from squeezetune.learn.evaluation import evaluate_probabilities
+from squeezetune.learning import Learned, learn_classifier, make_manifest
+from squeezetune.measurement import Measured, run_classifier
+from squeezetune.prediction import Classifier, load
+from squeezetune.record import Run, make_record
+from squeezetune.reporting import draw_plots, render_report
+from squeezetune.settings import Settings
+from squeezetune.store import RowStore, find_cache_folder
+
+THUMBNAIL_PX = 240
+
+
+@dataclass(frozen=True)
+class Job:
+    """What a training run works with besides photos and settings; `cache` is None where nothing may be kept."""
+
+    photos: Path
+    output: Path
+    settings: Settings
+    class_pattern: str
+    cache: Path | None
+    engine: Engine
+    listen: "Clock"
+    created: str = field(default_factory=lambda: datetime.now(timezone.utc).strftime("%Y-%m-%dT%H:%M:%SZ"))
+
+
+@dataclass
+class Clock:
+    """Passes events on and notes how long each stage took."""
+
+    listen: Listener
+    started: float = field(default_factory=time.perf_counter)
+    stages: list[tuple[str, float]] = field(default_factory=list)
+
+    def __call__(self, event: Event) -> None:
+        if isinstance(event, StageFinished):
+            self.stages.append((event.stage, event.seconds))
+        self.listen(event)
+
+    def total_s(self) -> float:
+        """Return the seconds since the start."""
+        return time.perf_counter() - self.started
+
+
+def train(
+    photos: str | os.PathLike[str],
+    output: str | os.PathLike[str] | None = None,
+    settings: Settings | None = None,
+    *,
+    class_pattern: str = "",
+    use_cache: bool = True,
+    listen: Listener = ignore_event,
+) -> Classifier:
+    """Train a classifier on a folder of photos, one subfolder for each class, and measure it on photos it never saw.
+
+    The model, with its report, is a new folder `output`; by default `<name of the photos' folder>-model` in the
+    current one. `class_pattern` is a regular expression that finds the class in an image's path instead.
+
+    Raises:
+        SettingsError: the settings do not fit together or the photos.
+        DataError: the photos cannot be used.
+        ArtifactError: the model cannot be written.
+
+    >>> import squeezetune                                                    # doctest: +SKIP
+    >>> classifier = squeezetune.train("flowers", effort="quick")             # doctest: +SKIP
+
+    """
+    job = open_job(photos, output, settings or Settings(), class_pattern, use_cache, listen)
+    index = scan_folder(job.photos, engine=job.engine, listen=job.listen, class_pattern=class_pattern)
+    split = cut_index(index, job.settings)
+    learned = learn_classifier(index, split, job.settings, job.cache, job.engine, job.listen)
+    with stage_artifact(job.output) as staging:
+        staging.write(NETWORK, learned.network)
+        manifest = make_manifest(index, learned, job.settings)
+        measured = measure_file(staging, manifest, index, learned, job)
+        write_report(staging, index, learned, measured, job)
+        staging.finish(manifest)
+    return load(job.output)
+
+
+def open_job(
+    photos: str | os.PathLike[str],
+    output: str | os.PathLike[str] | None,
+    settings: Settings,
+    class_pattern: str,
+    use_cache: bool,
+    listen: Listener,
+) -> Job:
+    """Check where to read and write, before anything is computed."""
+    source = Path(photos)
+    target = Path(output) if output else Path(f"{source.resolve().name}-model")
+    if target.resolve().is_relative_to(source.resolve()):
+        raise SettingsError(
+            f"the model's folder {target} lies inside the photos' folder {source}",
+            "SqueezeTune writes nothing among the photos; give another folder with --output.",
+        )
+    check_target(target)
+    remove_leftovers(target)
+    engine = ThreadEngine(settings.threads or count_cores())
+    cache = find_cache_folder() if use_cache else None
+    return Job(source, target, settings, class_pattern, cache, engine, Clock(listen))
+
+
+def cut_index(index: ImageIndex, settings: Settings) -> Split:
+    """Split the photos as the settings say."""
+    return split_index(
+        index, validation=settings.validation, test=settings.test, seed=settings.seed, group_by=settings.group_by
+    )
+
+
+def measure_file(staging: Staging, manifest: Manifest, index: ImageIndex, learned: Learned, job: Job) -> Measured:
+    """Write `model.onnx` and measure that very file on the test images."""
+    path = staging.write(MODEL, learned.model)
+    store = None
+    if job.cache:
+        folder = job.cache / "measurements" / staging.checksums[MODEL][:32]
+        store = RowStore(folder, (len(index.class_names),), "<f4")
+    classifier = Classifier(path, manifest)
+    return run_classifier(classifier, index, learned.split.test, job.engine, job.listen, store)
+
+
+def write_report(staging: Staging, index: ImageIndex, learned: Learned, measured: Measured, job: Job) -> None:
+    """Write the report for scripts, for people and for papers."""
+    evaluation = evaluate_probabilities(measured.probabilities, index.labels[measured.positions], index.class_names)
+    command, stages, seconds = repeat_command(job), tuple(job.listen.stages), job.listen.total_s()
+    run = Run(index, job.settings, learned, measured, evaluation, command, job.created, stages, seconds)
+    record = make_record(run)
+    for name, image in draw_plots(record).items():
+        staging.write(f"plots/{name}", image)
+    pictures = {item["image"] for gallery in ("mistakes", "unsure") for item in record[gallery]}
+    page = render_report(record, make_thumbnails(index, sorted(pictures)))
+    staging.write(REPORT, to_json(record))
+    staging.write(REPORT_PAGE, page.encode())
+
+
+def make_thumbnails(index: ImageIndex, names: Sequence[str]) -> dict[str, bytes]:
+    """Make the pictures of the report; one that has vanished meanwhile is left out."""
+    thumbnails = {}
+    for name in names:
+        try:
+            thumbnails[name] = make_thumbnail(index.source, name, THUMBNAIL_PX)
+        except ImageError:
+            continue
+    return thumbnails
+
+
+def repeat_command(job: Job) -> str:
+    """Write the command that repeats this run: every setting that is not the default."""
+    words = ["squeezetune", "train", str(job.photos), "--output", str(job.output)]
+    for item in fields(Settings):
+        value = getattr(job.settings, item.name)
+        if value != item.default:
+            words += [f"--{item.name.replace('_', '-')}", str(value)]
+    words += ["--class-pattern", job.class_pattern] if job.class_pattern else []
+    return shlex.join(words)

@@ -1,0 +1,482 @@
+"""The report page and the plots: what they show, what they escape, and how large they get."""
+
+import copy
+import io
+import json
+import re
+import subprocess
+import sys
+import warnings
+from html.parser import HTMLParser
+from itertools import pairwise
+
+import matplotlib
+import numpy as np
+import pytest
+from PIL import Image
+
+from squeezetune.reporting import (
+    GALLERY_LIMIT,
+    draw_plots,
+    format_duration,
+    format_percent,
+    format_range,
+    render_report,
+)
+
+HOSTILE = [
+    "<script>alert(1)</script>",
+    "quo\"ted' & <b>bold</b>",
+    "line\nbreak\ttab",
+    "苹果と犬",
+    "🍎🍐 emoji",
+    "$x^2_{broken$ and \\frac",
+    "a-very-" + "long-" * 40 + "name",
+    "undecodable \udcff\x00 byte",
+    "\u202ereversed",
+    "{{ 7 * 7 }}",
+]
+
+
+def make_confusion(count, per_class=40, mistakes=0, seed=0):
+    rng = np.random.default_rng(seed)
+    confusion = np.diag([per_class] * count)
+    for true, predicted in rng.integers(0, count, (mistakes, 2)):
+        if true != predicted and confusion[true, true]:
+            confusion[true, true] -= 1
+            confusion[true, predicted] += 1
+    return confusion
+
+
+def find_interval(correct, count):
+    """Wilson's 95 % interval."""
+    share, z = correct / count, 1.96
+    centre, spread = (
+        share + z * z / (2 * count),
+        z * (share * (1 - share) / count + z * z / (4 * count**2)) ** 0.5,
+    )
+    return [max((centre - spread) / (1 + z * z / count), 0), min((centre + spread) / (1 + z * z / count), 1)]
+
+
+def make_per_class(names, confusion):
+    rows = []
+    for index, name in enumerate(names):
+        total, said = int(confusion[index].sum()), int(confusion[:, index].sum())
+        correct = int(confusion[index, index])
+        recall = correct / total if total else None
+        precision = correct / said if said else None
+        f1 = 2 * correct / (total + said) if total + said else None
+        interval = find_interval(correct, total) if total else None
+        counts = {"train": 8 * total, "validation": total, "test": total, "correct": correct}
+        scores = {"precision": precision, "recall": recall, "recall_interval": interval, "f1": f1}
+        rows.append({"name": name, **counts, **scores})
+    return rows
+
+
+def make_pairs(names, confusion):
+    found = [(int(confusion[t, p]), t, p) for t, p in np.argwhere(confusion > 0) if t != p]
+    found.sort(reverse=True)
+    return [{"true": names[t], "predicted": names[p], "count": count,
+             "share": count / int(confusion[t].sum())}
+            for count, t, p in found[:20]]  # fmt: skip
+
+
+def make_records(names, confusion):
+    pairs = [(t, p) for t, p in np.argwhere(confusion > 0) if t != p]
+    return [{"image": f"{names[t]}/{index:04}.jpg", "true": names[t], "predicted": names[p],
+             "confidence": 0.93 - 0.01 * (index % 40), "true_confidence": 0.05, "correct": False}
+            for index, (t, p) in enumerate(pairs[:60])]  # fmt: skip
+
+
+def make_test(names, confusion):
+    count, correct = int(confusion.sum()), int(np.trace(confusion))
+    accuracy = correct / count
+    return {
+        "count": count, "correct": correct, "accuracy": accuracy,
+        "interval": find_interval(correct, count),
+        "balanced_accuracy": accuracy, "calibration_error": 0.034,
+        "top_k": {"k": 5, "accuracy": 0.998, "interval": [0.99, 1.0]} if len(names) > 5 else None,
+        "reliability": [
+            {"low": 0.4, "high": 0.5, "confidence": 0.46, "accuracy": 0.35, "count": 12},
+            {"low": 0.5, "high": 0.6, "confidence": None, "accuracy": None, "count": 0},
+            {"low": 0.6, "high": 0.7, "confidence": 0.66, "accuracy": 0.55, "count": 24},
+            {"low": 0.7, "high": 0.8, "confidence": 0.76, "accuracy": 0.71, "count": 31},
+            {"low": 0.9, "high": 1.0, "confidence": 0.98, "accuracy": 0.99, "count": 300},
+        ],
+        "confusion": confusion.tolist(),
+        "per_class": make_per_class(names, confusion),
+        "confused_pairs": make_pairs(names, confusion),
+        "warnings": [f"class {names[0]!r} has only 2 test images: its figures say little"],
+    }  # fmt: skip
+
+
+def make_data(names, count):
+    return {
+        "source": "photos", "images": 10 * count, "classes": len(names),
+        "parts": {"train": 8 * count, "validation": count, "test": count},
+        "duplicates": 12, "groups": None, "fingerprint": "ab12" * 8,
+        "side": {"smallest": 256, "median": 480, "largest": 4000},
+        "skipped": [{"name": "cat/broken.jpg", "reason": "the file is truncated"}],
+    }  # fmt: skip
+
+
+MODEL = {
+    "network": "SqueezeNet 1.1, frozen", "head": "hidden layer of 512", "views": "image and mirror image",
+    "image_side": 224, "resize": "squash", "engine": "onnxruntime int8", "regularisation": 0.003,
+    "temperature": 1.2, "file_bytes": 1512345, "agreement": {"top1": 1.0, "mean_difference": 0.003},
+    "candidates": [
+        {"name": "linear, image", "validation_accuracy": 0.985, "seconds": 1.2, "chosen": False},
+        {"name": "linear, both images", "validation_accuracy": 0.991, "seconds": 2.1, "chosen": False},
+        {"name": "hidden layer of 512", "validation_accuracy": 0.994, "seconds": 9.4, "chosen": True},
+    ],
+}  # fmt: skip
+RUN = {
+    "command": "squeezetune train photos --seed 0",
+    "settings": {"effort": "balanced", "seed": 0, "validation": 0.1, "group_by": "", "image_side": 224},
+    "timings": [{"stage": "reading", "seconds": 0.4}, {"stage": "features", "seconds": 9.8},
+                {"stage": "head", "seconds": 3.2}, {"stage": "evaluation", "seconds": 0.8}],
+    "total_seconds": 14.2,
+    "memory": {"peak_mb": 512},
+    "machine": {"processor": "Example CPU at 2.4 GHz", "cores": 2, "system": "Linux", "python": "3.11.7",
+                "packages": {"onnxruntime": "1.32.0", "numpy": "2.4.6"}},
+}  # fmt: skip
+HISTORY = [
+    {"epoch": epoch, "train_accuracy": 1 - 0.4 / epoch, "validation_accuracy": 1 - 0.45 / epoch,
+     "train_loss": 1.4 / epoch}
+    for epoch in range(1, 9)
+]  # fmt: skip
+
+
+def make_report(names=("apple", "car", "cow", "cup", "dog", "horse", "pear", "tomato"), mistakes=14, **changes):
+    names = list(names)
+    confusion = make_confusion(len(names), mistakes=mistakes)
+    test = make_test(names, confusion)
+    records = make_records(names, confusion)
+    sure = [{"image": f"right/{index}.jpg", "true": name, "predicted": name, "confidence": 0.41,
+             "true_confidence": 0.41, "correct": True} for index, name in enumerate(names[:4])]  # fmt: skip
+    report = {
+        "format": 1, "title": "flowers", "created": "2026-11-23T10:00:00Z", "version": "0.1.0",
+        "class_names": names, "test": test, "mistakes": records, "unsure": sure + records[:3],
+        "data": make_data(names, test["count"]), "model": MODEL, "history": [],
+    }  # fmt: skip
+    return copy.deepcopy({**report, **RUN, **changes})
+
+
+class Page(HTMLParser):
+    """What a browser would see: text, tags, attributes; complains where tags are not closed in order."""
+
+    VOID = frozenset({"meta", "link", "input", "img", "br"})
+    INLINE = frozenset({"bdi", "strong", "small", "code", "span"})
+
+    def __init__(self, source):
+        super().__init__()
+        self.tags, self.texts, self.open = [], [], []
+        self.feed(source)
+        self.close()
+        assert self.open == []
+
+    def handle_starttag(self, tag, attributes):
+        self.tags.append((tag, dict(attributes)))
+        if tag not in self.VOID and not self.get_starttag_text().endswith("/>"):
+            self.open.append(tag)
+
+    def handle_startendtag(self, tag, attributes):
+        self.tags.append((tag, dict(attributes)))
+
+    def handle_endtag(self, tag):
+        assert self.open.pop() == tag
+        self.texts.append("" if tag in self.INLINE else " ")
+
+    def handle_data(self, data):
+        if self.open and self.open[-1] != "style":
+            self.texts.append(data)
+
+    @property
+    def text(self):
+        return " ".join("".join(self.texts).split())
+
+    def find(self, tag, **wanted):
+        return [found for name, found in self.tags if name == tag and wanted.items() <= found.items()]
+
+
+def make_thumbnails(report):
+    stream = io.BytesIO()
+    Image.new("RGB", (8, 8), "teal").save(stream, "JPEG")
+    return {record["image"]: stream.getvalue() for record in report["mistakes"] + report["unsure"]}
+
+
+def read_matrix(source):
+    rows = re.findall(r'<tr><th scope="row">(?:(?!</tr>).)*class="count".*?</tr>', source, re.DOTALL)
+    return [[int(number.replace(",", "")) for number in re.findall(r'class="count">([\d,]+)<', row)] for row in rows]
+
+
+@pytest.mark.parametrize(
+    ("share", "text"),
+    [(0.9968, "99.7 %"), (0.99995, "99.9 %"), (1, "100 %"), (0, "0 %"), (0.00001, "0.1 %"), (None, "–")],
+)
+def test_only_what_is_all_or_nothing_reads_so(share, text):
+    assert format_percent(share).replace("\u00a0", " ") == text
+
+
+@pytest.mark.parametrize(
+    ("seconds", "text"), [(0.44, "0.4 s"), (99.9, "99.9 s"), (200, "3 min"), (7500, "2 h 5 min"), (None, "–")]
+)
+def test_durations_are_written_as_people_say_them(seconds, text):
+    assert format_duration(seconds).replace("\u00a0", " ") == text
+
+
+def test_a_range_of_shares_has_one_unit():
+    assert format_range([0.983, 0.9995]).replace("\u00a0", " ") == "98.3–99.9 %"
+    assert format_range([0.9, 1]).replace("\u00a0", " ") == "90.0–100 %"
+
+
+def test_the_page_shows_the_figures_of_the_report():
+    report = make_report(mistakes=1)
+    report["test"] |= {"accuracy": 0.9969, "interval": [0.983, 0.9995], "balanced_accuracy": 0.981}
+    text = Page(render_report(report, {})).text
+    for words in (
+        "99.7 % of 320 test images that chose nothing", "95 % interval is 98.3–99.9 %", "98.1 %",
+        "3.4 points", "3,200", "14.2 s", "1.5 MB", "class 'apple' has only 2 test images",
+        "squeezetune train photos --seed 0", "cat/broken.jpg the file is truncated",
+        "12, never on both sides", "hidden layer of 512 99.4 % 9.4 s ✓ chosen", "features 9.8 s", "512 MB",
+        "onnxruntime 1.32.0", "effort balanced", "Always saying “apple” would reach 12.5 %",
+    ):  # fmt: skip
+        assert words in text
+
+
+def test_confused_pairs_and_classes_are_told_in_words():
+    report = make_report(["cow", "horse"], mistakes=0)
+    test = make_test(["cow", "horse"], np.array([[38, 2], [0, 40]]))
+    text = Page(render_report({**report, "test": test}, {})).text
+    assert "cow was taken for horse twice 5.0 % of its test images" in text
+    assert "cow 320 40 40 100 % 95.0 % 83.5–98.6 % 97.4 %" in text
+
+
+def test_the_matrix_holds_every_count():
+    report = make_report(mistakes=40)
+    confusion = report["test"]["confusion"]
+    assert [row[:8] for row in read_matrix(render_report(report, {}))] == confusion
+
+
+def test_a_large_matrix_shows_the_confused_and_the_weak_classes():
+    report = make_report([f"class-{index:03}" for index in range(100)], mistakes=300)
+    source = render_report(report, {})
+    names = re.findall(r'<tr><th scope="row"><bdi [^>]*title="(class-\d+)">\S+</bdi></th><td class', source)
+    assert len(names) == 20
+    assert names == sorted(names)
+    worst = report["test"]["confused_pairs"][0]
+    assert {worst["true"], worst["predicted"]} <= set(names)
+    assert "plots/confusion_matrix.png" in source
+
+
+def test_rows_of_a_large_matrix_are_complete():
+    report = make_report([f"class-{index:03}" for index in range(100)], mistakes=900)
+    for *cells, others in read_matrix(render_report(report, {})):
+        assert sum(cells) + others == 40
+
+
+def test_a_thousand_classes_stay_small_and_whole():
+    report = make_report([f"class {index}" for index in range(1000)], mistakes=9000)
+    thumbnails = {record["image"]: b"x" * 10_000 for record in report["mistakes"] + report["unsure"]}
+    source = render_report(report, thumbnails)
+    assert len(source) < 2_000_000
+    assert all(f">class {index}</bdi></th>" in source for index in range(1000))
+    assert "The other 975 classes" in Page(source).text
+
+
+def test_hostile_names_are_text_and_nothing_else():
+    report = make_report(HOSTILE, mistakes=40, command=HOSTILE[0], title=HOSTILE[1])
+    report["test"]["warnings"] = list(HOSTILE)
+    report["data"]["skipped"] = [{"name": name, "reason": name} for name in HOSTILE]
+    report["settings"] = {name: name for name in HOSTILE}
+    source = render_report(report, make_thumbnails(report))
+    page = Page(source)
+    assert "script" not in {tag for tag, _ in page.tags}
+    assert {name for found in page.find("bdi") for name in found} == {"class", "title"}
+    assert {name for name in HOSTILE if name.isprintable()} <= {found["title"] for found in page.find("bdi")}
+    assert page.text.count("<script>alert(1)</script>") > 5
+    assert "undecodable \ufffd\ufffd byte" in page.text
+    assert b"\x00" not in source.encode()
+
+
+def test_hostile_names_add_no_tags():
+    hostile, tame = make_report(HOSTILE, mistakes=20), make_report([f"n{i}" for i in range(10)], mistakes=20)
+    tags = [[tag for tag, _ in Page(render_report(report, {})).tags] for report in (hostile, tame)]
+    assert tags[0] == tags[1]
+
+
+def test_the_page_needs_no_network():
+    report = make_report(history=HISTORY)
+    source = render_report(report, make_thumbnails(report))
+    loading = {"src", "href", "srcset", "action"}
+    targets = [value for _, found in Page(source).tags for key, value in found.items() if key in loading]
+    assert len(targets) > 10
+    assert all(target.startswith(("data:", "#")) for target in targets)
+    assert not re.search(r"url\(|@import|https?://", source)
+    assert "default-src 'none'" in source
+
+
+def test_links_of_the_contents_lead_somewhere():
+    page = Page(render_report(make_report(), {}))
+    places = {found["id"] for _, found in page.tags if "id" in found}
+    assert {found["href"][1:] for found in page.find("a")} <= places
+
+
+def test_the_page_is_made_for_everybody():
+    report = make_report(mistakes=40)
+    page = Page(render_report(report, make_thumbnails(report)))
+    levels = [int(tag[1]) for tag, _ in page.tags if re.fullmatch("h[1-6]", tag)]
+    assert levels[0] == 1
+    assert levels.count(1) == 1
+    assert all(after <= before + 1 for before, after in pairwise(levels))
+    assert all(found.get("scope") in ("row", "col") for found in page.find("th"))
+    assert all(found["alt"] for found in page.find("img"))
+    assert all(found.get("aria-label") or found.get("aria-hidden") for found in page.find("svg"))
+    assert page.find("html", lang="en")
+    assert page.find("meta", name="viewport")
+
+
+def test_mistakes_are_shown_with_their_pictures():
+    report = make_report(mistakes=5)
+    thumbnails = make_thumbnails(report)
+    del thumbnails[report["unsure"][0]["image"]]
+    page = Page(render_report(report, thumbnails))
+    assert len(page.find("img")) == len(report["mistakes"]) + len(report["unsure"]) - 1
+    assert "no preview" in page.text
+    first = report["mistakes"][0]
+    assert f"said {first['predicted']} 93.0 %" in page.text
+    assert f"is {first['true']} 5.0 %" in page.text
+    assert "✓ right" in page.text
+
+
+def test_galleries_are_limited():
+    report = make_report(mistakes=300)
+    page = Page(render_report({**report, "unsure": []}, make_thumbnails(report)))
+    assert len(page.find("img")) == GALLERY_LIMIT
+    assert f"here are {GALLERY_LIMIT} of them" in page.text
+
+
+def test_a_perfect_score_gets_a_sober_sentence():
+    report = make_report(["cat", "dog"], mistakes=0)
+    page = Page(render_report(report, {}))
+    assert "There are none: all 80 test images are named right" in page.text
+    assert "as low as 95.4 %" in page.text
+    assert "Most confused" not in page.text
+
+
+def test_the_history_is_drawn_only_where_there_is_one():
+    assert not Page(render_report(make_report(), {})).find("polyline")
+    page = Page(render_report(make_report(history=HISTORY), {}))
+    curves = [found["points"] for found in page.find("polyline")]
+    points = np.array([point.split(",") for curve in curves for point in curve.split()], dtype=float)
+    assert len(curves) == 3
+    assert len(points) == 24
+    assert points.min() >= 0
+    assert points[:, 0].max() == 300
+    assert points[:, 1].max() <= 100
+    assert "validation accuracy, at last 94.4 %" in page.text
+
+
+def make_gaps():
+    """A report in which everything that may be unknown is unknown, and one class has no test images."""
+    names = ["cat", "dog", "never seen"]
+    test = make_test(names, np.array([[40, 0, 0], [1, 39, 0], [0, 0, 0]]))
+    test |= {"top_k": None, "calibration_error": None, "reliability": [], "warnings": []}
+    model = {**MODEL, "agreement": None, "regularisation": None, "candidates": []}
+    one_epoch = [{"epoch": 1, "train_accuracy": 0.5, "validation_accuracy": None}]
+    return make_report(names, test=test, model=model, memory={"peak_mb": None}, history=one_epoch)
+
+
+def test_what_is_unknown_is_left_open():
+    page = Page(render_report(make_gaps(), {}))
+    assert "never seen 0 0 0 – – – –" in page.text
+    assert "Not measured." in page.text
+    assert "MB of memory" not in page.text
+
+
+def test_long_lists_of_skipped_files_are_folded():
+    report = make_report()
+    report["data"]["skipped"] = [{"name": f"{index}.jpg", "reason": "empty"} for index in range(1000)]
+    text = Page(render_report(report, {})).text
+    assert "997 more skipped files" in text
+    assert "499.jpg" in text
+    assert "500.jpg" not in text
+
+
+@pytest.mark.parametrize(
+    ("excess", "words"),
+    [(0.08, "clearly too sure of itself"), (-0.03, "a little too modest"), (0.001, "at its word")],
+)
+def test_calibration_is_told_in_words(excess, words):
+    report = make_report()
+    bins = [{"low": 0.8, "high": 0.9, "confidence": 0.85 + excess, "accuracy": 0.85, "count": 100}]
+    report["test"] |= {"calibration_error": abs(excess), "reliability": bins}
+    assert words in Page(render_report(report, {})).text
+
+
+def test_rendering_leaves_the_report_alone():
+    report = make_report(mistakes=40)
+    before = copy.deepcopy(report)
+    render_report(report, {})
+    draw_plots(report)
+    assert report == before
+
+
+# ---- plots ----
+
+
+def read_sizes(plots):
+    images = {name: Image.open(io.BytesIO(payload)) for name, payload in plots.items()}
+    assert {image.format for image in images.values()} == {"PNG"}
+    assert {round(image.info["dpi"][0]) for image in images.values()} == {200}
+    return {name: image.size for name, image in images.items()}
+
+
+def test_every_plot_is_drawn_at_its_size():
+    sizes = read_sizes(draw_plots(make_report([f"n{i}" for i in range(10)], history=HISTORY)))
+    assert sizes == {
+        "confusion_matrix.png": (1640, 1440),
+        "confusion_matrix_normalised.png": (1640, 1440),
+        "precision_recall.png": (1200, 960),
+        "history.png": (1600, 640),
+    }
+
+
+@pytest.mark.parametrize("count", [2, 45, 1000])
+def test_plots_of_any_number_of_classes_fit_a_page(count):
+    sizes = read_sizes(draw_plots(make_report([f"class {index}" for index in range(count)], mistakes=count)))
+    assert ("confusion_matrix_normalised.png" in sizes) == (count <= 30)
+    assert "history.png" not in sizes
+    assert all(200 < side <= 2400 for size in sizes.values() for side in size)
+
+
+def test_unknown_scores_are_drawn_as_gaps():
+    assert "history.png" in read_sizes(draw_plots(make_gaps()))
+
+
+def test_hostile_names_are_drawn_without_a_word():
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        draw_plots(make_report(HOSTILE, mistakes=20))
+
+
+def test_figures_of_the_matrix_are_those_of_the_report(monkeypatch):
+    drawn = []
+    monkeypatch.setattr("matplotlib.axes.Axes.text", lambda axes, x, y, text, **_: drawn.append((y, x, text)))
+    draw_plots(make_report(["cat", "dog"], test=make_test(["cat", "dog"], np.array([[39, 1], [0, 40]]))))
+    assert drawn == [(0, 0, "39"), (0, 1, "1"), (1, 1, "40"), (0, 0, "97.5"), (0, 1, "2.5"), (1, 1, "100")]
+
+
+def test_drawing_changes_no_setting_of_matplotlib():
+    before = dict(matplotlib.rcParams)
+    draw_plots(make_report(["cat", "dog"]))
+    assert dict(matplotlib.rcParams) == before
+
+
+def test_drawing_needs_no_pyplot():
+    script = (
+        "import json, sys; from squeezetune.reporting import draw_plots; "
+        "draw_plots(json.load(sys.stdin)); sys.exit('matplotlib.pyplot' in sys.modules)"
+    )
+    report = json.dumps(make_report(["cat", "dog"], history=HISTORY))
+    assert subprocess.run([sys.executable, "-c", script], input=report, text=True, check=False).returncode == 0
