@@ -147,9 +147,8 @@ def pack_network(weights: Weights, head: Head, trunk: Trunk) -> bytes:
 
     The frozen layers are float16, as they come; the head is float32 and acts on the square roots of the features.
     """
-    tensors: dict[str, NDArray[Any]] = {
-        name: value.astype(np.float16) for name, value in weights.items() if name.startswith("features.")
-    }
+    frozen = {name: value for name, value in weights.items() if name.startswith("features.")}
+    tensors: dict[str, NDArray[Any]] = {name: value.astype(np.float16) for name, value in frozen.items()}
     for number, (weight, bias) in enumerate(head.layers):
         tensors[f"head.{number}.weight"], tensors[f"head.{number}.bias"] = weight, bias
     # one key: several would be written in no certain order

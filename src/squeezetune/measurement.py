@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from squeezetune.data.index import ImageIndex, Skipped, scan_folder
+from squeezetune.data.index import ImageIndex, Skipped, list_some, scan_folder
 from squeezetune.engine import Engine, ThreadEngine
 from squeezetune.errors import ClassesError, ImageError
 from squeezetune.events import Listener, StageAdvanced, StageFinished, StageStarted, ignore_event
@@ -57,7 +57,7 @@ def evaluate(
     unknown = sorted(set(index.class_names) - set(classifier.class_names))
     if unknown:
         raise ClassesError(
-            f"the model does not know the class {', '.join(unknown[:5])}; it knows {', '.join(classifier.class_names[:20])}",
+            f"the model does not know the class {list_some(unknown)}; it knows {list_some(classifier.class_names, 20)}",
             "Rename the folders as the model's classes, or take those away that it was not trained on.",
         )
     measured = run_classifier(classifier, index, np.arange(len(index)), engine, listen)

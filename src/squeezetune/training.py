@@ -61,6 +61,7 @@ class Clock:
     stages: list[tuple[str, float]] = field(default_factory=list)
 
     def __call__(self, event: Event) -> None:
+        """Hear one event."""
         if isinstance(event, StageFinished):
             self.stages.append((event.stage, event.seconds))
         self.listen(event)

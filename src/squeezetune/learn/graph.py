@@ -57,7 +57,7 @@ def build_classifier(
     views: int,
     side: int,
     resize: str,
-    metadata: Mapping[str, str] | None = None,
+    metadata: Mapping[str, str],
 ) -> bytes:
     """Build the whole classifier: images of any size in, probabilities out.
 
