@@ -92,7 +92,7 @@ def _precondition(rows: Rows, decay: float) -> NDArray[np.float32]:
 
 
 def _cross_entropy(
-    logits: NDArray[np.float32], labels: Labels, weights: NDArray[Any], smoothing: float = 0.0
+    logits: NDArray[Any], labels: Labels, weights: NDArray[Any], smoothing: float = 0.0
 ) -> tuple[float, NDArray[np.float32]]:
     """Return the weighted sum of the cross-entropies, and its gradient by the logits (n, classes)."""
     n, classes = logits.shape

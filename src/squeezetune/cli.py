@@ -1,0 +1,242 @@
+"""The command line: thin doors to the public functions. Heavy modules are imported by the command that needs them."""
+
+import functools
+import sys
+from collections.abc import Callable
+from dataclasses import fields
+from pathlib import Path
+from typing import Any
+
+import click
+
+from squeezetune.errors import SourceError, SqueezeTuneError
+from squeezetune.settings import Settings, parse_settings
+
+INTERRUPTED = 130
+
+
+def guard_errors(command: Callable[..., None]) -> Callable[..., None]:
+    """Turn our errors into two lines and an exit status, and Ctrl-C into a word on what was kept."""
+
+    @functools.wraps(command)
+    def guarded(**options: Any) -> None:
+        try:
+            command(**options)
+        except SqueezeTuneError as error:
+            from squeezetune.console import print_error
+
+            print_error(error, as_json=bool(options.get("as_json")))
+            sys.exit(error.exit_status)
+        except KeyboardInterrupt:
+            click.echo(
+                "\nStopped. Nothing half-written is left, an earlier model is unchanged, and finished work is kept in "
+                "the cache: the same command goes on from there.",
+                err=True,
+            )
+            sys.exit(INTERRUPTED)
+        except BrokenPipeError:  # the reader, e.g. `head`, has seen enough
+            sys.stderr.close()
+            sys.exit(0)
+
+    return guarded
+
+
+def settings_options(command: Callable[..., None]) -> Callable[..., None]:
+    """Add one option for each setting, with its help text, choices and default."""
+    for item in reversed(fields(Settings)):
+        choices: tuple[str, ...] = item.metadata["choices"]
+        kind: Any = click.Choice(choices) if choices else type(item.default)
+        flag = f"--{item.name.replace('_', '-')}"
+        shown = item.default != ""
+        text = item.metadata["text"]
+        command = click.option(flag, item.name, type=kind, default=item.default, show_default=shown, help=text)(command)
+    return command
+
+
+json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON for scripts.")
+quiet_option = click.option("-q", "--quiet", is_flag=True, help="Show no progress.")
+class_option = click.option(
+    "--class-pattern",
+    default="",
+    metavar="REGEX",
+    help="Find the class in an image's path: the expression's first group, or the whole match. "
+    "Without it, the photos' subfolders are the classes.",
+)
+
+
+@click.group(context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(package_name="squeezetune")
+def main() -> None:
+    r"""Turn a folder of photos into a measured image classifier, on a computer without a GPU.
+
+    \b
+      squeezetune demo                          see it work on handwritten digits
+      squeezetune train PHOTOS                  one subfolder of PHOTOS for each class
+      squeezetune predict PHOTOS-model a.jpg    say what is on a photo
+    """
+
+
+@main.command()
+@click.argument("photos", type=click.Path(path_type=Path))
+@click.option("-o", "--output", type=click.Path(path_type=Path), help="The model's folder.  [default: PHOTOS-model]")
+@class_option
+@settings_options
+@click.option("--no-cache", is_flag=True, help="Neither use nor keep features of the photos.")
+@json_option
+@quiet_option
+@guard_errors
+def train(
+    photos: Path, output: Path | None, class_pattern: str, no_cache: bool, as_json: bool, quiet: bool, **knobs: Any
+) -> None:
+    """Train a classifier on PHOTOS, one subfolder for each class, and measure it."""
+    _train(photos, output, parse_settings(knobs), class_pattern, not no_cache, as_json, quiet)
+
+
+@main.command()
+@click.argument("folder", type=click.Path(path_type=Path), default="squeezetune-demo")
+@click.option("--open", "open_report", is_flag=True, help="Open the report in the browser.")
+@json_option
+@quiet_option
+@guard_errors
+def demo(folder: Path, open_report: bool, as_json: bool, quiet: bool) -> None:
+    """Train on 1,797 real handwritten digits; needs no network. Digits and model go into FOLDER."""
+    from squeezetune.data.catalog import write_digits
+
+    try:
+        write_digits(folder / "digits")
+    except OSError as error:
+        raise SourceError(
+            f"the digits cannot be written to {folder}: {error.strerror}",
+            "Give another folder: squeezetune demo FOLDER",
+        ) from error
+    _train(folder / "digits", folder / "digits-model", Settings(), "", True, as_json, quiet)
+    if open_report:
+        click.launch(str(folder / "digits-model" / "report.html"))
+
+
+def _train(
+    photos: Path,
+    output: Path | None,
+    settings: Settings,
+    class_pattern: str,
+    use_cache: bool,
+    as_json: bool,
+    quiet: bool,
+) -> None:
+    """Train with progress bars and print the result: what `train` and `demo` share."""
+    from squeezetune.console import ProgressListener, print_json
+    from squeezetune.training import train as train_classifier
+
+    with ProgressListener(is_quiet=quiet or as_json) as listen:
+        classifier = train_classifier(
+            photos, output, settings, class_pattern=pattern, use_cache=use_cache, listen=listen
+        )
+    if as_json:
+        print_json({"model": str(classifier.folder)} | classifier.report)
+        return
+    _print_training(classifier.folder or Path(), classifier.report)
+
+
+def _print_training(folder: Path, report: dict[str, Any]) -> None:
+    from squeezetune.console import format_share, print_lines
+
+    test, skipped = report["test"], report["data"]["skipped"]
+    accuracy, low, high = (format_share(share) for share in (test["accuracy"], *test["interval"]))
+    print_lines(
+        f"{accuracy} of {test['count']:,} test photos are recognised (95 % interval {low} to {high}).",
+        *(f"Note: {warning}" for warning in test["warnings"]),
+        *([f"Note: {len(skipped):,} files were not used; the report names them."] if skipped else []),
+        f"Model   {folder}  ({report['model']['file_bytes'] / 1e6:.1f} MB, {report['total_seconds']:.1f} s)",
+        f"Report  {folder / 'report.html'}",
+        f"Try it  squeezetune predict {folder} PHOTO.jpg",
+    )
+
+
+@main.command()
+@click.argument("model", type=click.Path(path_type=Path))
+@click.argument("photos", type=click.Path(path_type=Path))
+@class_option
+@json_option
+@quiet_option
+@guard_errors
+def evaluate(model: Path, photos: Path, class_pattern: str, as_json: bool, quiet: bool) -> None:
+    """Measure MODEL on PHOTOS, one subfolder for each class."""
+    from squeezetune.console import ProgressListener, format_share, print_json, print_lines, print_table
+    from squeezetune.measurement import evaluate as evaluate_classifier
+
+    with ProgressListener(is_quiet=quiet or as_json) as listen:
+        found = evaluate_classifier(model, photos, class_pattern=class_pattern, listen=listen)
+    result = found.evaluation
+    if as_json:
+        print_json(result.to_dict() | {"skipped": [vars(item) for item in found.skipped]})
+        return
+    low, high = (format_share(end) for end in result.interval)
+    accuracy = f"{format_share(result.accuracy)} of {result.count:,} photos are recognised"
+    print_lines(f"{accuracy} (95 % interval {low} to {high}).")
+    rows = [
+        (item.name, f"{item.test:,}", format_share(item.precision), format_share(item.recall), format_share(item.f1))
+        for item in result.per_class
+        if item.test
+    ]
+    print_table({"class": "left", "photos": "right", "precision": "right", "recall": "right", "F1": "right"}, rows)
+    for item in found.skipped:
+        click.echo(f"Skipped {item.name!r}: {item.reason}", err=True)
+
+
+@main.command()
+@click.argument("model", type=click.Path(path_type=Path))
+@click.argument("images", nargs=-1, required=True)
+@click.option("--top", default=1, show_default=True, type=click.IntRange(1), help="How many classes to name.")
+@click.option("--csv", "as_csv", is_flag=True, help="Print CSV with the probability of every class.")
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON object a line.")
+@guard_errors
+def predict(model: Path, images: tuple[str, ...], top: int, as_csv: bool, as_json: bool) -> None:
+    """Say what is on IMAGES: files, folders, or - for a photo or a list of paths on standard input.
+
+    The exit status is 1 if an image could not be read; the others are predicted all the same.
+    """
+    from squeezetune.prediction import load
+    from squeezetune.predictions import WRITERS, predict_files, read_arguments
+
+    classifier = load(model)
+    writer = WRITERS["csv" if as_csv else "json" if as_json else "table"](classifier.class_names, top)
+    failed = 0
+    for name, outcome in predict_files(classifier, read_arguments(images)):
+        if isinstance(outcome, SqueezeTuneError):
+            failed += 1
+            click.echo(f"Error: {_printable(name)}: {outcome.message}", err=True)
+        else:
+            click.echo(writer(_printable(name), outcome))
+    if failed:
+        sys.exit(1)
+
+
+@main.command()
+@click.argument("model", type=click.Path(path_type=Path))
+@json_option
+@guard_errors
+def info(model: Path, as_json: bool) -> None:
+    """Show what MODEL is, what it was trained on, and what it is worth."""
+    from squeezetune.artifact import read_manifest, read_report
+    from squeezetune.console import format_share, print_json, print_lines
+
+    manifest, report = read_manifest(model), read_report(model)
+    if as_json:
+        print_json(vars(manifest) | {"test": report["test"]})
+        return
+    test, data = report["test"], manifest.data
+    low, high = (format_share(end) for end in test["interval"])
+    print_lines(
+        f"{len(manifest.class_names)} classes: {', '.join(manifest.class_names)}",
+        f"{format_share(test['accuracy'])} of {test['count']:,} test photos (95 % interval {low} to {high})",
+        f"Trained on {data['train']:,} photos and chosen on {data['validation']:,}, by SqueezeTune {manifest.version}, "
+        f"{manifest.created}",
+        f"{report['model']['network']}; {report['model']['head']}, on {report['model']['views']}, at "
+        f"{manifest.image_side} px ({manifest.resize}); {report['model']['file_bytes'] / 1e6:.1f} MB",
+        f"Repeat  {report['command']}",
+    )
+
+
+def _printable(name: str) -> str:
+    """Make a file's name printable: bytes that are no text are shown as escapes."""
+    return name.encode(errors="backslashreplace").decode()
