@@ -129,7 +129,7 @@ def _train(
 
     with ProgressListener(is_quiet=quiet or as_json) as listen:
         classifier = train_classifier(
-            photos, output, settings, class_pattern=pattern, use_cache=use_cache, listen=listen
+            photos, output, settings, class_pattern=class_pattern, use_cache=use_cache, listen=listen
         )
     if as_json:
         print_json({"model": str(classifier.folder)} | classifier.report)

@@ -41,9 +41,7 @@ class ProgressListener:
         self._progress.start()
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, *reason: object) -> None:
         self._progress.stop()
 
     def __call__(self, event: Event) -> None:
