@@ -1,14 +1,17 @@
 """Fixtures that more than one test module uses: small photos, as bytes and in folders."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from io import BytesIO
 from pathlib import Path
 
 import numpy as np
 import pytest
-from PIL import Image
+from PIL import Image, ImageDraw
 
 from squeezetune.engine import ThreadEngine
+from squeezetune.learn.weights import Weights, load_weights
+from squeezetune.settings import Settings
+from squeezetune.training import train
 
 
 @pytest.fixture
@@ -50,3 +53,96 @@ def photo_folder(write_files: Callable[..., Path], make_photo: Callable[..., byt
     classes = ("bee", "cow", "owl")
     numbers = range(10)
     return write_files({f"{name}/{i}.jpg": make_photo(10 * c + i) for c, name in enumerate(classes) for i in numbers})
+
+
+SHAPES = ("box", "disc", "spike")
+# The same arithmetic on every machine and in every run.
+FIXED = {"engine": "onnxruntime", "precision": "float32", "threads": 2}
+
+
+@pytest.fixture(scope="session", autouse=True)
+def own_cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """Keep the user's cache out of the tests, and the tests' out of the user's."""
+    with pytest.MonkeyPatch.context() as patch:
+        folder = tmp_path_factory.mktemp("cache")
+        patch.setenv("SQUEEZETUNE_CACHE", str(folder))
+        yield folder
+
+
+@pytest.fixture
+def empty_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Start from a cache that holds nothing."""
+    folder = tmp_path / "empty-cache"
+    monkeypatch.setenv("SQUEEZETUNE_CACHE", str(folder))
+    return folder
+
+
+@pytest.fixture(scope="session")
+def draw_shape() -> Callable[..., Image.Image]:
+    """Draw a box, a disc or a spike of some colour on noise: easy to tell apart, and never twice the same."""
+
+    def draw(shape: str, seed: int, width: int = 80, height: int = 72) -> Image.Image:
+        rng = np.random.default_rng((seed, SHAPES.index(shape)))
+        image = Image.fromarray(rng.integers(60, 200, (height, width, 3), dtype=np.uint8))
+        left, top = (int(x) for x in rng.integers(4, 28, 2))
+        side = int(rng.integers(26, 40))
+        box, colour = (left, top, left + side, top + side), tuple(rng.integers(0, 256, 3).tolist())
+        canvas = ImageDraw.Draw(image)
+        if shape == "box":
+            canvas.rectangle(box, fill=colour)
+        elif shape == "disc":
+            canvas.ellipse(box, fill=colour)
+        else:
+            canvas.polygon([(left, top + side), (left + side, top + side), (left + side // 2, top)], fill=colour)
+        return image
+
+    return draw
+
+
+@pytest.fixture(scope="session")
+def write_shapes(draw_shape: Callable[..., Image.Image]) -> Callable[..., Path]:
+    """Write a folder of shapes: `counts` images of each class, as PNG files."""
+
+    def write(root: Path, counts: Mapping[str, int] | int = 20, first: int = 0) -> Path:
+        counts = dict.fromkeys(SHAPES, counts) if isinstance(counts, int) else counts
+        for shape, count in counts.items():
+            (root / shape).mkdir(parents=True, exist_ok=True)
+            for number in range(first, first + count):
+                draw_shape(shape, number).save(root / shape / f"{number:03d}.png")
+        return root
+
+    return write
+
+
+@pytest.fixture(scope="session")
+def shape_folder(write_shapes: Callable[..., Path], tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Write twenty images of each of three shapes; only to be read."""
+    return write_shapes(tmp_path_factory.mktemp("shapes") / "photos")
+
+
+@pytest.fixture(scope="session")
+def fixed_settings() -> Settings:
+    """Give settings under which two runs on one machine compute the same bits; small, so that they are fast."""
+    return Settings(image_side=64, validation=0.2, test=0.2, **FIXED)
+
+
+@pytest.fixture(scope="session")
+def model_folder(shape_folder: Path, fixed_settings: Settings, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Train a model of the three shapes; only to be read."""
+    folder = tmp_path_factory.mktemp("models") / "shapes-model"
+    train(shape_folder, folder, fixed_settings)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def weights() -> Weights:
+    return load_weights()
+
+
+@pytest.fixture(scope="session")
+def real_data() -> Path:
+    """Find the real images for tests, which are not part of the project."""
+    folder = Path(__file__).parents[2] / "shared" / "data"
+    if not folder.is_dir():
+        pytest.skip("there are no real images: ../shared/data, seen from the project, is missing")
+    return folder

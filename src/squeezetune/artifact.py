@@ -14,8 +14,9 @@ import os
 import shutil
 import uuid
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
+from glob import escape
 from pathlib import Path
 from typing import Any
 
@@ -31,6 +32,8 @@ MANIFEST, MODEL, NETWORK, REPORT, REPORT_PAGE = (
     "report.json",
     "report.html",
 )
+RETIRED = "retired"
+RENAME_ATTEMPTS = 10
 
 
 @dataclass(frozen=True)
@@ -79,7 +82,7 @@ def stage_artifact(folder: Path) -> Iterator[Staging]:
 
     """
     check_target(folder)
-    sibling = folder.with_name(f".{folder.name}.{uuid.uuid4().hex[:12]}.partial")
+    sibling = _name_sibling(folder, f"{uuid.uuid4().hex[:12]}.partial")
     try:
         sibling.mkdir(parents=True)
         yield Staging(sibling)
@@ -100,30 +103,62 @@ def check_target(folder: Path) -> None:
         ArtifactError: there is a file of that name, or a folder with something else than a model.
 
     """
-    _recover(folder)
-    if folder.is_dir() and not (folder / MANIFEST).is_file() and any(folder.iterdir()):
+    _bring_back(folder)
+    if folder.is_dir() and not _is_ours(folder) and any(folder.iterdir()):
         raise ArtifactError(
             f"{folder} exists and holds something else than a model",
             "Give another folder with --output; nothing was changed.",
         )
     if folder.exists() and not folder.is_dir():
         raise ArtifactError(f"{folder} is a file; needed is a folder for the model", "Give another name with --output.")
+    if folder.exists():
+        shutil.rmtree(_name_sibling(folder, RETIRED), ignore_errors=True)
 
 
-def read_manifest(folder: Path) -> Manifest:
+def _is_ours(folder: Path) -> bool:
+    """Say whether a folder is a model of any version; `model.json` alone is a name that others use too."""
+    try:
+        content = json.loads((folder / MANIFEST).read_bytes())
+    except (OSError, ValueError):
+        return False
+    return isinstance(content, dict) and content.get("format") == FORMAT
+
+
+def read_manifest(folder: Path, attempts: int = RENAME_ATTEMPTS) -> Manifest:
     """Read the manifest of a model folder and check that its files are whole.
 
     Raises:
         ArtifactError: it is no model folder, a file is missing or damaged, or a newer SqueezeTune wrote it.
 
     """
-    _recover(folder)
+    while True:
+        before = _identify(folder)
+        _bring_back(folder)
+        try:
+            return _read_whole(folder)
+        except ArtifactError:
+            is_replaced = _identify(folder) != before or _name_sibling(folder, RETIRED).exists()
+            attempts -= 1
+            if not (attempts and is_replaced):  # else a new model is taking the folder's place
+                raise
+
+
+def _identify(folder: Path) -> tuple[int, int] | None:
+    """Tell a folder from another one of the same name; None where there is none."""
+    try:
+        status = folder.stat()
+    except OSError:
+        return None
+    return status.st_ino, status.st_mtime_ns
+
+
+def _read_whole(folder: Path) -> Manifest:
     content = _read_content(folder)
     missing = [name for name in Manifest.__dataclass_fields__ if name not in content]
     if missing:
         raise ArtifactError(f"{folder / MANIFEST} is damaged: it has no {', '.join(missing)}", _RETRAIN)
     for name in (MODEL, NETWORK):
-        _check_file(folder / name, content["files"].get(name, ""))
+        read_payload(folder / name, content["files"].get(name, ""))
     fields = {name: content[name] for name in Manifest.__dataclass_fields__}
     return Manifest(**fields | {"class_names": tuple(content["class_names"])})
 
@@ -166,46 +201,58 @@ def _read_content(folder: Path) -> dict[str, Any]:
     return content
 
 
-def _check_file(path: Path, sha256: str) -> None:
+def read_payload(path: Path, sha256: str) -> bytes:
+    """Read one file of a model and check that it is the one that the manifest names.
+
+    Raises:
+        ArtifactError: it is missing or another one.
+
+    """
     try:
-        with path.open("rb") as file:
-            found = hashlib.sha256(file.read()).hexdigest()
+        payload = path.read_bytes()
     except OSError as error:
         raise ArtifactError(f"{path} cannot be read: {error.strerror}", _RETRAIN) from error
-    if found != sha256:
+    if hashlib.sha256(payload).hexdigest() != sha256:
         raise ArtifactError(f"{path} is damaged: its checksum is not the one in {MANIFEST}", _RETRAIN)
+    return payload
 
 
 def _take_place(sibling: Path, folder: Path) -> None:
     """Move the finished sibling to the folder's name; an earlier model waits under a hidden name meanwhile."""
-    retired = _retired_name(folder)
-    if folder.exists():
-        folder.rename(retired)
-    sibling.rename(folder)
+    retired = _name_sibling(folder, RETIRED)
+    for attempts_left in reversed(range(RENAME_ATTEMPTS)):
+        if folder.exists():
+            folder.rename(retired)
+        try:
+            sibling.rename(folder)
+            break
+        except OSError:
+            # a reader may have taken this run for a killed one, and have brought the earlier model back
+            if not (attempts_left and folder.exists()):
+                _bring_back(folder)
+                raise
     _sync_folder(folder.parent)
     shutil.rmtree(retired, ignore_errors=True)
 
 
-def _recover(folder: Path) -> None:
-    """Finish what a killed run has left: bring the earlier model back if its successor never arrived."""
-    retired = _retired_name(folder)
-    try:
+def _bring_back(folder: Path) -> None:
+    """Bring the earlier model back if a run was killed, or failed, before its own took the place."""
+    retired = _name_sibling(folder, RETIRED)
+    with suppress(OSError):  # another process has done it meanwhile, or the disk cannot be written
         if retired.exists() and not folder.exists():
             retired.rename(folder)
-        elif retired.exists():
-            shutil.rmtree(retired, ignore_errors=True)
-    except OSError:
-        return
 
 
 def remove_leftovers(folder: Path) -> None:
     """Remove the unfinished siblings that killed runs have left beside the folder."""
-    for sibling in folder.parent.glob(f".{folder.name}.*.partial"):
+    for sibling in folder.parent.glob(f".{escape(folder.name)}.*.partial"):
         shutil.rmtree(sibling, ignore_errors=True)
 
 
-def _retired_name(folder: Path) -> Path:
-    return folder.with_name(f".{folder.name}.retired")
+def _name_sibling(folder: Path, ending: str) -> Path:
+    """Name a hidden folder beside this one, which may be given as `.`."""
+    path = folder.absolute()
+    return path.parent / f".{path.name}.{ending}"
 
 
 def _sync_folder(folder: Path) -> None:

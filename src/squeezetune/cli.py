@@ -132,7 +132,7 @@ def _train(
             photos, output, settings, class_pattern=class_pattern, use_cache=use_cache, listen=listen
         )
     if as_json:
-        print_json({"model": str(classifier.folder)} | classifier.report)
+        print_json({"folder": str(classifier.folder)} | classifier.report)
         return
     _print_training(classifier.folder or Path(), classifier.report)
 

@@ -78,11 +78,17 @@ class SqueezeTuneClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[mis
                 f"{len(index.skipped)} of {len(images)} images cannot be used; image {int(first.name)}: {first.reason}",
                 "Leave them out of X and y.",
             )
-        split = split_train_validation(index, settings.validation, settings.seed)
         cache = find_cache_folder() if self.use_cache else None
-        learned = learn_classifier(index, split, settings, cache, workers, ignore_event)
+        learned = learn_classifier(
+            index,
+            lambda images: split_train_validation(images, settings.validation, settings.seed),
+            settings,
+            cache,
+            workers,
+            ignore_event,
+        )
         self.classes_ = np.unique(labels)
-        self.classifier_ = Classifier(learned.model, make_manifest(index, learned, settings))
+        self.classifier_ = Classifier(learned.model, make_manifest(learned, settings))
         return self
 
     def predict_proba(self, X: Sequence[Any] | NDArray[Any]) -> NDArray[np.float32]:

@@ -1,11 +1,11 @@
 """An index and its split -> a trained network and the file that predicts with it."""
 
 import json
-from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from collections.abc import Callable
+from dataclasses import dataclass
 from datetime import datetime, timezone
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
@@ -18,7 +18,7 @@ from squeezetune.data.index import ImageIndex
 from squeezetune.data.pixels import PixelSettings, load_pixels
 from squeezetune.data.split import Split
 from squeezetune.engine import Engine, count_cores
-from squeezetune.errors import ClassesError, ImageError
+from squeezetune.errors import ImageError
 from squeezetune.events import Listener
 from squeezetune.learn.features import Features, compute_features
 from squeezetune.learn.graph import FEATURE_COUNT, build_classifier
@@ -35,11 +35,14 @@ SMALL_SIDE_PX = 128
 SMALL_IMAGE_PX = 100
 SAMPLE_FOR_SIDE = 32
 
+CutIndex: TypeAlias = Callable[[ImageIndex], Split]
+
 
 @dataclass(frozen=True)
 class Learned:
     """A trained network: its parts, the features it was trained on, and the bytes of its two files."""
 
+    index: ImageIndex
     split: Split
     features: Features
     trunk: Trunk
@@ -49,9 +52,14 @@ class Learned:
 
 
 def learn_classifier(
-    index: ImageIndex, split: Split, settings: Settings, cache: Path | None, engine: Engine, listen: Listener
+    index: ImageIndex, cut: CutIndex, settings: Settings, cache: Path | None, engine: Engine, listen: Listener
 ) -> Learned:
-    """Run the frozen layers once over every image and fit the head: what `train` and the estimator share."""
+    """Run the frozen layers once over every image and fit the head: what `train` and the estimator share.
+
+    Images that turn out to be undecodable move to `skipped`, and the others are split anew, so that a class
+    does not lose a part to them; the split follows content, so nearly all others stay where they were.
+    """
+    split = cut(index)
     weights = load_weights()
     threads = settings.threads or count_cores()
     side = settings.image_side or choose_side(index, split.train)
@@ -62,12 +70,14 @@ def learn_classifier(
     trunk = prepare_trunk(weights, options, index, lambda: draw_sample(index, split.train, options.pixels), listen)
     store = RowStore(cache / "features" / trunk.key, (views, FEATURE_COUNT)) if cache else None
     features = compute_features(index, trunk, store, engine, threads, listen)
-    split = drop_failures(index, split, features.failures)
+    if features.failures:
+        index, features = index.without(features.failures), features.without_failures()
+        split = cut(index)
     train, validation = (
         LabelledFeatures(features.values[part], index.labels[part]) for part in (split.train, split.validation)
     )
-    with threadpool_limits(threads):  # the same threads give the same sums
-        head = fit_head(train, validation, len(index.class_names), settings, listen)
+    with threadpool_limits(1):  # our own threads share the work: those of BLAS stall when the machine is busy
+        head = fit_head(train, validation, len(index.class_names), settings, listen, threads=threads)
     model = build_classifier(
         weights,
         head.layers,
@@ -76,7 +86,7 @@ def learn_classifier(
         resize=settings.resize,
         metadata=describe_model(index, head, side, settings.resize),
     )
-    return Learned(split, features, trunk, head, model, pack_network(weights, head, trunk))
+    return Learned(index, split, features, trunk, head, model, pack_network(weights, head, trunk))
 
 
 def choose_side(index: ImageIndex, positions: NDArray[np.int64]) -> int:
@@ -102,31 +112,6 @@ def draw_sample(
             continue
         digests.append(index.digests[position])
     return np.array(digests, np.uint8), np.array(images, np.uint8).reshape(-1, pixels.side, pixels.side, 3)
-
-
-def drop_failures(index: ImageIndex, split: Split, failures: Mapping[int, str]) -> Split:
-    """Take images that could not be decoded out of the split.
-
-    Raises:
-        ClassesError: a class has no image left in a part where it had one.
-
-    """
-    if not failures:
-        return split
-    kept: dict[str, Any] = {}
-    for part in ("train", "validation", "test"):
-        before: NDArray[np.int64] = getattr(split, part)
-        kept[part] = before[~np.isin(before, list(failures))]
-        lost = sorted(set(index.labels[before].tolist()) - set(index.labels[kept[part]].tolist()))
-        if lost:
-            names = ", ".join(index.class_names[label] for label in lost[:5])
-            example = index.names[min(failures)]
-            raise ClassesError(
-                f"no readable image is left for {part} in the class {names}; "
-                f"{len(failures)} files cannot be decoded, e.g. {example}: {failures[min(failures)]}",
-                "Replace the damaged files or add photos to these classes.",
-            )
-    return replace(split, **kept)
 
 
 def describe_model(index: ImageIndex, head: Head, side: int, resize: str) -> dict[str, str]:
@@ -156,9 +141,9 @@ def pack_network(weights: Weights, head: Head, trunk: Trunk) -> bytes:
     return save(tensors, metadata={"squeezetune": json.dumps(about)})
 
 
-def make_manifest(index: ImageIndex, learned: Learned, settings: Settings) -> Manifest:
+def make_manifest(learned: Learned, settings: Settings) -> Manifest:
     """Say what the model is and what it was made from."""
-    split = learned.split
+    index, split = learned.index, learned.split
     return Manifest(
         class_names=index.class_names,
         image_side=learned.trunk.pixels.side,

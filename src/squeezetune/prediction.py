@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from squeezetune.artifact import MODEL, Manifest, read_manifest, read_report
+from squeezetune.artifact import MODEL, Manifest, read_manifest, read_payload, read_report
 from squeezetune.data.decoding import open_image
 from squeezetune.data.sources import ImageSource, MemorySource, RawImage
 from squeezetune.engine import Engine, ThreadEngine
@@ -131,11 +131,18 @@ class Classifier:
         options = onnxruntime.SessionOptions()
         options.intra_op_num_threads = 1  # each thread runs images of its own
         options.log_severity_level = 3
-        model = self.model if isinstance(self.model, bytes) else str(self.model)
         try:
-            return onnxruntime.InferenceSession(model, options, providers=["CPUExecutionProvider"])
+            return onnxruntime.InferenceSession(self._read_model(), options, providers=["CPUExecutionProvider"])
         except Exception as error:  # ONNX Runtime's own errors share no other base
             raise ArtifactError(f"The model cannot be opened: {error}", "Train the model again.") from error
+
+    def _read_model(self) -> bytes:
+        """Read the model; another one may have taken its place since the manifest was read."""
+        if isinstance(self.model, bytes):
+            return self.model
+        if self.folder is None:  # being written: there are no checksums yet
+            return self.model.read_bytes()
+        return read_payload(self.model, self.manifest.files[MODEL])
 
     def describe(self, row: NDArray[np.float32]) -> Prediction:
         """Turn probabilities (classes,) into a prediction."""

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from squeezetune.data.index import ImageIndex, Skipped
+from squeezetune.data.index import Skipped
 from squeezetune.learn.evaluation import Evaluation
 from squeezetune.learn.head import VIEW_NAMES, Candidate
 from squeezetune.learning import Learned
@@ -24,7 +24,6 @@ GALLERY = 24
 class Run:
     """One training run: what went in and what came out; `timings` are (stage, seconds) in order."""
 
-    index: ImageIndex
     settings: Settings
     learned: Learned
     measured: Measured
@@ -39,11 +38,11 @@ def make_record(run: Run) -> dict[str, Any]:
     """Make the content of `report.json`."""
     return {
         "format": REPORT_VERSION,
-        "title": Path(run.index.source.describe()).name or run.index.source.describe(),
+        "title": Path(run.learned.index.source.describe()).name or run.learned.index.source.describe(),
         "created": run.created,
         "version": name_version(),
         "command": run.command,
-        "class_names": list(run.index.class_names),
+        "class_names": list(run.learned.index.class_names),
         "test": record_test(run),
         "mistakes": list_images(run, order_mistakes(run)),
         "unsure": list_images(run, order_unsure(run)),
@@ -61,9 +60,9 @@ def make_record(run: Run) -> dict[str, Any]:
 def record_test(run: Run) -> dict[str, Any]:
     """Join the evaluation with the number of training and validation images of each class."""
     record = run.evaluation.to_dict()
-    split, classes = run.learned.split, len(run.index.class_names)
+    split, classes = run.learned.split, len(run.learned.index.class_names)
     counts = {
-        part: np.bincount(run.index.labels[positions], minlength=classes)
+        part: np.bincount(run.learned.index.labels[positions], minlength=classes)
         for part, positions in (("train", split.train), ("validation", split.validation))
     }
     for at, row in enumerate(record["per_class"]):
@@ -73,7 +72,7 @@ def record_test(run: Run) -> dict[str, Any]:
 
 def order_mistakes(run: Run) -> NDArray[np.int64]:
     """Order the wrong predictions, most confident first; returns rows of the measured probabilities."""
-    probabilities, labels = run.measured.probabilities, run.index.labels[run.measured.positions]
+    probabilities, labels = run.measured.probabilities, run.learned.index.labels[run.measured.positions]
     wrong = np.flatnonzero(probabilities.argmax(axis=1) != labels)
     return wrong[np.argsort(-probabilities[wrong].max(axis=1), kind="stable")][:GALLERY]
 
@@ -85,14 +84,14 @@ def order_unsure(run: Run) -> NDArray[np.int64]:
 
 def list_images(run: Run, rows: NDArray[np.int64]) -> list[dict[str, Any]]:
     """Describe the predictions in these rows for the galleries."""
-    names, labels = run.index.class_names, run.index.labels[run.measured.positions]
+    names, labels = run.learned.index.class_names, run.learned.index.labels[run.measured.positions]
     images = []
     for row in rows:
         probabilities, label = run.measured.probabilities[row], int(labels[row])
         predicted = int(probabilities.argmax())
         images.append(
             {
-                "image": run.index.names[run.measured.positions[row]],
+                "image": run.learned.index.names[run.measured.positions[row]],
                 "true": names[label],
                 "predicted": names[predicted],
                 "confidence": float(probabilities[predicted]),
@@ -105,7 +104,7 @@ def list_images(run: Run, rows: NDArray[np.int64]) -> list[dict[str, Any]]:
 
 def record_data(run: Run) -> dict[str, Any]:
     """Describe the photos: how many, of what size, how they were split, which were skipped and why."""
-    index, split = run.index, run.learned.split
+    index, split = run.learned.index, run.learned.split
     sides = run.learned.features.sizes[run.learned.features.sizes.min(axis=1) > 0].min(axis=1)
     return {
         "source": index.source.describe(),
@@ -124,8 +123,8 @@ def record_data(run: Run) -> dict[str, Any]:
 
 def list_skipped(run: Run) -> list[Skipped]:
     """List every file that was found and not used."""
-    failures = {**run.learned.features.failures, **run.measured.failures}
-    return [*run.index.skipped, *(Skipped(run.index.names[at], failures[at]) for at in sorted(failures))]
+    index, failures = run.learned.index, run.measured.failures
+    return [*index.skipped, *(Skipped(index.names[at], failures[at]) for at in sorted(failures))]
 
 
 def record_model(run: Run) -> dict[str, Any]:

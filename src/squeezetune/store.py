@@ -89,8 +89,8 @@ class RowStore:
 
     def _read_segment(self, path: Path) -> NDArray[Any]:
         try:
-            segment: NDArray[Any] = np.load(path, mmap_mode="r")
-        except (OSError, ValueError, EOFError):
+            segment: NDArray[Any] = np.lib.format.open_memmap(path, mode="r")
+        except Exception:  # numpy raises nearly anything over a damaged header
             return np.empty(0, self._record)
         return segment if segment.dtype == self._record else np.empty(0, self._record)
 

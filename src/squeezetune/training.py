@@ -51,6 +51,11 @@ class Job:
     listen: "Clock"
     created: str = field(default_factory=lambda: datetime.now(timezone.utc).strftime("%Y-%m-%dT%H:%M:%SZ"))
 
+    def cut_index(self, index: ImageIndex) -> Split:
+        """Split the photos as the settings say."""
+        s = self.settings
+        return split_index(index, validation=s.validation, test=s.test, seed=s.seed, group_by=s.group_by)
+
 
 @dataclass
 class Clock:
@@ -96,13 +101,12 @@ def train(
     """
     job = open_job(photos, output, settings or Settings(), class_pattern, use_cache, listen)
     index = scan_folder(job.photos, engine=job.engine, listen=job.listen, class_pattern=class_pattern)
-    split = cut_index(index, job.settings)
-    learned = learn_classifier(index, split, job.settings, job.cache, job.engine, job.listen)
+    learned = learn_classifier(index, job.cut_index, job.settings, job.cache, job.engine, job.listen)
     with stage_artifact(job.output) as staging:
         staging.write(NETWORK, learned.network)
-        manifest = make_manifest(index, learned, job.settings)
-        measured = measure_file(staging, manifest, index, learned, job)
-        write_report(staging, index, learned, measured, job)
+        manifest = make_manifest(learned, job.settings)
+        measured = measure_file(staging, manifest, learned, job)
+        write_report(staging, learned, measured, job)
         staging.finish(manifest)
     return load(job.output)
 
@@ -130,29 +134,23 @@ def open_job(
     return Job(source, target, settings, class_pattern, cache, engine, Clock(listen))
 
 
-def cut_index(index: ImageIndex, settings: Settings) -> Split:
-    """Split the photos as the settings say."""
-    return split_index(
-        index, validation=settings.validation, test=settings.test, seed=settings.seed, group_by=settings.group_by
-    )
-
-
-def measure_file(staging: Staging, manifest: Manifest, index: ImageIndex, learned: Learned, job: Job) -> Measured:
+def measure_file(staging: Staging, manifest: Manifest, learned: Learned, job: Job) -> Measured:
     """Write `model.onnx` and measure that very file on the test images."""
     path = staging.write(MODEL, learned.model)
     store = None
     if job.cache:
         folder = job.cache / "measurements" / staging.checksums[MODEL][:32]
-        store = RowStore(folder, (len(index.class_names),), "<f4")
+        store = RowStore(folder, (len(manifest.class_names),), "<f4")
     classifier = Classifier(path, manifest)
-    return run_classifier(classifier, index, learned.split.test, job.engine, job.listen, store)
+    return run_classifier(classifier, learned.index, learned.split.test, job.engine, job.listen, store)
 
 
-def write_report(staging: Staging, index: ImageIndex, learned: Learned, measured: Measured, job: Job) -> None:
+def write_report(staging: Staging, learned: Learned, measured: Measured, job: Job) -> None:
     """Write the report for scripts, for people and for papers."""
+    index = learned.index
     evaluation = evaluate_probabilities(measured.probabilities, index.labels[measured.positions], index.class_names)
     command, stages, seconds = repeat_command(job), tuple(job.listen.stages), job.listen.total_s()
-    run = Run(index, job.settings, learned, measured, evaluation, command, job.created, stages, seconds)
+    run = Run(job.settings, learned, measured, evaluation, command, job.created, stages, seconds)
     record = make_record(run)
     for name, image in draw_plots(record).items():
         staging.write(f"plots/{name}", image)

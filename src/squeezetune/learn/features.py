@@ -37,6 +37,12 @@ class Features:
     failures: Mapping[int, str]
     computed: int
 
+    def without_failures(self) -> "Features":
+        """Leave out the images that failed, as `ImageIndex.without(failures)` does."""
+        keep = np.ones(len(self.values), np.bool_)
+        keep[list(self.failures)] = False
+        return Features(self.values[keep], self.sizes[keep], {}, self.computed)
+
 
 @dataclass(frozen=True)
 class Batch:

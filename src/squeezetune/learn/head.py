@@ -9,13 +9,14 @@ from numpy.typing import NDArray
 
 from squeezetune.events import Listener, StageAdvanced, StageFinished, StageStarted
 from squeezetune.learn.calibration import fit_temperature, measure_loss
-from squeezetune.learn.dense import HiddenOptions, Layers, Rows, Task, apply_layers, fit_hidden, fit_linear
+from squeezetune.learn.dense import Layers, Rows, Task, apply_layers, fit_linear
+from squeezetune.learn.hidden import HiddenOptions, fit_hidden
 from squeezetune.settings import Settings
 
 # Penalties on the summed loss; the best one hardly depends on the number of images. The first is the likeliest.
 PENALTIES = (80.0, 20.0, 320.0)
 # The penalty and the views are chosen on at most this many training images, and hold for all of them.
-PILOT_IMAGES = 4096
+PILOT_IMAGES = 3000
 # A validation part with no more mistakes than this share cannot tell a better head from a worse one.
 SETTLED_ERROR = 0.005
 HIDDEN = {"balanced": HiddenOptions(), "thorough": HiddenOptions(epochs=30, min_steps=1000)}
@@ -98,16 +99,21 @@ class Scaling:
 
 
 def fit_head(
-    train: LabelledFeatures, validation: LabelledFeatures, class_count: int, settings: Settings, listen: Listener
+    train: LabelledFeatures,
+    validation: LabelledFeatures,
+    class_count: int,
+    settings: Settings,
+    listen: Listener,
+    *,
+    threads: int = 1,
 ) -> Head:
     """Fit the classifier on the training images and choose its form on the validation images."""
     start = time.perf_counter()
     listen(StageStarted(STAGE, 100, "%"))
     scaling = measure_scaling(train.features)
     weights = weigh_classes(train.labels, class_count, settings.class_weight)
-    bench = Bench(
-        scaling.apply(train.features), train.labels, scaling.apply(validation.features), validation.labels, weights
-    )
+    rows, validation_rows = scaling.apply(train.features), scaling.apply(validation.features)
+    bench = Bench(rows, train.labels, validation_rows, validation.labels, weights, threads)
     candidates = tuple(try_candidates(bench, settings, listen))
     best = max(candidates, key=lambda candidate: candidate.rank)
     listen(StageFinished(STAGE, time.perf_counter() - start))
@@ -145,6 +151,7 @@ class Bench:
     validation_rows: Rows
     validation_labels: NDArray[np.int64]
     class_weights: NDArray[np.float32]
+    threads: int
 
     def make_task(self, views: int) -> Task:
         """Make every view of every image one row."""
@@ -202,7 +209,7 @@ def search_linear(bench: Bench, settings: Settings) -> Iterator[Candidate]:
 def fit_linear_candidate(bench: Bench, views: int, penalty: float) -> Candidate:
     """Fit one linear head and judge it."""
     start = time.perf_counter()
-    layers = fit_linear(bench.make_task(views), penalty * views)
+    layers = fit_linear(bench.make_task(views), penalty * views, threads=bench.threads)
     return bench.judge("linear", layers, views, penalty, start)
 
 
@@ -210,9 +217,12 @@ def fit_hidden_candidate(bench: Bench, views: int, settings: Settings, listen: L
     """Train one hidden layer and judge it."""
     start = time.perf_counter()
     options = HIDDEN.get(settings.effort, HiddenOptions())
-    layers = fit_hidden(
-        bench.make_task(views), settings.seed, options, lambda share: listen(StageAdvanced(STAGE, 25 + int(75 * share)))
-    )
+    task = bench.make_task(views)
+
+    def report(share: float) -> None:
+        listen(StageAdvanced(STAGE, 25 + int(75 * share)))
+
+    layers = fit_hidden(task, settings.seed, options, report, threads=bench.threads)
     return bench.judge(f"hidden layer of {options.width}", layers, views, None, start)
 
 

@@ -4,6 +4,7 @@ import hashlib
 import json
 import platform
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeAlias
@@ -159,4 +160,5 @@ def _read_json(path: Path | None) -> dict[str, Any]:
 
 def _write_json(path: Path | None, content: Mapping[str, Any]) -> None:
     if path:
-        write_file(path, json.dumps(content, indent=1).encode())
+        with suppress(OSError):  # a full disk costs what would have been kept, not the run
+            write_file(path, json.dumps(content, indent=1).encode())

@@ -1,0 +1,65 @@
+"""Whole processes, timed and weighed from outside, as a user meets them. Linux and macOS only."""
+
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from photos import PHOTO_SETS
+
+from squeezetune.settings import Settings
+
+# A child's peak memory starts at that of the process it is forked from: so an almost empty process is put between.
+LAUNCHER = """
+import json, os, sys, time
+start = time.perf_counter()
+child = os.posix_spawn(sys.argv[1], sys.argv[1:], os.environ)
+_, status, usage = os.wait4(child, 0)
+print()
+print(json.dumps([time.perf_counter() - start, usage.ru_maxrss, os.waitstatus_to_exitcode(status)]))
+"""
+
+
+@dataclass(frozen=True)
+class ProcessRun:
+    """What a process took, from its start to its end: seconds of the clock and the peak of its resident memory."""
+
+    seconds: float
+    peak_mb: float
+
+
+def run_process(command: Sequence[str], cache: Path) -> ProcessRun:
+    """Run a Python command line to its end, with its own cache folder.
+
+    Raises:
+        SystemExit: it failed; with the end of what it said.
+
+    """
+    words = [sys.executable, "-I", "-S", "-c", LAUNCHER, sys.executable, *command]
+    environment = os.environ | {"SQUEEZETUNE_CACHE": str(cache)}
+    done = subprocess.run(words, env=environment, capture_output=True, text=True, check=True)
+    seconds, peak, status = json.loads(done.stdout.splitlines()[-1])
+    if status:
+        raise SystemExit(f"exit status {status} from: python {' '.join(command)}\n{done.stderr[-2000:]}")
+    return ProcessRun(seconds, peak / (2**20 if sys.platform == "darwin" else 2**10))
+
+
+def train_command(name: str, photos: Path, output: Path, settings: Settings) -> list[str]:
+    """Write the command that trains on a set's photos with every setting that is not the default."""
+    words = ["-m", "squeezetune", "train", str(photos), "--output", str(output), "--quiet"]
+    default = Settings().to_dict()
+    for key, value in settings.to_dict().items():
+        if value != default[key]:
+            words += [f"--{key.replace('_', '-')}", str(value)]
+    pattern = PHOTO_SETS[name].class_pattern
+    return words + (["--class-pattern", pattern] if pattern else [])
+
+
+def read_report(output: Path) -> dict[str, Any]:
+    """Read the measurements that a training run left."""
+    report: dict[str, Any] = json.loads((output / "report.json").read_text())
+    return report

@@ -1,0 +1,172 @@
+import json
+import subprocess
+import sys
+
+import numpy as np
+import onnx
+import onnxruntime
+import pytest
+from PIL import Image
+from slow_network import run_slowly, take_features
+
+from squeezetune.data.pixels import PixelSettings, fit_image
+from squeezetune.learn.graph import ACTIVATIONS, FEATURE_COUNT, build_classifier, build_range_probe, build_trunk
+from squeezetune.learn.inference import Runtime, open_graph
+from squeezetune.learn.onnx_builder import IR_VERSION, OPSET, Graph
+from squeezetune.learn.quantization import measure_distance, measure_ranges
+
+FLOAT = Runtime("onnxruntime", "float32")
+INT8 = Runtime("onnxruntime", "int8")
+
+
+def make_photos(count, height, width, seed=0):
+    """Make smooth images (count, height, width, 3) with strong colours, as photos have."""
+    coarse = np.random.default_rng(seed).integers(0, 256, (count, 6, 6, 3), dtype=np.uint8)
+    size = (width, height)
+    return np.stack([np.asarray(Image.fromarray(c).resize(size, Image.Resampling.BICUBIC)) for c in coarse])
+
+
+def make_head(*widths, seed=0):
+    rng = np.random.default_rng(seed)
+    return [
+        ((rng.standard_normal((a, b)) / np.sqrt(a)).astype(np.float32), rng.standard_normal(b).astype(np.float32))
+        for a, b in zip(widths, widths[1:], strict=False)
+    ]
+
+
+def apply_head_slowly(head, features):
+    """Compute probabilities of features (views, 2048) of one image."""
+    x = np.sqrt(features.astype(np.float64))
+    for number, (weight, bias) in enumerate(head):
+        x = (np.maximum(x, 0) if number else x) @ weight + bias
+    exponents = np.exp(x.mean(axis=0) - x.mean(axis=0).max())
+    return exponents / exponents.sum()
+
+
+def run_model(model, image):
+    session = onnxruntime.InferenceSession(model, providers=["CPUExecutionProvider"])
+    return session.run(["probabilities"], {"image": image})[0]
+
+
+# ---- the trunk
+
+
+@pytest.mark.parametrize("side", [64, 65, 79])  # every way in which a pool can end at an edge
+def test_the_graph_equals_the_slow_network(weights, side):
+    photos = make_photos(2, side, side)
+    expected = [take_features(run_slowly(weights, photo)) for photo in photos]
+    features = open_graph(build_trunk(weights), FLOAT, 1)(photos)
+    assert features.shape == (2, 1, FEATURE_COUNT)
+    np.testing.assert_allclose(features[:, 0], expected, rtol=1e-3, atol=1e-3)
+
+
+def test_the_second_view_is_the_mirror_image(weights):
+    photos = make_photos(3, 64, 64)
+    both = open_graph(build_trunk(weights, views=2), FLOAT, 1)(photos)
+    run = open_graph(build_trunk(weights), FLOAT, 1)
+    assert both.shape == (3, 2, FEATURE_COUNT)
+    np.testing.assert_allclose(both[:, :1], run(photos), rtol=1e-5, atol=1e-5)
+    np.testing.assert_allclose(both[:, 1:], run(np.ascontiguousarray(photos[:, :, ::-1])), rtol=1e-5, atol=1e-5)
+    assert measure_distance(both[:, 1], both[:, 0]) > 0.05
+
+
+def test_an_image_does_not_depend_on_its_neighbours(weights):
+    photos = make_photos(4, 64, 64)
+    run = open_graph(build_trunk(weights, views=2), FLOAT, 1)
+    one_by_one = np.concatenate([run(photos[at : at + 1]) for at in range(4)])
+    np.testing.assert_allclose(run(photos), one_by_one, rtol=1e-5, atol=1e-5)
+
+
+def test_the_range_probe_finds_the_largest_value_of_every_activation(weights):
+    photos = make_photos(2, 64, 64)
+    found = open_graph(build_range_probe(weights), FLOAT, 1)(photos)
+    activations = [run_slowly(weights, photo) for photo in photos]
+    np.testing.assert_allclose(found, [[a[name].max() for name in ACTIVATIONS] for a in activations], rtol=1e-4)
+
+
+@pytest.mark.parametrize("views", [1, 2])
+def test_int8_is_near_float(weights, views):
+    photos = make_photos(12, 96, 96)
+    ranges = measure_ranges(weights, photos)
+    int8 = open_graph(build_trunk(weights, ranges, views=views), INT8, 1)(photos)
+    assert measure_distance(int8, open_graph(build_trunk(weights, views=views), FLOAT, 1)(photos)) < 0.08
+
+
+# ---- the whole classifier
+
+
+@pytest.mark.parametrize("resize", ["squash", "crop", "pad"])
+@pytest.mark.parametrize(("height", "width"), [(64, 64), (47, 83), (211, 97), (20, 31)])
+def test_the_file_equals_pixels_then_trunk_then_head(weights, resize, height, width):
+    photo = make_photos(1, height, width)[0]
+    head = make_head(FEATURE_COUNT, 5)
+    pixels = fit_image(Image.fromarray(photo), PixelSettings(64, resize))
+    features = open_graph(build_trunk(weights, views=2), FLOAT, 1)(pixels[None])[0]
+    model = build_classifier(weights, head, views=2, side=64, resize=resize, metadata={})
+    np.testing.assert_allclose(run_model(model, photo[None])[0], apply_head_slowly(head, features), atol=5e-3)
+
+
+@pytest.mark.parametrize("views", [1, 2])
+@pytest.mark.parametrize("widths", [(FEATURE_COUNT, 4), (FEATURE_COUNT, 16, 4)])
+def test_the_head_in_the_file_equals_the_slow_one(weights, views, widths):
+    photos, head = make_photos(3, 64, 64), make_head(*widths)
+    features = open_graph(build_trunk(weights, views=views), FLOAT, 1)(photos)
+    model = build_classifier(weights, head, views=views, side=64, resize="squash", metadata={})
+    expected = [apply_head_slowly(head, row) for row in features]
+    np.testing.assert_allclose(run_model(model, photos), expected, atol=1e-5)
+
+
+def test_the_file_explains_itself(weights):
+    about = {"class_names": json.dumps(["bee", "Kühe"]), "resize": "crop"}
+    model = build_classifier(weights, make_head(FEATURE_COUNT, 2), views=1, side=64, resize="crop", metadata=about)
+    loaded = onnx.load_from_string(model)
+    assert {item.key: item.value for item in loaded.metadata_props} == about
+    assert (loaded.opset_import[0].version, loaded.ir_version) == (OPSET, IR_VERSION)
+    [image], [probabilities] = loaded.graph.input, loaded.graph.output
+    assert (image.name, probabilities.name) == ("image", "probabilities")
+    assert [d.dim_param or d.dim_value for d in image.type.tensor_type.shape.dim] == ["n", "height", "width", 3]
+    assert [d.dim_param or d.dim_value for d in probabilities.type.tensor_type.shape.dim] == ["n", 2]
+
+
+def test_the_layers_in_the_file_are_half_as_large(weights):
+    head = make_head(FEATURE_COUNT, 2)
+    model = build_classifier(weights, head, views=1, side=64, resize="squash", metadata={})
+    assert len(model) < 0.55 * len(build_trunk(weights))
+
+
+BUILD = """
+import hashlib, numpy as np
+from squeezetune.learn.graph import build_classifier, build_trunk, ACTIVATIONS
+from squeezetune.learn.weights import load_weights
+weights, head = load_weights(), [(np.ones((2048, 3), np.float32), np.zeros(3, np.float32))]
+about = {"b": "1", "a": "2", "c": "3"}
+model = build_classifier(weights, head, views=2, side=64, resize="pad", metadata=about)
+int8 = build_trunk(weights, dict.fromkeys(ACTIVATIONS, 9.0), views=2)
+print(hashlib.sha256(model + int8).hexdigest())
+"""
+
+
+def test_the_same_parts_give_the_same_bytes_in_every_process(monkeypatch):
+    found = set()
+    for seed in ("1", "2"):
+        monkeypatch.setenv("PYTHONHASHSEED", seed)
+        found.add(subprocess.run([sys.executable, "-c", BUILD], capture_output=True, check=True).stdout)
+    assert len(found) == 1
+
+
+# ---- the builder
+
+
+def test_a_graph_that_is_wrong_is_not_written():
+    graph = Graph()
+    graph.add("NoSuchOperator", "pixels", name="out")
+    with pytest.raises(onnx.checker.ValidationError):
+        graph.to_bytes("pixels", "out", ["n"])
+
+
+def test_constants_keep_their_shape():
+    graph = Graph()
+    assert graph.constant("scalar", 3, np.float32) == "scalar"
+    graph.constant("turned", np.arange(6).reshape(2, 3).T)
+    assert graph.constants["scalar"].shape == ()
+    np.testing.assert_array_equal(graph.constants["turned"], [[0, 3], [1, 4], [2, 5]])

@@ -1,0 +1,155 @@
+import importlib
+import importlib.util
+from concurrent.futures import ThreadPoolExecutor
+
+import numpy as np
+import pytest
+
+from squeezetune.errors import MissingExtraError, SettingsError
+from squeezetune.learn import inference
+from squeezetune.learn.graph import FEATURE_COUNT, build_trunk
+from squeezetune.learn.inference import (
+    Runtime,
+    batch_size,
+    choose_runtime,
+    describe_versions,
+    list_runtimes,
+    measure_speed,
+    open_graph,
+)
+from squeezetune.learn.quantization import measure_distance, measure_ranges
+
+HAS_OPENVINO = importlib.util.find_spec("openvino") is not None
+needs_openvino = pytest.mark.skipif(not HAS_OPENVINO, reason="OpenVINO is an extra, and not installed")
+
+
+@pytest.fixture(scope="module")
+def photos():
+    coarse = np.random.default_rng(1).integers(0, 256, (8, 8, 8, 3), dtype=np.uint8)
+    return coarse.repeat(8, axis=1).repeat(8, axis=2)
+
+
+@pytest.fixture
+def no_openvino(monkeypatch):
+    """Hide OpenVINO, installed or not."""
+    real_find, real_import = importlib.util.find_spec, importlib.import_module
+
+    def import_module(name, *rest):
+        if name == "openvino":
+            raise ModuleNotFoundError("No module named 'openvino'")
+        return real_import(name, *rest)
+
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None if name == "openvino" else real_find(name))
+    monkeypatch.setattr(importlib, "import_module", import_module)
+
+
+# ---- which runtimes there are
+
+
+def test_runtimes_without_openvino(no_openvino):
+    assert list_runtimes() == [Runtime("onnxruntime", "float32"), Runtime("onnxruntime", "int8")]
+
+
+@pytest.mark.parametrize("has_bfloat16", [True, False])
+def test_runtimes_with_openvino_are_listed_most_precise_first(monkeypatch, has_bfloat16):
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: object())
+    monkeypatch.setattr(inference, "_has_native_bfloat16", lambda: has_bfloat16)
+    names = [str(runtime) for runtime in list_runtimes()]
+    middle = ["openvino bfloat16"] if has_bfloat16 else []
+    assert names == ["onnxruntime float32", "openvino float32", *middle, "onnxruntime int8", "openvino int8"]
+
+
+def test_engine_and_precision_narrow_the_list(no_openvino):
+    assert list_runtimes("onnxruntime", "int8") == [Runtime("onnxruntime", "int8")]
+
+
+def test_a_precision_that_the_engine_lacks_is_an_error(no_openvino):
+    with pytest.raises(SettingsError, match="'bfloat16' with engine 'onnxruntime'") as caught:
+        list_runtimes("onnxruntime", "bfloat16")
+    assert "onnxruntime: float32 or int8" in caught.value.hint
+
+
+def test_openvino_that_is_not_installed_is_an_error(no_openvino):
+    with pytest.raises(MissingExtraError) as caught:
+        list_runtimes("openvino")
+    assert "pip install 'squeezetune[openvino]'" in caught.value.hint
+
+
+def test_versions_are_named(no_openvino):
+    runtimes = [Runtime("onnxruntime", "float32"), Runtime("onnxruntime", "int8")]
+    assert list(describe_versions(runtimes)) == ["onnxruntime"]
+
+
+# ---- which one is taken
+
+
+def choose(monkeypatch, speeds):
+    """Choose among runtimes of these speeds, by "engine precision"."""
+    runtimes = {Runtime(*name.split()): name.encode() for name in speeds}
+    monkeypatch.setattr(inference, "open_graph", lambda model, runtime, threads: str(runtime))
+    monkeypatch.setattr(inference, "measure_speed", lambda run, pixels, threads: speeds[run])
+    return str(choose_runtime(runtimes, 64, 2))
+
+
+@pytest.mark.parametrize(
+    ("speeds", "chosen"),
+    [
+        ({"onnxruntime float32": 100, "onnxruntime int8": 120}, "onnxruntime float32"),
+        ({"onnxruntime float32": 75, "onnxruntime int8": 100}, "onnxruntime float32"),
+        ({"onnxruntime float32": 74, "onnxruntime int8": 100}, "onnxruntime int8"),
+        ({"onnxruntime float32": 80, "openvino float32": 90, "openvino int8": 100}, "openvino float32"),
+        ({"onnxruntime float32": 10, "openvino bfloat16": 80, "openvino int8": 100}, "openvino bfloat16"),
+        ({"onnxruntime float32": 10, "onnxruntime int8": 99, "openvino int8": 100}, "openvino int8"),
+    ],
+)
+def test_precision_is_worth_a_quarter_of_the_speed(monkeypatch, speeds, chosen):
+    assert choose(monkeypatch, speeds) == chosen
+
+
+def test_speed_counts_every_image_of_every_thread():
+    calls = []
+    pixels = np.zeros((5, 8, 8, 3), np.uint8)
+    assert measure_speed(lambda p: calls.append(len(p)), pixels, threads=2, seconds=0.02) > 0
+    assert set(calls) == {5}
+    assert len(calls) >= 4  # a warm-up and a call for each thread
+
+
+@pytest.mark.parametrize(("side", "views", "size"), [(224, 1, 8), (224, 2, 4), (64, 1, 32), (512, 2, 1), (4096, 2, 1)])
+def test_batches_stay_in_the_processors_cache(side, views, size):
+    assert batch_size(side, views) == size
+
+
+# ---- what they compute
+
+
+@needs_openvino
+def test_openvino_equals_onnx_runtime_in_float32(weights, photos):
+    model = build_trunk(weights, views=2)
+    ours, theirs = (open_graph(model, Runtime(name, "float32"), 2)(photos) for name in ("onnxruntime", "openvino"))
+    np.testing.assert_allclose(ours, theirs, rtol=1e-3, atol=1e-3)
+
+
+@needs_openvino
+def test_openvino_in_int8_is_near_float(weights, photos):
+    int8 = open_graph(build_trunk(weights, measure_ranges(weights, photos)), Runtime("openvino", "int8"), 2)(photos)
+    assert measure_distance(int8, open_graph(build_trunk(weights), Runtime("onnxruntime", "float32"), 1)(photos)) < 0.1
+
+
+@pytest.mark.parametrize("engine", ["onnxruntime", pytest.param("openvino", marks=needs_openvino)])
+def test_many_threads_at_once_compute_the_same(weights, photos, engine):
+    run = open_graph(build_trunk(weights), Runtime(engine, "float32"), 3)
+    alone = [run(photo[None]) for photo in photos]
+    with ThreadPoolExecutor(6) as pool:
+        together = list(pool.map(lambda at: run(photos[at % 8][None]), range(48)))
+    for at, features in enumerate(together):
+        np.testing.assert_array_equal(features, alone[at % 8])
+
+
+@needs_openvino
+def test_results_are_not_overwritten_by_the_next_call(weights, photos):
+    run = open_graph(build_trunk(weights), Runtime("openvino", "float32"), 1)
+    first = run(photos[:1])
+    kept = first.copy()
+    run(photos[1:2])
+    np.testing.assert_array_equal(first, kept)
+    assert first.shape == (1, 1, FEATURE_COUNT)

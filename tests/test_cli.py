@@ -1,0 +1,229 @@
+import csv
+import io
+import json
+import subprocess
+import sys
+from dataclasses import fields
+
+import pytest
+from click.testing import CliRunner
+
+from squeezetune.cli import main
+from squeezetune.settings import Settings
+
+FAST = [
+    "--image-side",
+    "64",
+    "--validation",
+    "0.2",
+    "--test",
+    "0.2",
+    "--engine",
+    "onnxruntime",
+    "--precision",
+    "float32",
+]
+
+
+@pytest.fixture
+def run():
+    def call(*words, **options):
+        return CliRunner().invoke(main, [str(word) for word in words], **options)
+
+    return call
+
+
+def test_train_prints_the_result_and_where_it_is(run, shape_folder, tmp_path):
+    result = run("train", shape_folder, "--output", tmp_path / "model", *FAST)
+    assert result.exit_code == 0, result.output
+    assert "of 12 test photos are recognised" in result.stdout
+    assert str(tmp_path / "model" / "report.html") in result.stdout
+    assert (tmp_path / "model" / "report.html").is_file()
+    assert result.stderr == ""  # no terminal: no progress
+
+
+def test_train_json_is_the_report(run, shape_folder, tmp_path):
+    result = run("train", shape_folder, "--output", tmp_path / "model", "--json", *FAST)
+    content = json.loads(result.stdout)
+    assert content["model"]["image_side"] == 64
+    assert content["folder"] == str(tmp_path / "model")
+    assert content["test"] == json.loads((tmp_path / "model" / "report.json").read_text())["test"]
+
+
+def test_default_output_is_named_after_the_photos(run, shape_folder, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert run("train", shape_folder, *FAST).exit_code == 0
+    assert (tmp_path / "photos-model" / "model.json").is_file()
+
+
+def test_command_in_the_report_repeats_the_run(run, shape_folder, tmp_path):
+    run("train", shape_folder, "--output", tmp_path / "model", *FAST, "--seed", "3")
+    first = (tmp_path / "model" / "network.safetensors").read_bytes()
+    command = json.loads((tmp_path / "model" / "report.json").read_text())["command"]
+    assert "--seed 3" in command
+    assert "--effort" not in command  # the default
+    (tmp_path / "model").rename(tmp_path / "earlier")
+    assert run(*command.split()[1:]).exit_code == 0
+    assert (tmp_path / "model" / "network.safetensors").read_bytes() == first
+
+
+def test_every_setting_is_an_option(run):
+    text = run("train", "--help").output
+    for item in fields(Settings):
+        assert f"--{item.name.replace('_', '-')}" in text
+
+
+@pytest.mark.parametrize(
+    ("words", "status", "said"),
+    [
+        (["train", "nowhere"], 1, "nowhere"),
+        (["train", "nowhere", "--validation", "0.9"], 2, "validation is 0.9"),
+        (["train", "nowhere", "--image-side", "7"], 2, "image_side is 7"),
+        (["predict", "nowhere", "x.jpg"], 1, "no SqueezeTune model"),
+        (["evaluate", "nowhere", "nowhere"], 1, "no SqueezeTune model"),
+        (["info", "nowhere"], 1, "no SqueezeTune model"),
+    ],
+)
+def test_errors_are_two_lines_and_an_exit_status(run, words, status, said, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    result = run(*words)
+    assert result.exit_code == status
+    lines = result.stderr.splitlines()
+    assert len(lines) == 2
+    assert lines[0].startswith("Error: ")
+    assert said in lines[0]
+    assert lines[1].startswith("Hint: ")
+    assert result.stdout == ""
+    assert not list(tmp_path.iterdir())
+
+
+def test_errors_as_json(run, tmp_path):
+    result = run("train", tmp_path / "nowhere", "--json")
+    assert result.exit_code == 1
+    error = json.loads(result.stdout)["error"]
+    assert error["code"] == "source"
+    assert error["hint"]
+
+
+def test_unknown_option_exits_2(run):
+    assert run("train", "x", "--epoch", "3").exit_code == 2
+
+
+def test_interrupt_says_what_was_kept_and_leaves_nothing(run, shape_folder, tmp_path, monkeypatch):
+    def interrupt(*_, **__):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("squeezetune.training.measure_file", interrupt)
+    result = run("train", shape_folder, "--output", tmp_path / "model", *FAST)
+    assert result.exit_code == 130
+    assert "kept" in result.stderr
+    assert not list(tmp_path.iterdir())
+
+
+def test_evaluate(run, model_folder, shape_folder, write_files, tmp_path):
+    result = run("evaluate", model_folder, shape_folder)
+    assert result.exit_code == 0
+    assert "of 60 photos are recognised" in result.stdout
+    assert all(name in result.stdout for name in ("box", "disc", "spike"))
+    content = json.loads(run("evaluate", model_folder, shape_folder, "--json").stdout)
+    assert content["count"] == 60
+    assert content["accuracy"] > 0.8
+
+
+def test_evaluate_names_skipped_files_and_unknown_classes(run, model_folder, write_shapes, write_files, tmp_path):
+    folder = write_shapes(tmp_path / "photos", 2)
+    write_files({"box/broken.jpg": b"no image"})
+    result = run("evaluate", model_folder, folder)
+    assert result.exit_code == 0
+    assert "box/broken.jpg" in result.stderr
+    (folder / "box").rename(folder / "crate")
+    result = run("evaluate", model_folder, folder)
+    assert result.exit_code == 1
+    assert "crate" in result.stderr
+
+
+def test_predict_files_and_folders(run, model_folder, shape_folder):
+    files = sorted((shape_folder / "disc").glob("*.png"))[:3]
+    result = run("predict", model_folder, *files)
+    assert result.exit_code == 0
+    assert [line.rsplit(None, 1)[1] for line in result.stdout.splitlines()] == [str(path) for path in files]
+    result = run("predict", model_folder, shape_folder)
+    assert len(result.stdout.splitlines()) == 60
+
+
+def test_predict_json_lines(run, model_folder, shape_folder):
+    path = shape_folder / "box" / "000.png"
+    lines = run("predict", model_folder, path, path, "--json").stdout.splitlines()
+    first, second = (json.loads(line) for line in lines)
+    assert first == second
+    assert first["file"] == str(path)
+    assert sum(first["probabilities"].values()) == pytest.approx(1, abs=1e-5)
+    assert first["confidence"] == first["probabilities"][first["label"]]
+
+
+def test_predict_csv(run, model_folder, shape_folder):
+    path = shape_folder / "box" / "000.png"
+    rows = list(csv.DictReader(io.StringIO(run("predict", model_folder, path, path, "--csv").stdout)))
+    assert len(rows) == 2
+    assert list(rows[0]) == ["file", "label", "confidence", "box", "disc", "spike"]
+
+
+def test_predict_top(run, model_folder, shape_folder):
+    line = run("predict", model_folder, shape_folder / "box" / "000.png", "--top", "3").stdout
+    assert all(name in line for name in ("box", "disc", "spike"))
+
+
+def test_predict_standard_input_is_a_photo_or_a_list(run, model_folder, shape_folder):
+    path = shape_folder / "spike" / "001.png"
+    direct = json.loads(run("predict", model_folder, path, "--json").stdout)
+    piped = json.loads(run("predict", model_folder, "-", "--json", input=path.read_bytes()).stdout)
+    listed = json.loads(run("predict", model_folder, "-", "--json", input=f"{path}\n".encode()).stdout)
+    assert piped["probabilities"] == direct["probabilities"] == listed["probabilities"]
+    assert (piped["file"], listed["file"]) == ("-", str(path))
+    assert run("predict", model_folder, "-", input=b"").exit_code == 1
+
+
+def test_predict_goes_on_past_bad_images(run, model_folder, shape_folder, tmp_path):
+    bad = tmp_path / "bad.jpg"
+    bad.write_bytes((shape_folder / "box" / "000.png").read_bytes()[:300])
+    good = shape_folder / "box" / "001.png"
+    result = run("predict", model_folder, bad, good, tmp_path / "missing.jpg", good)
+    assert result.exit_code == 1
+    assert len(result.stdout.splitlines()) == 2
+    assert str(bad) in result.stderr
+    assert "missing.jpg" in result.stderr
+
+
+def test_info(run, model_folder):
+    result = run("info", model_folder)
+    assert result.exit_code == 0
+    assert "3 classes: box, disc, spike" in result.stdout
+    assert json.loads(run("info", model_folder, "--json").stdout)["class_names"] == ["box", "disc", "spike"]
+
+
+def test_demo_ends_with_a_report(run, tmp_path, monkeypatch):
+    # the first 30 of each digit keep this fast; CI runs the whole
+    from squeezetune.data import catalog
+
+    digits = catalog.load_digits()
+    digits.images, digits.target = digits.images[:300], digits.target[:300]
+    monkeypatch.setattr(catalog, "load_digits", lambda: digits)
+    result = run("demo", tmp_path / "demo", "--json")
+    assert result.exit_code == 0, result.output
+    content = json.loads(result.stdout)
+    assert content["data"]["images"] == 300
+    assert content["test"]["accuracy"] > 0.6
+    assert (tmp_path / "demo" / "digits-model" / "report.html").is_file()
+    assert run("demo", tmp_path / "demo", "--json").exit_code == 0  # the digits are there already
+
+
+def test_help_loads_nothing_heavy():
+    code = (
+        "import sys; from squeezetune.cli import main\n"
+        "try: main(['train', '--help'])\n"
+        "except SystemExit: pass\n"
+        "print(sorted({name.split('.')[0] for name in sys.modules}))"
+    )
+    loaded = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True).stdout
+    for name in ("numpy", "onnx", "onnxruntime", "sklearn", "scipy", "matplotlib", "PIL", "rich", "torch"):
+        assert f"'{name}'" not in loaded
