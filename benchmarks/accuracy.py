@@ -9,7 +9,7 @@ cifar10  60/20/20, three seeds.
 int8     float32 and int8 features in ONNX Runtime on the same splits of eth80 and cifar10, and the paired difference.
 
 What is measured is the file `model.onnx`, run on the test images as `train` does it. Seeds share a cache, so that
-all but the first take their features from it.
+all but the first take the features from it.
 """
 
 import argparse
@@ -116,13 +116,13 @@ def compare_seeds(name: str, cache: Path, options: argparse.Namespace) -> None:
     """Measure stratified splits."""
     field = open_field(name, cache, options)
     shares = f"{PHOTO_SETS[name].validation:.0%} validation, {PHOTO_SETS[name].test:.0%} test"
-    print_results(f"{name}, {shares}", "seed", field.train_seeds(options.seeds or SEEDS[name]))
+    print_results(f"{name}, {shares}", ("seed", 0), field.train_seeds(options.seeds or SEEDS[name]))
 
 
 def compare_objects(name: str, cache: Path, options: argparse.Namespace) -> None:
     """Measure ETH-80's objects held out."""
     field = open_field("eth80", cache, options)
-    print_results("eth80, whole objects held out (validation: the next object of every class)", "fold",
+    print_results("eth80, whole objects held out (validation: the next object of every class)", ("fold", 1),
                   field.train_objects())  # fmt: skip
 
 
@@ -149,12 +149,13 @@ def format_points(differences: Sequence[float]) -> str:
     return f"{statistics.mean(points):+.2f}" + (f" ± {statistics.stdev(points):.2f}" if len(points) > 1 else "")
 
 
-def print_results(title: str, unit: str, results: Sequence[Result]) -> None:
+def print_results(title: str, unit: tuple[str, int], results: Sequence[Result]) -> None:
+    """Print results in order; the unit says what one is, and the number of the first."""
     rows: list[Sequence[object]] = [(number, format_accuracy(result.correct, result.count), result.head, result.runtime,
-             f"{result.seconds:.1f}") for number, result in enumerate(results)]  # fmt: skip
+             f"{result.seconds:.1f}") for number, result in enumerate(results, unit[1])]  # fmt: skip
     rows += [("mean ± sd", format_mean([result.accuracy for result in results]), "", "", "")]
     print(f"\n{title}")
-    print_table([unit, "test accuracy [95 % interval]", "head", "features by", "seconds (the first cold)"], rows)
+    print_table([unit[0], "test accuracy [95 % interval]", "head", "features by", "seconds (the first cold)"], rows)
 
 
 PARTS: dict[str, Callable[[str, Path, argparse.Namespace], None]] = {

@@ -124,13 +124,14 @@ def _is_ours(folder: Path) -> bool:
     return isinstance(content, dict) and content.get("format") == FORMAT
 
 
-def read_manifest(folder: Path, attempts: int = RENAME_ATTEMPTS) -> Manifest:
+def read_manifest(folder: Path) -> Manifest:
     """Read the manifest of a model folder and check that its files are whole.
 
     Raises:
         ArtifactError: it is no model folder, a file is missing or damaged, or a newer SqueezeTune wrote it.
 
     """
+    attempts = RENAME_ATTEMPTS
     while True:
         before = _identify(folder)
         _bring_back(folder)

@@ -18,7 +18,7 @@ from squeezetune.data.index import ImageIndex
 from squeezetune.data.pixels import PixelSettings, load_pixels
 from squeezetune.data.split import Split
 from squeezetune.engine import Engine, count_cores
-from squeezetune.errors import ImageError
+from squeezetune.errors import ImageError, SourceError
 from squeezetune.events import Listener
 from squeezetune.learn.features import Features, compute_features
 from squeezetune.learn.graph import FEATURE_COUNT, build_classifier
@@ -103,15 +103,23 @@ def choose_side(index: ImageIndex, positions: NDArray[np.int64]) -> int:
 def draw_sample(
     index: ImageIndex, positions: NDArray[np.int64], pixels: PixelSettings
 ) -> tuple[NDArray[np.uint8], NDArray[np.uint8]]:
-    """Read an even sample of training images: their digests (n, 16) and pixels (n, side, side, 3)."""
-    digests, images = [], []
+    """Read an even sample of training images: their digests (n, 16) and pixels (n, side, side, 3).
+
+    Raises:
+        SourceError: none of them can be decoded.
+
+    """
+    digests, images, reason = [], [], ""
     for position in positions[:: max(1, len(positions) // CALIBRATION_IMAGES)][:CALIBRATION_IMAGES]:
         try:
             images.append(load_pixels(index.source, index.names[position], pixels)[0])
-        except ImageError:
+        except ImageError as error:
+            reason = f"{index.names[position]}: {error.message}"
             continue
         digests.append(index.digests[position])
-    return np.array(digests, np.uint8), np.array(images, np.uint8).reshape(-1, pixels.side, pixels.side, 3)
+    if not images:
+        raise SourceError(f"none of the images looked at can be decoded, e.g. {reason}", "Replace the damaged files.")
+    return np.array(digests, np.uint8), np.array(images, np.uint8)
 
 
 def describe_model(index: ImageIndex, head: Head, side: int, resize: str) -> dict[str, str]:

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from squeezetune.data.index import ImageIndex, Skipped, list_some, scan_folder
 from squeezetune.engine import Engine, ThreadEngine
 from squeezetune.errors import ClassesError, ImageError
-from squeezetune.events import Listener, StageAdvanced, StageFinished, StageStarted, ignore_event
+from squeezetune.events import Listener, Notice, StageAdvanced, StageFinished, StageStarted, ignore_event
 from squeezetune.learn.evaluation import Evaluation, evaluate_probabilities
 from squeezetune.prediction import Classifier, load
 from squeezetune.store import RowStore
@@ -96,6 +96,9 @@ def run_classifier(
             listen(StageAdvanced(STAGE, len(positions) - len(missing) + done + 1))
     if store and known[missing].any():
         fresh = missing[known[missing]]
-        store.save(digests[fresh], probabilities[fresh], sizes[fresh])
+        try:
+            store.save(digests[fresh], probabilities[fresh], sizes[fresh])
+        except OSError as error:
+            listen(Notice(f"predictions cannot be kept in {store.folder}: {error.strerror}; the run goes on without"))
     listen(StageFinished(STAGE, time.perf_counter() - start))
     return Measured(positions[known], probabilities[known], failures)

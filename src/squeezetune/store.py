@@ -30,15 +30,19 @@ def find_cache_folder() -> Path:
     return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "squeezetune"
 
 
-def write_file(path: Path, payload: bytes) -> None:
-    """Write a file whole or not at all: temporary sibling, fsync, rename."""
+def write_file(path: Path, payload: bytes, *, is_durable: bool = True) -> None:
+    """Write a file whole or not at all: temporary sibling, fsync, rename.
+
+    Without `is_durable` there is no fsync: many small files are faster by far, and a power failure may empty them.
+    """
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex}.tmp")
     try:
         with temporary.open("wb") as file:
             file.write(payload)
             file.flush()
-            os.fsync(file.fileno())
+            if is_durable:
+                os.fsync(file.fileno())
         temporary.replace(path)
     finally:
         temporary.unlink(missing_ok=True)

@@ -40,9 +40,12 @@ def no_work(monkeypatch):
 def decoded(monkeypatch):
     """List the names of the images that are decoded."""
     names = []
-    monkeypatch.setattr(
-        features_module, "load_pixels", lambda source, name, pixels: (names.append(name), load_pixels(source, name, pixels))[1]
-    )  # fmt: skip
+
+    def load_noted(source, name, pixels):
+        names.append(name)
+        return load_pixels(source, name, pixels)
+
+    monkeypatch.setattr(features_module, "load_pixels", load_noted)
     return names
 
 

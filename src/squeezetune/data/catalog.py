@@ -26,5 +26,5 @@ def write_digits(folder: Path) -> int:
         grey = Image.fromarray((255 - scan * (255 / 16)).round().astype(np.uint8))
         buffer = BytesIO()
         grey.resize((DIGIT_SIDE_PX, DIGIT_SIDE_PX), Image.Resampling.BICUBIC).save(buffer, "PNG")
-        write_file(path, buffer.getvalue())
+        write_file(path, buffer.getvalue(), is_durable=False)
     return len(digits.images)

@@ -36,21 +36,32 @@ class LabelledFeatures:
 
 @dataclass(frozen=True)
 class Candidate:
-    """One head that was tried, and what the validation part says of it."""
+    """One head that was tried, and what the validation part says of it; `is_correct` (n,) tells of each image."""
 
     name: str
     layers: Layers
     views: int
     penalty: float | None
-    validation_accuracy: float
+    is_correct: NDArray[np.bool_]
     validation_loss: float
     temperature: float
     seconds: float
 
     @property
+    def validation_accuracy(self) -> float:
+        """The share of the validation images that are named right."""
+        return float(self.is_correct.mean())
+
+    @property
     def rank(self) -> tuple[float, float]:
-        """Order candidates: by accuracy, then by calibrated likelihood."""
+        """Order candidates of one kind: by accuracy, then by calibrated likelihood."""
         return (self.validation_accuracy, -self.validation_loss)
+
+    def pays_over(self, other: "Candidate") -> bool:
+        """Say whether this one is better than a simpler one by more than a standard error of the paired difference."""
+        wins = int((self.is_correct & ~other.is_correct).sum())
+        losses = int((other.is_correct & ~self.is_correct).sum())
+        return bool(wins - losses > np.sqrt(wins + losses))
 
 
 @dataclass(frozen=True)
@@ -114,10 +125,9 @@ def fit_head(
     weights = weigh_classes(train.labels, class_count, settings.class_weight)
     rows, validation_rows = scaling.apply(train.features), scaling.apply(validation.features)
     bench = Bench(rows, train.labels, validation_rows, validation.labels, weights, threads)
-    candidates = tuple(try_candidates(bench, settings, listen))
-    best = max(candidates, key=lambda candidate: candidate.rank)
+    best, candidates = choose_head(bench, settings, listen)
     listen(StageFinished(STAGE, time.perf_counter() - start))
-    return Head(scaling.fold(best.layers, best.temperature), best.views, best, candidates)
+    return Head(scaling.fold(best.layers, best.temperature), best.views, best, tuple(candidates))
 
 
 def measure_scaling(features: NDArray[np.float16]) -> Scaling:
@@ -169,27 +179,36 @@ class Bench:
         logits = apply_layers(layers, rows.reshape(-1, rows.shape[2])).reshape(len(rows), views, -1).mean(axis=1)
         labels = self.validation_labels
         temperature = fit_temperature(logits, labels)
-        accuracy = float((logits.argmax(axis=1) == labels).mean())
+        is_correct = logits.argmax(axis=1) == labels
         loss = measure_loss(logits, labels, temperature)
         name = f"{name}, {VIEW_NAMES[views]}"
-        return Candidate(name, layers, views, penalty, accuracy, loss, temperature, time.perf_counter() - start)
+        return Candidate(name, layers, views, penalty, is_correct, loss, temperature, time.perf_counter() - start)
 
 
-def try_candidates(bench: Bench, settings: Settings, listen: Listener) -> list[Candidate]:
-    """Fit a linear head, and a hidden layer where there is something left to gain."""
+def choose_head(bench: Bench, settings: Settings, listen: Listener) -> tuple[Candidate, list[Candidate]]:
+    """Fit a linear head, and a hidden layer where there is something left to gain; return the chosen one and all."""
+    linear, tried = choose_linear(bench, settings)
+    listen(StageAdvanced(STAGE, 25))
+    if settings.head == "linear" or (settings.head == "auto" and (settings.effort == "quick" or is_settled(linear))):
+        return linear, tried
+    hidden = fit_hidden_candidate(bench, linear.views, settings, listen)
+    is_hidden_chosen = settings.head == "hidden" or hidden.pays_over(linear)
+    return (hidden if is_hidden_chosen else linear), [*tried, hidden]
+
+
+def choose_linear(bench: Bench, settings: Settings) -> tuple[Candidate, list[Candidate]]:
+    """Choose penalty and views on a pilot, and fit them on all; return the linear head and those that compete."""
     pilot = bench.take_pilot()
     tried = list(search_linear(pilot, settings))
-    listen(StageAdvanced(STAGE, 10))
-    best = max(tried, key=lambda candidate: candidate.rank)
-    if pilot is not bench:
-        assert best.penalty is not None
-        best = fit_linear_candidate(bench, best.views, best.penalty)
-        tried = [best]
-    listen(StageAdvanced(STAGE, 25))
-    if settings.head == "linear" or (settings.head == "auto" and (settings.effort == "quick" or is_settled(best))):
-        return tried
-    hidden = fit_hidden_candidate(bench, best.views, settings, listen)
-    return [hidden] if settings.head == "hidden" else [*tried, hidden]
+    full_views = [candidate for candidate in tried if candidate.views == bench.rows.shape[1]]
+    best = max(full_views, key=lambda candidate: candidate.rank)
+    # photos rarely have a handedness, so the mirror image stays unless it harms, as it does with writing
+    plain = [candidate for candidate in tried if candidate.views < best.views]
+    best = max([best, *plain], key=lambda candidate: candidate.validation_accuracy)
+    if pilot is bench:
+        return best, tried
+    best = fit_linear_candidate(bench, best.views, best.penalty or PENALTIES[0])
+    return best, [best]
 
 
 def search_linear(bench: Bench, settings: Settings) -> Iterator[Candidate]:
