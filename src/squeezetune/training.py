@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field, fields
 from datetime import datetime, timezone
 from pathlib import Path
+from typing import Any
 
 from squeezetune.artifact import (
     MODEL,
@@ -32,7 +33,7 @@ from squeezetune.measurement import Measured, run_classifier
 from squeezetune.prediction import Classifier, load
 from squeezetune.record import Run, make_record
 from squeezetune.reporting import draw_plots, render_report
-from squeezetune.settings import Settings
+from squeezetune.settings import Settings, parse_settings
 from squeezetune.store import RowStore, find_cache_folder
 
 THUMBNAIL_PX = 240
@@ -84,11 +85,13 @@ def train(
     class_pattern: str = "",
     use_cache: bool = True,
     listen: Listener = ignore_event,
+    **knobs: Any,
 ) -> Classifier:
     """Train a classifier on a folder of photos, one subfolder for each class, and measure it on photos it never saw.
 
     The model, with its report, is a new folder `output`; by default `<name of the photos' folder>-model` in the
-    current one. `class_pattern` is a regular expression that finds the class in an image's path instead.
+    current one. `class_pattern` is a regular expression that finds the class in an image's path instead. Settings
+    may also be given one by one, as further arguments.
 
     Raises:
         SettingsError: the settings do not fit together or the photos.
@@ -99,7 +102,8 @@ def train(
     >>> classifier = squeezetune.train("flowers", effort="quick")             # doctest: +SKIP
 
     """
-    job = open_job(photos, output, settings or Settings(), class_pattern, use_cache, listen)
+    settings = parse_settings((settings.to_dict() if settings else {}) | knobs)
+    job = open_job(photos, output, settings, class_pattern, use_cache, listen)
     index = scan_folder(job.photos, engine=job.engine, listen=job.listen, class_pattern=class_pattern)
     learned = learn_classifier(index, job.cut_index, job.settings, job.cache, job.engine, job.listen)
     with stage_artifact(job.output) as staging:

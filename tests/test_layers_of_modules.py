@@ -1,0 +1,201 @@
+"""The architecture: which module may import which, where torch may be, and what the package shows."""
+
+import ast
+import importlib
+import json
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+import squeezetune
+
+SOURCE = Path(squeezetune.__file__).parent
+# Top to bottom; a module imports from the layers below its own only. `learn` and `data` are a layer each.
+LAYERS = [
+    "__main__",
+    "cli",
+    "console",
+    "estimator",
+    "training",
+    "reporting",
+    "plots",
+    "record",
+    "measurement",
+    "learning",
+    "predictions",
+    "prediction",
+    "artifact",
+    "learn",
+    "data",
+    "store",
+    "machine",
+    "engine",
+    "settings",
+    "events",
+    "errors",
+]
+RULE = f"Imports only go down: {' > '.join(LAYERS)}"
+MAY_IMPORT_TORCH = {"learn.network", "learn.augment", "learn.finetune"}
+SLOW_TO_IMPORT = {"onnxruntime", "onnx", "openvino", "sklearn", "scipy", "matplotlib", "torch", "numpy", "PIL"}
+
+
+def name_module(path):
+    return ".".join(path.relative_to(SOURCE).with_suffix("").parts)
+
+
+MODULES = {name_module(path): ast.parse(path.read_text()) for path in sorted(SOURCE.rglob("*.py"))}
+# the front door loads names on first use, from anywhere
+WALKED = {name: tree for name, tree in MODULES.items() if name != "__init__"}
+
+
+def list_imports(tree):
+    """List the full names of all that a module imports, also within functions."""
+    found = []
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import):
+            found += [alias.name for alias in node.names]
+        elif isinstance(node, ast.ImportFrom):
+            assert not node.level, "relative import"
+            found += [f"{node.module}.{alias.name}" for alias in node.names]
+    return found
+
+
+def list_own_imports(tree):
+    """List the modules of this package that a module imports, by their names in `MODULES`."""
+    found = set()
+    for name in list_imports(tree):
+        if name.split(".")[0] == "squeezetune":
+            parts = name.split(".")[1:]
+            prefixes = [".".join(parts[:length]) for length in range(len(parts), 0, -1)]
+            found.add(next((prefix for prefix in prefixes if prefix in MODULES), "__init__"))
+    return found
+
+
+def find_layer(module):
+    return LAYERS.index(module.split(".")[0])
+
+
+def run_python(code):
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+# ---- imports
+
+
+@pytest.mark.parametrize("module", WALKED)
+def test_every_module_has_its_layer(module):
+    assert module.split(".")[0] in LAYERS, f"Give {module!r} a place in the list of layers. {RULE}"
+
+
+@pytest.mark.parametrize("module", WALKED)
+def test_imports_only_go_down(module):
+    for target in list_own_imports(WALKED[module]):
+        assert target != "__init__", f"{module} imports the front door; import from the module itself. {RULE}"
+        is_same_package = module.split(".")[0] == target.split(".")[0] and "." in module
+        assert is_same_package or find_layer(module) < find_layer(target), f"{module} imports {target}. {RULE}"
+
+
+def test_there_are_no_cycles():
+    graph = {module: list_own_imports(tree) for module, tree in WALKED.items()}
+    while leaves := {module for module, targets in graph.items() if not targets & set(graph)}:
+        graph = {module: targets for module, targets in graph.items() if module not in leaves}
+    assert graph == {}, f"These modules import each other in a circle: {sorted(graph)}. {RULE}"
+
+
+@pytest.mark.parametrize("module", MODULES)
+def test_torch_is_imported_where_it_may_be_only(module):
+    imported = {name.split(".")[0] for name in list_imports(MODULES[module])}
+    assert module in MAY_IMPORT_TORCH or not imported & {"torch", "torchvision", "timm"}
+
+
+@pytest.mark.parametrize("module", MODULES)
+def test_no_module_reads_or_writes_pickles(module):
+    imported = {name.split(".")[0] for name in list_imports(MODULES[module])}
+    assert not imported & {"pickle", "joblib", "dill", "cloudpickle", "shelve", "marshal"}
+    assert "allow_pickle=True" not in ast.unparse(MODULES[module])
+
+
+@pytest.mark.parametrize("module", MODULES)
+def test_modules_are_named_by_a_noun(module):
+    assert not set(module.split(".")) & {"utils", "util", "common", "helpers", "misc", "base"}
+
+
+@pytest.mark.parametrize("module", MODULES)
+def test_every_module_says_what_it_is(module):
+    assert ast.get_docstring(MODULES[module]) or module == "__main__"
+
+
+# ---- the front door
+
+
+def test_public_names_are_sorted_and_listed_once():
+    assert squeezetune.__all__ == sorted(squeezetune._HOMES)
+    assert list(squeezetune._HOMES) == squeezetune.__all__
+
+
+@pytest.mark.parametrize("name", squeezetune.__all__)
+def test_every_public_name_can_be_had(name):
+    value = getattr(squeezetune, name)
+    home = f"squeezetune.{squeezetune._HOMES[name]}"
+    assert value is getattr(importlib.import_module(home), name)
+    assert value.__module__ == home
+    assert value.__doc__
+
+
+def test_type_checkers_see_the_same_names():
+    tree = MODULES["__init__"]
+    [block] = [node for node in tree.body if isinstance(node, ast.If)]
+    seen = {alias.name: node.module for node in block.body for alias in node.names}
+    assert seen == {name: f"squeezetune.{home}" for name, home in squeezetune._HOMES.items()}
+
+
+def test_the_package_knows_its_version_and_its_names():
+    assert re.fullmatch(r"\d+\.\d+\.\d+.*", squeezetune.__version__)
+    assert set(dir(squeezetune)) == {*squeezetune.__all__, "__version__"}
+    with pytest.raises(AttributeError, match="no attribute 'trainn'"):
+        squeezetune.trainn  # noqa: B018
+
+
+def test_a_public_function_is_not_hidden_by_its_module():
+    code = "import squeezetune, squeezetune.training as t; assert squeezetune.train is t.train; print(1)"
+    assert run_python(code) == "1\n"
+
+
+# ---- what the front doors cost
+
+LOADED = "import json, sys; print(json.dumps(sorted({name.split('.')[0] for name in sys.modules})))"
+HELP = """
+import contextlib, io, runpy, sys
+sys.argv = ["squeezetune", "--help"]
+with contextlib.redirect_stdout(io.StringIO()) as help, contextlib.suppress(SystemExit):
+    runpy.run_module("squeezetune", run_name="__main__")
+assert "Usage" in help.getvalue()
+"""
+
+
+IMPORT = "import squeezetune; squeezetune.__all__, dir(squeezetune)"
+
+
+@pytest.mark.parametrize("door", [IMPORT, HELP], ids=["import", "help"])
+def test_a_front_door_loads_nothing_heavy(door):
+    loaded = set(json.loads(run_python(f"{door}\n{LOADED}")))
+    assert "squeezetune" in loaded
+    assert not loaded & SLOW_TO_IMPORT
+
+
+def test_loading_a_model_and_predicting_needs_little(model_folder, shape_folder):
+    photo = next(shape_folder.rglob("*.png"))
+    code = f"import squeezetune; squeezetune.load({str(model_folder)!r}).predict({str(photo)!r})\n{LOADED}"
+    loaded = set(json.loads(run_python(code)))
+    assert "onnxruntime" in loaded
+    assert not loaded & {"sklearn", "scipy", "onnx", "matplotlib", "torch", "openvino", "jinja2", "click"}
+
+
+def test_a_manifest_can_be_read_without_onnx_runtime(model_folder):
+    code = f"import squeezetune; assert squeezetune.load({str(model_folder)!r}).class_names\n{LOADED}"
+    assert "onnxruntime" not in json.loads(run_python(code))
