@@ -53,7 +53,7 @@ def make_record(run: Run) -> dict[str, Any]:
         "total_seconds": round(run.total_s, 3),
         "memory": {"peak_mb": measure_peak_memory()},
         "machine": describe_machine(),
-        "history": [],
+        "history": [vars(figures) for figures in run.learned.head.chosen.history],
     }
 
 

@@ -19,7 +19,7 @@ from squeezetune.store import RowStore
 
 # A killed run loses at most this many images or seconds of work.
 SAVE_EVERY_IMAGES = 2048
-SAVE_EVERY_S = 15.0
+SAVE_EVERY_S = 5.0
 
 STAGE = "features"
 
@@ -120,14 +120,16 @@ def _keep_batches(
     """Pass batches on, and save them now and then; a full disk costs the cache, not the run."""
     unsaved: list[Batch] = []
     saved_at = time.monotonic()
-    for batch in batches:
-        yield batch
-        unsaved.append(batch)
-        count = sum(len(item.positions) for item in unsaved)
-        if count >= SAVE_EVERY_IMAGES or time.monotonic() > saved_at + SAVE_EVERY_S:
-            store = _save_batches(unsaved, index, store, listen)
-            unsaved, saved_at = [], time.monotonic()
-    _save_batches(unsaved, index, store, listen)
+    try:
+        for batch in batches:
+            unsaved.append(batch)
+            yield batch
+            count = sum(len(item.positions) for item in unsaved)
+            if count >= SAVE_EVERY_IMAGES or time.monotonic() > saved_at + SAVE_EVERY_S:
+                store = _save_batches(unsaved, index, store, listen)
+                unsaved, saved_at = [], time.monotonic()
+    finally:  # an interrupted run keeps what it has done
+        _save_batches(unsaved, index, store, listen)
 
 
 def _save_batches(batches: list[Batch], index: ImageIndex, store: RowStore | None, listen: Listener) -> RowStore | None:

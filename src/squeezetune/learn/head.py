@@ -10,13 +10,15 @@ from numpy.typing import NDArray
 from squeezetune.events import Listener, StageAdvanced, StageFinished, StageStarted
 from squeezetune.learn.calibration import fit_temperature, measure_loss
 from squeezetune.learn.dense import Layers, Rows, Task, apply_layers, fit_linear
-from squeezetune.learn.hidden import HiddenOptions, fit_hidden
+from squeezetune.learn.hidden import Epoch, HiddenOptions, fit_hidden
 from squeezetune.settings import Settings
 
 # Penalties on the summed loss; the best one hardly depends on the number of images. The first is the likeliest.
 PENALTIES = (80.0, 20.0, 320.0)
 # The penalty and the views are chosen on at most this many training images, and hold for all of them.
 PILOT_IMAGES = 3000
+# The curve over the epochs is drawn from at most this many validation images.
+WATCHED_IMAGES = 2000
 # A validation part with no more mistakes than this share cannot tell a better head from a worse one.
 SETTLED_ERROR = 0.005
 HIDDEN = {"balanced": HiddenOptions(), "thorough": HiddenOptions(epochs=30, min_steps=1000)}
@@ -35,6 +37,16 @@ class LabelledFeatures:
 
 
 @dataclass(frozen=True)
+class EpochFigures:
+    """How training went in one epoch; the training figures are measured while dropout is on."""
+
+    epoch: int
+    train_accuracy: float
+    validation_accuracy: float
+    train_loss: float
+
+
+@dataclass(frozen=True)
 class Candidate:
     """One head that was tried, and what the validation part says of it; `is_correct` (n,) tells of each image."""
 
@@ -46,6 +58,7 @@ class Candidate:
     validation_loss: float
     temperature: float
     seconds: float
+    history: tuple[EpochFigures, ...] = ()
 
     @property
     def validation_accuracy(self) -> float:
@@ -123,8 +136,10 @@ def fit_head(
     listen(StageStarted(STAGE, 100, "%"))
     scaling = measure_scaling(train.features)
     weights = weigh_classes(train.labels, class_count, settings.class_weight)
-    rows, validation_rows = scaling.apply(train.features), scaling.apply(validation.features)
-    bench = Bench(rows, train.labels, validation_rows, validation.labels, weights, threads)
+    rows = scaling.apply(train.features)
+    bench = Bench(rows, train.labels, scaling.apply(validation.features), validation.labels, weights, threads)
+    if not len(validation.labels):  # too few images to hold any back: the training images themselves must do
+        bench = replace(bench, validation_rows=rows, validation_labels=train.labels)
     best, candidates = choose_head(bench, settings, listen)
     listen(StageFinished(STAGE, time.perf_counter() - start))
     return Head(scaling.fold(best.layers, best.temperature), best.views, best, tuple(candidates))
@@ -173,12 +188,24 @@ class Bench:
         step = -(-len(self.labels) // PILOT_IMAGES)
         return self if step == 1 else replace(self, rows=self.rows[::step], labels=self.labels[::step])
 
+    def take_watched(self) -> "Bench":
+        """Keep an even sample of the validation images, cheap enough to look at in every epoch."""
+        step = -(-len(self.validation_labels) // WATCHED_IMAGES)
+        rows, labels = self.validation_rows[::step], self.validation_labels[::step]
+        return replace(self, validation_rows=rows, validation_labels=labels)
+
+    def infer(self, layers: Layers, views: int) -> NDArray[np.float32]:
+        """Compute the logits (n, classes) of the validation images, averaged over the views."""
+        rows = self.validation_rows[:, :views]
+        logits = apply_layers(layers, rows.reshape(len(rows) * views, -1)).reshape(len(rows), views, -1)
+        means: NDArray[np.float32] = logits.mean(axis=1)
+        return means
+
     def judge(self, name: str, layers: Layers, views: int, penalty: float | None, start: float) -> Candidate:
         """Measure layers on the validation part, averaging the logits of the views."""
-        rows = self.validation_rows[:, :views]
-        logits = apply_layers(layers, rows.reshape(-1, rows.shape[2])).reshape(len(rows), views, -1).mean(axis=1)
-        labels = self.validation_labels
-        temperature = fit_temperature(logits, labels)
+        logits, labels = self.infer(layers, views), self.validation_labels
+        # images that were learnt say nothing of how sure to be
+        temperature = 1.0 if self.validation_rows is self.rows else fit_temperature(logits, labels)
         is_correct = logits.argmax(axis=1) == labels
         loss = measure_loss(logits, labels, temperature)
         name = f"{name}, {VIEW_NAMES[views]}"
@@ -236,13 +263,17 @@ def fit_hidden_candidate(bench: Bench, views: int, settings: Settings, listen: L
     """Train one hidden layer and judge it."""
     start = time.perf_counter()
     options = HIDDEN.get(settings.effort, HiddenOptions())
-    task = bench.make_task(views)
+    watched = bench.take_watched()
+    history = []
 
-    def report(share: float) -> None:
-        listen(StageAdvanced(STAGE, 25 + int(75 * share)))
+    def report(epoch: Epoch) -> None:
+        accuracy = float((watched.infer(epoch.layers, views).argmax(axis=1) == watched.validation_labels).mean())
+        history.append(EpochFigures(epoch.number, epoch.accuracy, accuracy, epoch.loss))
+        listen(StageAdvanced(STAGE, 25 + 75 * epoch.number // epoch.of))
 
-    layers = fit_hidden(task, settings.seed, options, report, threads=bench.threads)
-    return bench.judge(f"hidden layer of {options.width}", layers, views, None, start)
+    layers = fit_hidden(bench.make_task(views), settings.seed, options, report, threads=bench.threads)
+    candidate = bench.judge(f"hidden layer of {options.width}", layers, views, None, start)
+    return replace(candidate, history=tuple(history))
 
 
 def is_settled(candidate: Candidate) -> bool:

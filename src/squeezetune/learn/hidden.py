@@ -1,6 +1,6 @@
 """One hidden layer on standardised features, trained with AdamW; each thread works on rows of its own."""
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import partial
@@ -30,32 +30,48 @@ class HiddenOptions:
     batch: int = 512
 
 
+@dataclass(frozen=True)
+class Epoch:
+    """One pass over the training rows out of `of`: the layers as they are then, and what dropout left of the accuracy.
+
+    `loss` and `accuracy` are means over the batches of the pass, measured while training.
+    """
+
+    number: int
+    of: int
+    layers: Layers
+    loss: float
+    accuracy: float
+
+
 def fit_hidden(
-    task: Task, seed: int, options: HiddenOptions, report: Callable[[float], Any], *, threads: int = 1
+    task: Task, seed: int, options: HiddenOptions, report: Callable[[Epoch], Any], *, threads: int = 1
 ) -> Layers:
-    """Fit one hidden layer with dropout and label smoothing; `report` hears the finished share of the work.
+    """Fit one hidden layer with dropout and label smoothing; `report` hears of about 30 epochs at most.
 
     AdamW: Loshchilov and Hutter 2019, "Decoupled Weight Decay Regularization". The same seed and number of threads
     give the same layers.
     """
     n, width = task.rows.shape
-    order_rng, start_rng, *drop_rngs = (
-        np.random.default_rng(s) for s in np.random.SeedSequence(seed).spawn(2 + threads)
-    )
+    seeds = np.random.SeedSequence(seed).spawn(2 + threads)
+    order_rng, start_rng, *drop_rngs = (np.random.default_rng(each) for each in seeds)
     parameters = _start(start_rng, width, options.width, len(task.class_weights))
+    layers: Layers = ((parameters[0], parameters[1]), (parameters[2], parameters[3]))
     optimiser = Adam.start(parameters)
     batch = min(options.batch, max(16, n // 32), n)
-    steps = max(options.min_steps, options.epochs * (n // batch))
+    epochs = max(options.epochs, -(-options.min_steps // (n // batch)))
     with ThreadPoolExecutor(threads) as pool:
-        for step, chosen in zip(range(steps), _draw_batches(order_rng, n, batch), strict=False):
-            shards = np.array_split(chosen, threads)
-            measure = partial(_measure_shard, parameters, task, batch, options)
-            parts = list(pool.map(measure, shards, drop_rngs))
-            rate = _schedule_rate(step / steps, options.rate)
-            optimiser.step(parameters, parts, rate, options.weight_decay, pool)
-            if step % 32 == 0:
-                report(step / steps)
-    return ((parameters[0], parameters[1]), (parameters[2], parameters[3]))
+        for epoch in range(epochs):
+            loss, correct, batches = 0.0, 0, _draw_batches(order_rng, n, batch)
+            for step, chosen in enumerate(batches):
+                measure = partial(_measure_shard, parameters, task, batch, options)
+                parts = list(pool.map(measure, np.array_split(chosen, threads), drop_rngs))
+                loss, correct = loss + sum(p.loss for p in parts), correct + sum(p.correct for p in parts)
+                rate = _schedule_rate((epoch + step / len(batches)) / epochs, options.rate)
+                optimiser.step(parameters, [part.gradient for part in parts], rate, options.weight_decay, pool)
+            if (epoch + 1) % max(1, epochs // 30) == 0:
+                report(Epoch(epoch + 1, epochs, layers, loss / len(batches), correct / (len(batches) * batch)))
+    return layers
 
 
 def _start(rng: np.random.Generator, inputs: int, width: int, classes: int) -> Arrays:
@@ -65,11 +81,19 @@ def _start(rng: np.random.Generator, inputs: int, width: int, classes: int) -> A
     return [first, np.zeros(width, np.float32), second, np.zeros(classes, np.float32)]
 
 
-def _draw_batches(rng: np.random.Generator, n: int, size: int) -> Iterator[NDArray[np.int64]]:
-    """Draw batches without end, each row once an epoch."""
-    while True:
-        order = rng.permutation(n)
-        yield from (order[at : at + size] for at in range(0, n - size + 1, size))
+def _draw_batches(rng: np.random.Generator, n: int, size: int) -> list[NDArray[np.int64]]:
+    """Draw the batches of one epoch; the rows that fill none are left out this time."""
+    order = rng.permutation(n)
+    return [order[at : at + size] for at in range(0, n - size + 1, size)]
+
+
+@dataclass(frozen=True)
+class _Part:
+    """A thread's part of a batch: its share of the loss and of the gradient, and how many rows were named right."""
+
+    gradient: Arrays
+    loss: float
+    correct: int
 
 
 def _measure_shard(
@@ -79,8 +103,8 @@ def _measure_shard(
     options: HiddenOptions,
     chosen: NDArray[np.int64],
     rng: np.random.Generator,
-) -> Arrays:
-    """Return the chosen rows' part of the gradient of a batch."""
+) -> _Part:
+    """Measure the chosen rows' part of a batch."""
     weight1, bias1, weight2, bias2 = parameters
     rows, labels = task.rows[chosen], task.labels[chosen]
     hidden = rows @ weight1 + bias1
@@ -88,9 +112,11 @@ def _measure_shard(
     gate = keep * np.float32(1 / (1 - options.dropout))
     hidden *= gate
     weights = (task.class_weights[labels] / batch).astype(np.float32)
-    _, residual = cross_entropy(hidden @ weight2 + bias2, labels, weights, options.smoothing)
+    logits = hidden @ weight2 + bias2
+    loss, residual = cross_entropy(logits, labels, weights, options.smoothing)
     back = (residual @ weight2.T) * gate
-    return [rows.T @ back, back.sum(axis=0), hidden.T @ residual, residual.sum(axis=0)]
+    gradient = [rows.T @ back, back.sum(axis=0), hidden.T @ residual, residual.sum(axis=0)]
+    return _Part(gradient, loss, int((logits.argmax(axis=1) == labels).sum()))
 
 
 def _schedule_rate(progress: float, top: float) -> float:
