@@ -235,7 +235,7 @@ def test_the_page_shows_the_figures_of_the_report():
     report["test"] |= {"accuracy": 0.9969, "interval": [0.983, 0.9995], "balanced_accuracy": 0.981}
     text = Page(render_report(report, {})).text
     for words in (
-        "99.7 % of 320 test images that chose nothing", "95 % interval is 98.3–99.9 %", "98.1 %",
+        "99.7 % of 320 test images, set aside from the start", "95 % interval is 98.3–99.9 %", "98.1 %",
         "3.4 points", "3,200", "14.2 s", "1.5 MB", "class 'apple' has only 2 test images",
         "squeezetune train photos --seed 0", "cat/broken.jpg the file is truncated",
         "12, never on both sides", "hidden layer of 512 99.4 % 9.4 s ✓ chosen", "features 9.8 s", "512 MB",

@@ -382,15 +382,13 @@ def test_a_killed_run_goes_on_where_it_stopped(shape_folder, tmp_path, fixed_set
 
 
 def extract_objects(archive, folder, objects, views):
-    """Extract some views of some objects of each of ETH-80's classes."""
+    """Extract the first views of the first objects of each of ETH-80's classes; names are <class><object>/<view>."""
     with zipfile.ZipFile(archive) as file:
-        for name in file.namelist():
-            found = name.split("/")[1]
-            if name.endswith(".jpg") and int(found.strip("abcdefghijklmnopqrstuvwxyz")) <= objects:
-                file.extract(name, folder)
-    for place in (folder / "eth80-cropped256").iterdir():
-        for path in sorted(place.iterdir())[views:]:
-            path.unlink()
+        names = sorted(name for name in file.namelist() if name.endswith(".jpg"))
+        photos = {thing: list(group) for thing, group in groupby(names, lambda name: name.split("/")[1])}
+        for _, things in groupby(photos, lambda thing: thing.rstrip("0123456789")):
+            for thing in list(things)[:objects]:
+                file.extractall(folder, photos[thing][:views])
     return folder / "eth80-cropped256"
 
 

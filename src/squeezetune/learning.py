@@ -13,7 +13,7 @@ from safetensors.numpy import save
 from threadpoolctl import threadpool_limits
 
 from squeezetune.artifact import Manifest
-from squeezetune.data.decoding import open_image
+from squeezetune.data.decoding import read_size
 from squeezetune.data.index import ImageIndex
 from squeezetune.data.pixels import PixelSettings, load_pixels
 from squeezetune.data.split import Split
@@ -94,7 +94,7 @@ def choose_side(index: ImageIndex, positions: NDArray[np.int64]) -> int:
     sides = []
     for position in positions[:: max(1, len(positions) // SAMPLE_FOR_SIDE)]:
         try:
-            sides.append(max(open_image(index.source.read(index.names[position]), SIDE_PX).size))
+            sides.append(max(read_size(index.source.read(index.names[position]))))
         except ImageError:
             continue
     return SMALL_SIDE_PX if sides and np.median(sides) < SMALL_IMAGE_PX else SIDE_PX

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from PIL import Image, ImageFile
 
-from squeezetune.data.decoding import MAX_PIXELS, decode_photo, open_image, read_orientation
+from squeezetune.data.decoding import MAX_PIXELS, decode_photo, open_image, read_orientation, read_size
 from squeezetune.errors import ImageError
 
 RED, GREEN, BLUE, WHITE = (255, 0, 0), (0, 255, 0), (0, 0, 255), (255, 255, 255)
@@ -287,3 +287,14 @@ def test_picture_is_found_in_a_reduced_and_turned_image(orientation):
     assert (top > 0) == (orientation in (3, 4, 7, 8))
     assert right <= photo.image.width
     assert bottom <= photo.image.height
+
+
+def test_size_is_read_from_the_header_alone(make_photo):
+    whole = make_photo(0, 400, 300)
+    assert read_size(whole) == (400, 300)
+    assert read_size(whole[: len(whole) * 2 // 3]) == (400, 300)  # its pixels are cut off
+    assert read_size(Image.new("L", (5, 7))) == (5, 7)
+    assert read_size(np.zeros((7, 5, 3), np.uint8)) == (5, 7)
+    for damaged in (b"no image", whole[:12]):
+        with pytest.raises(ImageError):
+            read_size(damaged)

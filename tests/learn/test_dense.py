@@ -24,7 +24,9 @@ def predict(layers, rows):
 
 def predict_by_sklearn(task, penalty):
     """Fit the same problem by scikit-learn, in float64."""
-    model = LogisticRegression(C=1 / penalty, tol=1e-8, max_iter=5000)
+    # of two classes it fits one column, which is the difference of two: half of the penalty is the same
+    share = 0.5 if len(task.class_weights) == 2 else 1
+    model = LogisticRegression(C=1 / (share * penalty), tol=1e-5, max_iter=5000)
     model.fit(task.rows.astype(np.float64), task.labels, sample_weight=task.class_weights[task.labels])
     return model.predict_proba(task.rows.astype(np.float64))
 
@@ -77,7 +79,7 @@ def test_the_loss_survives_extreme_logits():
 # ---- logistic regression
 
 
-@pytest.mark.parametrize(("n", "width", "classes"), [(120, 80, 3), (90, 60, 2), (400, 20, 3), (600, 30, 10)])
+@pytest.mark.parametrize(("n", "width", "classes"), [(120, 80, 3), (90, 60, 2), (200, 20, 3), (300, 30, 6)])
 @pytest.mark.parametrize("penalty", [1.0, 40.0])
 def test_logistic_regression_equals_scikit_learns(n, width, classes, penalty):
     task = make_task(n, width, classes)  # with n > 2 width in other coordinates

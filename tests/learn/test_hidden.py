@@ -62,8 +62,8 @@ def test_the_gradient_is_the_slope(smoothing):
         logs = logits - np.log(np.exp(logits).sum(axis=1, keepdims=True))
         return -(task.class_weights[task.labels, None] * targets * logs).sum() / 6
 
-    parts = hidden_module._measure_shard(unpack(point), task, 6, options, np.arange(6), rng)
-    found = np.concatenate([np.ravel(part) for part in parts])
+    part = hidden_module._measure_shard(unpack(point), task, 6, options, np.arange(6), rng)
+    found = np.concatenate([np.ravel(gradient) for gradient in part.gradient])
     steps = np.eye(len(point)) * 1e-6
     slope = [(measure(point + step) - measure(point - step)) / 2e-6 for step in steps]
     np.testing.assert_allclose(found, slope, atol=1e-4)
@@ -76,8 +76,10 @@ def test_shards_of_a_batch_sum_to_the_batch():
     whole = hidden_module._measure_shard(parameters, task, 12, options, np.arange(12), rng)
     parts = [hidden_module._measure_shard(parameters, task, 12, options, rows, rng)
              for rows in np.array_split(np.arange(12), 5)]  # fmt: skip
-    for at, gradient in enumerate(whole):
-        np.testing.assert_allclose(sum(part[at] for part in parts), gradient, rtol=1e-4, atol=1e-6)
+    for at, gradient in enumerate(whole.gradient):
+        np.testing.assert_allclose(sum(part.gradient[at] for part in parts), gradient, rtol=1e-4, atol=1e-6)
+    assert sum(part.loss for part in parts) == pytest.approx(whole.loss)
+    assert sum(part.correct for part in parts) == whole.correct
 
 
 def test_adam_equals_its_definition():
@@ -116,17 +118,23 @@ def test_the_rate_rises_and_falls_to_nothing():
 
 def test_every_row_is_drawn_once_an_epoch():
     batches = hidden_module._draw_batches(np.random.default_rng(0), 10, 3)
-    first = np.concatenate([next(batches) for _ in range(3)])
-    assert len(set(first.tolist())) == 9
-    assert len(next(batches)) == 3
+    assert [len(batch) for batch in batches] == [3, 3, 3]
+    assert len(set(np.concatenate(batches).tolist())) == 9
 
 
 def test_progress_is_told():
-    shares = []
-    fit(make_xor(), report=shares.append)
-    assert shares == sorted(shares)
-    assert shares[0] == 0
-    assert 0.8 < shares[-1] < 1
+    task, told = make_xor(), []
+
+    def hear(epoch):
+        told.append((epoch.number, epoch.of, epoch.loss, measure_accuracy(epoch.layers, task)))
+
+    layers = fit(task, report=hear)
+    numbers, totals, losses, accuracies = zip(*told, strict=True)
+    assert list(numbers) == sorted(set(numbers))
+    assert set(totals) == {numbers[-1]}
+    assert len(told) <= 60
+    assert losses[-1] < 0.5 * losses[0]
+    assert accuracies[-1] == measure_accuracy(layers, task) > accuracies[0]
 
 
 @pytest.mark.parametrize("threads", [1, 4])

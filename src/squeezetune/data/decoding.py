@@ -104,6 +104,22 @@ def open_image(raw: RawImage, min_side: int = 0) -> Image.Image:
     return decode_photo(raw, min_side).image
 
 
+def read_size(raw: RawImage) -> Size:
+    """Return width and height as the image's header has them, not turned; nothing is decoded.
+
+    Raises:
+        ImageError: it is no image, or its header is damaged.
+
+    """
+    if not isinstance(raw, bytes):
+        return raw.size if isinstance(raw, Image.Image) else (raw.shape[1], raw.shape[0])
+    name = recognise_format(raw[:32])
+    try:
+        return DECODERS[name](BytesIO(raw)).size
+    except Exception as error:  # decoders raise nearly anything over a damaged file
+        raise ImageError(_explain(error, name)) from error
+
+
 def decode_photo(raw: RawImage, min_side: int = 0) -> Photo:
     """Decode an image as `open_image` does, and keep its full size."""
     name = recognise_format(raw[:32]) if isinstance(raw, bytes) else "image"

@@ -1,0 +1,311 @@
+from dataclasses import replace
+from itertools import pairwise
+
+import numpy as np
+import pytest
+from scipy.special import softmax
+
+from squeezetune.events import StageAdvanced, StageFinished, StageStarted, ignore_event
+from squeezetune.learn import head as head_module
+from squeezetune.learn.dense import apply_layers
+from squeezetune.learn.head import (
+    Candidate,
+    LabelledFeatures,
+    fit_head,
+    measure_scaling,
+    weigh_classes,
+)
+from squeezetune.learn.hidden import HiddenOptions
+from squeezetune.settings import Settings
+
+WIDTH = 48
+LINEAR = Settings(head="linear")
+
+
+@pytest.fixture(autouse=True)
+def small_hidden_layer(monkeypatch):
+    """Make the hidden layer small, so that the tests are fast."""
+    options = HiddenOptions(width=32, min_steps=120, batch=64)
+    monkeypatch.setattr(head_module, "HIDDEN", {"balanced": options, "thorough": replace(options, min_steps=240)})
+
+
+def make_features(n, classes=3, views=2, seed=0, clarity=3.0, centres=None):
+    """Make features as the trunk gives them, (n, views, WIDTH) float16: not negative, with channels that never fire."""
+    rng = np.random.default_rng(seed)
+    labels = np.arange(n) % classes
+    if centres is None:
+        centres = np.random.default_rng(99).random((classes, WIDTH))
+    values = clarity * centres[labels][:, None] + rng.exponential(1, (n, views, WIDTH))
+    values[:, :, :4] = 0
+    return LabelledFeatures(values.astype(np.float16), labels.astype(np.int64))
+
+
+def make_handed(n, seed=0):
+    """Make two classes that are each other's mirror image: only the plain view tells them apart."""
+    rng = np.random.default_rng(seed)
+    labels = np.arange(n) % 2
+    values = rng.exponential(1, (n, 2, WIDTH))
+    values[:, 0, 10] += 4 * labels
+    values[:, 1, 10] += 4 * (1 - labels)
+    return LabelledFeatures(values.astype(np.float16), labels.astype(np.int64))
+
+
+def make_folded(n, seed=0):
+    """Make two classes that a line cannot separate: both are high, or both low, in two channels."""
+    rng = np.random.default_rng(seed)
+    first, second = rng.integers(0, 2, (2, n))
+    values = rng.uniform(0, 0.3, (n, 1, WIDTH))
+    values[:, 0, 8:16] += 4 * first[:, None]
+    values[:, 0, 16:24] += 4 * second[:, None]
+    return LabelledFeatures(values.astype(np.float16), (first ^ second).astype(np.int64))
+
+
+def fit(train, validation, settings=LINEAR, classes=None, listen=ignore_event, **options):
+    classes = classes or int(train.labels.max()) + 1
+    return fit_head(train, validation, classes, settings, listen, **options)
+
+
+def measure_accuracy(head, data):
+    return (head.predict(data.features).argmax(axis=1) == data.labels).mean()
+
+
+def take(data, rows):
+    return LabelledFeatures(data.features[rows], data.labels[rows])
+
+
+# ---- scaling
+
+
+def test_scaling_is_the_mean_and_deviation_of_the_roots():
+    data = make_features(2100)  # more than two blocks
+    roots = np.sqrt(data.features.astype(np.float64)).reshape(-1, WIDTH)
+    scaling = measure_scaling(data.features)
+    np.testing.assert_allclose(scaling.mean, roots.mean(axis=0), rtol=1e-4, atol=1e-6)
+    np.testing.assert_allclose(scaling.deviation[4:], roots.std(axis=0)[4:], rtol=1e-3)
+    rows = scaling.apply(data.features)
+    np.testing.assert_allclose(rows.reshape(-1, WIDTH)[:, 4:].std(axis=0), 1, rtol=1e-3)
+
+
+def test_a_channel_that_never_fires_is_not_blown_up():
+    scaling = measure_scaling(make_features(50).features)
+    assert (scaling.deviation[:4] > 0.01).all()
+    assert np.isfinite(scaling.apply(make_features(50, seed=1).features)).all()
+
+
+@pytest.mark.parametrize("layer_count", [1, 2])
+@pytest.mark.parametrize("temperature", [1.0, 2.5])
+def test_folding_changes_nothing(layer_count, temperature):
+    rng = np.random.default_rng(0)
+    data = make_features(20)
+    scaling = measure_scaling(data.features)
+    widths = [WIDTH, 3] if layer_count == 1 else [WIDTH, 7, 3]
+    layers = tuple((rng.standard_normal((a, b)).astype(np.float32), rng.standard_normal(b).astype(np.float32))
+                   for a, b in pairwise(widths))  # fmt: skip
+    plain = apply_layers(layers, scaling.apply(data.features).reshape(-1, WIDTH)) / temperature
+    roots = np.sqrt(data.features.astype(np.float32)).reshape(-1, WIDTH)
+    np.testing.assert_allclose(apply_layers(scaling.fold(layers, temperature), roots), plain, rtol=1e-3, atol=1e-3)
+
+
+@pytest.mark.parametrize("settings", [LINEAR, Settings(head="hidden")])
+def test_the_head_predicts_what_its_candidate_was_judged_by(settings):
+    train, validation = make_features(300), make_features(90, seed=1, clarity=1.0)
+    head = fit(train, validation, settings)
+    rows = measure_scaling(train.features).apply(validation.features)[:, : head.views]
+    logits = apply_layers(head.chosen.layers, rows.reshape(-1, WIDTH)).reshape(90, head.views, -1).mean(axis=1)
+    expected = softmax(logits / head.chosen.temperature, axis=1)
+    np.testing.assert_allclose(head.predict(validation.features), expected, atol=1e-3)
+    assert measure_accuracy(head, validation) == pytest.approx(head.chosen.validation_accuracy)
+
+
+# ---- the choice
+
+
+def test_a_settled_validation_part_ends_the_search():
+    head = fit(make_features(300), make_features(90, seed=1), Settings())
+    assert [candidate.name for candidate in head.candidates] == ["linear, image and mirror image"]
+    assert head.chosen.validation_accuracy == 1
+    assert head.chosen is head.candidates[0]
+
+
+def test_penalties_and_views_and_a_hidden_layer_are_tried_where_mistakes_are_left():
+    train, validation = make_features(300, clarity=0.6), make_features(300, seed=1, clarity=0.6)
+    head = fit(train, validation, Settings())
+    tried = [(candidate.name, candidate.penalty) for candidate in head.candidates]
+    mirror, plain = "linear, image and mirror image", "linear, image"
+    assert [name for name, _ in tried[:4]] == [mirror, mirror, mirror, plain]
+    assert [penalty for _, penalty in tried[:3]] == list(head_module.PENALTIES)
+    assert tried[4][0].startswith("hidden layer of 32, ")
+    assert head.chosen.validation_accuracy >= max(candidate.validation_accuracy for candidate in head.candidates[:3])
+
+
+def test_the_mirror_image_is_left_out_where_it_harms():
+    train, validation = make_handed(300), make_handed(100, seed=1)
+    head = fit(train, validation, Settings(head="linear"))
+    assert head.views == 1
+    assert measure_accuracy(head, make_handed(200, seed=2)) > 0.9
+
+
+def test_the_mirror_image_is_kept_where_it_was_asked_for():
+    head = fit(make_handed(300), make_handed(100, seed=1), Settings(head="linear", views="mirror"))
+    assert head.views == 2
+    assert {candidate.views for candidate in head.candidates} == {2}
+
+
+def test_the_mirror_image_is_kept_in_doubt():
+    train, validation = make_features(300, clarity=0.8), make_features(300, seed=1, clarity=0.8)
+    same = [np.repeat(data.features[:, :1], 2, axis=1) for data in (train, validation)]
+    head = fit(LabelledFeatures(same[0], train.labels), LabelledFeatures(same[1], validation.labels))
+    assert head.views == 2
+
+
+def test_one_view_is_enough_for_plain_features():
+    head = fit(make_features(300, views=1), make_features(90, views=1, seed=1, clarity=0.6))
+    assert {candidate.views for candidate in head.candidates} == {1}
+
+
+def test_a_hidden_layer_is_taken_where_it_pays():
+    train, validation, unseen = (make_folded(n, seed) for n, seed in ((600, 0), (200, 1), (200, 2)))
+    head = fit(train, validation, Settings())
+    assert head.chosen.name.startswith("hidden layer")
+    assert len(head.layers) == 2
+    assert measure_accuracy(head, unseen) > 0.9
+    assert measure_accuracy(fit(train, validation), unseen) < 0.8
+
+
+@pytest.mark.parametrize(
+    ("settings", "layers", "kinds"),
+    [
+        (Settings(head="linear"), 1, {"linear"}),
+        (Settings(head="hidden"), 2, {"linear", "hidden"}),
+        (Settings(effort="quick"), 1, {"linear"}),
+        (Settings(effort="quick", head="hidden"), 2, {"linear", "hidden"}),
+        (Settings(effort="thorough"), 2, {"linear", "hidden"}),
+    ],
+)
+def test_settings_say_which_heads_are_tried(settings, layers, kinds):
+    head = fit(make_folded(600), make_folded(200, seed=1), settings)
+    assert len(head.layers) == layers
+    assert {candidate.name.split()[0].rstrip(',') for candidate in head.candidates} == kinds
+    assert sum(candidate is head.chosen for candidate in head.candidates) == 1
+
+
+def make_candidate(is_correct, name="linear"):
+    return Candidate(name, (), 2, 80.0, np.array(is_correct), 0.5, 1.0, 0.1)
+
+
+@pytest.mark.parametrize(("wins", "losses", "pays"), [(0, 0, False), (1, 0, False), (2, 0, True), (5, 2, True),
+                                                      (5, 3, False), (0, 9, False)])  # fmt: skip
+def test_a_head_pays_by_more_than_a_standard_error(wins, losses, pays):
+    simple = make_candidate([False] * wins + [True] * losses + [True, False] * 20)
+    better = make_candidate([True] * wins + [False] * losses + [True, False] * 20)
+    assert better.pays_over(simple) is pays
+
+
+def test_many_images_are_chosen_on_a_pilot_and_fitted_on_all(monkeypatch):
+    monkeypatch.setattr(head_module, "PILOT_IMAGES", 100)
+    sizes = []
+    fit_linear = head_module.fit_linear
+
+    def fit_noted(task, *arguments, **options):
+        sizes.append(len(task.rows))
+        return fit_linear(task, *arguments, **options)
+
+    monkeypatch.setattr(head_module, "fit_linear", fit_noted)
+    head = fit(make_features(301, clarity=0.6), make_features(90, seed=1, clarity=0.6))
+    assert max(sizes[:-1]) <= 2 * 100
+    assert sizes[-1] == 301 * head.views
+    assert head.candidates == (head.chosen,)
+
+
+# ---- classes of unequal size
+
+
+@pytest.mark.parametrize(("counts", "policy", "weighs"), [
+    ((30, 30), "auto", False), ((30, 20), "auto", False), ((31, 20), "auto", True), ((30, 29), "balanced", True),
+    ((300, 3), "none", False),
+])  # fmt: skip
+def test_classes_are_weighed_where_they_are_unequal(counts, policy, weighs):
+    labels = np.repeat([0, 1], counts)
+    weights = weigh_classes(labels, 2, policy)
+    if not weighs:
+        assert weights.tolist() == [1, 1]
+        return
+    np.testing.assert_allclose(weights * counts, sum(counts) / 2, rtol=1e-5)
+    assert weights[labels].mean() == pytest.approx(1)
+
+
+def test_a_rare_class_is_found_more_often_with_weights():
+    rows = np.flatnonzero((np.arange(400) % 2 == 0) | (np.arange(400) % 40 == 1))
+    train, unseen = take(make_features(400, 2, clarity=0.5), rows), make_features(400, 2, seed=2, clarity=0.5)
+    found = {}
+    for policy in ("none", "auto"):
+        head = fit(train, make_features(100, 2, seed=1, clarity=0.5), replace(LINEAR, class_weight=policy))
+        found[policy] = (head.predict(unseen.features).argmax(axis=1) == 1).mean()
+    assert found["auto"] > found["none"] + 0.05
+
+
+# ---- little data, many classes
+
+
+def test_without_validation_images_the_training_images_judge():
+    train = make_features(6, 2)
+    head = fit(train, take(train, slice(0)), Settings())
+    assert head.chosen.validation_accuracy == 1
+    assert head.chosen.temperature == 1
+    assert measure_accuracy(head, train) == 1
+
+
+def test_two_classes_of_three_images():
+    train, validation = make_features(4, 2), make_features(2, 2, seed=1)
+    head = fit(train, validation, Settings(), threads=2)
+    assert np.isfinite(head.predict(validation.features)).all()
+    assert measure_accuracy(head, train) == 1
+
+
+@pytest.mark.parametrize("kind", ["linear", "hidden"])
+def test_one_image_of_each_class(kind):
+    train = make_features(2, 2)
+    probabilities = fit(train, make_features(2, 2, seed=1), Settings(head=kind), threads=2).predict(train.features)
+    assert np.isfinite(probabilities).all()
+    assert probabilities.argmax(axis=1).tolist() == [0, 1]
+
+
+def test_three_hundred_classes():
+    train, validation = make_features(1200, 300, clarity=8), make_features(300, 300, seed=1, clarity=8)
+    head = fit(train, validation)
+    assert head.predict(validation.features).shape == (300, 300)
+    assert measure_accuracy(head, validation) > 0.9
+
+
+def test_validation_images_need_not_have_every_class():
+    validation = make_features(30, 3, seed=1)
+    head = fit(make_features(90, 3), take(validation, validation.labels != 1))
+    assert measure_accuracy(head, validation) > 0.9
+
+
+def test_probabilities_sum_to_one():
+    head = fit(make_features(90), make_features(30, seed=1))
+    np.testing.assert_allclose(head.predict(make_features(50, seed=2).features).sum(axis=1), 1, rtol=1e-5)
+
+
+# ---- the same again, and what is said meanwhile
+
+
+@pytest.mark.parametrize("settings", [LINEAR, Settings(head="hidden")])
+def test_the_same_images_give_the_same_head(settings):
+    train, validation = make_features(120, clarity=0.8), make_features(60, seed=1, clarity=0.8)
+    first, second = (fit(train, validation, settings, threads=2) for _ in range(2))
+    for (a, b), (c, d) in zip(first.layers, second.layers, strict=True):
+        np.testing.assert_array_equal(a, c)
+        np.testing.assert_array_equal(b, d)
+
+
+def test_progress_is_told_in_percent():
+    said = []
+    fit(make_folded(200), make_folded(100, seed=1), Settings(head="hidden"), listen=said.append)
+    assert said[0] == StageStarted("head", 100, "%")
+    assert isinstance(said[-1], StageFinished)
+    done = [event.done for event in said[1:-1] if isinstance(event, StageAdvanced)]
+    assert len(done) == len(said) - 2
+    assert done == sorted(done)
+    assert 0 < done[0] <= done[-1] <= 100
