@@ -93,9 +93,16 @@ class Field:
 
 
 def read_objects(index: ImageIndex) -> NDArray[np.int64]:
-    """Read the number of each image's object, 1 to 10, from its path, e.g. apple7/apple7-035-045.jpg."""
-    found = [re.match(r"[a-z]+(\d+)/", name) for name in index.names]
-    return np.array([int(match[1]) if match else 0 for match in found], np.int64)
+    """Count each image's object within its class, 1 to 10, by the number in its path, e.g. car14/car14-035-045.jpg.
+
+    The numbers themselves have gaps: the cars are 1, 2, 3, 5, 6, 7, 9, 11, 12 and 14.
+    """
+    numbers = np.array([int(re.findall(r"(\d+)/", name)[0]) for name in index.names])
+    places = np.zeros(len(index), np.int64)
+    for label in range(len(index.class_names)):
+        own = index.labels == label
+        places[own] = np.unique(numbers[own], return_inverse=True)[1] + 1
+    return places
 
 
 def cut_objects(index: ImageIndex, test: int) -> Split:
