@@ -248,6 +248,19 @@ def test_a_model_may_be_in_the_current_folder(model, monkeypatch):
         read_manifest(Path("/"))
 
 
+def test_nothing_is_staged_inside_the_current_folder(model, monkeypatch):
+    def note_and_stop():
+        with stage_artifact(Path()) as staging:
+            places.append(staging.path.parent)
+            raise KeyboardInterrupt
+
+    places = []
+    monkeypatch.chdir(model)
+    with pytest.raises(KeyboardInterrupt):
+        note_and_stop()
+    assert places == [model.parent]
+
+
 # ---- read with care
 
 

@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 from sklearn.base import BaseEstimator, ClassifierMixin
 from sklearn.utils.validation import check_is_fitted
 
-from squeezetune.data.index import index_images
+from squeezetune.data.index import ImageIndex, index_images
 from squeezetune.data.split import split_train_validation
 from squeezetune.engine import ThreadEngine, count_cores
 from squeezetune.errors import ImageError
@@ -72,12 +72,7 @@ class SqueezeTuneClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[mis
         workers = ThreadEngine(settings.threads or count_cores())
         images, labels = list(X), np.asarray(y)
         index = index_images(images, labels.tolist(), engine=workers)
-        if index.skipped:
-            first = index.skipped[0]
-            raise ImageError(
-                f"{len(index.skipped)} of {len(images)} images cannot be used; image {int(first.name)}: {first.reason}",
-                "Leave them out of X and y.",
-            )
+        _refuse_skipped(index)
         cache = find_cache_folder() if self.use_cache else None
         learned = learn_classifier(
             index,
@@ -87,6 +82,7 @@ class SqueezeTuneClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[mis
             workers,
             ignore_event,
         )
+        _refuse_skipped(learned.index)  # now also those that could not be decoded
         self.classes_ = np.unique(labels)
         self.classifier_ = Classifier(learned.model, make_manifest(learned, settings))
         return self
@@ -98,9 +94,21 @@ class SqueezeTuneClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[mis
 
     def predict(self, X: Sequence[Any] | NDArray[Any]) -> NDArray[Any]:
         """Return the label (n,) of each image."""
-        labels: NDArray[Any] = self.classes_[self.predict_proba(X).argmax(axis=1)]
+        best = self.predict_proba(X).argmax(axis=1)
+        labels: NDArray[Any] = self.classes_[best]
         return labels
 
     def _make_settings(self) -> Settings:
         names = {item.name for item in fields(Settings)} & set(self.get_params())
-        return Settings(**{name: getattr(self, name) for name in names})
+        values = {name: getattr(self, name) for name in names}
+        # a search draws parameters as numbers of numpy
+        return Settings(**{name: v.item() if isinstance(v, np.generic) else v for name, v in values.items()})
+
+
+def _refuse_skipped(index: ImageIndex) -> None:
+    if index.skipped:
+        first, count = index.skipped[0], len(index) + len(index.skipped)
+        raise ImageError(
+            f"{len(index.skipped)} of {count} images cannot be used; image {int(first.name)}: {first.reason}",
+            "Leave them out of X and y.",
+        )

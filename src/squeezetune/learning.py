@@ -34,6 +34,8 @@ SIDE_PX = 224
 SMALL_SIDE_PX = 128
 SMALL_IMAGE_PX = 100
 SAMPLE_FOR_SIDE = 32
+VIEW_COUNTS = {"plain": 1, "mirror": 2, "crops": 4}
+EFFORT_VIEWS = {"quick": "plain", "balanced": "mirror", "thorough": "crops"}
 
 CutIndex: TypeAlias = Callable[[ImageIndex], Split]
 
@@ -58,12 +60,16 @@ def learn_classifier(
 
     Images that turn out to be undecodable move to `skipped`, and the others are split anew, so that a class
     does not lose a part to them; the split follows content, so nearly all others stay where they were.
+
+    Raises:
+        DataError: no image can be decoded, or too few of a class.
+
     """
     split = cut(index)
     weights = load_weights()
     threads = settings.threads or count_cores()
     side = settings.image_side or choose_side(index, split.train)
-    views = 1 if settings.views == "plain" or (settings.effort == "quick" and settings.views == "auto") else 2
+    views = VIEW_COUNTS[EFFORT_VIEWS[settings.effort] if settings.views == "auto" else settings.views]
     options = TrunkOptions(
         PixelSettings(side, settings.resize), views, settings.engine, settings.precision, threads, cache
     )
@@ -71,6 +77,7 @@ def learn_classifier(
     store = RowStore(cache / "features" / trunk.key, (views, FEATURE_COUNT)) if cache else None
     features = compute_features(index, trunk, store, engine, threads, listen)
     if features.failures:
+        check_readable(index, features)
         index, features = index.without(features.failures), features.without_failures()
         split = cut(index)
     train, validation = (
@@ -87,6 +94,18 @@ def learn_classifier(
         metadata=describe_model(index, head, side, settings.resize),
     )
     return Learned(index, split, features, trunk, head, model, pack_network(weights, head, trunk))
+
+
+def check_readable(index: ImageIndex, features: Features) -> None:
+    """Make sure that at least one image could be decoded.
+
+    Raises:
+        SourceError: there is none.
+
+    """
+    if len(features.failures) == len(index):
+        reason = f"{index.names[0]}: {features.failures[0]}"
+        raise SourceError(f"none of {len(index):,} images can be decoded, e.g. {reason}", "Replace the damaged files.")
 
 
 def choose_side(index: ImageIndex, positions: NDArray[np.int64]) -> int:

@@ -14,10 +14,22 @@ def measure_peak_memory() -> float | None:
     """Return the largest memory of this process so far in MB; None where the system does not tell."""
     if sys.platform == "win32":
         return None
+    # first what Linux says of this process alone: its ru_maxrss is inherited from a larger one that started it
+    own = [int(line.split()[1]) for line in _read_lines("/proc/self/status") if line.startswith("VmHWM:")]
+    if own:
+        return round(own[0] / 2**10, 1)
     import resource  # not on Windows
 
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     return round(peak / 2**20 if sys.platform == "darwin" else peak / 2**10, 1)
+
+
+def _read_lines(path: str) -> list[str]:
+    """Read what the kernel tells in a file; nothing where it tells nothing."""
+    try:
+        return Path(path).read_text().splitlines()
+    except OSError:
+        return []
 
 
 def name_version() -> str:
@@ -49,9 +61,5 @@ def list_libraries() -> dict[str, str]:
 
 def name_processor() -> str:
     """Return the processor's model name where the system tells it, else its architecture."""
-    try:
-        lines = Path("/proc/cpuinfo").read_text().splitlines()
-    except OSError:
-        lines = []
-    names = (line.split(":", 1)[1].strip() for line in lines if line.startswith("model name"))
+    names = (line.split(":", 1)[1].strip() for line in _read_lines("/proc/cpuinfo") if line.startswith("model name"))
     return next(names, "") or platform.processor() or platform.machine()

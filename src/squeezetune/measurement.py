@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from squeezetune.data.index import ImageIndex, Skipped, list_some, scan_folder
 from squeezetune.engine import Engine, ThreadEngine
-from squeezetune.errors import ClassesError, ImageError
+from squeezetune.errors import ClassesError, ImageError, SourceError
 from squeezetune.events import Listener, Notice, StageAdvanced, StageFinished, StageStarted, ignore_event
 from squeezetune.learn.evaluation import Evaluation, evaluate_probabilities
 from squeezetune.prediction import Classifier, load
@@ -76,7 +76,12 @@ def run_classifier(
     listen: Listener,
     store: RowStore | None = None,
 ) -> Measured:
-    """Run a classifier on the images at these positions; what the store knows of this very model is not run again."""
+    """Run a classifier on the images at these positions; what the store knows of this very model is not run again.
+
+    Raises:
+        SourceError: none of the images can be read.
+
+    """
     start = time.perf_counter()
     listen(StageStarted(STAGE, len(positions)))
     probabilities = np.zeros((len(positions), len(classifier.class_names)), np.float32)
@@ -94,6 +99,11 @@ def run_classifier(
             probabilities[row], known[row] = outcome, True
         if done % 64 == 0:
             listen(StageAdvanced(STAGE, len(positions) - len(missing) + done + 1))
+    if failures and not known.any():
+        example = f"{names[0]}: {failures[int(positions[0])]}"
+        raise SourceError(
+            f"none of {len(positions):,} images can be read, e.g. {example}", "Replace the damaged files."
+        )
     if store and known[missing].any():
         fresh = missing[known[missing]]
         try:

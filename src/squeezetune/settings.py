@@ -28,7 +28,8 @@ class Settings:
     7
     """
 
-    effort: str = knob("balanced", "How hard to try: quick takes the plain image and a linear head.",
+    effort: str = knob("balanced", "How hard to try: quick takes the plain image and a linear head, thorough "
+                                 "more views and more epochs.",
                        choices=("quick", "balanced", "thorough"))  # fmt: skip
     seed: int = knob(0, "Seed of the split and of every other random choice.", low=0, high=2**31 - 1)
     validation: float = knob(0.1, "Share of the images on which choices are made.", low=0.02, high=0.45)
@@ -38,8 +39,9 @@ class Settings:
     image_side: int = knob(0, "Side in pixels at which images are seen; 0 takes 224, or 128 for small images.",
                            low=0, high=512)  # fmt: skip
     resize: str = knob("squash", "How an image is made square.", choices=("squash", "crop", "pad"))
-    views: str = knob("auto", "What is learnt of each image: itself, or itself and its mirror image; auto lets "
-                              "the validation images choose.", choices=("auto", "plain", "mirror"))  # fmt: skip
+    views: str = knob("auto", "What is learnt of each image: itself, also its mirror image, also the middles of both; "
+                              "auto goes by the effort and the validation images.",
+                      choices=("auto", "plain", "mirror", "crops"))  # fmt: skip
     head: str = knob("auto", "The trained classifier; auto tries a hidden layer where it may pay.",
                      choices=("auto", "linear", "hidden"))  # fmt: skip
     class_weight: str = knob("auto", "Weigh classes by their rarity; auto does so where they are unequal.",

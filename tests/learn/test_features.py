@@ -80,6 +80,14 @@ def test_one_image_at_a_time_is_the_same_as_all_at_once(photos, trunk, engine):
         np.testing.assert_array_equal(alone.values[0], together.values[at])
 
 
+def test_batches_are_always_full(photos, trunk, engine, monkeypatch):
+    sizes, run = [], trunk.open(1)
+    monkeypatch.setattr(Trunk, "open", lambda *_: lambda pixels: (sizes.append(len(pixels)), run(pixels))[1])
+    for count in (1, 7, 30):
+        compute(photos.without(dict.fromkeys(range(count, 30), "")), trunk, None, engine)
+    assert set(sizes) == {trunk.batch_size}
+
+
 def test_the_engine_does_not_matter(photos, trunk, engine):
     class InOrder:
         def map(self, function, items):

@@ -171,3 +171,18 @@ def test_constants_keep_their_shape():
     graph.constant("turned", np.arange(6).reshape(2, 3).T)
     assert graph.constants["scalar"].shape == ()
     np.testing.assert_array_equal(graph.constants["turned"], [[0, 3], [1, 4], [2, 5]])
+
+
+def test_four_views_are_image_mirror_image_and_their_middles(weights, photos):
+    four = open_graph(build_trunk(weights, views=4), FLOAT, 1)(photos)
+    run = open_graph(build_trunk(weights), FLOAT, 1)
+    height, width = photos.shape[1:3]
+    top, left = height * 3 // 40, width * 3 // 40
+    box = (left, top, width - left, height - top)
+
+    def enlarge(image):
+        return np.asarray(Image.fromarray(image).resize((width, height), Image.Resampling.BILINEAR, box=box))
+
+    mirrored = photos[:, :, ::-1]
+    for view, pixels in enumerate((photos, mirrored, *(np.stack([enlarge(x) for x in y]) for y in (photos, mirrored)))):
+        assert measure_distance(four[:, view], run(np.ascontiguousarray(pixels))[:, 0]) < 0.02

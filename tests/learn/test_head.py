@@ -185,7 +185,7 @@ def test_a_hidden_layer_is_taken_where_it_pays():
 def test_settings_say_which_heads_are_tried(settings, layers, kinds):
     head = fit(make_folded(600), make_folded(200, seed=1), settings)
     assert len(head.layers) == layers
-    assert {candidate.name.split()[0].rstrip(',') for candidate in head.candidates} == kinds
+    assert {candidate.name.split()[0].rstrip(",") for candidate in head.candidates} == kinds
     assert sum(candidate is head.chosen for candidate in head.candidates) == 1
 
 

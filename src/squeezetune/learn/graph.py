@@ -28,8 +28,8 @@ DenseLayers = Sequence[tuple[NDArray[np.float32], NDArray[np.float32]]]
 def build_trunk(weights: Weights, ranges: Ranges | None = None, *, views: int = 1) -> bytes:
     """Build the frozen layers: pixels in, the mean of every channel after fire5 ... fire9 out.
 
-    Input `pixels` (n, side, side, 3) uint8; output `features` (n, views, 2048) float32, where the second view is
-    the mirror image. With `ranges` the convolutions are int8.
+    Input `pixels` (n, side, side, 3) uint8; output `features` (n, views, 2048) float32. One view is the image, two are
+    the image and its mirror image, four those and the middles of both. With `ranges` the convolutions are int8.
     """
     graph = Graph()
     layers: Layers = FloatLayers(graph, weights) if ranges is None else Int8Layers(graph, weights, ranges)
@@ -83,8 +83,10 @@ def _add_fit(graph: Graph, image: str, side: int, resize: str) -> str:
 
 
 def _add_features(graph: Graph, pixels: str, layers: Layers, views: int, name: str) -> str:
-    """Add mirror image, trunk and the split into views: (n, h, w, 3) -> (n, views, 2048)."""
-    stacked = _add_trunk(graph, _add_mirror(graph, pixels) if views == 2 else pixels, layers)
+    """Add the further views, the trunk and the split into views: (n, h, w, 3) -> (n, views, 2048)."""
+    pixels = _add_mirror(graph, pixels) if views >= 2 else pixels
+    pixels = _add_crops(graph, pixels) if views == 4 else pixels
+    stacked = _add_trunk(graph, pixels, layers)
     # the views follow each other along the batch: (views n, f) -> (views, n, f) -> (n, views, f)
     split = graph.add("Reshape", stacked, graph.constant("views", [views, -1, FEATURE_COUNT]))
     return graph.add("Transpose", split, name=name, perm=[1, 0, 2])
@@ -95,6 +97,17 @@ def _add_mirror(graph: Graph, pixels: str) -> str:
     reverse = {"starts": [-1], "ends": [np.iinfo(np.int64).min], "axes": [2], "steps": [-1]}
     constants = [graph.constant(f"mirror.{name}", value) for name, value in reverse.items()]
     return graph.add("Concat", pixels, graph.add("Slice", pixels, *constants), axis=0)
+
+
+def _add_crops(graph: Graph, pixels: str) -> str:
+    """Append the middle 85 % of every image, enlarged to its size, behind the batch."""
+    size = graph.add("Shape", pixels, start=1, end=3)
+    scaled = graph.add("Mul", size, graph.constant("margin.share", [3, 3]))
+    margin = graph.add("Div", scaled, graph.constant("margin.whole", [40, 40]))
+    ends, axes = graph.add("Sub", size, margin), graph.constant("margin.axes", [1, 2])
+    middle = graph.add("Slice", pixels, margin, ends, axes)
+    mode = {"mode": "linear", "coordinate_transformation_mode": "half_pixel"}
+    return graph.add("Concat", pixels, graph.add("Resize", middle, "", "", size, axes=[1, 2], **mode), axis=0)
 
 
 def _add_trunk(graph: Graph, pixels: str, layers: Layers) -> str:

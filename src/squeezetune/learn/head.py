@@ -25,7 +25,7 @@ HIDDEN = {"balanced": HiddenOptions(), "thorough": HiddenOptions(epochs=30, min_
 IMBALANCE = 1.5
 
 STAGE = "head"
-VIEW_NAMES = {1: "image", 2: "image and mirror image"}
+VIEW_NAMES = {1: "image", 2: "image and mirror image", 4: "image, mirror image and the middles of both"}
 
 
 @dataclass(frozen=True)
@@ -230,8 +230,8 @@ def choose_linear(bench: Bench, settings: Settings) -> tuple[Candidate, list[Can
     full_views = [candidate for candidate in tried if candidate.views == bench.rows.shape[1]]
     best = max(full_views, key=lambda candidate: candidate.rank)
     # photos rarely have a handedness, so the mirror image stays unless it harms, as it does with writing
-    plain = [candidate for candidate in tried if candidate.views < best.views]
-    best = max([best, *plain], key=lambda candidate: candidate.validation_accuracy)
+    fewer_views = [candidate for candidate in tried if candidate.views < best.views]
+    best = max([best, *fewer_views], key=lambda candidate: candidate.validation_accuracy)
     if pilot is bench:
         return best, tried
     best = fit_linear_candidate(bench, best.views, best.penalty or PENALTIES[0])
@@ -239,7 +239,7 @@ def choose_linear(bench: Bench, settings: Settings) -> tuple[Candidate, list[Can
 
 
 def search_linear(bench: Bench, settings: Settings) -> Iterator[Candidate]:
-    """Try penalties, then the plain image at the best of them, until the validation part is settled."""
+    """Try penalties, then fewer views at the best of them, until the validation part is settled."""
     views = bench.rows.shape[1]
     best = None
     for penalty in PENALTIES:
@@ -248,8 +248,9 @@ def search_linear(bench: Bench, settings: Settings) -> Iterator[Candidate]:
         best = candidate if best is None or candidate.rank > best.rank else best
         if is_settled(best):
             return
-    if views > 1 and settings.views == "auto" and best and best.penalty:
-        yield fit_linear_candidate(bench, 1, best.penalty)
+    fewer_views = [count for count in VIEW_NAMES if count < views] if settings.views == "auto" else []
+    for count in reversed(fewer_views):
+        yield fit_linear_candidate(bench, count, best.penalty if best and best.penalty else PENALTIES[0])
 
 
 def fit_linear_candidate(bench: Bench, views: int, penalty: float) -> Candidate:

@@ -1,0 +1,61 @@
+import importlib.metadata
+import platform
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from squeezetune import machine
+from squeezetune.machine import describe_machine, list_libraries, measure_peak_memory, name_processor, name_version
+
+
+def test_the_version_is_that_of_the_installed_package():
+    assert name_version() == importlib.metadata.version("squeezetune")
+
+
+def test_installed_libraries_are_named_with_their_version(monkeypatch):
+    monkeypatch.setattr(machine, "LIBRARIES", ("numpy", "no-such-library"))
+    assert list_libraries() == {"numpy": np.__version__}
+
+
+def test_the_machine_is_described_in_plain_values():
+    found = describe_machine()
+    assert found["cores"] >= 1
+    assert found["python"] == platform.python_version()
+    assert found["processor"]
+    assert "onnxruntime" in found["packages"]
+
+
+TAKE = """
+from squeezetune.machine import measure_peak_memory
+print(measure_peak_memory())
+taken = b"x" * (100 * 2**20)
+print(measure_peak_memory())
+"""
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="Windows does not tell")
+def test_peak_memory_grows_with_what_is_taken():
+    before, after = subprocess.run([sys.executable, "-c", TAKE], capture_output=True, check=True).stdout.split()
+    assert 90 < float(after) - float(before) < 130
+
+
+def test_windows_tells_no_peak_memory(monkeypatch):
+    monkeypatch.setattr(sys, "platform", "win32")
+    assert measure_peak_memory() is None
+
+
+def test_the_processor_has_its_model_name(monkeypatch):
+    monkeypatch.setattr(Path, "read_text", lambda _: "processor : 0\nmodel name\t: Some CPU @ 2 GHz\n")
+    assert name_processor() == "Some CPU @ 2 GHz"
+
+
+def test_a_processor_that_is_not_told_has_its_architecture(monkeypatch):
+    def fail(_):
+        raise FileNotFoundError
+
+    monkeypatch.setattr(Path, "read_text", fail)
+    assert re.fullmatch(r"\S.*", name_processor())

@@ -1,0 +1,98 @@
+import json
+from dataclasses import FrozenInstanceError, fields
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from squeezetune.errors import SettingsError
+from squeezetune.settings import Settings, parse_settings
+
+FIELDS = fields(Settings)
+
+
+def draw_value(item):
+    """Draw any value that is right for one setting."""
+    choices, low, high = (item.metadata[name] for name in ("choices", "low", "high"))
+    if choices:
+        return st.sampled_from(choices)
+    if item.name == "group_by":
+        return st.sampled_from(["", "^([a-z]+)", "a|b"])
+    if item.name == "image_side":
+        return st.one_of(st.just(0), st.integers(32, high))
+    return st.floats(low, high) if isinstance(item.default, float) else st.integers(low, high)
+
+
+ANY_SETTINGS = st.fixed_dictionaries({}, optional={item.name: draw_value(item) for item in FIELDS})
+
+
+def test_the_defaults_are_right():
+    assert Settings() == parse_settings({})
+
+
+def test_settings_cannot_be_changed():
+    with pytest.raises(FrozenInstanceError):
+        Settings().seed = 3
+
+
+@given(ANY_SETTINGS)
+def test_settings_survive_json(values):
+    settings = parse_settings(values)
+    assert parse_settings(json.loads(json.dumps(settings.to_dict()))) == settings
+
+
+@pytest.mark.parametrize("item", FIELDS, ids=lambda item: item.name)
+def test_every_setting_has_a_help_text_and_limits_that_allow_its_default(item):
+    assert item.metadata["text"].endswith(".")
+    if item.metadata["choices"]:
+        assert item.default in item.metadata["choices"]
+    elif item.name != "group_by":
+        assert item.metadata["low"] <= item.default <= item.metadata["high"]
+
+
+@pytest.mark.parametrize(
+    ("values", "reason"),
+    [
+        ({"effort": "max"}, "effort is 'max'; needed is one of quick, balanced, thorough"),
+        ({"effort": "quik"}, "did you mean 'quick'?"),
+        ({"engine": "openvine"}, "did you mean 'openvino'?"),
+        ({"seed": -1}, "seed is -1; needed is 0 to 2.14748e+09"),
+        ({"seed": "7"}, "seed is '7'; needed is a value of type int"),
+        ({"seed": True}, "seed is True; needed is a value of type int"),
+        ({"seed": 1.0}, "seed is 1.0; needed is a value of type int"),
+        ({"test": 0.01}, "test is 0.01; needed is 0.02 to 0.45"),
+        ({"test": "0.1"}, "test is '0.1'; needed is a value of type float"),
+        ({"test": float("nan")}, "test is nan"),
+        ({"test": float("inf")}, "test is inf"),
+        ({"validation": None}, "validation is None"),
+        ({"image_side": 31}, "image_side is 31; needed is 32 to 512, or 0 for automatic"),
+        ({"image_side": 513}, "image_side is 513; needed is 0 to 512"),
+        ({"group_by": "("}, "group_by is '(', which is no regular expression"),
+        ({"threads": 5000}, "threads is 5000"),
+        ({"views": ["plain"]}, "views is ['plain']"),
+    ],
+)
+def test_values_out_of_their_limits_are_named_with_what_is_needed(values, reason):
+    with pytest.raises(SettingsError) as caught:
+        Settings(**values)
+    assert reason in caught.value.message
+    assert "--help" in caught.value.hint
+
+
+def test_all_problems_are_named_at_once():
+    with pytest.raises(SettingsError) as caught:
+        Settings(effort="max", seed=-1, test=3)
+    assert all(name in caught.value.message for name in ("effort", "seed", "test"))
+
+
+def test_limits_themselves_are_allowed():
+    assert Settings(validation=0.45, test=0.45, image_side=512, seed=2**31 - 1).test == 0.45
+    assert Settings(validation=0.02, test=0.02, image_side=32, seed=0).validation == 0.02
+
+
+@pytest.mark.parametrize(("name", "suggestion"), [("efort", "effort"), ("image_size", "image_side"), ("epochs", "")])
+def test_unknown_settings_are_named_with_the_nearest_known_one(name, suggestion):
+    with pytest.raises(SettingsError, match=f"unknown setting '{name}'") as caught:
+        parse_settings({name: 1})
+    assert (f"did you mean '{suggestion}'?" in caught.value.message) is bool(suggestion)
+    assert "effort, seed" in caught.value.hint
