@@ -173,7 +173,8 @@ def test_constants_keep_their_shape():
     np.testing.assert_array_equal(graph.constants["turned"], [[0, 3], [1, 4], [2, 5]])
 
 
-def test_four_views_are_image_mirror_image_and_their_middles(weights, photos):
+def test_four_views_are_image_mirror_image_and_their_middles(weights):
+    photos = make_photos(3, 79, 79)
     four = open_graph(build_trunk(weights, views=4), FLOAT, 1)(photos)
     run = open_graph(build_trunk(weights), FLOAT, 1)
     height, width = photos.shape[1:3]
