@@ -3,6 +3,8 @@ import json
 import os
 import pickle
 import shutil
+import subprocess
+import sys
 from pathlib import Path
 from threading import Event, Thread
 
@@ -212,11 +214,15 @@ def test_a_failed_second_rename_loses_nothing(model, monkeypatch):
 
 
 def test_leftovers_of_killed_runs_are_removed_and_nothing_else(tmp_path):
-    for name in (".bee-model.0123.partial", ".bee-model.4567.partial", ".cow-model.0123.partial", "bee-model.partial"):
+    ended = subprocess.Popen([sys.executable, "-c", ""])
+    ended.wait()
+    dead = (f".bee-model.{ended.pid}-0123.partial", ".bee-model.x-4567.partial")
+    living = (f".bee-model.{os.getpid()}-89ab.partial", f".cow-model.{ended.pid}-0123.partial", "bee-model.partial")
+    for name in dead + living:
         (tmp_path / name).mkdir()
         (tmp_path / name / MODEL).write_bytes(b"half")
     remove_leftovers(tmp_path / "bee-model")
-    assert list_names(tmp_path) == [".cow-model.0123.partial", "bee-model.partial"]
+    assert list_names(tmp_path) == sorted(living)
 
 
 def test_a_reader_never_disturbs_a_writer(model):
@@ -286,7 +292,7 @@ def test_a_foreign_or_damaged_manifest(model, content):
 
 def test_a_manifest_that_misses_something(model):
     (model / MANIFEST).write_bytes(to_json({"format": FORMAT, "format_version": FORMAT_VERSION, "views": 2}))
-    with pytest.raises(ArtifactError, match="it has no class_names, image_side"):
+    with pytest.raises(ArtifactError, match=r"class_names, image_side.* missing or of a wrong type"):
         read_manifest(model)
 
 
@@ -332,4 +338,12 @@ def test_no_pickle_is_ever_loaded(model, monkeypatch):
     monkeypatch.setattr(pickle, "load", lambda *_, **__: pytest.fail("a pickle was loaded"))
     (model / MANIFEST).write_bytes(pickle.dumps({"format": FORMAT}))
     with pytest.raises(ArtifactError):
+        read_manifest(model)
+
+
+@pytest.mark.parametrize(("name", "value"), [("files", None), ("class_names", "cat"), ("views", "2"), ("data", [])])
+def test_a_manifest_with_values_of_a_wrong_type(model, name, value):
+    path = model / MANIFEST
+    path.write_text(json.dumps(json.loads(path.read_text()) | {name: value}))
+    with pytest.raises(ArtifactError, match=f"{name} missing or of a wrong type"):
         read_manifest(model)

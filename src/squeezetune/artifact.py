@@ -21,6 +21,7 @@ from pathlib import Path
 from typing import Any
 
 from squeezetune.errors import ArtifactError
+from squeezetune.machine import is_running
 from squeezetune.store import write_file
 
 FORMAT = "squeezetune-model"
@@ -82,7 +83,7 @@ def stage_artifact(folder: Path) -> Iterator[Staging]:
 
     """
     check_target(folder)
-    sibling = _name_sibling(folder, f"{uuid.uuid4().hex[:12]}.partial")
+    sibling = _name_sibling(folder, f"{os.getpid()}-{uuid.uuid4().hex[:12]}.partial")
     try:
         sibling.mkdir(parents=True)
         yield Staging(sibling)
@@ -155,12 +156,12 @@ def _identify(folder: Path) -> tuple[int, int] | None:
 
 def _read_whole(folder: Path) -> Manifest:
     content = _read_content(folder)
-    missing = [name for name in Manifest.__dataclass_fields__ if name not in content]
-    if missing:
-        raise ArtifactError(f"{folder / MANIFEST} is damaged: it has no {', '.join(missing)}", _RETRAIN)
+    wrong = [name for name, kind in _KINDS.items() if not isinstance(content.get(name), kind)]
+    if wrong:
+        raise ArtifactError(f"{folder / MANIFEST} is damaged: {', '.join(wrong)} missing or of a wrong type", _RETRAIN)
     for name in (MODEL, NETWORK):
         read_payload(folder / name, content["files"].get(name, ""))
-    fields = {name: content[name] for name in Manifest.__dataclass_fields__}
+    fields = {name: content[name] for name in _KINDS}
     return Manifest(**fields | {"class_names": tuple(content["class_names"])})
 
 
@@ -178,6 +179,19 @@ def read_report(folder: Path) -> dict[str, Any]:
     return content
 
 
+# the JSON type of every field of the manifest
+_KINDS: dict[str, type] = {
+    "class_names": list,
+    "image_side": int,
+    "resize": str,
+    "views": int,
+    "settings": dict,
+    "data": dict,
+    "libraries": dict,
+    "version": str,
+    "created": str,
+    "files": dict,
+}
 _RETRAIN = "Train the model again, or copy the whole folder again from where it came."
 
 
@@ -245,9 +259,14 @@ def _bring_back(folder: Path) -> None:
 
 
 def remove_leftovers(folder: Path) -> None:
-    """Remove the unfinished siblings that killed runs have left beside the folder."""
-    for sibling in folder.parent.glob(f".{escape(folder.name)}.*.partial"):
-        shutil.rmtree(sibling, ignore_errors=True)
+    """Remove the unfinished siblings that killed runs have left beside the folder.
+
+    Their names hold the number of their process; those of a run that goes on are left alone.
+    """
+    for sibling in folder.parent.glob(f".{escape(folder.name)}.*-*.partial"):
+        process = sibling.name.split(".")[-2].split("-")[0]
+        if not (process.isdigit() and is_running(int(process))):
+            shutil.rmtree(sibling, ignore_errors=True)
 
 
 def _name_sibling(folder: Path, ending: str) -> Path:

@@ -63,3 +63,16 @@ def name_processor() -> str:
     """Return the processor's model name where the system tells it, else its architecture."""
     names = (line.split(":", 1)[1].strip() for line in _read_lines("/proc/cpuinfo") if line.startswith("model name"))
     return next(names, "") or platform.processor() or platform.machine()
+
+
+def is_running(process: int) -> bool:
+    """Say whether a process of this number runs on this computer; Windows does not tell without harm, so yes there."""
+    if sys.platform == "win32":
+        return True
+    try:
+        os.kill(process, 0)  # asks, and sends nothing
+    except ProcessLookupError:
+        return False
+    except OSError:  # it is someone else's
+        return True
+    return True
