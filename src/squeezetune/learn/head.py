@@ -22,6 +22,8 @@ WATCHED_IMAGES = 2000
 # A validation part with no more mistakes than this share cannot tell a better head from a worse one.
 SETTLED_ERROR = 0.005
 HIDDEN = {"balanced": HiddenOptions(), "thorough": HiddenOptions(epochs=30, min_steps=1000)}
+# Few images want a narrow hidden layer, so the widths are by the number of training images (docs/decisions/0001-head.md).
+WIDTHS = ((5_000, 128), (15_000, 256))
 IMBALANCE = 1.5
 
 STAGE = "head"
@@ -264,6 +266,8 @@ def fit_hidden_candidate(bench: Bench, views: int, settings: Settings, listen: L
     """Train one hidden layer and judge it."""
     start = time.perf_counter()
     options = HIDDEN.get(settings.effort, HiddenOptions())
+    widths = [width for images, width in WIDTHS if len(bench.labels) < images]
+    options = replace(options, width=min([*widths, options.width]))
     watched = bench.take_watched()
     history = []
 
@@ -279,4 +283,6 @@ def fit_hidden_candidate(bench: Bench, views: int, settings: Settings, listen: L
 
 def is_settled(candidate: Candidate) -> bool:
     """Say whether the validation part has so few mistakes that it cannot order better heads."""
-    return 1 - candidate.validation_accuracy <= SETTLED_ERROR
+    errors = int((~candidate.is_correct).sum())
+    # one mistake less is never more than a standard error
+    return errors <= max(1, SETTLED_ERROR * len(candidate.is_correct))
