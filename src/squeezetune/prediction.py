@@ -96,6 +96,7 @@ class Classifier:
         self, source: ImageSource, names: Iterable[str], engine: Engine
     ) -> Iterator[tuple[str, NDArray[np.float32] | ImageError]]:
         """Yield each name with its probabilities (classes,), or the error of an image that cannot be read, in order."""
+        _ = self._session  # opened here, so that the threads do not each open one
         for outcomes in engine.map(lambda chunk: self._run_chunk(source, chunk), _cut(names, CHUNK)):
             yield from outcomes
 

@@ -22,7 +22,7 @@ WATCHED_IMAGES = 2000
 # A validation part with no more mistakes than this share cannot tell a better head from a worse one.
 SETTLED_ERROR = 0.005
 HIDDEN = {"balanced": HiddenOptions(), "thorough": HiddenOptions(epochs=30, min_steps=1000)}
-# Few images want a narrow hidden layer, so the widths are by the number of training images (docs/decisions/0001-head.md).
+# Few images want a narrow hidden layer: widths below so many training images (docs/decisions/0001-head.md).
 WIDTHS = ((5_000, 128), (15_000, 256))
 IMBALANCE = 1.5
 
