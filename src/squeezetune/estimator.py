@@ -31,6 +31,7 @@ class SqueezeTuneClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[mis
     >>> cross_val_score(SqueezeTuneClassifier(effort="quick"), paths, labels, cv=5)   # doctest: +SKIP
     """
 
+    # scikit-learn finds the parameters by this signature, so that they cannot be one record
     def __init__(
         self,
         *,
