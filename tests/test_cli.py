@@ -7,22 +7,10 @@ from dataclasses import fields
 
 import pytest
 from click.testing import CliRunner
+from fast_options import FAST
 
 from squeezetune.cli import main
 from squeezetune.settings import Settings
-
-FAST = [
-    "--image-side",
-    "64",
-    "--validation",
-    "0.2",
-    "--test",
-    "0.2",
-    "--engine",
-    "onnxruntime",
-    "--precision",
-    "float32",
-]
 
 
 @pytest.fixture

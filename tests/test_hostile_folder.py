@@ -12,23 +12,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 from click.testing import CliRunner
+from fast_options import FAST
 from PIL import Image
 
 from squeezetune.cli import main
 from squeezetune.data import sources
-
-FAST = [
-    "--image-side",
-    "64",
-    "--validation",
-    "0.2",
-    "--test",
-    "0.2",
-    "--engine",
-    "onnxruntime",
-    "--precision",
-    "float32",
-]
 
 
 def to_bytes(image, kind, **options):

@@ -10,6 +10,7 @@ import sys
 import uuid
 from collections.abc import Mapping
 from dataclasses import dataclass
+from io import BytesIO
 from pathlib import Path
 from typing import Any
 
@@ -30,7 +31,7 @@ def find_cache_folder() -> Path:
     return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "squeezetune"
 
 
-def write_file(path: Path, payload: bytes, *, is_durable: bool = True) -> None:
+def write_file(path: Path, payload: bytes | memoryview, *, is_durable: bool = True) -> None:
     """Write a file whole or not at all: temporary sibling, fsync, rename.
 
     Without `is_durable` there is no fsync: many small files are faster by far, and a power failure may empty them.
@@ -75,17 +76,9 @@ class RowStore:
         """Add rows as one new segment."""
         segment = np.empty(len(digests), self._record)
         segment["digest"], segment["values"], segment["size"] = digests, values, sizes
-        self.folder.mkdir(parents=True, exist_ok=True)
-        path = self.folder / f"{uuid.uuid4().hex}.npy"
-        temporary = path.with_suffix(".tmp")
-        try:
-            with temporary.open("wb") as file:
-                np.save(file, segment)
-                file.flush()
-                os.fsync(file.fileno())
-            temporary.replace(path)
-        finally:
-            temporary.unlink(missing_ok=True)
+        buffer = BytesIO()
+        np.save(buffer, segment)
+        write_file(self.folder / f"{uuid.uuid4().hex}.npy", buffer.getbuffer())
 
     @property
     def _record(self) -> np.dtype[Any]:
