@@ -49,13 +49,13 @@ class Fire(nn.Module):  # type: ignore[misc]  # torch is not seen by the type ch
 
     def __init__(self, inputs: int, squeeze: int, expand: int) -> None:
         super().__init__()
-        self.squeeze1x1 = nn.Conv2d(inputs, squeeze, 1)
+        self.squeeze = nn.Conv2d(inputs, squeeze, 1)
         self.expand1x1 = nn.Conv2d(squeeze, expand, 1)
         self.expand3x3 = nn.Conv2d(squeeze, expand, 3, padding=1)
 
     def forward(self, x: Any) -> Any:
         """Squeeze, expand twice, and join."""
-        x = functional.relu(self.squeeze1x1(x), inplace=True)
+        x = functional.relu(self.squeeze(x), inplace=True)
         wide = (self.expand1x1(x), self.expand3x3(x))
         return torch.cat([functional.relu(part, inplace=True) for part in wide], 1)
 

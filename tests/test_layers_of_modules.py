@@ -19,9 +19,11 @@ LAYERS = [
     "cli",
     "console",
     "estimator",
+    "tracking",
     "training",
     "reporting",
     "plots",
+    "curves",
     "record",
     "measurement",
     "learning",
@@ -38,7 +40,8 @@ LAYERS = [
     "errors",
 ]
 RULE = f"Imports only go down: {' > '.join(LAYERS)}"
-MAY_IMPORT_TORCH = {"learn.network", "learn.augment", "learn.finetune"}
+MAY_IMPORT_TORCH = {"learn.network", "learn.surgery", "learn.summary", "learn.augment", "learn.finetune"}
+NEED_TORCH = [name for name, home in squeezetune._HOMES.items() if home in MAY_IMPORT_TORCH]
 SLOW_TO_IMPORT = {"onnxruntime", "onnx", "openvino", "sklearn", "scipy", "matplotlib", "torch", "numpy", "PIL"}
 
 
@@ -140,11 +143,23 @@ def test_public_names_are_sorted_and_listed_once():
 
 @pytest.mark.parametrize("name", squeezetune.__all__)
 def test_every_public_name_can_be_had(name):
+    if name in NEED_TORCH:
+        pytest.importorskip("torch", reason=f"{name} needs torch, an extra")
     value = getattr(squeezetune, name)
     home = f"squeezetune.{squeezetune._HOMES[name]}"
     assert value is getattr(importlib.import_module(home), name)
     assert value.__module__ == home
     assert value.__doc__
+
+
+@pytest.mark.parametrize("name", NEED_TORCH)
+def test_a_public_name_that_needs_torch_says_how_to_install_it(name):
+    hide = "import sys; sys.modules['torch'] = None\nimport squeezetune\n"
+    ask = f"try: squeezetune.{name}\nexcept squeezetune.MissingExtraError as error: print(error)"
+    shown = run_python(hide + ask)
+    assert "torch is not installed" in shown
+    assert "pip install torch --index-url https://download.pytorch.org/whl/cpu" in shown
+    assert "pip install 'squeezetune[deep]'" in shown
 
 
 def test_type_checkers_see_the_same_names():

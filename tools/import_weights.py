@@ -53,7 +53,10 @@ def read_arrays(archive: Path) -> dict[str, tuple[Array, Array]]:
 
 
 def rename_layers(layers: dict[str, tuple[Array, Array]]) -> dict[str, Array]:
-    """Give torchvision's names, and OIHW instead of HWIO."""
+    """Give torchvision's names, and OIHW instead of HWIO.
+
+    Only the squeeze layers keep Caffe's `squeeze1x1`, since the file's checksum is pinned; `load_weights` renames them.
+    """
     names = {"conv1": "features.0", "conv10": "classifier.1"}
     names |= {f"{fire}/{part}": f"features.{at}.{part}" for fire, at in FIRE_POSITIONS.items()
               for part in ("squeeze1x1", "expand1x1", "expand3x3")}  # fmt: skip

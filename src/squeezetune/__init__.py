@@ -20,6 +20,9 @@ if TYPE_CHECKING:
     )
     from squeezetune.estimator import SqueezeTuneClassifier
     from squeezetune.learn.evaluation import Evaluation
+    from squeezetune.learn.network import SqueezeNet, build_network
+    from squeezetune.learn.summary import describe
+    from squeezetune.learn.surgery import freeze, replace_classifier, unfreeze_last
     from squeezetune.measurement import FolderEvaluation, evaluate
     from squeezetune.prediction import Classifier, Prediction, load
     from squeezetune.settings import Settings
@@ -38,12 +41,18 @@ _HOMES = {
     "Settings": "settings",
     "SettingsError": "errors",
     "SourceError": "errors",
+    "SqueezeNet": "learn.network",
     "SqueezeTuneClassifier": "estimator",
     "SqueezeTuneError": "errors",
     "WeightsError": "errors",
+    "build_network": "learn.network",
+    "describe": "learn.summary",
     "evaluate": "measurement",
+    "freeze": "learn.surgery",
     "load": "prediction",
+    "replace_classifier": "learn.surgery",
     "train": "training",
+    "unfreeze_last": "learn.surgery",
 }
 
 __all__ = [
@@ -59,12 +68,18 @@ __all__ = [
     "Settings",
     "SettingsError",
     "SourceError",
+    "SqueezeNet",
     "SqueezeTuneClassifier",
     "SqueezeTuneError",
     "WeightsError",
+    "build_network",
+    "describe",
     "evaluate",
+    "freeze",
     "load",
+    "replace_classifier",
     "train",
+    "unfreeze_last",
 ]
 
 

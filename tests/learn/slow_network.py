@@ -15,7 +15,7 @@ def run_slowly(weights, pixels):
     found = {"conv1": x}
     for number, place in enumerate(FIRE_PLACES, start=2):
         x = pool(x) if number in (2, 4, 6) else x
-        x = found[f"fire{number}.squeeze"] = convolve(x, weights, f"features.{place}.squeeze1x1")
+        x = found[f"fire{number}.squeeze"] = convolve(x, weights, f"features.{place}.squeeze")
         one = convolve(x, weights, f"features.{place}.expand1x1")
         three = convolve(x, weights, f"features.{place}.expand3x3", pad=1)
         x = found[f"fire{number}.expand"] = np.concatenate([one, three])

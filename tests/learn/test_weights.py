@@ -1,3 +1,4 @@
+import doctest
 import hashlib
 from pathlib import Path
 
@@ -7,8 +8,18 @@ import skimage
 from PIL import Image
 from slow_network import FIRE_PLACES, classify_slowly
 
-from squeezetune.errors import WeightsError
-from squeezetune.learn.weights import WEIGHTS_PATH, WEIGHTS_SHA256, load_weights
+from squeezetune.errors import SettingsError, WeightsError
+from squeezetune.learn import weights as module
+from squeezetune.learn.weights import (
+    FIRE_WIDTHS,
+    LAYOUTS,
+    WEIGHTS_PATH,
+    WEIGHTS_SHA256,
+    identify_version,
+    list_shapes,
+    load_weights,
+    parse_safetensors,
+)
 
 
 def load_photo(name):
@@ -28,7 +39,7 @@ def test_names_and_shapes_are_torchvisions(weights):
                                    (64, 256)), strict=True))  # fmt: skip
     expected, width = {"features.0": (64, 3, 3, 3)}, 64
     for place, (squeeze, expand) in fires.items():
-        expected[f"features.{place}.squeeze1x1"] = (squeeze, width, 1, 1)
+        expected[f"features.{place}.squeeze"] = (squeeze, width, 1, 1)
         expected[f"features.{place}.expand1x1"] = (expand, squeeze, 1, 1)
         expected[f"features.{place}.expand3x3"] = (expand, squeeze, 3, 3)
         width = 2 * expand
@@ -38,6 +49,13 @@ def test_names_and_shapes_are_torchvisions(weights):
     assert {name: value.shape for name, value in weights.items()} == kernels | biases
     assert {value.dtype for value in weights.values()} == {np.dtype(np.float32)}
     assert sum(value.size for value in weights.values()) == 1_235_496  # as torchvision counts them
+
+
+def test_the_squeeze_layers_have_torchvisions_name_though_the_file_has_caffes(weights):
+    stored = parse_safetensors(WEIGHTS_PATH.read_bytes())
+    assert "features.3.squeeze1x1.weight" in stored
+    assert not any("squeeze1x1" in name for name in weights)
+    np.testing.assert_array_equal(weights["features.3.squeeze.weight"], stored["features.3.squeeze1x1.weight"])
 
 
 def test_weights_cannot_be_replaced(weights):
@@ -73,6 +91,87 @@ def test_a_foreign_file_is_an_error_even_under_its_own_checksum(tmp_path):
     path.write_bytes(b"not weights at all")
     with pytest.raises(WeightsError, match="no safetensors"):
         load_weights(path, hashlib.sha256(path.read_bytes()).hexdigest())
+
+
+# ---- which network's they are
+
+
+def make_weights(version, num_classes=1000):
+    return {name: np.zeros(shape, np.float32) for name, shape in list_shapes(version, num_classes).items()}
+
+
+@pytest.mark.parametrize("version", LAYOUTS)
+@pytest.mark.parametrize("num_classes", [1000, 1, 7])
+def test_the_version_is_found_for_any_number_of_classes(version, num_classes):
+    assert identify_version(make_weights(version, num_classes)) == version
+
+
+def test_the_shapes_are_those_of_the_weights(weights):
+    assert list_shapes("1.1") == {name: value.shape for name, value in weights.items()}
+    assert sum(np.prod(shape) for shape in list_shapes("1.0").values()) == 1_248_424  # as torchvision counts them
+
+
+def test_fires_stand_where_torchvision_has_them():
+    assert LAYOUTS["1.1"].fires == dict(zip(FIRE_WIDTHS, FIRE_PLACES, strict=True))
+    assert list(LAYOUTS["1.0"].fires.values()) == [3, 4, 5, 7, 8, 9, 10, 12]
+
+
+def drop(weights):
+    del weights["features.6.expand3x3.bias"]
+
+
+def add(weights):
+    weights["head.0.weight"] = np.zeros((2, 2), np.float32)
+
+
+def reshape(weights):
+    weights["features.3.squeeze.weight"] = np.zeros((16, 96, 1, 1), np.float32)
+
+
+def spoil(weights):
+    weights["features.12.expand1x1.bias"][3] = np.nan
+
+
+def widen(weights):
+    weights["classifier.1.bias"] = np.zeros(3, np.float32)
+
+
+@pytest.mark.parametrize(("change", "message"), [
+    (drop, r"missing: features\.6\.expand3x3\.bias\.\n"),
+    (add, r"unknown: head\.0\.weight\.\n"),
+    (reshape, r"of another shape: features\.3\.squeeze\.weight \(16, 96, 1, 1\) instead of \(16, 64, 1, 1\)\.\n"),
+    (spoil, r"not finite: features\.12\.expand1x1\.bias\.\n"),
+    (widen, r"of another shape: classifier\.1\.weight \(1000, 512, 1, 1\) instead of \(3, 512, 1, 1\)\.\n"),
+    (lambda weights: [weights.pop(name) for name in list(weights)[2:40]], r"missing: .*, .*, .* and 35 more\.\n"),
+])  # fmt: skip
+def test_weights_that_are_wrong_are_told_where(change, message):
+    weights = make_weights("1.1")
+    change(weights)
+    with pytest.raises(WeightsError, match=rf"SqueezeNet 1\.1: {message}") as caught:
+        identify_version(weights)
+    assert "squeezenet1_1" in caught.value.hint
+
+
+@pytest.mark.parametrize(("weights", "found"), [
+    ({}, r"no 'features\.0\.weight' in nothing"),
+    ({"conv1.weight": np.zeros((64, 3, 7, 7)), "fc": np.zeros(3)}, r"no 'features\.0\.weight' in conv1\.weight, fc,"),
+    ({"features.0.weight": np.zeros((32, 3, 3, 3))}, r"is \(32, 3, 3, 3\), needed \(96, 3, 7, 7\) in 1\.0 or \(64,"),
+])  # fmt: skip
+def test_weights_of_other_networks_are_refused(weights, found):
+    with pytest.raises(WeightsError, match=found):
+        identify_version(weights)
+
+
+def test_there_is_no_other_version():
+    with pytest.raises(SettingsError, match=r"no SqueezeNet '1\.2'") as caught:
+        list_shapes("1.2")
+    assert "1.0, 1.1" in caught.value.hint
+
+
+def test_examples_in_the_documentation_run():
+    result = doctest.testmod(module)
+    assert result.attempted
+    assert not result.failed
 
 
 # ---- what they know: photos of known things, in the slow network with its ImageNet classifier

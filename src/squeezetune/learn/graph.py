@@ -11,10 +11,10 @@ from numpy.typing import NDArray
 
 from squeezetune.learn.layers import FloatLayers, Int8Layers, Layers, Ranges
 from squeezetune.learn.onnx_builder import Graph
-from squeezetune.learn.weights import Weights
+from squeezetune.learn.weights import LAYOUTS, Weights
 
 # torchvision's place of each Fire module in `features`, in the order of the data
-FIRES = {"fire2": 3, "fire3": 4, "fire4": 6, "fire5": 7, "fire6": 9, "fire7": 10, "fire8": 11, "fire9": 12}
+FIRES = LAYOUTS["1.1"].fires
 POOL_BEFORE = ("fire2", "fire4", "fire6")
 TAPS = ("fire5", "fire6", "fire7", "fire8", "fire9")
 FEATURE_COUNT = 256 + 384 + 384 + 512 + 512

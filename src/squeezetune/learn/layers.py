@@ -59,7 +59,7 @@ class FloatLayers:
 
     def squeeze(self, x: str, layer: str, activation: str) -> str:
         """Add the squeeze convolution and its ReLU."""
-        return self._convolve(x, f"{layer}.squeeze1x1", *self._parameters(f"{layer}.squeeze1x1"), activation)
+        return self._convolve(x, f"{layer}.squeeze", *self._parameters(f"{layer}.squeeze"), activation)
 
     def expand(self, x: str, layer: str, activation: str) -> str:
         """Add the expand convolutions and their ReLUs."""
@@ -114,7 +114,7 @@ class Int8Layers:
 
     def squeeze(self, x: str, layer: str, activation: str) -> str:
         """Add the squeeze convolution and its ReLU."""
-        return self._convolve(x, f"{layer}.squeeze1x1", *self._parameters(f"{layer}.squeeze1x1"), activation)
+        return self._convolve(x, f"{layer}.squeeze", *self._parameters(f"{layer}.squeeze"), activation)
 
     def expand(self, x: str, layer: str, activation: str) -> str:
         """Add the expand convolutions and their ReLUs, all with one scale, so that joining them is a copy."""
