@@ -1,10 +1,32 @@
+import io
 import json
+from dataclasses import replace
 
 import pytest
+from rich.console import Console
+from rich.text import Text
 
-from squeezetune.console import ProgressListener, format_share, print_error, print_json, print_table
+from squeezetune.console import (
+    ProgressListener,
+    format_clock,
+    format_share,
+    print_error,
+    print_json,
+    print_table,
+)
 from squeezetune.errors import SettingsError
-from squeezetune.events import Notice, StageAdvanced, StageFinished, StageStarted
+from squeezetune.events import (
+    EpochFinished,
+    ModelMeasured,
+    Notice,
+    StageAdvanced,
+    StageFinished,
+    StageStarted,
+    TrainingAdvanced,
+)
+
+EPOCH = EpochFinished("last blocks", 2, 12, 0.5, 0.85, None, 0.861, 1200.0, 20.0)
+ADVANCED = TrainingAdvanced("last blocks", 0.2, 0.412, 0.8731, 1240.4, 42.0)
 
 
 @pytest.mark.parametrize(
@@ -43,6 +65,90 @@ def test_terminal_shows_bars(capsys, monkeypatch):
     assert "Looking at the photos" in shown
     assert "10/10" in shown
     assert "a stage of tomorrow" in shown
+
+
+# ---- stages that train
+
+
+def show(*events, width=80):
+    """Show events on a terminal of some width; return the lines of the last picture."""
+    console = Console(file=io.StringIO(), force_terminal=True, width=width, highlight=False)
+    listen = ProgressListener(console=console)
+    for event in events:
+        listen(event)
+    with console.capture() as capture:
+        console.print(listen, no_wrap=True)
+    return [Text.from_ansi(line).plain.rstrip() for line in capture.get().splitlines()]
+
+
+def test_a_stage_that_trains_shows_its_figures_beneath_the_bar():
+    bar, figures = show(StageStarted("last blocks", 100, "%"), EPOCH, ADVANCED)
+    assert bar.startswith("Training last blocks")
+    assert bar.endswith("20% 0:42 left")
+    assert figures == "  epoch 3/12  loss 0.412  train 87.3 %  validation 86.1 %  1,240 images/s"
+
+
+def test_in_the_first_epoch_there_is_nothing_to_say_of_validation():
+    bar, figures = show(replace(ADVANCED, progress=0.01, seconds_left=None))
+    assert bar.endswith("1%")
+    assert figures == "  epoch 1  loss 0.412  train 87.3 %  1,240 images/s"
+
+
+def test_a_finished_stage_keeps_its_last_epoch_and_its_time():
+    last = replace(EPOCH, epoch=12)
+    bar, figures = show(StageStarted("last blocks", 300, "steps"), ADVANCED, last, StageFinished("last blocks", 83.2))
+    assert "300/300 steps" in bar
+    assert figures == "  epoch 12/12  loss 0.500  train 85.0 %  validation 86.1 %  1,200 images/s"
+    bar, _ = show(StageStarted("last blocks", 100, "%"), last, StageFinished("last blocks", 83.2))
+    assert bar.endswith("100% 1:23")
+
+
+def test_stages_stand_below_each_other_and_fit_a_terminal():
+    events = [
+        StageStarted("features", 60000), StageFinished("features", 9.0),
+        StageStarted("head", 100, "%"), replace(EPOCH, stage="head"), StageFinished("head", 3.0),
+        StageStarted("all layers", 100, "%"), replace(ADVANCED, stage="all layers"), ModelMeasured(0.9, 0.8, 0.95, 99),
+    ]  # fmt: skip
+    lines = show(*events)
+    assert [line.split("  ")[0] for line in lines if line[0] != " "] == [
+        "Looking at the photos", "Training the head", "Training all layers",
+    ]  # fmt: skip
+    assert len(lines) == 5
+    assert all(len(line) <= 80 for line in show(*events, width=80))
+    assert len(show(*events, width=40)) == 5
+
+
+def test_without_a_terminal_an_epoch_is_a_line(capsys):
+    with ProgressListener() as listen:
+        for event in (StageStarted("last blocks", 100, "%"), ADVANCED, EPOCH, StageFinished("last blocks", 9.0)):
+            listen(event)
+    line = "Training last blocks: epoch 2/12  loss 0.500  train 85.0 %  validation 86.1 %  1,200 images/s\n"
+    assert capsys.readouterr().err == line
+
+
+def test_without_a_terminal_fast_epochs_are_not_all_printed(capsys):
+    with ProgressListener() as listen:
+        for epoch in range(1, 61):
+            listen(replace(EPOCH, epoch=epoch, of=60, seconds=epoch / 20))
+    lines = capsys.readouterr().err.splitlines()
+    assert [line.split()[4] for line in lines] == ["20/60", "40/60", "60/60"]
+
+
+def test_quiet_prints_no_epochs(capsys):
+    with ProgressListener(is_quiet=True) as listen:
+        listen(ADVANCED)
+        listen(EPOCH)
+    assert capsys.readouterr().err == ""
+
+
+@pytest.mark.parametrize(
+    ("seconds", "text"), [(0, "0:00"), (42, "0:42"), (59.6, "1:00"), (600, "10:00"), (3723, "1:02:03")]
+)
+def test_clocks(seconds, text):
+    assert format_clock(seconds) == text
+
+
+# ---- errors and tables
 
 
 def test_errors_keep_to_two_lines(capsys):

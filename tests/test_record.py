@@ -7,8 +7,9 @@ import pytest
 from squeezetune.data.index import scan_folder
 from squeezetune.data.split import split_index
 from squeezetune.engine import ThreadEngine
-from squeezetune.events import ignore_event
-from squeezetune.learn.evaluation import evaluate_probabilities
+from squeezetune.events import EpochFinished, ignore_event
+from squeezetune.learn.evaluation import evaluate_probabilities, wilson_interval
+from squeezetune.learn.stages import StageResult
 from squeezetune.learning import learn_classifier, make_manifest
 from squeezetune.measurement import Measured, run_classifier
 from squeezetune.prediction import Classifier
@@ -77,6 +78,43 @@ def test_the_record_names_the_chosen_head(run):
     assert model["file_bytes"] == len(run.learned.model)
     assert model["engine"] == "onnxruntime float32"
     assert model["temperature"] == run.learned.head.chosen.temperature
+
+
+# ---- stages and epochs
+
+
+def test_stages_are_recorded_with_wilson_intervals(run):
+    right = np.array([True] * 9 + [False])
+    stages = (
+        StageResult("frozen head", right, None, 1.23456, False, "all layers are better"),
+        StageResult("all layers", right, right[:5], 60, True),
+    )
+    head, layers = make_record(replace(run, stages=stages))["stages"]
+    low, high = wilson_interval(9, 10)
+    share = {"accuracy": 0.9, "low": low, "high": high, "images": 10}
+    assert head == {"name": "frozen head", "validation": share, "test": None, "seconds": 1.235, "chosen": False,
+                    "note": "all layers are better"}  # fmt: skip
+    assert layers["chosen"] is True
+    assert layers["test"]["images"] == 5
+    assert layers["test"]["accuracy"] == layers["test"]["high"] == 1
+    assert make_record(run)["stages"] == []
+
+
+def test_a_stage_without_validation_images_claims_nothing(run):
+    stage = StageResult("frozen head", np.zeros(0, np.bool_), None, 1.0, True)
+    assert make_record(replace(run, stages=[stage]))["stages"][0]["validation"] is None
+
+
+def test_epochs_of_later_stages_follow_those_of_the_head(run):
+    first = EpochFinished("head", 1, 1, 0.5, 0.8, 0.6, 0.75, 1234.567, 0.12345)
+    later = EpochFinished("all layers", 1, 4, float("nan"), 0.8, None, 0.75, 437.0, 69.0)
+    head = replace(run.learned.head, chosen=replace(run.learned.head.chosen, history=(first,)))
+    history = make_record(replace(run, learned=replace(run.learned, head=head), epochs=[later]))["history"]
+    assert history[0] == {"stage": "head", "epoch": 1, "of": 1, "train_loss": 0.5, "train_accuracy": 0.8,
+                          "validation_loss": 0.6, "validation_accuracy": 0.75, "images_per_s": 1234.6,
+                          "seconds": 0.123}  # fmt: skip
+    assert history[1]["stage"] == "all layers"
+    assert history[1]["train_loss"] is None  # a loss that is lost would be no JSON
 
 
 # ---- galleries

@@ -13,6 +13,7 @@ from itertools import pairwise
 import matplotlib
 import numpy as np
 import pytest
+from example_history import ONE_EPOCH, STAGES, THREE_STAGES
 from PIL import Image
 
 from squeezetune.reporting import (
@@ -372,9 +373,45 @@ def test_the_history_is_drawn_only_where_there_is_one():
     assert len(curves) == 3
     assert len(points) == 24
     assert points.min() >= 0
-    assert points[:, 0].max() == 300
+    assert points[:, 0].max() <= 300
     assert points[:, 1].max() <= 100
     assert "validation accuracy, at last 94.4 %" in page.text
+
+
+def test_stages_are_marked_and_named_on_the_curves():
+    source = render_report(make_report(history=THREE_STAGES), {})
+    page = Page(source)
+    labels = [found.get("aria-label", "").split(";")[0] for found in page.find("svg")]
+    assert {"accuracy over 19 epochs", "loss over 19 epochs"} <= set(labels)
+    for name in ("frozen head", "last blocks", "all layers"):
+        assert source.count(f">{name}</text>") == 2
+    assert "plots/training.csv" in page.text
+    assert page.find("a", href="#training")
+
+
+def test_a_single_epoch_is_seen_as_a_dot():
+    page = Page(render_report(make_report(history=ONE_EPOCH), {}))
+    knots = [found for found in page.find("circle") if found["class"].startswith("knot")]
+    assert [found["cx"] for found in knots] == ["150.0"] * 4
+
+
+def test_stages_are_compared_with_their_intervals():
+    page = Page(render_report(make_report(stages=STAGES), {}))
+    for words in (
+        "frozen head 84.5 % 82.1–86.6 % 84.1 % 81.7–86.2 % 21.4 s",
+        "last 4 blocks all layers are better by 22 of 1,000 images 86.2 % 83.9–88.2 % – – 80.2 s",
+        "all layers at 128 px 88.4 % 86.3–90.2 % 87.9 % 85.7–89.8 % 9 min ✓ kept",
+    ):
+        assert words in page.text
+    assert page.text.count("✓ kept") == 1
+
+
+@pytest.mark.parametrize("changes", [{}, {"stages": []}], ids=["an earlier report", "no stages"])
+def test_without_stages_and_epochs_there_is_no_section_for_them(changes):
+    page = Page(render_report(make_report(**changes), {}))
+    assert "Stage by stage" not in page.text
+    assert not page.find("section", id="training")
+    assert not page.find("a", href="#training")
 
 
 def make_gaps():
@@ -426,7 +463,7 @@ def test_rendering_leaves_the_report_alone():
 
 
 def read_sizes(plots):
-    images = {name: Image.open(io.BytesIO(payload)) for name, payload in plots.items()}
+    images = {name: Image.open(io.BytesIO(payload)) for name, payload in plots.items() if not name.endswith(".csv")}
     assert {image.format for image in images.values()} == {"PNG"}
     assert {round(image.info["dpi"][0]) for image in images.values()} == {200}
     return {name: image.size for name, image in images.items()}
@@ -438,7 +475,7 @@ def test_every_plot_is_drawn_at_its_size():
         "confusion_matrix.png": (1640, 1440),
         "confusion_matrix_normalised.png": (1640, 1440),
         "precision_recall.png": (1200, 960),
-        "history.png": (1600, 640),
+        "training.png": (1400, 980),
     }
 
 
@@ -446,12 +483,12 @@ def test_every_plot_is_drawn_at_its_size():
 def test_plots_of_any_number_of_classes_fit_a_page(count):
     sizes = read_sizes(draw_plots(make_report([f"class {index}" for index in range(count)], mistakes=count)))
     assert ("confusion_matrix_normalised.png" in sizes) == (count <= 30)
-    assert "history.png" not in sizes
+    assert "training.png" not in sizes
     assert all(200 < side <= 2400 for size in sizes.values() for side in size)
 
 
 def test_unknown_scores_are_drawn_as_gaps():
-    assert "history.png" in read_sizes(draw_plots(make_gaps()))
+    assert "training.png" in read_sizes(draw_plots(make_gaps()))
 
 
 def test_hostile_names_are_drawn_without_a_word():

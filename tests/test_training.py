@@ -19,7 +19,7 @@ from PIL import Image
 from squeezetune.data.index import scan_folder
 from squeezetune.data.split import split_index
 from squeezetune.errors import ArtifactError, ClassesError, SettingsError, SourceError
-from squeezetune.events import StageAdvanced, StageFinished, StageStarted
+from squeezetune.events import ModelMeasured, StageAdvanced, StageFinished, StageStarted
 from squeezetune.prediction import load
 from squeezetune.settings import Settings
 from squeezetune.store import RowStore
@@ -262,6 +262,9 @@ def test_unequal_classes(write_shapes, tmp_path, fixed_settings):
 def test_events_tell_the_story_in_order(write_shapes, tmp_path, fixed_settings, empty_cache):
     said = []
     train(write_shapes(tmp_path / "photos", 8), tmp_path / "model", fixed_settings, listen=said.append)
+    measured = said.pop()
+    assert isinstance(measured, ModelMeasured)
+    assert 0 <= measured.low <= measured.accuracy <= measured.high <= 1
     stages = [(stage, list(events)) for stage, events in groupby(said, lambda event: event.stage)]
     assert [stage for stage, _ in stages] == ["reading", "features", "head", "measuring"]
     for _, (first, *middle, last) in stages:

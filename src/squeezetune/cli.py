@@ -2,7 +2,7 @@
 
 import functools
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import fields
 from pathlib import Path
 from typing import Any
@@ -13,6 +13,7 @@ from squeezetune.errors import SourceError, SqueezeTuneError
 from squeezetune.settings import Settings, parse_settings
 
 INTERRUPTED = 130
+NO_TRACKERS: Mapping[str, Any] = {}
 
 
 def guard_errors(command: Callable[..., None]) -> Callable[..., None]:
@@ -82,14 +83,25 @@ def main() -> None:
 @class_option
 @settings_options
 @click.option("--no-cache", is_flag=True, help="Neither use nor keep features of the photos.")
+@click.option("--tensorboard", type=click.Path(path_type=Path), metavar="DIR", help="Keep the curves for TensorBoard.")
+@click.option("--mlflow", metavar="URI", help="Send settings and curves to an MLflow server.")
 @json_option
 @quiet_option
 @guard_errors
 def train(
-    photos: Path, output: Path | None, class_pattern: str, no_cache: bool, as_json: bool, quiet: bool, **knobs: Any
+    photos: Path,
+    output: Path | None,
+    class_pattern: str,
+    no_cache: bool,
+    tensorboard: Path | None,
+    mlflow: str | None,
+    as_json: bool,
+    quiet: bool,
+    **knobs: Any,
 ) -> None:
     """Train a classifier on PHOTOS, one subfolder for each class, and measure it."""
-    _train(photos, output, parse_settings(knobs), class_pattern, not no_cache, as_json, quiet)
+    trackers = {"tensorboard": tensorboard, "mlflow": mlflow}
+    _train(photos, output, parse_settings(knobs), class_pattern, not no_cache, as_json, quiet, trackers)
 
 
 @main.command()
@@ -122,12 +134,18 @@ def _train(
     use_cache: bool,
     as_json: bool,
     quiet: bool,
+    trackers: Mapping[str, Any] = NO_TRACKERS,
 ) -> None:
     """Train with progress bars and print the result: what `train` and `demo` share."""
     from squeezetune.console import ProgressListener, print_json
+    from squeezetune.tracking import track_run
     from squeezetune.training import train as train_classifier
 
-    with ProgressListener(is_quiet=quiet or as_json) as listen:
+    experiment = photos.resolve().name or "squeezetune"
+    with (
+        ProgressListener(is_quiet=quiet or as_json) as progress,
+        track_run(progress, experiment=experiment, settings=settings.to_dict(), **trackers) as listen,
+    ):
         classifier = train_classifier(
             photos, output, settings, class_pattern=class_pattern, use_cache=use_cache, listen=listen
         )

@@ -5,58 +5,160 @@ import sys
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
+from rich.console import Console, Group
+from rich.live import Live
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    ProgressColumn,
+    TaskProgressColumn,
+    TextColumn,
+    TimeRemainingColumn,
+)
 from rich.table import Table
+from rich.text import Text
 
 from squeezetune.errors import SqueezeTuneError
-from squeezetune.events import Event, Notice, StageAdvanced, StageFinished, StageStarted
+from squeezetune.events import (
+    EpochFinished,
+    Event,
+    Notice,
+    StageAdvanced,
+    StageFinished,
+    StageStarted,
+    TrainingAdvanced,
+)
 
 STAGE_WORDS = {
     "reading": "Reading the photos",
     "features": "Looking at the photos",
-    "head": "Learning",
+    "head": "Training the head",
+    "last blocks": "Training last blocks",
+    "all layers": "Training all layers",
     "measuring": "Measuring",
 }
+# A log need not hear of every epoch of a head that takes sixty of them in a second.
+LINE_EVERY_S = 1.0
+BAR_WIDTH = 24  # with the words and figures beside it, a row fits a terminal of 80 columns
 
 
 class ProgressListener:
-    """Draws events as progress bars on a terminal; elsewhere only notices are printed."""
+    """Draws events as progress bars on a terminal; elsewhere notices are printed, and a line for each epoch."""
 
-    def __init__(self, *, is_quiet: bool = False) -> None:
-        self._console = Console(stderr=True, highlight=False)
+    def __init__(self, *, is_quiet: bool = False, console: Console | None = None) -> None:
+        self._console = console or Console(stderr=True, highlight=False)
         self._is_quiet = is_quiet
-        self._tasks: dict[str, TaskID] = {}
-        columns = (
-            TextColumn("{task.description:<22}"),
-            BarColumn(),
-            MofNCompleteColumn(),
-            TextColumn("{task.fields[unit]}"),
-            TimeRemainingColumn(elapsed_when_finished=True),
-        )
-        disable = is_quiet or not self._console.is_terminal
-        self._progress = Progress(*columns, console=self._console, disable=disable)
+        self._rows: dict[str, StageRow] = {}
+        self._printed_s: dict[str, float] = {}
+        self._is_drawn = self._console.is_terminal and not is_quiet
+        self._live = Live(self, console=self._console, refresh_per_second=8, auto_refresh=self._is_drawn)
+
+    def __rich__(self) -> Group:
+        """Show all stages so far."""
+        return Group(*self._rows.values())
 
     def __enter__(self) -> "ProgressListener":
-        self._progress.start()
+        if self._is_drawn:
+            self._live.start()
         return self
 
     def __exit__(self, *reason: object) -> None:
-        self._progress.stop()
+        if self._is_drawn:
+            self._live.stop()
 
     def __call__(self, event: Event) -> None:
         """Show one event."""
+        if isinstance(event, Notice):
+            if not self._is_quiet:
+                self._console.print(f"Note: {event.message}", markup=False)
+        elif self._is_drawn:
+            self._draw(event)
+        elif isinstance(event, EpochFinished) and not self._is_quiet:
+            self._print_epoch(event)
+
+    def _draw(self, event: Event) -> None:
         if isinstance(event, StageStarted):
-            words = STAGE_WORDS.get(event.stage, event.stage)
-            self._tasks[event.stage] = self._progress.add_task(words, total=event.total or None, unit=event.unit)
-        elif isinstance(event, StageAdvanced) and event.stage in self._tasks:
-            self._progress.update(self._tasks[event.stage], completed=event.done)
-        elif isinstance(event, StageFinished) and event.stage in self._tasks:
-            task = self._tasks[event.stage]
-            total = next(item.total for item in self._progress.tasks if item.id == task)
-            self._progress.update(task, completed=total or 1, total=total or 1)
-        elif isinstance(event, Notice) and not self._is_quiet:
-            self._console.print(f"Note: {event.message}", markup=False)
+            self._rows[event.stage] = StageRow(event)
+        elif isinstance(event, StageAdvanced | TrainingAdvanced | EpochFinished | StageFinished):
+            if event.stage not in self._rows:
+                self._rows[event.stage] = StageRow(StageStarted(event.stage, 100, "%"))
+            self._rows[event.stage].show(event)
+
+    def _print_epoch(self, event: EpochFinished) -> None:
+        """Print an epoch as a plain line, unless the last line has only just been printed."""
+        if event.epoch < event.of and event.seconds - self._printed_s.get(event.stage, 0) < LINE_EVERY_S:
+            return
+        self._printed_s[event.stage] = event.seconds
+        line = f"{name_stage(event.stage)}: {format_epoch(event)}"
+        self._console.print(line, markup=False, soft_wrap=True)
+
+
+class StageRow:
+    """A stage on the terminal: its bar and, where it trains in epochs, a line of figures."""
+
+    def __init__(self, start: StageStarted) -> None:
+        columns: tuple[ProgressColumn, ...] = (TaskProgressColumn(), TextColumn("{task.fields[clock]}"))
+        if start.unit != "%":
+            left = TimeRemainingColumn(elapsed_when_finished=True)
+            columns = (MofNCompleteColumn(), TextColumn(start.unit), left)
+        self._progress = Progress(TextColumn("{task.description:<22}"), BarColumn(BAR_WIDTH), *columns)
+        self._task = self._progress.add_task(name_stage(start.stage), total=start.total or None, clock="")
+        self._total = start.total or 1
+        self._epoch: EpochFinished | None = None
+        self._figures = ""
+
+    def __rich__(self) -> Group:
+        """Show the bar and the figures."""
+        figures = Text(f"  {self._figures}", no_wrap=True, overflow="ellipsis")
+        return Group(self._progress, *([figures] if self._figures else []))
+
+    def show(self, event: StageAdvanced | TrainingAdvanced | EpochFinished | StageFinished) -> None:
+        """Show how far the stage is."""
+        if isinstance(event, StageAdvanced):
+            self._progress.update(self._task, completed=event.done)
+        elif isinstance(event, TrainingAdvanced):
+            left = "" if event.seconds_left is None else f"{format_clock(event.seconds_left)} left"
+            self._progress.update(self._task, completed=event.progress * self._total, total=self._total, clock=left)
+            self._figures = format_training(event, self._epoch)
+        elif isinstance(event, EpochFinished):
+            self._epoch, self._figures = event, format_epoch(event)
+        else:
+            taken = format_clock(event.seconds)
+            self._progress.update(self._task, completed=self._total, total=self._total, clock=taken)
+            self._figures = format_epoch(self._epoch) if self._epoch else ""
+
+
+def name_stage(stage: str) -> str:
+    """Name a stage for readers."""
+    return STAGE_WORDS.get(stage, stage)
+
+
+def format_epoch(event: EpochFinished) -> str:
+    """Write how training stands after an epoch."""
+    return "  ".join(
+        (
+            f"epoch {event.epoch}/{event.of}",
+            f"loss {event.train_loss:.3f}",
+            f"train {format_share(event.train_accuracy)}",
+            f"validation {format_share(event.validation_accuracy)}",
+            f"{event.images_per_s:,.0f} images/s",
+        )
+    )
+
+
+def format_training(event: TrainingAdvanced, epoch: EpochFinished | None) -> str:
+    """Write how training stands within an epoch; `epoch` is the last one that is finished."""
+    at = f"epoch {min(epoch.epoch + 1, epoch.of)}/{epoch.of}" if epoch else "epoch 1"
+    words = [at, f"loss {event.loss:.3f}", f"train {format_share(event.accuracy)}"]
+    words += [f"validation {format_share(epoch.validation_accuracy)}"] if epoch else []
+    return "  ".join([*words, f"{event.images_per_s:,.0f} images/s"])
+
+
+def format_clock(seconds: float) -> str:
+    """Write a duration as a clock does, e.g. 0:42 or 1:02:03."""
+    minutes, rest = divmod(round(seconds), 60)
+    return f"{minutes // 60}:{minutes % 60:02}:{rest:02}" if minutes >= 60 else f"{minutes}:{rest:02}"
 
 
 def print_json(content: Any) -> None:

@@ -26,11 +26,56 @@ class StageAdvanced:
 
 
 @dataclass(frozen=True)
+class TrainingAdvanced:
+    """A stage that trains is `progress` (0 to 1) through; said about once a second.
+
+    `loss` and `accuracy` are means over the latest steps, measured while training; `seconds_left` of the stage is
+    None where nothing can be said yet.
+    """
+
+    stage: str
+    progress: float
+    loss: float
+    accuracy: float
+    images_per_s: float
+    seconds_left: float | None = None
+
+
+@dataclass(frozen=True)
+class EpochFinished:
+    """How training stands after one epoch of the `of` that are planned; with a time budget `of` may change.
+
+    The training figures are means over the epoch, measured while training, e.g. with dropout or augmented images.
+    `seconds` have passed since the stage began to train.
+    """
+
+    stage: str
+    epoch: int
+    of: int
+    train_loss: float
+    train_accuracy: float
+    validation_loss: float | None
+    validation_accuracy: float
+    images_per_s: float
+    seconds: float
+
+
+@dataclass(frozen=True)
 class StageFinished:
     """The stage is finished after `seconds`."""
 
     stage: str
     seconds: float
+
+
+@dataclass(frozen=True)
+class ModelMeasured:
+    """The finished model was measured on `images` test images; `low` to `high` is the 95 % interval."""
+
+    accuracy: float
+    low: float
+    high: float
+    images: int
 
 
 @dataclass(frozen=True)
@@ -40,7 +85,9 @@ class Notice:
     message: str
 
 
-Event: TypeAlias = StageStarted | StageAdvanced | StageFinished | Notice
+Event: TypeAlias = (
+    StageStarted | StageAdvanced | TrainingAdvanced | EpochFinished | StageFinished | ModelMeasured | Notice
+)
 Listener: TypeAlias = Callable[[Event], None]
 
 

@@ -1,4 +1,4 @@
-"""The plots of a report, for papers: PNG files at 200 dots an inch."""
+"""The plots of a report, for papers: PNG files at 200 dots an inch, and the figures behind the training curve."""
 
 import warnings
 from collections.abc import Mapping, Sequence
@@ -13,13 +13,17 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.colors import PowerNorm
 from matplotlib.figure import Figure
 from matplotlib.font_manager import fontManager
-from matplotlib.ticker import MaxNLocator, PercentFormatter
+from matplotlib.ticker import PercentFormatter
+
+from squeezetune.curves import History, lay_out, trace_curves, write_csv
 
 DPI = 200
 NUMBERED_CLASSES = 30  # more cells than 30 x 30 leave no room for numbers
 NAMED_CLASSES = 40  # above this, names are thinned out or dropped
 THINNED_NAMES = 25  # names on an axis that is too short for all of them
 NAME_LENGTH = 22  # characters of a class name on an axis
+NUMBERED_EPOCHS = 24  # numbers below a training curve
+DOTTED_EPOCHS = 40  # above this, dots would hide the line
 BLUE, ORANGE, GREY = "#2a5d84", "#d08a3e", "#6b6e75"
 
 # Tried in this order for every character; matplotlib's own font has no Chinese, Japanese or Korean.
@@ -35,10 +39,10 @@ LOOK = {
 
 
 def draw_plots(report: Mapping[str, Any]) -> dict[str, bytes]:
-    """Draw the confusion matrix, precision and recall, and the training history as PNG files.
+    """Draw the confusion matrix, precision and recall, and the training curve as PNG files.
 
     Returns file names and contents. The matrix of percentages is left out where there are too many classes
-    for numbers, the history where nothing was fine-tuned.
+    for numbers, the training curve where nothing was trained in epochs; beside the curve are its figures as CSV.
     """
     names, confusion = report["class_names"], np.asarray(report["test"]["confusion"], dtype=float)
     shares = confusion / np.maximum(confusion.sum(axis=1, keepdims=True), 1)
@@ -48,8 +52,9 @@ def draw_plots(report: Mapping[str, Any]) -> dict[str, bytes]:
             plots["confusion_matrix_normalised.png"] = _draw_confusion(names, shares, shares * 100)
         plots["precision_recall.png"] = _draw_scores(report["test"]["per_class"])
         if report["history"]:
-            plots["history.png"] = _draw_history(report["history"])
-        return {name: _encode(figure) for name, figure in plots.items()}
+            plots["training.png"] = _draw_training(report["history"])
+        tables = {"training.csv": write_csv(report["history"])} if report["history"] else {}
+        return {name: _encode(figure) for name, figure in plots.items()} | tables
 
 
 def _find_fonts() -> list[str]:
@@ -149,30 +154,46 @@ def _read_scores(per_class: Sequence[Mapping[str, Any]], key: str) -> Any:
     return np.array([np.nan if item[key] is None else item[key] for item in per_class])
 
 
-def _draw_history(history: Sequence[Mapping[str, Any]]) -> Figure:
-    """Draw accuracy against the epoch, and the loss beside it where it was recorded."""
-    quantities = [name for name in ("accuracy", "loss") if any(key.endswith(name) for item in history for key in item)]
-    figure = Figure(figsize=(1 + 3.5 * len(quantities), 3.2), dpi=DPI, layout="constrained")
-    for place, quantity in enumerate(quantities, 1):
-        axes = figure.add_subplot(1, len(quantities), place)
+def _draw_training(history: History) -> Figure:
+    """Draw the accuracy over the epochs of all stages, and beneath it the loss where it was recorded."""
+    quantities = [name for name in ("accuracy", "loss") if trace_curves(history, name)] or ["accuracy"]
+    figure = Figure(figsize=(7, 1.1 + 1.9 * len(quantities)), dpi=DPI, layout="constrained")
+    panels = figure.subplots(len(quantities), sharex=True, squeeze=False)[:, 0].tolist()
+    for axes, quantity in zip(panels, quantities, strict=True):
         _draw_curves(axes, history, quantity)
+    _mark_stages(panels, history)
+    handles, labels = panels[0].get_legend_handles_labels()
+    figure.legend(handles, labels, loc="outside upper center", ncols=2, frameon=False)
     return figure
 
 
-def _draw_curves(axes: Axes, history: Sequence[Mapping[str, Any]], quantity: str) -> None:
-    looks = {f"train_{quantity}": (GREY, "--"), f"validation_{quantity}": (BLUE, "-")}
-    for key, (color, line) in looks.items():
-        values = [np.nan if item.get(key) is None else item[key] for item in history]
-        if not np.isnan(values).all():
-            epochs = [item["epoch"] for item in history]
-            label = key.removesuffix(f"_{quantity}")
-            axes.plot(epochs, values, line, color=color, marker="o", ms=3, label=label)
-    axes.set(xlabel="epoch", ylabel=quantity)
-    axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+def _draw_curves(axes: Axes, history: History, quantity: str) -> None:
+    looks = {"train": (GREY, "--"), "validation": (BLUE, "-")}
+    for curve in trace_curves(history, quantity):
+        color, line = looks[curve.name]
+        for number, piece in enumerate(curve.pieces):
+            places, values = zip(*piece, strict=True)
+            marker = "o" if len(piece) <= DOTTED_EPOCHS else ""
+            label = "" if number else curve.name  # one entry of the legend a curve
+            axes.plot(places, values, line, color=color, marker=marker, ms=3, label=label)
     if quantity == "accuracy":
         axes.yaxis.set_major_formatter(PercentFormatter(1, None))
-    axes.grid(color="#dddddd", lw=0.6)
-    axes.legend(frameon=False)
+    axes.set(ylabel=quantity, xlim=(0, 1))
+    axes.grid(axis="y", color="#dddddd", lw=0.6)
+
+
+def _mark_stages(panels: Sequence[Axes], history: History) -> None:
+    """Name the stages above the upper panel, draw their boundaries, and number the epochs of each from one."""
+    spans = lay_out(history)
+    for span in spans:
+        middle, above = (span.left + span.right) / 2, panels[0].get_xaxis_transform()
+        panels[0].text(middle, 1.03, _shorten(span.name), ha="center", va="bottom", color=GREY, transform=above)
+    for axes in panels:
+        for span in spans[1:]:
+            axes.axvline(span.left, color=GREY, lw=0.8, ls=":")
+    ticks = [tick for span in spans for tick in span.pick_ticks(NUMBERED_EPOCHS)]
+    panels[-1].set_xticks([place for place, _ in ticks], [str(epoch) for _, epoch in ticks])
+    panels[-1].set_xlabel("epoch of each stage" if len(spans) > 1 else "epoch")
 
 
 def _add_legend(figure: Figure) -> None:

@@ -1,7 +1,8 @@
 """Everything that a run knows about itself, as plain values: the content of `report.json`."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from math import isfinite
 from pathlib import Path
 from typing import Any
 
@@ -9,8 +10,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from squeezetune.data.index import Skipped
-from squeezetune.learn.evaluation import Evaluation
+from squeezetune.events import EpochFinished
+from squeezetune.learn.evaluation import Evaluation, wilson_interval
 from squeezetune.learn.head import VIEW_NAMES, Candidate
+from squeezetune.learn.stages import StageResult
 from squeezetune.learning import Learned
 from squeezetune.machine import describe_machine, measure_peak_memory, name_version
 from squeezetune.measurement import Measured
@@ -22,7 +25,10 @@ GALLERY = 24
 
 @dataclass(frozen=True)
 class Run:
-    """One training run: what went in and what came out; `timings` are (stage, seconds) in order."""
+    """One training run: what went in and what came out; `timings` are (stage, seconds) in order.
+
+    `stages` are the networks that the stages of fine-tuning left, and `epochs` how the stages after the head trained.
+    """
 
     settings: Settings
     learned: Learned
@@ -32,6 +38,8 @@ class Run:
     created: str
     timings: Sequence[tuple[str, float]]
     total_s: float
+    stages: Sequence[StageResult] = ()
+    epochs: Sequence[EpochFinished] = ()
 
 
 def make_record(run: Run) -> dict[str, Any]:
@@ -53,7 +61,8 @@ def make_record(run: Run) -> dict[str, Any]:
         "total_seconds": round(run.total_s, 3),
         "memory": {"peak_mb": measure_peak_memory()},
         "machine": describe_machine(),
-        "history": [vars(figures) for figures in run.learned.head.chosen.history],
+        "stages": record_stages(run.stages),
+        "history": [record_epoch(epoch) for epoch in (*run.learned.head.chosen.history, *run.epochs)],
     }
 
 
@@ -153,6 +162,38 @@ def _record_candidate(candidate: Candidate, chosen: Candidate) -> dict[str, Any]
         "validation_accuracy": candidate.validation_accuracy,
         "seconds": round(candidate.seconds, 3),
         "chosen": candidate is chosen,
+    }
+
+
+def record_stages(stages: Sequence[StageResult]) -> list[dict[str, Any]]:
+    """Describe what each stage of fine-tuning reached, with 95 % intervals, and which one was kept."""
+    return [
+        {
+            "name": stage.name,
+            "validation": record_share(stage.is_correct_validation),
+            "test": record_share(stage.is_correct_test),
+            "seconds": round(stage.seconds, 3),
+            "chosen": stage.is_chosen,
+            "note": stage.note,
+        }
+        for stage in stages
+    ]
+
+
+def record_share(is_correct: NDArray[np.bool_] | None) -> dict[str, Any] | None:
+    """Describe the share of images (n,) that are named right; None where there are none."""
+    if is_correct is None or not len(is_correct):
+        return None
+    low, high = wilson_interval(int(is_correct.sum()), len(is_correct))
+    return {"accuracy": float(is_correct.mean()), "low": low, "high": high, "images": len(is_correct)}
+
+
+def record_epoch(epoch: EpochFinished) -> dict[str, Any]:
+    """Describe one epoch of a stage; a loss that is no number, which JSON does not know, is left open."""
+    rounded = replace(epoch, images_per_s=round(epoch.images_per_s, 1), seconds=round(epoch.seconds, 3))
+    return {
+        name: None if isinstance(value, float) and not isfinite(value) else value
+        for name, value in vars(rounded).items()
     }
 
 

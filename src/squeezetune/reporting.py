@@ -12,6 +12,7 @@ from typing import Any
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined, Template
 
+from squeezetune.curves import Curve, Span, lay_out, trace_curves
 from squeezetune.plots import draw_plots
 
 __all__ = ["GALLERY_LIMIT", "draw_plots", "render_report"]
@@ -40,6 +41,7 @@ def render_report(report: Json, thumbnails: Mapping[str, bytes]) -> str:
         calibration=_describe_calibration(report["test"]),
         usual=_find_usual_class(report),
         scale_start=_choose_scale(report["test"]["interval"][0]),
+        stages=report.get("stages", ()),
         charts=_draw_charts(report["history"]),
     )
     return _UNPRINTABLE.sub("\ufffd", page)
@@ -244,35 +246,37 @@ def _embed(jpeg: bytes | None) -> str:
 
 @dataclass(frozen=True)
 class Chart:
-    """A chart of the training history: `curves` are (name, SVG points, last value), 100 high and 300 wide."""
+    """A chart of the training history, 300 wide and 100 high: its curves, and its stages on the same axis."""
 
     quantity: str
     low: float
     high: float
-    curves: tuple[tuple[str, str, float], ...]
+    curves: tuple["ChartCurve", ...]
+    spans: tuple[Span, ...]
+
+
+@dataclass(frozen=True)
+class ChartCurve:
+    """A curve as SVG: the dots (x, y), y downwards, of each stage, and the last value."""
+
+    name: str
+    pieces: tuple[tuple[tuple[float, float], ...], ...]
+    last: float
 
 
 def _draw_charts(history: Sequence[Json]) -> list[Chart]:
-    """Draw every `..._accuracy` into one chart and every `..._loss` into another."""
-    charts = [_draw_chart(history, quantity) for quantity in ("accuracy", "loss")]
-    return [chart for chart in charts if chart.curves]
+    """Draw accuracies into one chart and losses into another; one of which nothing is known is left out."""
+    traced = {quantity: trace_curves(history, quantity) for quantity in ("accuracy", "loss")}
+    return [_draw_chart(quantity, curves, lay_out(history)) for quantity, curves in traced.items() if curves]
 
 
-def _draw_chart(history: Sequence[Json], quantity: str) -> Chart:
-    keys = list(dict.fromkeys(key for epoch in history for key in epoch if key.endswith(f"_{quantity}")))
-    traces = {key: [epoch.get(key) for epoch in history] for key in keys}
-    values = [value for trace in traces.values() for value in trace if value is not None]
-    if not values:
-        return Chart(quantity, 0, 0, ())
+def _draw_chart(quantity: str, curves: Sequence[Curve], spans: tuple[Span, ...]) -> Chart:
+    values = [value for curve in curves for value in curve.values]
     low, high = floor(min(values) * 10) / 10, ceil(max(values) * 10) / 10
     scale = 100 / ((high - low) or 1)
-    curves = tuple((key.removesuffix(f"_{quantity}"), *_trace(trace, low, scale)) for key, trace in traces.items())
-    return Chart(quantity, low, high, curves)
 
+    def draw_piece(piece: Sequence[tuple[float, float]]) -> tuple[tuple[float, float], ...]:
+        return tuple((round(300 * x, 1), round(100 - (y - low) * scale, 1)) for x, y in piece)
 
-def _trace(values: Sequence[float | None], low: float, scale: float) -> tuple[str, float]:
-    """Return the points of a polyline, y downwards, and the last value; unknown values are left out."""
-    step = 300 / max(len(values) - 1, 1)
-    known = [(index * step, value) for index, value in enumerate(values) if value is not None]
-    points = " ".join(f"{x:.1f},{100 - (value - low) * scale:.1f}" for x, value in known)
-    return points, known[-1][1] if known else 0.0
+    drawn = (ChartCurve(curve.name, tuple(map(draw_piece, curve.pieces)), curve.values[-1]) for curve in curves)
+    return Chart(quantity, low, high, tuple(drawn), spans)

@@ -26,7 +26,7 @@ from squeezetune.data.pixels import make_thumbnail
 from squeezetune.data.split import Split, split_index
 from squeezetune.engine import Engine, ThreadEngine, count_cores
 from squeezetune.errors import ImageError, SettingsError
-from squeezetune.events import Event, Listener, StageFinished, ignore_event
+from squeezetune.events import Event, Listener, ModelMeasured, StageFinished, ignore_event
 from squeezetune.learn.evaluation import evaluate_probabilities
 from squeezetune.learning import Learned, learn_classifier, make_manifest
 from squeezetune.measurement import Measured, run_classifier
@@ -153,6 +153,7 @@ def write_report(staging: Staging, learned: Learned, measured: Measured, job: Jo
     """Write the report for scripts, for people and for papers."""
     index = learned.index
     evaluation = evaluate_probabilities(measured.probabilities, index.labels[measured.positions], index.class_names)
+    job.listen(ModelMeasured(evaluation.accuracy, *evaluation.interval, evaluation.count))
     command, stages, seconds = repeat_command(job), tuple(job.listen.stages), job.listen.total_s()
     run = Run(job.settings, learned, measured, evaluation, command, job.created, stages, seconds)
     record = make_record(run)

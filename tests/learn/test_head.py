@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 from scipy.special import softmax
 
-from squeezetune.events import StageAdvanced, StageFinished, StageStarted, ignore_event
+from squeezetune.events import EpochFinished, StageAdvanced, StageFinished, StageStarted, ignore_event
 from squeezetune.learn import head as head_module
 from squeezetune.learn.dense import apply_layers
 from squeezetune.learn.head import (
@@ -300,12 +300,26 @@ def test_the_same_images_give_the_same_head(settings):
         np.testing.assert_array_equal(b, d)
 
 
+def test_every_epoch_of_the_hidden_layer_is_told_and_kept():
+    said = []
+    head = fit(make_folded(200), make_folded(100, seed=1), Settings(head="hidden"), listen=said.append)
+    epochs = [event for event in said if isinstance(event, EpochFinished)]
+    assert head.chosen.history == tuple(epochs)
+    assert {event.stage for event in epochs} == {"head"}
+    assert epochs[-1].epoch == epochs[-1].of
+    assert [event.seconds for event in epochs] == sorted(event.seconds for event in epochs)
+    assert all(event.images_per_s == pytest.approx(200 * event.epoch / event.seconds) for event in epochs)
+    assert epochs[-1].validation_accuracy == head.chosen.validation_accuracy
+    assert 0 < epochs[-1].validation_loss < epochs[0].validation_loss
+
+
 def test_progress_is_told_in_percent():
     said = []
     fit(make_folded(200), make_folded(100, seed=1), Settings(head="hidden"), listen=said.append)
     assert said[0] == StageStarted("head", 100, "%")
     assert isinstance(said[-1], StageFinished)
     done = [event.done for event in said[1:-1] if isinstance(event, StageAdvanced)]
-    assert len(done) == len(said) - 2
+    epochs = [event for event in said if isinstance(event, EpochFinished)]
+    assert len(done) + len(epochs) == len(said) - 2
     assert done == sorted(done)
     assert 0 < done[0] <= done[-1] <= 100

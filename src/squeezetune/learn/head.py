@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 from numpy.typing import NDArray
 
-from squeezetune.events import Listener, StageAdvanced, StageFinished, StageStarted
+from squeezetune.events import EpochFinished, Listener, StageAdvanced, StageFinished, StageStarted
 from squeezetune.learn.calibration import fit_temperature, measure_loss
 from squeezetune.learn.dense import Layers, Rows, Task, apply_layers, fit_linear
 from squeezetune.learn.hidden import Epoch, HiddenOptions, fit_hidden
@@ -39,16 +39,6 @@ class LabelledFeatures:
 
 
 @dataclass(frozen=True)
-class EpochFigures:
-    """How training went in one epoch; the training figures are measured while dropout is on."""
-
-    epoch: int
-    train_accuracy: float
-    validation_accuracy: float
-    train_loss: float
-
-
-@dataclass(frozen=True)
 class Candidate:
     """One head that was tried, and what the validation part says of it; `is_correct` (n,) tells of each image."""
 
@@ -60,7 +50,7 @@ class Candidate:
     validation_loss: float
     temperature: float
     seconds: float
-    history: tuple[EpochFigures, ...] = ()
+    history: tuple[EpochFinished, ...] = ()
 
     @property
     def validation_accuracy(self) -> float:
@@ -203,6 +193,21 @@ class Bench:
         means: NDArray[np.float32] = logits.mean(axis=1)
         return means
 
+    def describe_epoch(self, epoch: Epoch, views: int, images: int, seconds: float) -> EpochFinished:
+        """Measure the validation part after an epoch; `images` were seen in every one until now, after `seconds`."""
+        logits, labels = self.infer(epoch.layers, views), self.validation_labels
+        return EpochFinished(
+            stage=STAGE,
+            epoch=epoch.number,
+            of=epoch.of,
+            train_loss=epoch.loss,
+            train_accuracy=epoch.accuracy,
+            validation_loss=measure_loss(logits, labels),
+            validation_accuracy=float((logits.argmax(axis=1) == labels).mean()),
+            images_per_s=images * epoch.number / seconds,
+            seconds=seconds,
+        )
+
     def judge(self, name: str, layers: Layers, views: int, penalty: float | None, start: float) -> Candidate:
         """Measure layers on the validation part, averaging the logits of the views."""
         logits, labels = self.infer(layers, views), self.validation_labels
@@ -269,11 +274,13 @@ def fit_hidden_candidate(bench: Bench, views: int, settings: Settings, listen: L
     widths = [width for images, width in WIDTHS if len(bench.labels) < images]
     options = replace(options, width=min([*widths, options.width]))
     watched = bench.take_watched()
-    history = []
+    history: list[EpochFinished] = []
 
     def report(epoch: Epoch) -> None:
-        accuracy = float((watched.infer(epoch.layers, views).argmax(axis=1) == watched.validation_labels).mean())
-        history.append(EpochFigures(epoch.number, epoch.accuracy, accuracy, epoch.loss))
+        seconds = time.perf_counter() - start
+        figures = watched.describe_epoch(epoch, views, len(bench.labels), seconds)
+        history.append(figures)
+        listen(figures)
         listen(StageAdvanced(STAGE, 25 + 75 * epoch.number // epoch.of))
 
     layers = fit_hidden(bench.make_task(views), settings.seed, options, report, threads=bench.threads)
