@@ -27,20 +27,38 @@ LAYERS = [
     "record",
     "measurement",
     "learning",
+    "deepening",
+    "planner",
     "predictions",
     "prediction",
     "artifact",
     "learn",
     "data",
+    "checkpoint",
     "store",
     "machine",
     "engine",
+    "interruption",
     "settings",
     "events",
     "errors",
 ]
 RULE = f"Imports only go down: {' > '.join(LAYERS)}"
-MAY_IMPORT_TORCH = {"learn.network", "learn.surgery", "learn.summary", "learn.augment", "learn.finetune"}
+MAY_IMPORT_TORCH = {
+    f"learn.{name}"
+    for name in (
+        "network",
+        "surgery",
+        "summary",
+        "tapped",
+        "augment",
+        "feeds",
+        "optimiser",
+        "crew",
+        "finetune",
+        "keeping",
+    )
+}
 NEED_TORCH = [name for name, home in squeezetune._HOMES.items() if home in MAY_IMPORT_TORCH]
 SLOW_TO_IMPORT = {"onnxruntime", "onnx", "openvino", "sklearn", "scipy", "matplotlib", "torch", "numpy", "PIL"}
 

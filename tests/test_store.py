@@ -6,7 +6,9 @@ from threading import Thread
 import numpy as np
 import pytest
 
-from squeezetune.store import RowStore, find_cache_folder, write_file
+from squeezetune import store as store_module
+from squeezetune.errors import DataError
+from squeezetune.store import RowStore, check_room, find_cache_folder, lend_folder, write_file
 
 
 def make_rows(first, count, shape=(2, 3)):
@@ -56,6 +58,33 @@ def test_the_cache_folder_is_the_systems(monkeypatch, tmp_path, system, variable
     assert find_cache_folder() == tmp_path / expected
 
 
+def test_the_cache_is_lent_as_it_is(tmp_path):
+    with lend_folder(tmp_path) as folder:
+        assert folder == tmp_path
+    assert tmp_path.is_dir()
+
+
+def test_without_a_cache_a_folder_is_lent_and_deleted():
+    with lend_folder(None) as folder:
+        RowStore(folder / "rows", (2, 3)).save(*make_rows(0, 4))
+    assert not folder.exists()
+
+
+def test_temporary_rows_go_where_the_user_says(monkeypatch, tmp_path):
+    monkeypatch.setenv("TMPDIR", str(tmp_path))
+    monkeypatch.setattr("tempfile.tempdir", None)
+    with lend_folder(None) as folder:
+        assert folder.parent == tmp_path
+
+
+def test_room_is_needed_and_a_tenth_more(tmp_path, monkeypatch):
+    monkeypatch.setattr("shutil.disk_usage", lambda path: (0, 0, 11 * 10**9) if path == tmp_path else None)
+    check_room(tmp_path / "not" / "yet", 10 * 10**9)
+    with pytest.raises(DataError, match=r"needed are 22\.0 GB, and 11\.0 GB are free") as caught:
+        check_room(tmp_path / "not" / "yet", 20 * 10**9)
+    assert "SQUEEZETUNE_CACHE" in caught.value.hint
+
+
 # ---- one file, whole or not at all
 
 
@@ -65,6 +94,11 @@ def test_a_file_is_written_and_replaced(tmp_path):
         write_file(path, content)
         assert path.read_bytes() == content
     assert [item.name for item in path.parent.iterdir()] == ["file.bin"]
+
+
+def test_parts_of_a_file_follow_each_other(tmp_path):
+    write_file(tmp_path / "file.bin", b"one", memoryview(b"two"), b"")
+    assert (tmp_path / "file.bin").read_bytes() == b"onetwo"
 
 
 @pytest.mark.parametrize("broken", ["os.fsync", "pathlib.Path.replace"])
@@ -157,8 +191,18 @@ def test_a_damaged_segment_is_ignored(store, damage):
     assert load_rows(store, make_rows(0, 8)[0])[0].tolist() == [False] * 4 + [True] * 4
 
 
-@pytest.mark.parametrize("place", range(8, 128, 4))  # numpy's header
-def test_a_damaged_header_is_never_an_error(store, place):
+def test_a_flipped_bit_is_noticed_and_its_segment_deleted(store):
+    store.save(*make_rows(0, 4))
+    [path] = store.folder.glob("*.npy")
+    payload = bytearray(path.read_bytes())
+    payload[-3] ^= 16
+    path.write_bytes(payload)
+    assert not load_rows(store, make_rows(0, 4)[0])[0].any()
+    assert not path.exists()
+
+
+@pytest.mark.parametrize("place", range(8, 512, 4))  # numpy's headers and the columns between them
+def test_a_damaged_column_is_never_an_error(store, place):
     store.save(*make_rows(0, 4))
     [path] = store.folder.glob("*.npy")
     payload = bytearray(path.read_bytes())
@@ -209,3 +253,141 @@ def test_several_runs_may_write_and_read_at_once(store):
         known, found, _ = load_rows(store, digests)
         assert known.all()
         np.testing.assert_array_equal(found, values)
+
+
+# ---- rows that stay on disk
+
+
+@pytest.fixture
+def filled(store):
+    """Fill a store with 12 rows in three segments."""
+    for first in (0, 4, 8):
+        store.save(*make_rows(first, 4))
+    return store
+
+
+@pytest.mark.parametrize("max_open", [64, 1])
+def test_rows_are_gathered_by_position(filled, monkeypatch, max_open):
+    monkeypatch.setattr(store_module, "MAX_OPEN", max_open)
+    digests, values, sizes = make_rows(0, 12)
+    order = np.array([9, 7, 0, 7, 3, 11])
+    rows = filled.open_rows(digests[order])
+    np.testing.assert_array_equal(rows.sizes, sizes[order])
+    for positions in ([5, 0, 1, 1], [2], []):
+        positions = np.array(positions, np.int64)
+        found = rows.gather(positions)
+        assert (found.shape, found.dtype) == ((len(positions), 2, 3), np.float16)
+        np.testing.assert_array_equal(found, values[order[positions]])
+        found[:] = 0  # a copy: what is kept does not change
+
+
+def test_what_is_missing_is_known(filled):
+    rows = filled.open_rows(make_rows(10, 4)[0])
+    assert (len(rows), rows.missing.tolist(), rows.is_known.tolist()) == (4, [2, 3], [True, True, False, False])
+    assert rows.sizes[2:].tolist() == [[-1, -1], [-1, -1]]
+    with pytest.raises(ValueError, match="not in the store"):
+        rows.gather(np.array([0, 2]))
+
+
+def test_nothing_can_be_opened(store):
+    assert store.open_rows(make_rows(0, 3)[0]).missing.tolist() == [0, 1, 2]
+    assert len(store.open_rows(make_rows(0, 0)[0])) == 0
+
+
+@pytest.mark.parametrize(
+    ("shape", "dtype"), [((5, 5, 3), "u1"), ((3,), "<f4"), ((), "<f8"), ((0,), "u1"), ((9,), "u1")]
+)
+def test_rows_of_any_shape_come_back(tmp_path, shape, dtype):
+    store = RowStore(tmp_path / "rows", shape, dtype)
+    digests, _, sizes = make_rows(0, 6)
+    values = np.random.default_rng(0).integers(0, 200, (6, *shape)).astype(dtype)
+    store.save(digests, values, sizes)
+    rows = store.open_rows(digests)
+    np.testing.assert_array_equal(rows.gather(np.arange(6)[::-1]), values[::-1])
+    assert store.row_bytes == values[:1].nbytes
+
+
+def test_every_bit_of_a_row_is_checked(tmp_path):
+    store = RowStore(tmp_path / "rows", (11,), "u1")  # a word and three bytes
+    digests, _, sizes = make_rows(0, 1)
+    store.save(digests, np.arange(11, dtype=np.uint8)[None], sizes)
+    [path] = store.folder.glob("*.npy")
+    whole = path.read_bytes()
+    for bit in range(8 * 11):
+        damaged = bytearray(whole)
+        damaged[-1 - bit // 8] ^= 1 << bit % 8
+        path.write_bytes(damaged)
+        with pytest.raises(DataError, match="is damaged"):
+            store.open_rows(digests).gather(np.array([0]))
+
+
+def test_a_damaged_row_is_an_error_and_computed_next_time(filled):
+    digests = make_rows(0, 12)[0]
+    path = sorted(filled.folder.glob("*.npy"))[1]
+    payload = bytearray(path.read_bytes())
+    payload[-1] ^= 1
+    path.write_bytes(payload)
+    rows = filled.open_rows(digests)
+    with pytest.raises(DataError, match="is damaged") as caught:
+        rows.gather(np.arange(12))
+    assert "Run again" in caught.value.hint
+    assert len(filled.open_rows(digests).missing) == 4
+
+
+def test_a_cache_that_is_deleted_meanwhile_is_an_error(filled):
+    rows = filled.open_rows(make_rows(0, 12)[0])
+    for path in filled.folder.glob("*.npy"):
+        path.unlink()
+    with pytest.raises(DataError, match="is gone"):
+        rows.gather(np.arange(12))
+
+
+def test_many_threads_gather_at_once(filled, monkeypatch):
+    monkeypatch.setattr(store_module, "MAX_OPEN", 2)
+    digests, values, _ = make_rows(0, 12)
+    rows, wrong = filled.open_rows(digests), []
+
+    def read(seed):
+        rng = np.random.default_rng(seed)
+        for _ in range(200):
+            positions = rng.integers(0, 12, 8)
+            if not np.array_equal(rows.gather(positions), values[positions]):
+                wrong.append(positions)
+
+    threads = [Thread(target=read, args=(seed,)) for seed in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert not wrong
+
+
+def test_finding_equals_looking_one_by_one():
+    rng = np.random.default_rng(3)
+    known, wanted = (rng.integers(0, 2, (count, 16), dtype=np.uint8) for count in (40_000, 3000))
+    known[:, 3:] = wanted[:, 3:] = 0  # eight digests, many times
+    known[:, 15] = rng.integers(0, 4, len(known))
+    wanted[:, 15] = rng.integers(0, 6, len(wanted))
+    first = {}
+    for row, digest in enumerate(known):
+        first.setdefault(digest.tobytes(), row)
+    expected = [first.get(digest.tobytes(), -1) for digest in wanted]
+    np.testing.assert_array_equal(store_module._find_rows(known, wanted), expected)
+
+
+@pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="only Linux tells what memory is used for")
+def test_gathered_rows_take_memory_and_others_none(tmp_path):
+    def measure_own_kb():
+        [line] = [line for line in Path("/proc/self/status").read_text().splitlines() if line.startswith("RssAnon")]
+        return int(line.split()[1])
+
+    store = RowStore(tmp_path / "rows", (1_000_000,), "u1")
+    digests = make_rows(0, 96)[0]
+    for at in range(0, 96, 8):
+        part = digests[at : at + 8]
+        store.save(part, np.full((len(part), 1_000_000), at, np.uint8), np.zeros((len(part), 2), np.int32))
+    rows = store.open_rows(digests)
+    before = measure_own_kb()
+    for at in range(0, 96, 4):
+        assert rows.gather(np.arange(at, at + 4))[0, 0] == at // 8 * 8
+    assert measure_own_kb() - before < 30_000  # of 96 MB

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from squeezetune.errors import (
         ArtifactError,
+        CheckpointError,
         ClassesError,
         DataError,
         ImageError,
@@ -30,6 +31,7 @@ if TYPE_CHECKING:
 
 _HOMES = {
     "ArtifactError": "errors",
+    "CheckpointError": "errors",
     "ClassesError": "errors",
     "Classifier": "prediction",
     "DataError": "errors",
@@ -57,6 +59,7 @@ _HOMES = {
 
 __all__ = [
     "ArtifactError",
+    "CheckpointError",
     "ClassesError",
     "Classifier",
     "DataError",

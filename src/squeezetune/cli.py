@@ -83,6 +83,7 @@ def main() -> None:
 @class_option
 @settings_options
 @click.option("--no-cache", is_flag=True, help="Neither use nor keep features of the photos.")
+@click.option("--resume", is_flag=True, help="Go on with the unfinished training of the same photos and settings.")
 @click.option("--tensorboard", type=click.Path(path_type=Path), metavar="DIR", help="Keep the curves for TensorBoard.")
 @click.option("--mlflow", metavar="URI", help="Send settings and curves to an MLflow server.")
 @json_option
@@ -93,6 +94,7 @@ def train(
     output: Path | None,
     class_pattern: str,
     no_cache: bool,
+    resume: bool,
     tensorboard: Path | None,
     mlflow: str | None,
     as_json: bool,
@@ -101,7 +103,8 @@ def train(
 ) -> None:
     """Train a classifier on PHOTOS, one subfolder for each class, and measure it."""
     trackers = {"tensorboard": tensorboard, "mlflow": mlflow}
-    _train(photos, output, parse_settings(knobs), class_pattern, not no_cache, as_json, quiet, trackers)
+    options = {"class_pattern": class_pattern, "use_cache": not no_cache, "resume": resume}
+    _train(photos, output, parse_settings(knobs), as_json, quiet, options, trackers)
 
 
 @main.command()
@@ -121,7 +124,7 @@ def demo(folder: Path, open_report: bool, as_json: bool, quiet: bool) -> None:
             f"the digits cannot be written to {folder}: {error.strerror}",
             "Give another folder: squeezetune demo FOLDER",
         ) from error
-    _train(folder / "digits", folder / "digits-model", Settings(), "", True, as_json, quiet)
+    _train(folder / "digits", folder / "digits-model", Settings(), as_json, quiet, {})
     if open_report:
         click.launch(str(folder / "digits-model" / "report.html"))
 
@@ -130,10 +133,9 @@ def _train(
     photos: Path,
     output: Path | None,
     settings: Settings,
-    class_pattern: str,
-    use_cache: bool,
     as_json: bool,
     quiet: bool,
+    options: Mapping[str, Any],
     trackers: Mapping[str, Any] = NO_TRACKERS,
 ) -> None:
     """Train with progress bars and print the result: what `train` and `demo` share."""
@@ -146,9 +148,7 @@ def _train(
         ProgressListener(is_quiet=quiet or as_json) as progress,
         track_run(progress, experiment=experiment, settings=settings.to_dict(), **trackers) as listen,
     ):
-        classifier = train_classifier(
-            photos, output, settings, class_pattern=class_pattern, use_cache=use_cache, listen=listen
-        )
+        classifier = train_classifier(photos, output, settings, listen=listen, **options)
     if as_json:
         print_json({"folder": str(classifier.folder)} | classifier.report)
         return

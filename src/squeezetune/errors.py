@@ -10,6 +10,7 @@
     │   └── ImageError          one image cannot be read
     ├── WeightsError            the pretrained weights are damaged or foreign
     ├── ArtifactError           a model folder is damaged, foreign or newer than this program
+    ├── CheckpointError         an unfinished run cannot be kept, or is not the one that is to go on
     └── MissingExtraError       an optional package is needed; the hint is the command that installs it
 
 Every error says what was found and what was needed (`message`) and what to do about it (`hint`).
@@ -73,6 +74,12 @@ class ArtifactError(SqueezeTuneError):
     """A model folder is damaged, foreign, or written by a newer SqueezeTune."""
 
     code = "artifact"
+
+
+class CheckpointError(SqueezeTuneError):
+    """The state of an unfinished run cannot be saved or read, or it is that of another run."""
+
+    code = "checkpoint"
 
 
 class MissingExtraError(SqueezeTuneError):

@@ -2,7 +2,7 @@
 
 import json
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any, TypeAlias
@@ -13,20 +13,26 @@ from safetensors.numpy import save
 from threadpoolctl import threadpool_limits
 
 from squeezetune.artifact import Manifest
+from squeezetune.checkpoint import CheckpointFolder
 from squeezetune.data.decoding import read_size
 from squeezetune.data.index import ImageIndex
 from squeezetune.data.pixels import PixelSettings, load_pixels
 from squeezetune.data.split import Split
+from squeezetune.deepening import Deepened, Ground, Workshop, deepen
 from squeezetune.engine import Engine, count_cores
 from squeezetune.errors import ImageError, SourceError
 from squeezetune.events import Listener
+from squeezetune.learn.dense import Layers
 from squeezetune.learn.features import Features, compute_features
 from squeezetune.learn.graph import FEATURE_COUNT, build_classifier
-from squeezetune.learn.head import Head, LabelledFeatures, fit_head
+from squeezetune.learn.head import Candidate, Head, LabelledFeatures, fit_head
 from squeezetune.learn.quantization import CALIBRATION_IMAGES
+from squeezetune.learn.recipe import StagePlan
+from squeezetune.learn.stages import StageResult
 from squeezetune.learn.trunk import Trunk, TrunkOptions, prepare_trunk
 from squeezetune.learn.weights import PROVENANCE, Weights, load_weights
 from squeezetune.machine import list_libraries, name_version
+from squeezetune.planner import plan_stage
 from squeezetune.settings import Settings
 from squeezetune.store import RowStore
 
@@ -49,17 +55,52 @@ class Learned:
     features: Features
     trunk: Trunk
     head: Head
-    model: bytes
-    network: bytes
+    deepened: Deepened | None = None
+    model: bytes = b""
+    network: bytes = b""
+
+    @property
+    def chosen(self) -> Candidate:
+        """The network that `model` holds, as a candidate."""
+        return self.deepened.candidate if self.is_deepened and self.deepened else self.head.chosen
+
+    @property
+    def is_deepened(self) -> bool:
+        """Say whether `model` holds trained layers, because they are better on the validation part."""
+        return self.deepened is not None and self.deepened.candidate.rank > self.head.chosen.rank
+
+    @property
+    def stages(self) -> tuple[StageResult, ...]:
+        """The frozen layers' head and the trained layers, side by side; nothing where there is one of them only."""
+        if not self.deepened:
+            return ()
+        index, test = self.index, self.split.test
+        named = self.head.predict(self.features.values[test]).argmax(axis=1) == index.labels[test]
+        frozen, trained = self.head.chosen, self.deepened.candidate
+        seconds = sum(candidate.seconds for candidate in self.head.candidates)
+        note = "" if self.is_deepened else "no better on the validation images, so the frozen layers are kept"
+        return (
+            StageResult("frozen layers", frozen.is_correct, named, seconds, not self.is_deepened),
+            StageResult(self.deepened.plan.name, trained.is_correct, None, trained.seconds, self.is_deepened, note),
+        )
 
 
 def learn_classifier(
-    index: ImageIndex, cut: CutIndex, settings: Settings, cache: Path | None, engine: Engine, listen: Listener
+    index: ImageIndex,
+    cut: CutIndex,
+    settings: Settings,
+    cache: Path | None,
+    engine: Engine,
+    listen: Listener,
+    unfinished: CheckpointFolder | None = None,
+    *,
+    resume: bool = False,
 ) -> Learned:
     """Run the frozen layers once over every image and fit the head: what `train` and the estimator share.
 
     Images that turn out to be undecodable move to `skipped`, and the others are split anew, so that a class
     does not lose a part to them; the split follows content, so nearly all others stay where they were.
+    Where layers are trained, the run is kept in `unfinished`, and goes on from what is there with `resume`.
 
     Raises:
         DataError: no image can be decoded, or too few of a class.
@@ -69,7 +110,8 @@ def learn_classifier(
     weights = load_weights()
     threads = settings.threads or count_cores()
     side = settings.image_side or choose_side(index, split.train)
-    views = VIEW_COUNTS[EFFORT_VIEWS[settings.effort] if settings.views == "auto" else settings.views]
+    plan = plan_stage(settings, len(split.train), side, listen) if len(split.validation) else None
+    views = VIEW_COUNTS[choose_views(settings, plan) if settings.views == "auto" else settings.views]
     options = TrunkOptions(
         PixelSettings(side, settings.resize), views, settings.engine, settings.precision, threads, cache
     )
@@ -85,15 +127,33 @@ def learn_classifier(
     )
     with threadpool_limits(1):  # our own threads share the work: those of BLAS stall when the machine is busy
         head = fit_head(train, validation, len(index.class_names), settings, listen, threads=threads)
+    workshop = Workshop(settings, cache, engine, threads, listen, unfinished, resume)
+    ground = Ground(index, split, features, trunk, weights, head)
+    deepened = deepen(ground, plan, workshop) if plan else None
+    return make_files(Learned(index, split, features, trunk, head, deepened), weights)
+
+
+def make_files(learned: Learned, weights: Weights) -> Learned:
+    """Write the better network as `model.onnx` and `network.safetensors`."""
+    head, deepened, pixels = learned.head, learned.deepened, learned.trunk.pixels
+    layers, use_roots = head.layers, True
+    if learned.is_deepened and deepened:
+        weights, layers, use_roots = deepened.weights, deepened.layers, False
     model = build_classifier(
         weights,
-        head.layers,
-        views=head.views,
-        side=side,
-        resize=settings.resize,
-        metadata=describe_model(index, head, side, settings.resize),
+        layers,
+        views=learned.chosen.views,
+        side=pixels.side,
+        resize=pixels.resize,
+        metadata=describe_model(learned),
+        use_roots=use_roots,
     )
-    return Learned(index, split, features, trunk, head, model, pack_network(weights, head, trunk))
+    return replace(learned, model=model, network=pack_network(weights, layers, learned.chosen.views, pixels, use_roots))
+
+
+def choose_views(settings: Settings, plan: StagePlan | None) -> str:
+    """Choose the views by the effort; where layers are trained, images are changed anew in every step instead."""
+    return "mirror" if plan else EFFORT_VIEWS[settings.effort]
 
 
 def check_readable(index: ImageIndex, features: Features) -> None:
@@ -141,30 +201,30 @@ def draw_sample(
     return np.array(digests, np.uint8), np.array(images, np.uint8)
 
 
-def describe_model(index: ImageIndex, head: Head, side: int, resize: str) -> dict[str, str]:
+def describe_model(learned: Learned) -> dict[str, str]:
     """Make the metadata of `model.onnx`, so that the file explains itself."""
     return {
-        "class_names": json.dumps(index.class_names),
-        "data_fingerprint": index.fingerprint,
-        "image_side": str(side),
-        "resize": resize,
-        "views": str(head.views),
+        "class_names": json.dumps(learned.index.class_names),
+        "data_fingerprint": learned.index.fingerprint,
+        "image_side": str(learned.trunk.pixels.side),
+        "resize": learned.trunk.pixels.resize,
+        "views": str(learned.chosen.views),
         "weights": PROVENANCE,
         "license": "weights BSD-2-Clause; the photos' owner decides on the rest",
     }
 
 
-def pack_network(weights: Weights, head: Head, trunk: Trunk) -> bytes:
+def pack_network(weights: Weights, layers: Layers, views: int, pixels: PixelSettings, use_roots: bool) -> bytes:
     """Pack the parameters as safetensors, under torchvision's names; the same always give the same bytes.
 
-    The frozen layers are float16, as they come; the head is float32 and acts on the square roots of the features.
+    The layers of SqueezeNet are float16; the classifier is float32 and acts on the features or on their roots.
     """
-    frozen = {name: value for name, value in weights.items() if name.startswith("features.")}
-    tensors: dict[str, NDArray[Any]] = {name: value.astype(np.float16) for name, value in frozen.items()}
-    for number, (weight, bias) in enumerate(head.layers):
+    trunk = {name: value for name, value in weights.items() if name.startswith("features.")}
+    tensors: dict[str, NDArray[Any]] = {name: value.astype(np.float16) for name, value in trunk.items()}
+    for number, (weight, bias) in enumerate(layers):
         tensors[f"head.{number}.weight"], tensors[f"head.{number}.bias"] = weight, bias
     # one key: several would be written in no certain order
-    about = {"views": head.views, "image_side": trunk.pixels.side, "resize": trunk.pixels.resize}
+    about = {"views": views, "image_side": pixels.side, "resize": pixels.resize, "use_roots": use_roots}
     return save(tensors, metadata={"squeezetune": json.dumps(about)})
 
 
@@ -175,7 +235,7 @@ def make_manifest(learned: Learned, settings: Settings) -> Manifest:
         class_names=index.class_names,
         image_side=learned.trunk.pixels.side,
         resize=learned.trunk.pixels.resize,
-        views=learned.head.views,
+        views=learned.chosen.views,
         settings=settings.to_dict(),
         data={
             "fingerprint": index.fingerprint,

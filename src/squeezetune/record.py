@@ -27,7 +27,7 @@ GALLERY = 24
 class Run:
     """One training run: what went in and what came out; `timings` are (stage, seconds) in order.
 
-    `stages` are the networks that the stages of fine-tuning left, and `epochs` how the stages after the head trained.
+    `compared` are the file's probabilities of some validation images, to be held against the trained network's own.
     """
 
     settings: Settings
@@ -38,8 +38,7 @@ class Run:
     created: str
     timings: Sequence[tuple[str, float]]
     total_s: float
-    stages: Sequence[StageResult] = ()
-    epochs: Sequence[EpochFinished] = ()
+    compared: Measured | None = None
 
 
 def make_record(run: Run) -> dict[str, Any]:
@@ -61,8 +60,8 @@ def make_record(run: Run) -> dict[str, Any]:
         "total_seconds": round(run.total_s, 3),
         "memory": {"peak_mb": measure_peak_memory()},
         "machine": describe_machine(),
-        "stages": record_stages(run.stages),
-        "history": [record_epoch(epoch) for epoch in (*run.learned.head.chosen.history, *run.epochs)],
+        "stages": record_stages(list_stages(run)),
+        "history": [record_epoch(epoch) for epoch in list_epochs(run.learned)],
     }
 
 
@@ -139,11 +138,11 @@ def list_skipped(run: Run) -> list[Skipped]:
 def record_model(run: Run) -> dict[str, Any]:
     """Describe the network, its head and the choices that the validation images made."""
     learned = run.learned
-    chosen = learned.head.chosen
+    chosen = learned.chosen
     return {
-        "network": "SqueezeNet 1.1, frozen",
+        "network": f"SqueezeNet 1.1, {'all layers trained' if learned.is_deepened else 'frozen'}",
         "head": chosen.name.split(",")[0],
-        "views": VIEW_NAMES[learned.head.views],
+        "views": VIEW_NAMES[chosen.views],
         "image_side": learned.trunk.pixels.side,
         "resize": learned.trunk.pixels.resize,
         "engine": str(learned.trunk.runtime),
@@ -163,6 +162,19 @@ def _record_candidate(candidate: Candidate, chosen: Candidate) -> dict[str, Any]
         "seconds": round(candidate.seconds, 3),
         "chosen": candidate is chosen,
     }
+
+
+def list_stages(run: Run) -> list[StageResult]:
+    """List the stages of training, the chosen one with what its file was measured to be worth."""
+    labels = run.learned.index.labels[run.measured.positions]
+    is_correct = run.measured.probabilities.argmax(axis=1) == labels
+    return [replace(stage, is_correct_test=is_correct) if stage.is_chosen else stage for stage in run.learned.stages]
+
+
+def list_epochs(learned: Learned) -> list[EpochFinished]:
+    """List the epochs of every stage that led to the network, in order."""
+    deepened = learned.deepened
+    return [*learned.head.chosen.history, *(deepened.candidate.history if deepened else ())]
 
 
 def record_stages(stages: Sequence[StageResult]) -> list[dict[str, Any]]:
@@ -197,10 +209,17 @@ def record_epoch(epoch: EpochFinished) -> dict[str, Any]:
     }
 
 
-def measure_agreement(run: Run) -> dict[str, float]:
-    """Compare the file's probabilities of the test images with those of the path that it was trained by."""
-    trained = run.learned.head.predict(run.learned.features.values[run.measured.positions])
-    measured = run.measured.probabilities
+def measure_agreement(run: Run) -> dict[str, float] | None:
+    """Compare the file's probabilities with those of the path that it was trained by, image by image."""
+    learned = run.learned
+    if learned.is_deepened and learned.deepened:
+        if run.compared is None:
+            return None
+        rows = np.searchsorted(learned.split.validation, run.compared.positions)
+        trained, measured = learned.deepened.probabilities[rows], run.compared.probabilities
+    else:
+        trained = learned.head.predict(learned.features.values[run.measured.positions])
+        measured = run.measured.probabilities
     return {
         "top1": float((trained.argmax(axis=1) == measured.argmax(axis=1)).mean()),
         "mean_difference": float(np.abs(trained - measured).mean()),

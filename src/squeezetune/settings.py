@@ -29,7 +29,7 @@ class Settings:
     """
 
     effort: str = knob("balanced", "How hard to try: quick takes the plain image and a linear head, thorough "
-                                 "more views and more epochs.",
+                                 "trains all layers (with torch).",
                        choices=("quick", "balanced", "thorough"))  # fmt: skip
     seed: int = knob(0, "Seed of the split and of every other random choice.", low=0, high=2**31 - 1)
     validation: float = knob(0.1, "Share of the images on which choices are made.", low=0.02, high=0.45)
@@ -44,6 +44,11 @@ class Settings:
                       choices=("auto", "plain", "mirror", "crops"))  # fmt: skip
     head: str = knob("auto", "The trained classifier; auto tries a hidden layer where it may pay.",
                      choices=("auto", "linear", "hidden"))  # fmt: skip
+    layers: str = knob("auto", "Which layers are trained: the head on frozen layers, or all, which needs torch; auto "
+                               "goes by the effort.",
+                       choices=("auto", "head", "all"))  # fmt: skip
+    epochs: float = knob(0.0, "Passes over the training images when layers are trained; 0 goes by their number.",
+                         low=0, high=10_000)  # fmt: skip
     class_weight: str = knob("auto", "Weigh classes by their rarity; auto does so where they are unequal.",
                              choices=("auto", "balanced", "none"))  # fmt: skip
     engine: str = knob("auto", "What runs the frozen layers; auto takes the faster one.",

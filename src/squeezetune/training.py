@@ -21,12 +21,13 @@ from squeezetune.artifact import (
     stage_artifact,
     to_json,
 )
+from squeezetune.checkpoint import CheckpointFolder, find_checkpoint_folder
 from squeezetune.data.index import ImageIndex, scan_folder
 from squeezetune.data.pixels import make_thumbnail
 from squeezetune.data.split import Split, split_index
 from squeezetune.engine import Engine, ThreadEngine, count_cores
 from squeezetune.errors import ImageError, SettingsError
-from squeezetune.events import Event, Listener, ModelMeasured, StageFinished, ignore_event
+from squeezetune.events import Event, Listener, ModelMeasured, Notice, StageFinished, ignore_event
 from squeezetune.learn.evaluation import evaluate_probabilities
 from squeezetune.learning import Learned, learn_classifier, make_manifest
 from squeezetune.measurement import Measured, run_classifier
@@ -37,6 +38,8 @@ from squeezetune.settings import Settings, parse_settings
 from squeezetune.store import RowStore, find_cache_folder
 
 THUMBNAIL_PX = 240
+# The file is held against the trained network on at most so many images.
+COMPARED_IMAGES = 500
 
 
 @dataclass(frozen=True)
@@ -84,6 +87,7 @@ def train(
     *,
     class_pattern: str = "",
     use_cache: bool = True,
+    resume: bool = False,
     listen: Listener = ignore_event,
     **knobs: Any,
 ) -> Classifier:
@@ -91,12 +95,14 @@ def train(
 
     The model, with its report, is a new folder `output`; by default `<name of the photos' folder>-model` in the
     current one. `class_pattern` is a regular expression that finds the class in an image's path instead. Settings
-    may also be given one by one, as further arguments.
+    may also be given one by one, as further arguments. With `resume`, the training of an unfinished run with the same
+    photos, settings and output goes on where it stopped, to the same end.
 
     Raises:
         SettingsError: the settings do not fit together or the photos.
         DataError: the photos cannot be used.
         ArtifactError: the model cannot be written.
+        CheckpointError: the unfinished run is of other photos or settings.
 
     >>> import squeezetune                                                    # doctest: +SKIP
     >>> classifier = squeezetune.train("flowers", effort="quick")             # doctest: +SKIP
@@ -104,14 +110,19 @@ def train(
     """
     settings = parse_settings((settings.to_dict() if settings else {}) | knobs)
     job = open_job(photos, output, settings, class_pattern, use_cache, listen)
+    unfinished = open_unfinished(job, resume)
     index = scan_folder(job.photos, engine=job.engine, listen=job.listen, class_pattern=class_pattern)
-    learned = learn_classifier(index, job.cut_index, job.settings, job.cache, job.engine, job.listen)
+    learned = learn_classifier(
+        index, job.cut_index, job.settings, job.cache, job.engine, job.listen, unfinished, resume=resume
+    )
     with stage_artifact(job.output) as staging:
         staging.write(NETWORK, learned.network)
         manifest = make_manifest(learned, job.settings)
-        measured = measure_file(staging, manifest, learned, job)
-        write_report(staging, learned, measured, job)
+        measured, compared = measure_file(staging, manifest, learned, job)
+        write_report(staging, learned, measured, compared, job)
         staging.finish(manifest)
+    if learned.deepened is None or learned.deepened.is_finished:
+        unfinished.remove()
     return load(job.output)
 
 
@@ -138,24 +149,37 @@ def open_job(
     return Job(source, target, settings, class_pattern, cache, engine, Clock(listen))
 
 
-def measure_file(staging: Staging, manifest: Manifest, learned: Learned, job: Job) -> Measured:
-    """Write `model.onnx` and measure that very file on the test images."""
+def open_unfinished(job: Job, resume: bool) -> CheckpointFolder:
+    """Open the place of the unfinished run beside the model; what is there goes, unless the run is to be resumed."""
+    unfinished = CheckpointFolder(find_checkpoint_folder(job.output))
+    if unfinished.path.exists() and not resume:
+        job.listen(Notice(f"an unfinished run in {unfinished.path} is dropped; --resume would have gone on with it"))
+        unfinished.remove()
+    return unfinished
+
+
+def measure_file(staging: Staging, manifest: Manifest, learned: Learned, job: Job) -> tuple[Measured, Measured | None]:
+    """Write `model.onnx` and measure that very file on the test images, and on some that its training looked at."""
     path = staging.write(MODEL, learned.model)
     store = None
     if job.cache:
         folder = job.cache / "measurements" / staging.checksums[MODEL][:32]
         store = RowStore(folder, (len(manifest.class_names),), "<f4")
     classifier = Classifier(path, manifest)
-    return run_classifier(classifier, learned.index, learned.split.test, job.engine, job.listen, store)
+    measured = run_classifier(classifier, learned.index, learned.split.test, job.engine, job.listen, store)
+    if not learned.is_deepened:
+        return measured, None
+    sample = learned.split.validation[:: -(-len(learned.split.validation) // COMPARED_IMAGES)]
+    return measured, run_classifier(classifier, learned.index, sample, job.engine, ignore_event, store)
 
 
-def write_report(staging: Staging, learned: Learned, measured: Measured, job: Job) -> None:
+def write_report(staging: Staging, learned: Learned, measured: Measured, compared: Measured | None, job: Job) -> None:
     """Write the report for scripts, for people and for papers."""
     index = learned.index
     evaluation = evaluate_probabilities(measured.probabilities, index.labels[measured.positions], index.class_names)
     job.listen(ModelMeasured(evaluation.accuracy, *evaluation.interval, evaluation.count))
     command, stages, seconds = repeat_command(job), tuple(job.listen.stages), job.listen.total_s()
-    run = Run(job.settings, learned, measured, evaluation, command, job.created, stages, seconds)
+    run = Run(job.settings, learned, measured, evaluation, command, job.created, stages, seconds, compared)
     record = make_record(run)
     for name, image in draw_plots(record).items():
         staging.write(f"plots/{name}", image)

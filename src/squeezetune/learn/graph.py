@@ -5,16 +5,19 @@ parameter names and positions are torchvision's. Pixels enter as uint8 RGB, (n, 
 """
 
 from collections.abc import Mapping, Sequence
+from math import ceil
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from squeezetune.learn.layers import FloatLayers, Int8Layers, Layers, Ranges
-from squeezetune.learn.onnx_builder import Graph
-from squeezetune.learn.weights import LAYOUTS, Weights
+from squeezetune.learn.onnx_builder import Graph, Output, Shape
+from squeezetune.learn.weights import FIRE_WIDTHS, LAYOUTS, Weights
 
 # torchvision's place of each Fire module in `features`, in the order of the data
 FIRES = LAYOUTS["1.1"].fires
+BLOCKS = ("conv1", *FIRES)
 POOL_BEFORE = ("fire2", "fire4", "fire6")
 TAPS = ("fire5", "fire6", "fire7", "fire8", "fire9")
 FEATURE_COUNT = 256 + 384 + 384 + 512 + 512
@@ -35,6 +38,60 @@ def build_trunk(weights: Weights, ranges: Ranges | None = None, *, views: int = 
     layers: Layers = FloatLayers(graph, weights) if ranges is None else Int8Layers(graph, weights, ranges)
     _add_features(graph, "pixels", layers, views, name="features")
     return graph.to_bytes("pixels", "features", ["n", views, FEATURE_COUNT])
+
+
+def build_activations(
+    weights: Weights,
+    block: str,
+    *,
+    ranges: Ranges | None = None,
+    views: int = 1,
+    scales: NDArray[np.float32] | None = None,
+) -> bytes:
+    """Build the frozen layers up to a block: pixels in, what the block behind it reads out.
+
+    Input `pixels` (n, side, side, 3) uint8. Output `activations` (n, views, height, width, channels) is what `block`
+    gives, behind the max pool where one follows: float32, or with `scales` (channels,) uint8 of which 255 stands for
+    the channel's scale. Output `taps` (n, views, t) float32 are the means of the taps up to `block`, as the trunk has
+    them; there is none before fire5. Views and `ranges` are those of `build_trunk`.
+    """
+    graph = Graph()
+    layers: Layers = FloatLayers(graph, weights) if ranges is None else Int8Layers(graph, weights, ranges)
+    x, means = _add_blocks(graph, _add_views(graph, "pixels", views), layers, block)
+    x = layers.pool(x) if is_pooled(block) else x
+    x = x if scales is None else _add_codes(graph, x, scales)
+    channels_last = graph.add("Transpose", x, perm=[0, 2, 3, 1])
+    sizes = graph.add(
+        "Concat", graph.constant("views", [views, -1]), graph.add("Shape", channels_last, start=1), axis=0
+    )
+    _add_split(graph, channels_last, sizes, "activations", axes=5)
+    shape: Shape = ["n", views, "height.out", "width.out", count_channels(block)]
+    outputs = [Output("activations", shape, np.float32 if scales is None else np.uint8)]
+    if means:
+        width = sum(count_channels(tap) for tap in TAPS[: len(means)])
+        taps = graph.add("Concat", *means, axis=1)
+        _add_split(graph, taps, graph.constant("taps.views", [views, -1, width]), "taps", axes=3)
+        outputs.append(Output("taps", ["n", views, width]))
+    return graph.serialise("pixels", outputs)
+
+
+def count_channels(block: str) -> int:
+    """Count the channels that a block gives."""
+    return LAYOUTS["1.1"].conv1[0] if block == "conv1" else 2 * FIRE_WIDTHS[block][1]
+
+
+def measure_maps(block: str, side: int) -> tuple[int, int, int]:
+    """Tell the height, width and channels of what `build_activations` gives for pixels of this side."""
+    side = (side - 3) // 2 + 1
+    for _ in filter(is_pooled, BLOCKS[: BLOCKS.index(block) + 1]):
+        side = ceil((side - 3) / 2) + 1
+    return side, side, count_channels(block)
+
+
+def is_pooled(block: str) -> bool:
+    """Say whether a max pool follows the block."""
+    following = BLOCKS[BLOCKS.index(block) + 1 :]
+    return bool(following) and following[0] in POOL_BEFORE
 
 
 def build_range_probe(weights: Weights) -> bytes:
@@ -58,16 +115,19 @@ def build_classifier(
     side: int,
     resize: str,
     metadata: Mapping[str, str],
+    use_roots: bool = True,
 ) -> bytes:
     """Build the whole classifier: images of any size in, probabilities out.
 
     Input `image` (n, height, width, 3) uint8 RGB; output `probabilities` (n, classes) float32. Inside: resize by the
-    policy `resize` to `side` pixels, normalisation, network, dense layers, mean over the views, softmax.
+    policy `resize` to `side` pixels, normalisation, network, dense layers on the features or, with `use_roots`, on
+    their square roots, mean over the views, softmax.
     """
     graph = Graph()
     pixels = _add_fit(graph, "image", side, resize)
     features = _add_features(graph, pixels, FloatLayers(graph, weights, half_storage=True), views, name="features")
-    logits = graph.add("ReduceMean", _add_head(graph, features, head), graph.constant("views.axis", [1]), keepdims=0)
+    rows = graph.add("Sqrt", features) if use_roots else features
+    logits = graph.add("ReduceMean", _add_head(graph, rows, head), graph.constant("views.axis", [1]), keepdims=0)
     graph.add("Softmax", logits, name="probabilities", axis=-1)
     return graph.to_bytes("image", "probabilities", ["n", len(head[-1][1])], metadata)
 
@@ -84,12 +144,20 @@ def _add_fit(graph: Graph, image: str, side: int, resize: str) -> str:
 
 def _add_features(graph: Graph, pixels: str, layers: Layers, views: int, name: str) -> str:
     """Add the further views, the trunk and the split into views: (n, h, w, 3) -> (n, views, 2048)."""
+    stacked = _add_trunk(graph, _add_views(graph, pixels, views), layers)
+    return _add_split(graph, stacked, graph.constant("views", [views, -1, FEATURE_COUNT]), name, axes=3)
+
+
+def _add_views(graph: Graph, pixels: str, views: int) -> str:
+    """Append the further views behind the batch: (n, h, w, 3) -> (views n, h, w, 3)."""
     pixels = _add_mirror(graph, pixels) if views >= 2 else pixels
-    pixels = _add_crops(graph, pixels) if views == 4 else pixels
-    stacked = _add_trunk(graph, pixels, layers)
-    # the views follow each other along the batch: (views n, f) -> (views, n, f) -> (n, views, f)
-    split = graph.add("Reshape", stacked, graph.constant("views", [views, -1, FEATURE_COUNT]))
-    return graph.add("Transpose", split, name=name, perm=[1, 0, 2])
+    return _add_crops(graph, pixels) if views == 4 else pixels
+
+
+def _add_split(graph: Graph, stacked: str, shape: str, name: str, axes: int) -> str:
+    """Split the views, which follow one another: (views n, ...) -> (views, n, ...) -> (n, views, ...)."""
+    split = graph.add("Reshape", stacked, shape)
+    return graph.add("Transpose", split, name=name, perm=[1, 0, *range(2, axes)])
 
 
 def _add_mirror(graph: Graph, pixels: str) -> str:
@@ -112,19 +180,32 @@ def _add_crops(graph: Graph, pixels: str) -> str:
 
 def _add_trunk(graph: Graph, pixels: str, layers: Layers) -> str:
     """Add conv1 ... fire9 and the five taps; returns the features, (n, 2048)."""
-    x, taps, positions = layers.first(pixels), [], graph.constant("positions", [2, 3])
-    for fire, place in FIRES.items():
-        x = layers.pool(x) if fire in POOL_BEFORE else x
-        x = layers.squeeze(x, f"features.{place}", f"{fire}.squeeze")
-        x = layers.expand(x, f"features.{place}", f"{fire}.expand")
-        if fire in TAPS:
-            taps.append(graph.add("ReduceMean", x, positions, keepdims=0))
+    _, taps = _add_blocks(graph, pixels, layers, "fire9")
     return graph.add("Concat", *taps, axis=1)
 
 
-def _add_head(graph: Graph, features: str, head: DenseLayers) -> str:
-    """Add square root and dense layers with ReLUs between them: (n, views, 2048) -> (n, views, classes)."""
-    x = graph.add("Sqrt", features)
+def _add_blocks(graph: Graph, pixels: str, layers: Layers, last: str) -> tuple[str, list[str]]:
+    """Add conv1 ... `last`; returns what that gives, and the mean of every channel after each tap on the way."""
+    x, means, positions = layers.first(pixels), [], graph.constant("positions", [2, 3])
+    for fire in BLOCKS[1 : BLOCKS.index(last) + 1]:
+        x = layers.pool(x) if fire in POOL_BEFORE else x
+        x = layers.squeeze(x, f"features.{FIRES[fire]}", f"{fire}.squeeze")
+        x = layers.expand(x, f"features.{FIRES[fire]}", f"{fire}.expand")
+        if fire in TAPS:
+            means.append(graph.add("ReduceMean", x, positions, keepdims=0))
+    return x, means
+
+
+def _add_codes(graph: Graph, x: str, scales: NDArray[Any]) -> str:
+    """Add the step from float32 to uint8 with one scale for each channel; x is (n, channels, h, w)."""
+    # a scale for each channel in QuantizeLinear itself halves ONNX Runtime's speed in int8
+    codes = graph.add("Mul", x, graph.constant("steps", 255 / scales[:, None, None], np.float32))
+    one, zero = graph.constant("steps.one", 1, np.float32), graph.constant("steps.zero", 0, np.uint8)
+    return graph.add("QuantizeLinear", codes, one, zero)
+
+
+def _add_head(graph: Graph, x: str, head: DenseLayers) -> str:
+    """Add dense layers with ReLUs between them: (n, views, 2048) -> (n, views, classes)."""
     for number, (weight, bias) in enumerate(head):
         x = graph.add("Relu", x) if number else x
         product = graph.add("MatMul", x, graph.constant(f"head.{number}.weight", weight))

@@ -93,20 +93,21 @@ class Head:
 
 @dataclass(frozen=True)
 class Scaling:
-    """The mean and deviation of the square roots of the features over the training images."""
+    """The mean and deviation of the features, or of their square roots, over the training images."""
 
     mean: Rows
     deviation: Rows
+    use_roots: bool = True
 
     def apply(self, features: NDArray[np.float16]) -> Rows:
-        """Standardise the square roots: (n, views, 2048) float16 -> float32."""
-        rows = np.sqrt(features, dtype=np.float32)
+        """Standardise features or their roots: (n, views, 2048) float16 -> float32."""
+        rows = transform(features, use_roots=self.use_roots)
         rows -= self.mean
         rows /= self.deviation
         return rows
 
     def fold(self, layers: Layers, temperature: float) -> Layers:
-        """Rewrite layers on standardised rows as layers on square roots, with logits divided by the temperature."""
+        """Rewrite layers on standardised rows as layers on the rows before, with logits divided by the temperature."""
         (weight, bias), *rest = layers
         scaled = weight / self.deviation[:, None]
         folded = [(scaled, bias - self.mean @ scaled), *rest]
@@ -137,18 +138,24 @@ def fit_head(
     return Head(scaling.fold(best.layers, best.temperature), best.views, best, tuple(candidates))
 
 
-def measure_scaling(features: NDArray[np.float16]) -> Scaling:
-    """Measure mean and deviation of the square roots over images and views, in blocks to keep memory flat."""
+def transform(features: NDArray[np.float16], *, use_roots: bool) -> Rows:
+    """Copy features as float32, or their square roots, whose values are spread more evenly."""
+    return np.sqrt(features, dtype=np.float32) if use_roots else features.astype(np.float32)
+
+
+def measure_scaling(features: NDArray[np.float16], *, use_roots: bool = True) -> Scaling:
+    """Measure mean and deviation of the roots over images and views, in blocks to keep memory flat."""
     total, squares = np.zeros(features.shape[2]), np.zeros(features.shape[2])
     for at in range(0, len(features), 1024):
-        block = np.sqrt(features[at : at + 1024], dtype=np.float32)
+        block = transform(features[at : at + 1024], use_roots=use_roots)
         total += block.sum(axis=(0, 1), dtype=np.float64)
         squares += np.einsum("nvf,nvf->f", block, block)
     count = features.shape[0] * features.shape[1]
     mean = total / count
     deviation = np.sqrt(np.maximum(squares / count - mean**2, 0))
     # a channel that never fires carries nothing; it must not be blown up
-    return Scaling(mean.astype(np.float32), np.maximum(deviation, 0.05 * deviation.mean() + 1e-6).astype(np.float32))
+    deviation = np.maximum(deviation, 0.05 * deviation.mean() + 1e-6)
+    return Scaling(mean.astype(np.float32), deviation.astype(np.float32), use_roots)
 
 
 def weigh_classes(labels: NDArray[np.int64], class_count: int, policy: str) -> NDArray[np.float32]:
@@ -236,9 +243,9 @@ def choose_linear(bench: Bench, settings: Settings) -> tuple[Candidate, list[Can
     tried = list(search_linear(pilot, settings))
     full_views = [candidate for candidate in tried if candidate.views == bench.rows.shape[1]]
     best = max(full_views, key=lambda candidate: candidate.rank)
-    # photos rarely have a handedness, so the mirror image stays unless it harms, as it does with writing
-    fewer_views = [candidate for candidate in tried if candidate.views < best.views]
-    best = max([best, *fewer_views], key=lambda candidate: candidate.validation_accuracy)
+    # photos rarely have a handedness, so the mirror image stays unless it clearly harms, as it does with writing
+    for candidate in tried:
+        best = candidate if candidate.views < best.views and candidate.pays_over(best) else best
     if pilot is bench:
         return best, tried
     best = fit_linear_candidate(bench, best.views, best.penalty or PENALTIES[0])

@@ -16,6 +16,8 @@ from squeezetune.errors import MissingExtraError, SettingsError
 
 # Runs a graph on pixels (n, side, side, 3) uint8; may be called from several threads at once.
 RunGraph: TypeAlias = Callable[[NDArray[np.uint8]], NDArray[np.float32]]
+# The same for a graph of several outputs, in their order.
+RunOutputs: TypeAlias = Callable[[NDArray[np.uint8]], tuple[NDArray[Any], ...]]
 
 # At most this share of the fastest runtime's speed is given up for higher precision.
 PRECISION_IS_WORTH = 0.25
@@ -35,7 +37,7 @@ class Runtime:
         return f"{self.engine} {self.precision}"
 
 
-def open_onnxruntime(model: bytes, precision: str, threads: int) -> RunGraph:
+def open_onnxruntime(model: bytes, precision: str, threads: int) -> RunOutputs:
     """Open a graph in ONNX Runtime; every call runs on the calling thread alone."""
     import onnxruntime
 
@@ -45,14 +47,13 @@ def open_onnxruntime(model: bytes, precision: str, threads: int) -> RunGraph:
     session = onnxruntime.InferenceSession(model, options, providers=["CPUExecutionProvider"])
     name = session.get_inputs()[0].name
 
-    def run(pixels: NDArray[np.uint8]) -> NDArray[np.float32]:
-        output: NDArray[np.float32] = session.run(None, {name: pixels})[0]
-        return output
+    def run(pixels: NDArray[np.uint8]) -> tuple[NDArray[Any], ...]:
+        return tuple(session.run(None, {name: pixels}))
 
     return run
 
 
-def open_openvino(model: bytes, precision: str, threads: int) -> RunGraph:
+def open_openvino(model: bytes, precision: str, threads: int) -> RunOutputs:
     """Open a graph in OpenVINO with one stream for each thread that calls."""
     openvino = _import_openvino()
     core = openvino.Core()
@@ -61,23 +62,29 @@ def open_openvino(model: bytes, precision: str, threads: int) -> RunGraph:
     compiled = core.compile_model(core.read_model(model), "CPU", config)
     requests = threading.local()  # a request serves one thread at a time
 
-    def run(pixels: NDArray[np.uint8]) -> NDArray[np.float32]:
+    def run(pixels: NDArray[np.uint8]) -> tuple[NDArray[Any], ...]:
         if not hasattr(requests, "own"):
             requests.own = compiled.create_infer_request()
-        output: NDArray[np.float32] = requests.own.infer({0: pixels})[0].copy()
-        return output
+        # copies: a request uses its tensors again
+        return tuple(output.copy() for output in requests.own.infer({0: pixels}).to_tuple())
 
     return run
 
 
-OPENERS: dict[str, Callable[[bytes, str, int], RunGraph]] = {
+OPENERS: dict[str, Callable[[bytes, str, int], RunOutputs]] = {
     "onnxruntime": open_onnxruntime,
     "openvino": open_openvino,
 }
 
 
 def open_graph(model: bytes, runtime: Runtime, threads: int) -> RunGraph:
-    """Open a graph in the runtime's engine."""
+    """Open a graph in the runtime's engine, for its first output."""
+    run = open_outputs(model, runtime, threads)
+    return lambda pixels: run(pixels)[0]
+
+
+def open_outputs(model: bytes, runtime: Runtime, threads: int) -> RunOutputs:
+    """Open a graph in the runtime's engine, for all its outputs."""
     return OPENERS[runtime.engine](model, runtime.precision, threads)
 
 

@@ -15,6 +15,15 @@ IR_VERSION = 8  # what ONNX Runtime of 2022 already reads
 Shape = Sequence[str | int]
 
 
+@dataclass(frozen=True)
+class Output:
+    """A tensor that a graph gives: its name, its shape and its type in numpy's words."""
+
+    name: str
+    shape: Shape
+    dtype: Any = np.float32
+
+
 @dataclass
 class Graph:
     """Nodes and constants; every method that adds something returns the name of the resulting tensor."""
@@ -38,11 +47,15 @@ class Graph:
 
         The input `pixels` is (n, height, width, 3) uint8, the output float32 of this shape.
         """
+        return self.serialise(pixels, [Output(output, shape)], metadata)
+
+    def serialise(self, pixels: str, outputs: Sequence[Output], metadata: Mapping[str, str] | None = None) -> bytes:
+        """Check the graph and serialise it, with several outputs."""
         graph = helper.make_graph(
             self.nodes,
             "squeezetune",
             [helper.make_tensor_value_info(pixels, TensorProto.UINT8, ["n", "height", "width", 3])],
-            [helper.make_tensor_value_info(output, TensorProto.FLOAT, list(shape))],
+            [_describe_output(output) for output in outputs],
             [numpy_helper.from_array(value, name) for name, value in self.constants.items()],
         )
         opset = helper.make_opsetid("", OPSET)
@@ -51,3 +64,8 @@ class Graph:
         onnx.checker.check_model(model)
         payload: bytes = model.SerializeToString(deterministic=True)
         return payload
+
+
+def _describe_output(output: Output) -> onnx.ValueInfoProto:
+    kind = helper.np_dtype_to_tensor_dtype(np.dtype(output.dtype))
+    return helper.make_tensor_value_info(output.name, kind, list(output.shape))

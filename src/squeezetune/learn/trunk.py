@@ -37,12 +37,16 @@ DrawSample: TypeAlias = Callable[[], tuple[NDArray[np.uint8], NDArray[np.uint8]]
 
 @dataclass(frozen=True)
 class Trunk:
-    """The frozen layers as a graph, what runs it, and what it expects; `key` names all that its features depend on."""
+    """The frozen layers as a graph, what runs it, and what it expects; `key` names all that its features depend on.
+
+    `ranges` are those of the int8 form, None where the graph is in float.
+    """
 
     model: bytes
     runtime: Runtime
     pixels: PixelSettings
     views: int
+    ranges: Ranges | None = None
 
     @property
     def batch_size(self) -> int:
@@ -84,7 +88,7 @@ def prepare_trunk(
         distance = calibration["distance"]
         if distance <= GUARD_LIMIT or options.precision == "int8":
             model = build_trunk(weights, calibration["ranges"], views=options.views)
-            return Trunk(model, runtime, options.pixels, options.views)
+            return Trunk(model, runtime, options.pixels, options.views, calibration["ranges"])
         listen(Notice(f"int8 changes the features by {distance:.0%} on these photos, so they are computed in float"))
         runtime = recall_runtime([item for item in runtimes if item.precision != "int8"], weights, options)
     return Trunk(build_trunk(weights, views=options.views), runtime, options.pixels, options.views)
@@ -114,25 +118,36 @@ def recall_runtime(runtimes: list[Runtime], weights: Weights, options: TrunkOpti
 def recall_calibration(
     weights: Weights, options: TrunkOptions, index: ImageIndex, draw: DrawSample
 ) -> Mapping[str, Any]:
-    """Take the ranges measured earlier on photos that are still in the index, or measure them now.
+    """Take the ranges measured earlier on photos that are still in the index, or measure them now."""
 
-    Keeping them is what makes ten new photos cost ten: other ranges would be another network.
-    """
+    def measure(pixels: NDArray[np.uint8]) -> dict[str, Any]:
+        ranges = measure_ranges(weights, pixels)
+        return {"ranges": ranges, "distance": _measure_int8_distance(weights, ranges, pixels[-GUARD_IMAGES:])}
+
     folder = options.cache and options.cache / "calibrations" / f"{options.pixels.side}-{options.pixels.resize}"
+    return recall_measurement(folder, index, draw, measure)
+
+
+def recall_measurement(
+    folder: Path | None,
+    index: ImageIndex,
+    draw: DrawSample,
+    measure: Callable[[NDArray[np.uint8]], Mapping[str, Any]],
+) -> Mapping[str, Any]:
+    """Take what was measured earlier on photos of which half are still in the index, or measure it on a sample now.
+
+    Keeping it is what makes ten new photos cost ten: with other ranges it would be another network.
+    """
     present = {digest.tobytes().hex() for digest in index.digests}
     for path in sorted(folder.glob("*.json")) if folder else ():
         known = _read_json(path)
         if known.get("digests") and len(present.intersection(known["digests"])) >= 0.5 * len(known["digests"]):
             return known
     digests, pixels = draw()
-    ranges = measure_ranges(weights, pixels)
-    calibration = {
-        "digests": sorted(digest.tobytes().hex() for digest in digests),
-        "ranges": ranges,
-        "distance": _measure_int8_distance(weights, ranges, pixels[-GUARD_IMAGES:]),
-    }
-    _write_json(folder and folder / f"{_hash(json.dumps(calibration['digests']).encode())}.json", calibration)
-    return calibration
+    names = sorted(digest.tobytes().hex() for digest in digests)
+    measured = {"digests": names, **measure(pixels)}
+    _write_json(folder and folder / f"{_hash(json.dumps(names).encode())}.json", measured)
+    return measured
 
 
 def _measure_int8_distance(weights: Weights, ranges: Ranges, pixels: NDArray[np.uint8]) -> float:

@@ -1,0 +1,137 @@
+"""A row of numbers for every image of an index: what the store lacks is computed in batches, and kept."""
+
+import time
+from collections.abc import Callable, Generator, Iterable
+from contextlib import closing
+from dataclasses import dataclass
+from typing import Any, TypeAlias
+
+import numpy as np
+from numpy.typing import NDArray
+
+from squeezetune.data.index import ImageIndex
+from squeezetune.data.pixels import PixelSettings, load_pixels
+from squeezetune.engine import Engine
+from squeezetune.errors import ImageError, SourceError
+from squeezetune.events import Listener, StageAdvanced, StageFinished, StageStarted
+from squeezetune.store import RowStore, StoredRows, check_room, explain_full_disk
+
+# A segment is written when this much is waiting for it in memory, or time has passed: a killed run loses at most
+# 5 seconds or 5 % of its work, and a long one still leaves few segments.
+SEGMENT_BYTES = 64_000_000
+SAVE_EVERY_S = 5.0
+SAVE_EVERY_SHARE = 0.05
+
+
+@dataclass(frozen=True)
+class RowBatch:
+    """The rows of some images of an index: `values` (n, *shape) and the images' own `sizes` (n, 2)."""
+
+    positions: NDArray[np.int64]
+    values: NDArray[Any]
+    sizes: NDArray[np.int32]
+
+
+# Computes the rows of the images at some positions; may be called from several threads at once.
+ComputeBatch: TypeAlias = Callable[[NDArray[np.int64]], RowBatch]
+
+
+@dataclass(frozen=True)
+class RowWork:
+    """How rows are computed: so many images at once, by what `open` gives; it is called only if any are missing."""
+
+    stage: str
+    batch_size: int
+    open: Callable[[], ComputeBatch]
+
+
+def compute_rows(
+    index: ImageIndex,
+    work: RowWork,
+    store: RowStore,
+    engine: Engine,
+    listen: Listener,
+    positions: NDArray[np.int64] | None = None,
+) -> StoredRows:
+    """Compute, and keep, the rows that the store lacks; return the rows of the index, to be gathered by position.
+
+    Only the images at `positions` are computed; without them all. Equal contents are computed once.
+
+    Raises:
+        SourceError: an image cannot be decoded (any more).
+        DataError: the disk has not enough room.
+    """
+    rows = store.open_rows(index.digests)
+    missing = rows.missing if positions is None else np.intersect1d(rows.missing, positions)
+    missing = _leave_out_copies(index.digests, missing)
+    if not len(missing):
+        return rows
+    check_room(store.folder, len(missing) * store.row_bytes)
+    started, done = time.perf_counter(), 0
+    listen(StageStarted(work.stage, len(missing)))
+    parts = [missing[at : at + work.batch_size] for at in range(0, len(missing), work.batch_size)]
+    # closing: an interrupted run keeps what it has done, at once
+    with closing(_keep_batches(engine.map(work.open(), parts), index, store)) as batches:
+        for batch in batches:
+            done += len(batch.positions)
+            listen(StageAdvanced(work.stage, done))
+    listen(StageFinished(work.stage, time.perf_counter() - started))
+    return store.open_rows(index.digests)
+
+
+def load_batch(
+    index: ImageIndex, positions: NDArray[np.int64], pixels: PixelSettings
+) -> tuple[NDArray[np.uint8], NDArray[np.int32]]:
+    """Decode images of an index: (n, side, side, 3) uint8, and their own widths and heights (n, 2).
+
+    Raises:
+        SourceError: one cannot be decoded; the message names it.
+    """
+    images = np.empty((len(positions), pixels.side, pixels.side, 3), np.uint8)
+    sizes = np.empty((len(positions), 2), np.int32)
+    for row, position in enumerate(positions):
+        name = index.names[position]
+        try:
+            images[row], sizes[row] = load_pixels(index.source, name, pixels)
+        except ImageError as error:
+            raise SourceError(
+                f"{name} could be read a moment ago, and now cannot: {error.message}",
+                "Leave the photos as they are during a run, and run again.",
+            ) from error
+    return images, sizes
+
+
+def _leave_out_copies(digests: NDArray[np.uint8], positions: NDArray[np.int64]) -> NDArray[np.int64]:
+    """Return the first position of every content, in order."""
+    _, first = np.unique(digests[positions], axis=0, return_index=True)
+    return positions[np.sort(first)]
+
+
+def _keep_batches(batches: Iterable[RowBatch], index: ImageIndex, store: RowStore) -> Generator[RowBatch, None, None]:
+    """Pass batches on, and save them now and then."""
+    unsaved: list[RowBatch] = []
+    started = saved_at = time.monotonic()
+    try:
+        for batch in batches:
+            unsaved.append(batch)
+            yield batch
+            waiting = sum(len(item.positions) for item in unsaved) * store.row_bytes
+            pause = max(SAVE_EVERY_S, SAVE_EVERY_SHARE * (time.monotonic() - started))
+            if waiting >= SEGMENT_BYTES or time.monotonic() > saved_at + pause:
+                finished, unsaved = unsaved, []
+                _save_batches(finished, index, store)
+                saved_at = time.monotonic()
+    finally:
+        _save_batches(unsaved, index, store)
+
+
+def _save_batches(batches: list[RowBatch], index: ImageIndex, store: RowStore) -> None:
+    if not batches:
+        return
+    positions, values, sizes = (
+        np.concatenate([getattr(batch, column) for batch in batches]) for column in ("positions", "values", "sizes")
+    )
+    try:
+        store.save(index.digests[positions], values, sizes)
+    except OSError as error:
+        raise explain_full_disk(store.folder, error.strerror or str(error)) from error

@@ -1,0 +1,205 @@
+"""From the frozen layers' head to trained layers: what `learn_classifier` does where there is time for more."""
+
+import time
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from dataclasses import asdict, dataclass, replace
+from importlib.metadata import version
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy.special import softmax
+from threadpoolctl import threadpool_limits
+
+from squeezetune.checkpoint import CheckpointFolder, CheckpointWriter
+from squeezetune.data.index import ImageIndex
+from squeezetune.data.pixel_rows import choose_pixel_side, compute_pixel_rows, open_pixel_store
+from squeezetune.data.pixels import PixelSettings
+from squeezetune.data.split import Split
+from squeezetune.engine import Engine
+from squeezetune.events import Listener
+from squeezetune.interruption import catch_interrupts
+from squeezetune.learn.calibration import fit_temperature, measure_loss
+from squeezetune.learn.dense import Layers, Task, fit_linear
+from squeezetune.learn.features import Features
+from squeezetune.learn.head import PENALTIES, Candidate, Head, Scaling, measure_scaling, weigh_classes
+from squeezetune.learn.recipe import StagePlan
+from squeezetune.learn.trunk import Trunk
+from squeezetune.learn.weights import Weights
+from squeezetune.settings import Settings
+
+if TYPE_CHECKING:
+    from squeezetune.learn.crew import Task as TuningTask
+    from squeezetune.learn.feeds import Rows
+    from squeezetune.learn.finetune import Tuned
+    from squeezetune.learn.tapped import TappedNetwork
+
+# The probe that fine-tuning begins with is fitted on at most this many training images.
+PROBE_IMAGES = 10_000
+
+
+@dataclass(frozen=True)
+class Ground:
+    """What fine-tuning stands on: the photos, their split, and what the frozen layers made of them."""
+
+    index: ImageIndex
+    split: Split
+    features: Features
+    trunk: Trunk
+    weights: Weights
+    head: Head
+
+    @property
+    def views(self) -> int:
+        """How many views of an image are averaged: the mirror image takes part unless it did harm."""
+        return min(2, self.head.views)
+
+
+@dataclass(frozen=True)
+class Workshop:
+    """Where and how the work is done; in `unfinished` the training is kept, to be resumed after a kill."""
+
+    settings: Settings
+    cache: Path | None
+    engine: Engine
+    threads: int
+    listen: Listener
+    unfinished: CheckpointFolder | None = None
+    is_resuming: bool = False
+
+
+@dataclass(frozen=True)
+class Deepened:
+    """A network whose layers were trained, as a candidate against the frozen layers' head.
+
+    `layers` are the classifier with scaling and temperature folded in; they act on the features, not on their roots.
+    `probabilities` (n, classes) are its own of the validation images, to be compared with those of the file;
+    `is_finished` says that nobody stopped it early.
+    """
+
+    plan: StagePlan
+    candidate: Candidate
+    layers: Layers
+    weights: Weights
+    probabilities: NDArray[np.float32]
+    is_finished: bool
+
+
+def deepen(ground: Ground, plan: StagePlan, workshop: Workshop) -> Deepened:
+    """Train the layers as planned, beginning with a linear probe, or go on where an unfinished run stopped.
+
+    Raises:
+        MissingExtraError: torch is not installed.
+        DataError: a photo that could be read before cannot be read any more.
+        CheckpointError: the unfinished run is of other photos or settings.
+
+    """
+    from squeezetune.learn.crew import Conditions, choose_precision
+    from squeezetune.learn.finetune import EpochPace, tune
+    from squeezetune.learn.keeping import Keeper, load_kept
+
+    start, settings, listen = time.perf_counter(), workshop.settings, workshop.listen
+    identity = identify_run(ground, plan, workshop)
+    found = load_kept(workshop.unfinished, identity) if workshop.unfinished and workshop.is_resuming else None
+    kept, precision = found or (None, choose_precision())
+    network = build_tapped(ground, settings, workshop.threads)
+    with ExitStack() as stack:
+        task = make_task(ground, plan, stack.enter_context(open_pixels(ground, plan, workshop)), settings)
+        interruption = stack.enter_context(catch_interrupts(listen))
+        keep = None
+        if workshop.unfinished:
+            writer = stack.enter_context(CheckpointWriter(workshop.unfinished, listen))
+            keep = Keeper(writer, identity, precision).keep
+        conditions = Conditions(plan.name, settings.seed, workshop.threads, precision, listen, interruption.poll)
+        pace = EpochPace(max(1, len(task.train) // plan.recipe.batch), plan.epochs, plan.side)
+        tuned = tune(network, task, plan, pace, conditions, kept, keep)
+    return judge(ground, plan, network, tuned, time.perf_counter() - start)
+
+
+def identify_run(ground: Ground, plan: StagePlan, workshop: Workshop) -> dict[str, Any]:
+    """Name all that the trained network depends on, so that an unfinished run goes on with the same only."""
+    return {
+        "photos": ground.index.fingerprint,
+        "settings": workshop.settings.to_dict(),
+        "threads": workshop.threads,
+        "frozen layers": ground.trunk.key,
+        "plan": asdict(plan),
+        "torch": version("torch"),
+    }
+
+
+def build_tapped(ground: Ground, settings: Settings, threads: int) -> "TappedNetwork":
+    """Build the network with the pretrained layers and a linear probe as its classifier."""
+    from squeezetune.learn.network import build_network
+    from squeezetune.learn.tapped import TappedNetwork
+
+    scaling, ((weight, bias),) = fit_probe(ground, settings, threads)
+    network = TappedNetwork(build_network(ground.weights), len(ground.index.class_names))
+    network.set_classifier(scaling, weight, bias)
+    return network
+
+
+def fit_probe(ground: Ground, settings: Settings, threads: int) -> tuple[Scaling, Layers]:
+    """Fit a linear classifier on standardised features, whose roots fine-tuning could not bear near zero."""
+    step = -(-len(ground.split.train) // PROBE_IMAGES)
+    chosen = ground.split.train[::step]
+    features, labels = ground.features.values[chosen][:, : ground.views], ground.index.labels[chosen]
+    scaling = measure_scaling(features, use_roots=False)
+    class_weights = weigh_classes(labels, len(ground.index.class_names), settings.class_weight)
+    rows = scaling.apply(features).reshape(len(labels) * ground.views, -1)
+    task = Task(rows, np.repeat(labels, ground.views), class_weights)
+    with threadpool_limits(1):  # our own threads share the work
+        return scaling, fit_linear(task, PENALTIES[0] * ground.views, threads=threads)
+
+
+@contextmanager
+def open_pixels(ground: Ground, plan: StagePlan, workshop: Workshop) -> Iterator["Rows"]:
+    """Give the photos' pixels as rows that stay on disk: in the cache, or for this run alone in a temporary folder."""
+    side = choose_pixel_side(plan.side, ground.features.sizes)
+    pixels = PixelSettings(side, workshop.settings.resize)
+    with TemporaryDirectory() as temporary:
+        store = open_pixel_store(workshop.cache or Path(temporary), pixels)
+        yield compute_pixel_rows(ground.index, pixels, store, workshop.engine, workshop.listen)
+
+
+def make_task(ground: Ground, plan: StagePlan, rows: "Rows", settings: Settings) -> "TuningTask":
+    """Say what is to be learnt from which photos."""
+    from squeezetune.learn.crew import Task as TuningTask
+    from squeezetune.learn.feeds import PixelFeed
+
+    index, split = ground.index, ground.split
+    # photos whose mirror image did harm, such as writing, are not mirrored in training either
+    augmentation = replace(plan.recipe.augmentation, mirror=ground.views == 2)
+    class_weights = weigh_classes(index.labels[split.train], len(index.class_names), settings.class_weight)
+    return TuningTask(
+        PixelFeed(rows, augmentation), index.labels, split.train, split.validation, class_weights, ground.views
+    )
+
+
+def judge(ground: Ground, plan: StagePlan, network: "TappedNetwork", tuned: "Tuned", seconds: float) -> Deepened:
+    """Turn what training left into arrays that need no torch, and judge it on the validation images."""
+    labels = ground.index.labels[ground.split.validation]
+    temperature = fit_temperature(tuned.logits, labels)
+    scaling, layers, weights = network.to_arrays(tuned.parameters)
+    candidate = Candidate(
+        plan.name,
+        layers,
+        ground.views,
+        None,
+        tuned.logits.argmax(axis=1) == labels,
+        measure_loss(tuned.logits, labels, temperature),
+        temperature,
+        seconds,
+        tuned.history,
+    )
+    probabilities = softmax(tuned.logits / temperature, axis=1).astype(np.float32)
+    folded = scaling.fold(layers, temperature)
+    return Deepened(plan, candidate, folded, round_weights(weights), probabilities, tuned.is_finished)
+
+
+def round_weights(weights: Weights) -> Weights:
+    """Round parameters to what float16 holds, as the files store them, so that all forms of the network are one."""
+    return {name: value.astype(np.float16).astype(np.float32) for name, value in weights.items()}

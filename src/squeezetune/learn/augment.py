@@ -1,0 +1,89 @@
+"""Training images as a batch at once: crop, zoom, mirror, stretch, resize, colour and erasing, from uint8 pixels.
+
+Crop, zoom, mirror image and resize are one pair of matrix products: every row of an output image is a weighted sum of
+rows of the input, and so are the columns. The weights are those of Pillow's bilinear filter, which widens where
+pixels are shrunk, so that a whole image comes out as `data.pixels` would make it.
+"""
+
+import math
+from typing import Any
+
+from squeezetune.learn.network import Tensor
+from squeezetune.learn.recipe import Augmentation
+from squeezetune.learn.weights import MEAN, STD
+
+# isort: split
+# after `network`, which says how to install torch where it is missing
+import torch
+
+
+def draw_images(pixels: Tensor, side: int, augmentation: Augmentation, generator: Any) -> Tensor:
+    """Make augmented, normalised images (n, 3, side, side) float32 of pixels (n, height, width, 3) uint8."""
+    count, height, width = pixels.shape[:3]
+    share, stretch, top, left, light, contrast, colour = torch.rand(7, count, generator=generator)
+    share = augmentation.zoom + (1 - augmentation.zoom) * share
+    ratio = torch.exp((stretch - 0.5) * math.log(augmentation.stretch))
+    tall, wide = (share / ratio).clamp(max=1) * height, (share * ratio).clamp(max=1) * width
+    mirrored = torch.rand(count, generator=generator) < (0.5 if augmentation.mirror else 0.0)
+    rows = weigh_pixels((height - tall) * top, tall, height, side)
+    columns = weigh_pixels((width - wide) * left, wide, width, side)
+    columns = torch.where(mirrored[:, None, None], columns.flip(1), columns)
+    images = normalise(pixels)
+    if augmentation.light or augmentation.colour:  # before they are enlarged: the same values for less work
+        images = _change_colours(images, augmentation, light, contrast, colour)
+    images = resample(images, rows, columns)
+    return _erase_squares(images, augmentation.erase, generator) if augmentation.erase else images
+
+
+def show_images(pixels: Tensor, side: int, *, mirrored: bool = False) -> Tensor:
+    """Make whole, normalised images (n, 3, side, side) float32 of pixels (n, height, width, 3) uint8."""
+    height, width = pixels.shape[1:3]
+    rows, columns = (weigh_pixels(torch.zeros(1), torch.full((1,), float(n)), n, side) for n in (height, width))
+    return resample(normalise(pixels), rows, columns.flip(1) if mirrored else columns)
+
+
+def normalise(pixels: Tensor) -> Tensor:
+    """Turn pixels (n, height, width, 3) uint8 into planes (n, 3, height, width) float32, as the network wants them."""
+    mean, deviation = (255 * torch.tensor(values)[:, None, None] for values in (MEAN, STD))
+    return (pixels.permute(0, 3, 1, 2).float() - mean) / deviation
+
+
+def weigh_pixels(start: Tensor, length: Tensor, size: int, side: int) -> Tensor:
+    """Weigh the `size` pixels of a line for each of `side` outputs over [start, start + length): (n, side, size).
+
+    The filter is the triangle, one input pixel wide to each side, or one output pixel where that is wider.
+    """
+    centre = start[:, None] + length[:, None] * ((torch.arange(side) + 0.5) / side)
+    reach = (length / side).clamp(min=1)[:, None, None]
+    distance = (centre[:, :, None] - 0.5 - torch.arange(size)).abs() / reach
+    weights = (1 - distance).clamp(min=0)
+    return weights / weights.sum(2, keepdim=True)
+
+
+def resample(images: Tensor, rows: Tensor, columns: Tensor) -> Tensor:
+    """Mix the rows and the columns of images (n, 3, height, width) with weights (n or 1, side, height or width)."""
+    return (rows[:, None] @ images) @ columns[:, None].transpose(2, 3)
+
+
+def _change_colours(
+    images: Tensor, augmentation: Augmentation, light: Tensor, contrast: Tensor, colour: Tensor
+) -> Tensor:
+    """Change brightness, contrast and saturation of normalised images by what was drawn, each in 0 to 1."""
+    shift, scale = (augmentation.light * (2 * drawn - 1) for drawn in (light, contrast))
+    images = images * (1 + scale)[:, None, None, None] + shift[:, None, None, None]
+    if not augmentation.colour:
+        return images
+    grey = images.mean(1, keepdim=True)
+    keep = 1 + augmentation.colour * (2 * colour - 1)
+    return grey + (images - grey) * keep[:, None, None, None]
+
+
+def _erase_squares(images: Tensor, probability: float, generator: Any) -> Tensor:
+    """Blank a square of some images (DeVries and Taylor 2017, "Improved Regularization ... with Cutout")."""
+    count, side = images.shape[0], images.shape[2]
+    chance, size, row, column = torch.rand(4, count, generator=generator)
+    half = torch.where(chance < probability, side * (0.1 + 0.1 * size), torch.zeros(count))
+    line = torch.arange(side)
+    is_row = (line - side * row[:, None]).abs() < half[:, None]
+    is_column = (line - side * column[:, None]).abs() < half[:, None]
+    return images.masked_fill((is_row[:, :, None] & is_column[:, None, :])[:, None], 0.0)

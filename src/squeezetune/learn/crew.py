@@ -1,0 +1,164 @@
+"""The threads that train: each takes its part of a batch through the network on its own.
+
+Convolutions run on one thread each, so that activations stay in its processor's cache and nobody waits within a layer;
+gradients are added in a fixed order, so that the same seed and number of threads give the same bytes. What is drawn at
+random follows from (seed, step, part), so that a run can go on from any step.
+"""
+
+import copy
+import time
+from collections.abc import Callable, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from squeezetune.events import Listener
+from squeezetune.learn.feeds import Feed, Positions
+from squeezetune.learn.network import Tensor
+from squeezetune.learn.recipe import Recipe
+from squeezetune.learn.tapped import TappedNetwork
+
+# isort: split
+# after `network`, which says how to install torch where it is missing
+import torch
+from torch.nn import functional
+
+# At most so many pixels go through the network at once on one thread: what stays in the processor's cache.
+MICRO_PIXELS = 18 * 128 * 128
+# bfloat16 is taken where it is this much faster: where the processor has it, and not where it is emulated.
+NATIVE_GAIN = 1.2
+
+
+@dataclass(frozen=True)
+class Task:
+    """What is to be learnt: where the images come from, and which of them train and which judge."""
+
+    feed: Feed
+    labels: NDArray[np.int64]
+    train: Positions
+    validation: Positions
+    class_weights: NDArray[np.float32]
+    views: int = 2
+
+
+@dataclass(frozen=True)
+class Conditions:
+    """Under which a stage trains: its name, the seed, the threads, and the type of number of the convolutions.
+
+    `is_stopping` is asked after every step.
+    """
+
+    stage: str
+    seed: int
+    threads: int
+    precision: Any
+    listen: Listener
+    is_stopping: Callable[[], bool] = lambda: False
+
+
+class Crew:
+    """The threads and their common copy of the network, whose convolutions compute in `precision`."""
+
+    def __init__(self, network: TappedNetwork, task: Task, recipe: Recipe, conditions: Conditions) -> None:
+        self.network = network
+        self.task = task
+        self.recipe = recipe
+        self.conditions = conditions
+        self.batch = min(recipe.batch, len(task.train))
+        self._worker = copy.deepcopy(network)
+        self._worker.features.to(conditions.precision, memory_format=torch.channels_last)
+        self.names = [name for name, value in network.named_parameters() if value.requires_grad]
+        self._labels = torch.from_numpy(task.labels)
+        self._class_weights = torch.from_numpy(task.class_weights)
+
+    def __enter__(self) -> "Crew":
+        # threads of our own share the work: those of torch would wait for each other, spinning, in every layer
+        self._threads_before = torch.get_num_threads()
+        torch.set_num_threads(1)
+        self.pool = ThreadPoolExecutor(self.conditions.threads, initializer=torch.set_num_threads, initargs=(1,))
+        return self
+
+    def __exit__(self, *reason: object) -> None:
+        self.pool.shutdown(cancel_futures=True)
+        torch.set_num_threads(self._threads_before)
+
+    def load(self, parameters: Mapping[str, Tensor]) -> None:
+        """Give the threads these parameters to work with."""
+        own = dict(self._worker.named_parameters())
+        with torch.no_grad():
+            for name in self.names:
+                own[name].copy_(parameters[name])
+
+    def measure_gradients(self, positions: Positions, side: int, step: int) -> tuple[dict[str, Tensor], float, int]:
+        """Return the gradients of the mean loss over a batch, that loss, and how many images were named right."""
+        parts = np.array_split(positions, self.conditions.threads)
+        results = list(self.pool.map(lambda at: self._measure_part(parts[at], side, (step, at)), range(len(parts))))
+        gradients = results[0][0]
+        for other, _, _ in results[1:]:
+            torch._foreach_add_(gradients, other)
+        loss, correct = sum(result[1] for result in results), sum(result[2] for result in results)
+        return dict(zip(self.names, gradients, strict=True)), loss, correct
+
+    def infer(self, positions: Positions, side: int, views: int) -> Tensor:
+        """Compute the logits (n, classes) of images, averaged over their views."""
+        size = 2 * _count_micro(side)
+        chunks = [positions[at : at + size] for at in range(0, len(positions), size)]
+
+        def run(chunk: Positions) -> Tensor:
+            with torch.inference_mode():
+                inputs = (self.task.feed.show(chunk, side, view) for view in range(views))
+                return sum(self._forward(*each) for each in inputs) / views
+
+        return torch.cat(list(self.pool.map(run, chunks)))
+
+    def _measure_part(self, positions: Positions, side: int, place: tuple[int, int]) -> tuple[list[Tensor], float, int]:
+        """Measure one thread's part of a batch, a few images at a time."""
+        generator = torch.Generator().manual_seed(_mix_seed(self.conditions.seed, *place))
+        parameters = dict(self._worker.named_parameters())
+        trained = [parameters[name] for name in self.names]
+        sums = [torch.zeros(value.shape) for value in trained]
+        loss, correct = 0.0, 0
+        for at in range(0, len(positions), _count_micro(side)):
+            chosen = positions[at : at + _count_micro(side)]
+            labels = self._labels[chosen]
+            logits = self._forward(*self.task.feed.draw(chosen, side, generator))
+            losses = functional.cross_entropy(logits, labels, label_smoothing=self.recipe.smoothing, reduction="none")
+            total = (losses * self._class_weights[labels]).sum() / self.batch
+            for value, gradient in zip(sums, torch.autograd.grad(total, trained), strict=True):
+                value.add_(gradient)
+            loss, correct = loss + float(total.detach()), correct + int((logits.argmax(1) == labels).sum())
+        return sums, loss, correct
+
+    def _forward(self, maps: Tensor, taps: Tensor | None) -> Tensor:
+        maps = maps.to(self.conditions.precision, memory_format=torch.channels_last)
+        return self._worker(maps, taps)
+
+
+def choose_precision() -> Any:
+    """Choose bfloat16 where the processor computes in it by itself, else float32; found by timing a convolution."""
+    seconds = {kind: min(_time_convolution(kind) for _ in range(3)) for kind in (torch.float32, torch.bfloat16)}
+    return torch.bfloat16 if seconds[torch.float32] > NATIVE_GAIN * seconds[torch.bfloat16] else torch.float32
+
+
+def _time_convolution(kind: Any) -> float:
+    """Time a few convolutions of a Fire module in one type of number, in seconds."""
+    x = torch.ones(8, 64, 28, 28, dtype=kind).to(memory_format=torch.channels_last)
+    kernel = torch.ones(256, 64, 3, 3, dtype=kind).to(memory_format=torch.channels_last)
+    functional.conv2d(x, kernel, padding=1)
+    start = time.perf_counter()
+    for _ in range(3):
+        functional.conv2d(x, kernel, padding=1)
+    return time.perf_counter() - start
+
+
+def _count_micro(side: int) -> int:
+    """Count the images that go through the network at once on one thread."""
+    return max(4, MICRO_PIXELS // side**2)
+
+
+def _mix_seed(*numbers: int) -> int:
+    """Make one seed of several numbers."""
+    return int(np.random.SeedSequence(numbers).generate_state(1, np.uint64)[0] >> 1)

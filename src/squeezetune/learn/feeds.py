@@ -1,0 +1,53 @@
+"""Where the training loop's inputs come from: kept pixels, or the kept output of the frozen layers."""
+
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from squeezetune.learn.augment import draw_images, show_images
+from squeezetune.learn.network import Tensor
+from squeezetune.learn.recipe import Augmentation
+
+# isort: split
+# after `network`, which says how to install torch where it is missing
+import torch
+
+Positions = NDArray[np.int64]
+
+
+class Rows(Protocol):
+    """Rows of numbers that need not be in memory."""
+
+    def gather(self, positions: Positions) -> NDArray[Any]:
+        """Return the rows at these positions, (n, ...)."""
+        ...
+
+
+class Feed(Protocol):
+    """Where images, or inner activations, come from; both methods may be called from several threads at once."""
+
+    def draw(self, positions: Positions, side: int, generator: Any) -> tuple[Tensor, Tensor | None]:
+        """Make the network's input for training: augmented, (n, channels, height, width), and means of earlier taps."""
+        ...
+
+    def show(self, positions: Positions, side: int, view: int) -> tuple[Tensor, Tensor | None]:
+        """Make the network's input for measuring: view 0 is the image as it is, 1 its mirror image."""
+        ...
+
+
+@dataclass(frozen=True)
+class PixelFeed:
+    """Images from kept pixels, rows of (height, width, 3) uint8; every step sees them changed anew."""
+
+    rows: Rows
+    augmentation: Augmentation
+
+    def draw(self, positions: Positions, side: int, generator: Any) -> tuple[Tensor, None]:
+        """Make augmented images (n, 3, side, side) float32."""
+        return draw_images(torch.from_numpy(self.rows.gather(positions)), side, self.augmentation, generator), None
+
+    def show(self, positions: Positions, side: int, view: int) -> tuple[Tensor, None]:
+        """Make whole images (n, 3, side, side) float32, or their mirror images."""
+        return show_images(torch.from_numpy(self.rows.gather(positions)), side, mirrored=view == 1), None

@@ -1,0 +1,335 @@
+"""The one training loop: the layers themselves, on a CPU.
+
+Linear probe first, then fine-tuning: Kumar et al. 2022, "Fine-Tuning can Distort Pretrained Features and Underperform
+Out-of-Distribution". Rates fall from the classifier down to conv1 (Howard and Ruder 2018, ULMFiT), and rise and fall
+once in the run (Smith 2018, one-cycle). Averaged weights: Polyak and Juditsky 1992.
+"""
+
+import math
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, fields, replace
+from typing import Any, Protocol, TypeAlias
+
+import numpy as np
+from numpy.typing import NDArray
+
+from squeezetune.events import EpochFinished, Notice, StageFinished, StageStarted, TrainingAdvanced
+from squeezetune.learn.crew import Conditions, Crew, Task
+from squeezetune.learn.feeds import Positions
+from squeezetune.learn.network import Tensor
+from squeezetune.learn.optimiser import Group, Optimiser
+from squeezetune.learn.recipe import Recipe, StagePlan
+from squeezetune.learn.tapped import CLASSIFIER, TappedNetwork
+
+# isort: split
+# after `network`, which says how to install torch where it is missing
+import torch
+from torch.nn import functional
+
+# The curve over the epochs is drawn from at most this many validation images.
+WATCHED_IMAGES = 2000
+# The share of the latest step in the figures that are told while training.
+RECENT = 0.05
+MAX_ROLLBACKS = 4
+DIVERGED = 2.0
+TOLD_EVERY_S = 1.0
+KEPT_EVERY_S = 30.0
+FINISHED = 1 - 1e-9
+
+
+class Pace(Protocol):
+    """Says how far a step takes the stage."""
+
+    def measure_share(self, side: int) -> float:
+        """Return the share of the stage that the next step at this image size makes up."""
+        ...
+
+
+@dataclass(frozen=True)
+class EpochPace:
+    """A fixed number of epochs of so many steps, counted at `side`: smaller images are less work, so more fit in."""
+
+    steps: int
+    epochs: float
+    side: int
+
+    def measure_share(self, side: int) -> float:
+        """Return the share of a step."""
+        return (side / self.side) ** 2 / (self.steps * self.epochs)
+
+
+@dataclass
+class State:
+    """All that changes while a stage trains; `tensors` are the parameters, the optimiser's state and the averages."""
+
+    tensors: dict[str, Tensor]
+    step: int = 0
+    progress: float = 0.0
+    epoch: int = 0
+    epoch_step: int = 0
+    rate_share: float = 1.0
+    rollbacks: int = 0
+    loss: float = 0.0  # summed over the steps of this epoch
+    correct: float = 0.0
+    recent_loss: float = 0.0
+    recent_accuracy: float = 0.0
+    seconds: float = 0.0
+    history: list[EpochFinished] = field(default_factory=list)
+
+    def copy(self) -> "State":
+        """Copy the state with all its tensors."""
+        tensors = {name: value.clone() for name, value in self.tensors.items()}
+        return replace(self, tensors=tensors, history=list(self.history))
+
+    def to_plain(self) -> tuple[dict[str, NDArray[np.float32]], dict[str, Any]]:
+        """Return the tensors as arrays, which share their memory, and all else as plain values for JSON."""
+        about = {item.name: getattr(self, item.name) for item in fields(self) if item.name != "tensors"}
+        about["history"] = [vars(epoch) for epoch in self.history]
+        return {name: value.numpy() for name, value in self.tensors.items()}, about
+
+    @classmethod
+    def from_plain(cls, tensors: Mapping[str, NDArray[np.float32]], about: Mapping[str, Any]) -> "State":
+        """Make a state of what `to_plain` gave."""
+        history = [EpochFinished(**epoch) for epoch in about["history"]]
+        own = {name: torch.from_numpy(value) for name, value in tensors.items()}
+        return cls(own, **{**about, "history": history})
+
+
+@dataclass(frozen=True)
+class Tuned:
+    """What a stage left: the parameters by their names in the network, and the validation images' logits (n, classes).
+
+    `is_averaged` says that the averaged weights were better than the last ones, `is_finished` that nobody stopped it.
+    """
+
+    parameters: Mapping[str, NDArray[np.float32]]
+    logits: NDArray[np.float32]
+    is_averaged: bool
+    is_finished: bool
+    history: tuple[EpochFinished, ...]
+    seconds: float
+
+
+@dataclass(frozen=True)
+class Kept:
+    """What a run goes on from: its state, and the one at the last epoch's end, to go back to if it diverges."""
+
+    state: State
+    safe: State
+
+
+# Is given what the run may go on from; it has to copy what it keeps.
+Keep: TypeAlias = Callable[[Kept], None]
+
+
+def tune(network: TappedNetwork, task: Task, plan: StagePlan, pace: Pace, conditions: Conditions,
+         kept: Kept | None = None, keep: Keep | None = None) -> Tuned:  # fmt: skip
+    """Train a network, which is changed, and return the better of its last and its averaged weights.
+
+    With `kept`, which `keep` was given by an earlier run, this one goes on from there, to the same end.
+    """
+    conditions.listen(StageStarted(conditions.stage, 100, "%"))
+    with Crew(network, task, plan.recipe, conditions) as crew:
+        loop = Loop(crew, plan, pace, kept, keep)
+        loop.run()
+        tuned = loop.choose_weights()
+    conditions.listen(StageFinished(conditions.stage, tuned.seconds))
+    return tuned
+
+
+def make_groups(network: TappedNetwork, recipe: Recipe) -> list[Group]:
+    """Sort the parameters into groups of one rate; rates fall by `layer_decay` a block from the classifier down."""
+    order = [*network.places, CLASSIFIER]
+    groups: dict[tuple[bool, float, float], list[str]] = {}
+    for name, value in network.named_parameters():
+        block = network.find_block(name)
+        is_kernel = value.ndim == 4 and block != order[0]  # conv1 is a bank of filters of its own kind
+        decay = recipe.layer_decay ** (len(order) - 1 - order.index(block))
+        rate = decay * (recipe.rate if is_kernel else recipe.head_rate)
+        groups.setdefault((is_kernel, rate, recipe.weight_decay if value.ndim > 1 else 0.0), []).append(name)
+    return [Group(tuple(names), rate, decay, is_kernel) for (is_kernel, rate, decay), names in groups.items()]
+
+
+class Loop:
+    """Steps, epochs, checkpoints, and what happens when training goes wrong."""
+
+    def __init__(self, crew: Crew, plan: StagePlan, pace: Pace, kept: Kept | None, keep: Keep | None) -> None:
+        self._crew = crew
+        self._plan = plan
+        self._keep_state = keep
+        self._pace = pace
+        self._conditions = crew.conditions
+        parameters = {name: value.detach() for name, value in crew.network.named_parameters()}
+        self._parameters = {name: parameters[name] for name in crew.names}
+        groups = make_groups(crew.network, crew.recipe)
+        self._optimiser = Optimiser(self._parameters, groups, crew.recipe.momentum, crew.pool)
+        averages = {f"{name}.average": value.clone() for name, value in self._parameters.items()}
+        self.state = State({**self._parameters, **self._optimiser.state, **averages})
+        if kept:
+            self._restore(kept.state)
+        crew.load(self._parameters)
+        self._safe = kept.safe if kept else self.state.copy()
+        self._told_at = self._kept_at = time.perf_counter()
+        self._seconds_a_pixel = 0.0  # of a batch, recently
+
+    def run(self) -> None:
+        """Train to the end, or until somebody asks to stop, or until nothing helps against diverging."""
+        steps = len(self._crew.task.train) // self._crew.batch
+        order, epoch = np.empty(0, np.int64), -1
+        while self.state.progress < FINISHED and not self._conditions.is_stopping():
+            if epoch != self.state.epoch:
+                order, epoch = self._draw_order(), self.state.epoch
+            start = self.state.epoch_step * self._crew.batch
+            if not self._take_step(order[start : start + self._crew.batch]):
+                if not self._roll_back():
+                    return
+                continue
+            if self.state.epoch_step == steps or self.state.progress >= FINISHED:
+                self._finish_epoch()
+            self._tell()
+            self._keep()
+
+    def choose_weights(self) -> Tuned:
+        """Judge the last and the averaged weights on all validation images, and return the better ones."""
+        last = {name: self.state.tensors[name] for name in self._crew.names}
+        averaged = {name: self.state.tensors[f"{name}.average"] for name in self._crew.names}
+        labels = torch.from_numpy(self._crew.task.labels[self._crew.task.validation])
+        judged = []
+        for is_averaged, parameters in ((False, last), (True, averaged)):
+            self._crew.load(parameters)
+            logits = self._crew.infer(self._crew.task.validation, self._plan.side, self._crew.task.views)
+            accuracy = float((logits.argmax(1) == labels).double().mean())
+            judged.append((accuracy, -float(functional.cross_entropy(logits, labels)), is_averaged, parameters, logits))
+        _, _, is_averaged, parameters, logits = max(judged, key=lambda item: item[:2])
+        arrays = {name: value.clone().numpy() for name, value in parameters.items()}
+        is_finished = self.state.progress >= FINISHED
+        history, seconds = tuple(self.state.history), self.state.seconds
+        return Tuned(arrays, logits.numpy(), is_averaged, is_finished, history, seconds)
+
+    def _draw_order(self) -> Positions:
+        """Draw the order of the training images in this epoch."""
+        rng = np.random.default_rng((self._conditions.seed, self.state.epoch))
+        return rng.permutation(self._crew.task.train)
+
+    def _take_step(self, positions: Positions) -> bool:
+        """Train on one batch; say whether the loss still makes sense."""
+        start, state = time.perf_counter(), self.state
+        side = self._plan.find_side(state.progress)
+        gradients, loss, correct = self._crew.measure_gradients(positions, side, state.step)
+        if not self._is_sane(loss):
+            return False
+        self._optimiser.steps = state.step
+        share = schedule_rate(state.progress, self._crew.recipe) * state.rate_share
+        self._optimiser.step(gradients, share, self._conditions.precision)
+        self._crew.load(self._parameters)
+        self._average()
+        state.step, state.epoch_step = state.step + 1, state.epoch_step + 1
+        accuracy = correct / len(positions)
+        state.loss, state.correct = state.loss + loss, state.correct + accuracy
+        pull = max(RECENT, 1 / state.step)
+        state.recent_loss += pull * (loss - state.recent_loss)
+        state.recent_accuracy += pull * (accuracy - state.recent_accuracy)
+        seconds = time.perf_counter() - start
+        state.seconds += seconds
+        pixel_s = seconds / side**2
+        self._seconds_a_pixel += (pixel_s - self._seconds_a_pixel) * (RECENT if self._seconds_a_pixel else 1.0)
+        state.progress += self._pace.measure_share(side)
+        return True
+
+    def _is_sane(self, loss: float) -> bool:
+        """Say whether a loss is a number, and the recent ones are not beyond what guessing would give."""
+        guessing = math.log(self._crew.network.classifier.out_features)
+        return math.isfinite(loss) and (self.state.step < 20 or self.state.recent_loss < DIVERGED * guessing + 1)
+
+    def _average(self) -> None:
+        """Move the averaged weights towards the present ones."""
+        horizon = self._crew.recipe.averaging * (self.state.step + self._estimate_steps())
+        averages = [self.state.tensors[f"{name}.average"] for name in self._crew.names]
+        pull = 1 / max(1.0, min(self.state.step + 1, horizon))
+        torch._foreach_lerp_(averages, [self._parameters[name] for name in self._crew.names], pull)
+
+    def _finish_epoch(self) -> None:
+        """Judge the averaged weights on some validation images, note the figures, and begin another epoch."""
+        state, task = self.state, self._crew.task
+        side = self._plan.find_side(state.progress)
+        chosen = task.validation[:: -(-len(task.validation) // WATCHED_IMAGES)]
+        self._crew.load({name: state.tensors[f"{name}.average"] for name in self._crew.names})
+        logits = self._crew.infer(chosen, side, 1)
+        self._crew.load(self._parameters)
+        labels = torch.from_numpy(task.labels[chosen])
+        steps = len(task.train) // self._crew.batch
+        figures = EpochFinished(
+            stage=self._conditions.stage,
+            epoch=state.epoch + 1,
+            of=state.epoch + 1 + math.ceil(self._estimate_steps() / steps - 1e-6),
+            train_loss=state.loss / state.epoch_step,
+            train_accuracy=state.correct / state.epoch_step,
+            validation_loss=float(functional.cross_entropy(logits, labels)),
+            validation_accuracy=float((logits.argmax(1) == labels).double().mean()),
+            images_per_s=state.step * self._crew.batch / state.seconds,
+            seconds=state.seconds,
+        )
+        state.history.append(figures)
+        self._conditions.listen(figures)
+        state.epoch, state.epoch_step, state.loss, state.correct = state.epoch + 1, 0, 0.0, 0.0
+        self._safe = state.copy()
+        self._kept_at = -math.inf
+
+    def _roll_back(self) -> bool:
+        """Go back to the last epoch's end with half the rate; say whether there is still hope."""
+        rollbacks, share = self.state.rollbacks + 1, self.state.rate_share / 2
+        self._restore(self._safe)
+        self.state.rollbacks, self.state.rate_share = rollbacks, share
+        self._safe = self.state.copy()
+        self._crew.load(self._parameters)
+        hope = rollbacks <= MAX_ROLLBACKS
+        what = f"goes on from the last epoch's end at {share:g} of the rate" if hope else "ends with what it had"
+        self._conditions.listen(Notice(f"{self._conditions.stage}: the loss grew without bound; it {what}"))
+        return hope
+
+    def _restore(self, state: State) -> None:
+        """Take over a state, into the very tensors that are trained."""
+        for name, value in self.state.tensors.items():
+            value.copy_(state.tensors[name])
+        tensors = self.state.tensors
+        self.state = replace(state.copy(), tensors=tensors)
+
+    def _tell(self) -> None:
+        """Say about once a second how it goes."""
+        now, state = time.perf_counter(), self.state
+        if now < self._told_at + TOLD_EVERY_S:
+            return
+        self._told_at = now
+        side = self._plan.find_side(state.progress)
+        speed = self._crew.batch / (self._seconds_a_pixel * side**2)
+        left, progress = self._estimate_seconds(), min(state.progress, 1.0)
+        self._conditions.listen(
+            TrainingAdvanced(self._conditions.stage, progress, state.recent_loss, state.recent_accuracy, speed, left)
+        )
+
+    def _estimate_steps(self) -> float:
+        """Estimate how many steps are left, at all sizes that are still to come."""
+        rest = self._plan.list_rest(self.state.progress)
+        return sum(phase.share / self._pace.measure_share(phase.side) for phase in rest)
+
+    def _estimate_seconds(self) -> float:
+        """Estimate how long the rest takes at the speed of the latest steps, in pixels a second."""
+        rest = self._plan.list_rest(self.state.progress)
+        steps = [(phase.side, phase.share / self._pace.measure_share(phase.side)) for phase in rest]
+        return sum(count * side**2 for side, count in steps) * self._seconds_a_pixel
+
+    def _keep(self) -> None:
+        """Keep the state at the end of every epoch, and every half minute between."""
+        now = time.perf_counter()
+        if self._keep_state and now > self._kept_at + KEPT_EVERY_S:
+            self._keep_state(Kept(self.state, self._safe))
+            self._kept_at = now
+
+
+def schedule_rate(progress: float, recipe: Recipe) -> float:
+    """Return the share of the rate at this progress: up along a line, then down along a cosine."""
+    if progress < recipe.warm_up:
+        return 0.05 + 0.95 * progress / recipe.warm_up
+    fall = 0.5 * (1 + math.cos(math.pi * (progress - recipe.warm_up) / (1 - recipe.warm_up)))
+    return recipe.final_rate + (1 - recipe.final_rate) * fall

@@ -1,0 +1,91 @@
+"""How layers are trained: every number of it, without torch, so that a plan can be made and shown before."""
+
+from dataclasses import dataclass, field
+
+
+@dataclass(frozen=True)
+class Augmentation:
+    """How strongly training images are changed; every strength is drawn evenly up to its limit.
+
+    `zoom` is the smallest side of a crop as a share of the image's, `stretch` the largest ratio of its sides; `light`
+    and `colour` change brightness and contrast, and saturation, by up to that share; `erase` is the probability that a
+    square of a fifth to two fifths of the side is blanked.
+    """
+
+    zoom: float = 0.85
+    stretch: float = 1.0
+    mirror: bool = True
+    light: float = 0.0
+    colour: float = 0.0
+    erase: float = 0.0
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """How the layers are trained; chosen by the tables under `benchmarks/recipes`.
+
+    `rate` is the change of the last Fire module's kernels in one step as a share of their norm, `head_rate` that of
+    all other parameters in AdamW's terms; both fall by `layer_decay` a block towards the first. `averaging` is the
+    horizon of the averaged weights as a share of the run.
+    """
+
+    rate: float = 0.007
+    head_rate: float = 1e-3
+    layer_decay: float = 0.85
+    momentum: float = 0.95
+    weight_decay: float = 0.05
+    smoothing: float = 0.05
+    batch: int = 128
+    warm_up: float = 0.1
+    final_rate: float = 0.01
+    averaging: float = 0.05
+    augmentation: Augmentation = field(default_factory=Augmentation)
+
+
+@dataclass(frozen=True)
+class Phase:
+    """A part of a stage at one image size; `share` is its part of the stage's work."""
+
+    side: int
+    share: float
+
+
+@dataclass(frozen=True)
+class StagePlan:
+    """One stage of fine-tuning: from which block on, at which sizes, for how many epochs, counted at the last size."""
+
+    name: str
+    start: str
+    phases: tuple[Phase, ...]
+    epochs: float
+    recipe: Recipe
+
+    @property
+    def side(self) -> int:
+        """The image size that the trained network is made for."""
+        return self.phases[-1].side
+
+    def find_side(self, progress: float) -> int:
+        """Find the image size at this progress, 0 to 1."""
+        total, end = sum(phase.share for phase in self.phases), 0.0
+        for phase in self.phases:
+            end += phase.share / total
+            if progress < end:
+                return phase.side
+        return self.side
+
+    def list_rest(self, progress: float) -> list[Phase]:
+        """List the phases that are still to come at this progress, with what is left of their shares of the stage."""
+        total, start, rest = sum(phase.share for phase in self.phases), 0.0, []
+        for phase in self.phases:
+            end = start + phase.share / total
+            if end > progress:
+                rest.append(Phase(phase.side, end - max(start, progress)))
+            start = end
+        return rest
+
+
+def choose_recipe(images: int, epochs: float) -> Recipe:
+    """Choose the numbers for so many training images and epochs; the batch leaves at least 16 steps an epoch."""
+    batch = max(8, min(128, images // 16))
+    return Recipe(batch=batch)

@@ -1,0 +1,61 @@
+import doctest
+
+import numpy as np
+import pytest
+
+from squeezetune.data import pixel_rows
+from squeezetune.data.index import scan_folder
+from squeezetune.data.pixel_rows import choose_pixel_side, compute_pixel_rows, open_pixel_store
+from squeezetune.data.pixels import PixelSettings, load_pixels
+from squeezetune.events import StageStarted, ignore_event
+
+
+@pytest.fixture
+def photos(photo_folder, engine):
+    return scan_folder(photo_folder, engine=engine)
+
+
+@pytest.mark.parametrize("pixels", [PixelSettings(32), PixelSettings(37, "crop"), PixelSettings(9, "pad")])
+def test_rows_are_the_pixels_of_each_image(photos, engine, tmp_path, pixels):
+    store = open_pixel_store(tmp_path, pixels)
+    rows = compute_pixel_rows(photos, pixels, store, engine, ignore_event)
+    order = np.random.default_rng(0).permutation(30)[:20]
+    expected = [load_pixels(photos.source, photos.names[position], pixels)[0] for position in order]
+    np.testing.assert_array_equal(rows.gather(order), expected)
+    assert rows.gather(order).dtype == np.uint8
+    assert rows.sizes.tolist() == [[16, 12]] * 30
+
+
+def test_the_stage_has_its_name(photos, engine, tmp_path):
+    said, pixels = [], PixelSettings(16)
+    compute_pixel_rows(photos, pixels, open_pixel_store(tmp_path, pixels), engine, said.append, np.arange(5))
+    assert said[0] == StageStarted("pixels", 5)
+
+
+def test_other_pixels_have_another_place(tmp_path, monkeypatch):
+    settings = [PixelSettings(16), PixelSettings(17), PixelSettings(16, "crop")]
+    folders = {open_pixel_store(tmp_path, pixels).folder for pixels in settings}
+    monkeypatch.setattr("PIL.__version__", "99.0")
+    folders.add(open_pixel_store(tmp_path, settings[0]).folder)
+    assert len(folders) == 4
+    assert all(folder.parent == tmp_path / "pixels" for folder in folders)
+
+
+@pytest.mark.parametrize(
+    ("side", "sizes", "chosen"),
+    [
+        (128, [(32, 32)] * 3, 32),
+        (224, [(640, 480), (480, 640), (100, 90)], 264),
+        (224, [(240, 100)] * 3, 240),
+        (64, [(640, 480)], 80),
+        (128, [(1, 1)], 1),
+    ],
+)
+def test_the_side_is_a_little_more_than_training_needs_and_no_more_than_there_is(side, sizes, chosen):
+    assert choose_pixel_side(side, np.array(sizes, np.int32)) == chosen
+
+
+def test_the_examples_are_right():
+    results = doctest.testmod(pixel_rows, extraglobs={"np": np})
+    assert results.attempted
+    assert not results.failed
