@@ -24,6 +24,7 @@ from squeezetune.events import (
     EpochFinished,
     Event,
     Notice,
+    PlanMade,
     StageAdvanced,
     StageFinished,
     StageStarted,
@@ -33,6 +34,8 @@ from squeezetune.events import (
 STAGE_WORDS = {
     "reading": "Reading the photos",
     "features": "Looking at the photos",
+    "pixels": "Keeping the pixels",
+    "download": "Fetching the weights",
     "head": "Training the head",
     "last blocks": "Training last blocks",
     "all layers": "Training all layers",
@@ -72,6 +75,9 @@ class ProgressListener:
         if isinstance(event, Notice):
             if not self._is_quiet:
                 self._console.print(f"Note: {event.message}", markup=False)
+        elif isinstance(event, PlanMade):
+            if not self._is_quiet:
+                self._console.print(f"Plan: {format_plan(event)}", markup=False, soft_wrap=True)
         elif self._is_drawn:
             self._draw(event)
         elif isinstance(event, EpochFinished) and not self._is_quiet:
@@ -153,6 +159,21 @@ def format_training(event: TrainingAdvanced, epoch: EpochFinished | None) -> str
     words = [at, f"loss {event.loss:.3f}", f"train {format_share(event.accuracy)}"]
     words += [f"validation {format_share(epoch.validation_accuracy)}"] if epoch else []
     return "  ".join([*words, f"{event.images_per_s:,.0f} images/s"])
+
+
+def format_plan(plan: PlanMade) -> str:
+    """Write what a run will do, e.g. `features 40 s, head 12 s, all layers at 96, 128 px 5 min 30 s; in all ...`."""
+    parts = ", ".join(f"{part} {format_duration(seconds)}" for part, seconds in plan.forecasts)
+    budget = f" of {format_duration(plan.budget_s)}" if plan.budget_s else ""
+    return f"{parts}; in all {format_duration(plan.total_s)}{budget}"
+
+
+def format_duration(seconds: float) -> str:
+    """Write a duration in words, e.g. 40 s, 3 min 10 s or 1 h 2 min."""
+    whole = max(1, round(seconds))
+    if whole >= 3600:
+        return f"{whole // 3600} h {whole % 3600 // 60} min"
+    return f"{whole // 60} min {whole % 60} s" if whole >= 60 else f"{whole} s"
 
 
 def format_clock(seconds: float) -> str:

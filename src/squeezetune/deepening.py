@@ -34,7 +34,7 @@ from squeezetune.settings import Settings
 if TYPE_CHECKING:
     from squeezetune.learn.crew import Task as TuningTask
     from squeezetune.learn.feeds import Rows
-    from squeezetune.learn.finetune import Tuned
+    from squeezetune.learn.finetune import Pace, Tuned
     from squeezetune.learn.tapped import TappedNetwork
 
 # The probe that fine-tuning begins with is fitted on at most this many training images.
@@ -60,7 +60,10 @@ class Ground:
 
 @dataclass(frozen=True)
 class Workshop:
-    """Where and how the work is done; in `unfinished` the training is kept, to be resumed after a kill."""
+    """Where and how the work is done; in `unfinished` the training is kept, to be resumed after a kill.
+
+    `training_ends` is the moment, by `time.perf_counter`, at which the last step has to be done.
+    """
 
     settings: Settings
     cache: Path | None
@@ -69,6 +72,7 @@ class Workshop:
     listen: Listener
     unfinished: CheckpointFolder | None = None
     is_resuming: bool = False
+    training_ends: float | None = None
 
 
 @dataclass(frozen=True)
@@ -98,7 +102,7 @@ def deepen(ground: Ground, plan: StagePlan, workshop: Workshop) -> Deepened:
 
     """
     from squeezetune.learn.crew import Conditions, choose_precision
-    from squeezetune.learn.finetune import EpochPace, tune
+    from squeezetune.learn.finetune import tune
     from squeezetune.learn.keeping import Keeper, load_kept
 
     start, settings, listen = time.perf_counter(), workshop.settings, workshop.listen
@@ -114,9 +118,17 @@ def deepen(ground: Ground, plan: StagePlan, workshop: Workshop) -> Deepened:
             writer = stack.enter_context(CheckpointWriter(workshop.unfinished, listen))
             keep = Keeper(writer, identity, precision).keep
         conditions = Conditions(plan.name, settings.seed, workshop.threads, precision, listen, interruption.poll)
-        pace = EpochPace(max(1, len(task.train) // plan.recipe.batch), plan.epochs, plan.side)
+        pace = make_pace(plan, max(1, len(task.train) // plan.recipe.batch), workshop)
         tuned = tune(network, task, plan, pace, conditions, kept, keep)
     return judge(ground, plan, network, tuned, time.perf_counter() - start)
+
+
+def make_pace(plan: StagePlan, steps: int, workshop: Workshop) -> "Pace":
+    """Say how the training gets on: by its epochs, or so that it ends in time."""
+    from squeezetune.learn.finetune import ClockPace, EpochPace
+
+    epochs, end = EpochPace(steps, plan.epochs, plan.side), workshop.training_ends
+    return epochs if end is None else ClockPace(epochs, lambda: end - time.perf_counter())
 
 
 def identify_run(ground: Ground, plan: StagePlan, workshop: Workshop) -> dict[str, Any]:

@@ -79,6 +79,15 @@ class ModelMeasured:
 
 
 @dataclass(frozen=True)
+class PlanMade:
+    """What the run will do: its parts with the seconds that each will take, their sum, and the budget, if any."""
+
+    forecasts: tuple[tuple[str, float], ...]
+    total_s: float
+    budget_s: float | None
+
+
+@dataclass(frozen=True)
 class Notice:
     """Something that the user should know: a fallback, a skipped file, a choice made for them."""
 
@@ -86,7 +95,7 @@ class Notice:
 
 
 Event: TypeAlias = (
-    StageStarted | StageAdvanced | TrainingAdvanced | EpochFinished | StageFinished | ModelMeasured | Notice
+    PlanMade | StageStarted | StageAdvanced | TrainingAdvanced | EpochFinished | StageFinished | ModelMeasured | Notice
 )
 Listener: TypeAlias = Callable[[Event], None]
 

@@ -1,6 +1,8 @@
 """An index and its split -> a trained network and the file that predicts with it."""
 
 import json
+import math
+import time
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from datetime import datetime, timezone
@@ -27,13 +29,21 @@ from squeezetune.learn.features import Features, compute_features
 from squeezetune.learn.graph import FEATURE_COUNT, build_classifier
 from squeezetune.learn.head import Candidate, Head, LabelledFeatures, fit_head
 from squeezetune.learn.quantization import CALIBRATION_IMAGES
-from squeezetune.learn.recipe import StagePlan
 from squeezetune.learn.stages import StageResult
 from squeezetune.learn.trunk import Trunk, TrunkOptions, prepare_trunk
 from squeezetune.learn.weights import PROVENANCE, Weights, load_weights
 from squeezetune.machine import list_libraries, name_version
-from squeezetune.planner import plan_stage
-from squeezetune.settings import Settings
+from squeezetune.planner import (
+    RESERVE_SHARE,
+    Plan,
+    Workload,
+    announce_plan,
+    check_torch,
+    find_small_side,
+    make_plan,
+)
+from squeezetune.probing import Site, measure_speeds
+from squeezetune.settings import Settings, parse_duration
 from squeezetune.store import RowStore
 
 SIDE_PX = 224
@@ -41,7 +51,6 @@ SMALL_SIDE_PX = 128
 SMALL_IMAGE_PX = 100
 SAMPLE_FOR_SIDE = 32
 VIEW_COUNTS = {"plain": 1, "mirror": 2, "crops": 4}
-EFFORT_VIEWS = {"quick": "plain", "balanced": "mirror", "thorough": "crops"}
 
 CutIndex: TypeAlias = Callable[[ImageIndex], Split]
 
@@ -70,6 +79,11 @@ class Learned:
         return self.deepened is not None and self.deepened.candidate.rank > self.head.chosen.rank
 
     @property
+    def side(self) -> int:
+        """The size in pixels at which the network that `model` holds sees images."""
+        return self.deepened.plan.side if self.is_deepened and self.deepened else self.trunk.pixels.side
+
+    @property
     def stages(self) -> tuple[StageResult, ...]:
         """The frozen layers' head and the trained layers, side by side; nothing where there is one of them only."""
         if not self.deepened:
@@ -95,12 +109,14 @@ def learn_classifier(
     unfinished: CheckpointFolder | None = None,
     *,
     resume: bool = False,
+    started: float | None = None,
 ) -> Learned:
     """Run the frozen layers once over every image and fit the head: what `train` and the estimator share.
 
     Images that turn out to be undecodable move to `skipped`, and the others are split anew, so that a class
     does not lose a part to them; the split follows content, so nearly all others stay where they were.
     Where layers are trained, the run is kept in `unfinished`, and goes on from what is there with `resume`.
+    A budget is counted from the moment `started`, by `time.perf_counter`; otherwise from now.
 
     Raises:
         DataError: no image can be decoded, or too few of a class.
@@ -110,14 +126,10 @@ def learn_classifier(
     weights = load_weights()
     threads = settings.threads or count_cores()
     side = settings.image_side or choose_side(index, split.train)
-    plan = plan_stage(settings, len(split.train), side, listen) if len(split.validation) else None
-    views = VIEW_COUNTS[choose_views(settings, plan) if settings.views == "auto" else settings.views]
-    options = TrunkOptions(
-        PixelSettings(side, settings.resize), views, settings.engine, settings.precision, threads, cache
-    )
-    trunk = prepare_trunk(weights, options, index, lambda: draw_sample(index, split.train, options.pixels), listen)
-    store = RowStore(cache / "features" / trunk.key, (views, FEATURE_COUNT)) if cache else None
-    features = compute_features(index, trunk, store, engine, threads, listen)
+    scene = Scene(index, split, weights, side, settings, cache, engine, threads, listen)
+    deadline = find_deadline(settings, started)
+    plan, trunk = plan_run(scene, deadline)
+    features = compute_features(index, trunk, scene.open_features(trunk), engine, threads, listen)
     if features.failures:
         check_readable(index, features)
         index, features = index.without(features.failures), features.without_failures()
@@ -126,16 +138,20 @@ def learn_classifier(
         LabelledFeatures(features.values[part], index.labels[part]) for part in (split.train, split.validation)
     )
     with threadpool_limits(1):  # our own threads share the work: those of BLAS stall when the machine is busy
-        head = fit_head(train, validation, len(index.class_names), settings, listen, threads=threads)
-    workshop = Workshop(settings, cache, engine, threads, listen, unfinished, resume)
+        head = fit_head(
+            train, validation, len(index.class_names), replace(settings, head=plan.head), listen, threads=threads
+        )
+    ends = None if deadline is None else deadline - plan.after_training_s
+    workshop = Workshop(settings, cache, engine, threads, listen, unfinished, resume, ends)
     ground = Ground(index, split, features, trunk, weights, head)
-    deepened = deepen(ground, plan, workshop) if plan else None
+    deepened = deepen(ground, plan.stage, workshop) if plan.stage else None
     return make_files(Learned(index, split, features, trunk, head, deepened), weights)
 
 
 def make_files(learned: Learned, weights: Weights) -> Learned:
     """Write the better network as `model.onnx` and `network.safetensors`."""
-    head, deepened, pixels = learned.head, learned.deepened, learned.trunk.pixels
+    head, deepened = learned.head, learned.deepened
+    pixels = replace(learned.trunk.pixels, side=learned.side)
     layers, use_roots = head.layers, True
     if learned.is_deepened and deepened:
         weights, layers, use_roots = deepened.weights, deepened.layers, False
@@ -151,9 +167,64 @@ def make_files(learned: Learned, weights: Weights) -> Learned:
     return replace(learned, model=model, network=pack_network(weights, layers, learned.chosen.views, pixels, use_roots))
 
 
-def choose_views(settings: Settings, plan: StagePlan | None) -> str:
-    """Choose the views by the effort; where layers are trained, images are changed anew in every step instead."""
-    return "mirror" if plan else EFFORT_VIEWS[settings.effort]
+@dataclass(frozen=True)
+class Scene:
+    """What a run is planned for."""
+
+    index: ImageIndex
+    split: Split
+    weights: Weights
+    side: int
+    settings: Settings
+    cache: Path | None
+    engine: Engine
+    threads: int
+    listen: Listener
+
+    def prepare_trunk(self, views: int) -> Trunk:
+        """Make the frozen layers ready for so many views."""
+        settings, pixels = self.settings, PixelSettings(self.side, self.settings.resize)
+        options = TrunkOptions(pixels, views, settings.engine, settings.precision, self.threads, self.cache)
+        train = self.split.train
+        return prepare_trunk(
+            self.weights, options, self.index, lambda: draw_sample(self.index, train, pixels), self.listen
+        )
+
+    def open_features(self, trunk: Trunk) -> RowStore | None:
+        """Open the store of features, where anything may be kept."""
+        return RowStore(self.cache / "features" / trunk.key, (trunk.views, FEATURE_COUNT)) if self.cache else None
+
+
+def find_deadline(settings: Settings, started: float | None) -> float | None:
+    """Find the moment, by `time.perf_counter`, at which the whole run has to be over; None without a budget."""
+    budget_s = parse_duration(settings.budget) if settings.budget else None
+    if budget_s is None:
+        return None
+    return (time.perf_counter() if started is None else started) + (1 - RESERVE_SHARE) * budget_s
+
+
+def plan_run(scene: Scene, deadline: float | None) -> tuple[Plan, Trunk]:
+    """Plan the run, after measuring how fast this machine is if there is a budget; make the frozen layers ready."""
+    settings = scene.settings
+    is_deep = check_torch(settings, scene.listen) and bool(len(scene.split.validation))
+    if deadline is None:
+        plan = make_plan(count_work(scene, None), settings, None, math.inf, is_deep)
+        return plan, scene.prepare_trunk(plan.views)
+    trunk = scene.prepare_trunk(min(2, VIEW_COUNTS.get(settings.views, 2)))
+    site = Site(scene.index, trunk, scene.weights, scene.threads)
+    speeds = measure_speeds(site, is_deep, find_small_side(scene.side))
+    plan = make_plan(count_work(scene, trunk), settings, speeds, deadline - time.perf_counter(), is_deep)
+    announce_plan(plan, settings, scene.listen)
+    return plan, trunk if plan.views == trunk.views else scene.prepare_trunk(plan.views)
+
+
+def count_work(scene: Scene, trunk: Trunk | None) -> Workload:
+    """Count what there is to do; what an earlier run has kept is taken into account if the trunk is given."""
+    split, unseen = scene.split, len(scene.index)
+    store = scene.open_features(trunk) if trunk else None
+    if store:
+        unseen = len(store.open_rows(scene.index.digests).missing)
+    return Workload(len(split.train), len(split.validation), len(split.test), unseen, len(scene.index), scene.side)
 
 
 def check_readable(index: ImageIndex, features: Features) -> None:
@@ -206,7 +277,7 @@ def describe_model(learned: Learned) -> dict[str, str]:
     return {
         "class_names": json.dumps(learned.index.class_names),
         "data_fingerprint": learned.index.fingerprint,
-        "image_side": str(learned.trunk.pixels.side),
+        "image_side": str(learned.side),
         "resize": learned.trunk.pixels.resize,
         "views": str(learned.chosen.views),
         "weights": PROVENANCE,
@@ -233,7 +304,7 @@ def make_manifest(learned: Learned, settings: Settings) -> Manifest:
     index, split = learned.index, learned.split
     return Manifest(
         class_names=index.class_names,
-        image_side=learned.trunk.pixels.side,
+        image_side=learned.side,
         resize=learned.trunk.pixels.resize,
         views=learned.chosen.views,
         settings=settings.to_dict(),

@@ -143,7 +143,7 @@ def record_model(run: Run) -> dict[str, Any]:
         "network": f"SqueezeNet 1.1, {'all layers trained' if learned.is_deepened else 'frozen'}",
         "head": chosen.name.split(",")[0],
         "views": VIEW_NAMES[chosen.views],
-        "image_side": learned.trunk.pixels.side,
+        "image_side": learned.side,
         "resize": learned.trunk.pixels.resize,
         "engine": str(learned.trunk.runtime),
         "regularisation": chosen.penalty,

@@ -3,6 +3,7 @@
 The command line, the manifest of a model and the scikit-learn estimator are all made from this one record.
 """
 
+import math
 import re
 from collections.abc import Mapping
 from dataclasses import Field, asdict, dataclass, field, fields
@@ -49,6 +50,9 @@ class Settings:
                        choices=("auto", "head", "all"))  # fmt: skip
     epochs: float = knob(0.0, "Passes over the training images when layers are trained; 0 goes by their number.",
                          low=0, high=10_000)  # fmt: skip
+    budget: str = knob(
+        "", "Time for the whole run, such as 90s, 10m or 1h30m; layers are trained in what is left of it."
+    )
     class_weight: str = knob("auto", "Weigh classes by their rarity; auto does so where they are unequal.",
                              choices=("auto", "balanced", "none"))  # fmt: skip
     engine: str = knob("auto", "What runs the frozen layers; auto takes the faster one.",
@@ -102,7 +106,24 @@ def _find_problem(item: "Field[Any]", value: Any) -> str:
         return f"{item.name} is {value!r}; needed is {low:g} to {high:g}"
     if item.name == "group_by":
         return _find_pattern_problem(str(value))
+    if item.name == "budget" and value and parse_duration(str(value)) is None:
+        return f"budget is {value!r}; needed is a time such as 90s, 10m or 1h30m"
     return ""
+
+
+def parse_duration(text: str) -> float | None:
+    """Read a time such as 90s, 10m or 1h30m, or plain seconds, as seconds; None if it is none.
+
+    >>> parse_duration("1h30m")
+    5400.0
+    """
+    match = re.fullmatch(r"(?:([0-9.]+)h)?(?:([0-9.]+)m)?(?:([0-9.]+)s?)?", text.strip().lower())
+    try:
+        hours, minutes, seconds = (float(part or 0) for part in match.groups()) if match else (0.0, 0.0, 0.0)
+    except ValueError:  # such as 1.2.3
+        return None
+    total = 3600 * hours + 60 * minutes + seconds
+    return total if 0 < total < math.inf else None
 
 
 def _find_pattern_problem(pattern: str) -> str:

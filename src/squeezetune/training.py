@@ -113,7 +113,15 @@ def train(
     unfinished = open_unfinished(job, resume)
     index = scan_folder(job.photos, engine=job.engine, listen=job.listen, class_pattern=class_pattern)
     learned = learn_classifier(
-        index, job.cut_index, job.settings, job.cache, job.engine, job.listen, unfinished, resume=resume
+        index,
+        job.cut_index,
+        job.settings,
+        job.cache,
+        job.engine,
+        job.listen,
+        unfinished,
+        resume=resume,
+        started=job.listen.started,
     )
     with stage_artifact(job.output) as staging:
         staging.write(NETWORK, learned.network)

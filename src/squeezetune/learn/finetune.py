@@ -41,8 +41,8 @@ FINISHED = 1 - 1e-9
 class Pace(Protocol):
     """Says how far a step takes the stage."""
 
-    def measure_share(self, side: int) -> float:
-        """Return the share of the stage that the next step at this image size makes up."""
+    def measure_share(self, progress: float, side: int, step_s: float) -> float:
+        """Return the share of the stage that a step at this image size makes up, if it takes so many seconds."""
         ...
 
 
@@ -54,9 +54,23 @@ class EpochPace:
     epochs: float
     side: int
 
-    def measure_share(self, side: int) -> float:
-        """Return the share of a step."""
+    def measure_share(self, progress: float, side: int, step_s: float) -> float:
+        """Return the share of a step, whatever it takes."""
         return (side / self.side) ** 2 / (self.steps * self.epochs)
+
+
+@dataclass(frozen=True)
+class ClockPace:
+    """So many epochs, or fewer, so that the stage ends in time; `seconds_left` is asked anew for each step."""
+
+    epochs: EpochPace
+    seconds_left: Callable[[], float]
+
+    def measure_share(self, progress: float, side: int, step_s: float) -> float:
+        """Return the share of a step, of what is left to do and of the time that is left for it."""
+        left = self.seconds_left()
+        in_time = (1 - progress) * min(1.0, step_s / left) if left > 0 else 1 - progress
+        return max(in_time, self.epochs.measure_share(progress, side, step_s))
 
 
 @dataclass
@@ -138,6 +152,18 @@ def tune(network: TappedNetwork, task: Task, plan: StagePlan, pace: Pace, condit
     return tuned
 
 
+def measure_step(network: TappedNetwork, task: Task, plan: StagePlan, conditions: Conditions, steps: int) -> float:
+    """Measure the seconds of a training step: the median of some, after one that is not counted."""
+    seconds = []
+    with Crew(network, task, plan.recipe, conditions) as crew:
+        loop = Loop(crew, plan, EpochPace(steps + 1, 1.0, plan.side), None, None)
+        for at in range(steps + 1):
+            start = time.perf_counter()
+            loop.take_step(task.train[at * crew.batch : (at + 1) * crew.batch])
+            seconds.append(time.perf_counter() - start)
+    return float(np.median(seconds[1:]))
+
+
 def make_groups(network: TappedNetwork, recipe: Recipe) -> list[Group]:
     """Sort the parameters into groups of one rate; rates fall by `layer_decay` a block from the classifier down."""
     order = [*network.places, CLASSIFIER]
@@ -181,7 +207,7 @@ class Loop:
             if epoch != self.state.epoch:
                 order, epoch = self._draw_order(), self.state.epoch
             start = self.state.epoch_step * self._crew.batch
-            if not self._take_step(order[start : start + self._crew.batch]):
+            if not self.take_step(order[start : start + self._crew.batch]):
                 if not self._roll_back():
                     return
                 continue
@@ -212,7 +238,7 @@ class Loop:
         rng = np.random.default_rng((self._conditions.seed, self.state.epoch))
         return rng.permutation(self._crew.task.train)
 
-    def _take_step(self, positions: Positions) -> bool:
+    def take_step(self, positions: Positions) -> bool:
         """Train on one batch; say whether the loss still makes sense."""
         start, state = time.perf_counter(), self.state
         side = self._plan.find_side(state.progress)
@@ -234,7 +260,7 @@ class Loop:
         state.seconds += seconds
         pixel_s = seconds / side**2
         self._seconds_a_pixel += (pixel_s - self._seconds_a_pixel) * (RECENT if self._seconds_a_pixel else 1.0)
-        state.progress += self._pace.measure_share(side)
+        state.progress += self._measure_share(side)
         return True
 
     def _is_sane(self, loss: float) -> bool:
@@ -308,15 +334,19 @@ class Loop:
             TrainingAdvanced(self._conditions.stage, progress, state.recent_loss, state.recent_accuracy, speed, left)
         )
 
+    def _measure_share(self, side: int) -> float:
+        """Measure what share of the stage a step at this size makes up, at the speed of the latest ones."""
+        return self._pace.measure_share(self.state.progress, side, self._seconds_a_pixel * side**2)
+
     def _estimate_steps(self) -> float:
         """Estimate how many steps are left, at all sizes that are still to come."""
         rest = self._plan.list_rest(self.state.progress)
-        return sum(phase.share / self._pace.measure_share(phase.side) for phase in rest)
+        return sum(phase.share / self._measure_share(phase.side) for phase in rest)
 
     def _estimate_seconds(self) -> float:
-        """Estimate how long the rest takes at the speed of the latest steps, in pixels a second."""
+        """Estimate how long the rest takes at the speed of the latest steps."""
         rest = self._plan.list_rest(self.state.progress)
-        steps = [(phase.side, phase.share / self._pace.measure_share(phase.side)) for phase in rest]
+        steps = [(phase.side, phase.share / self._measure_share(phase.side)) for phase in rest]
         return sum(count * side**2 for side, count in steps) * self._seconds_a_pixel
 
     def _keep(self) -> None:
