@@ -231,16 +231,16 @@ def make_views(images: NDArray[np.uint8], digests: NDArray[np.uint8], options: A
 
 def _open_blocks(index: ImageIndex, frozen: FrozenBlocks) -> ComputeBatch:
     run = open_outputs(frozen.model, frozen.runtime, frozen.options.threads)
-    form, side = frozen.form, frozen.pixels.side
+    form, side, size = frozen.form, frozen.pixels.side, frozen.batch_size
 
     def compute(positions: NDArray[np.int64]) -> RowBatch:
         images, sizes = load_batch(index, positions, frozen.pixels)
         # always a full batch: engines may choose another kernel, with other rounding, for another batch size
-        views = np.zeros((frozen.batch_size, form.views, side, side, 3), np.uint8)
+        views = np.zeros((size, form.views, side, side, 3), np.uint8)
         views[: len(images)] = make_views(images, index.digests[positions], frozen.options)
         activations, *taps = run(views.reshape(-1, side, side, 3))
         means = taps[0] if taps else np.empty((len(activations), 1, 0), np.float32)
-        shaped = activations.reshape(-1, form.views, *form.shape), means.reshape(-1, form.views, form.taps)
+        shaped = activations.reshape(size, form.views, *form.shape), means.reshape(size, form.views, form.taps)
         return RowBatch(positions, form.pack(*(values[: len(images)] for values in shaped)), sizes)
 
     return compute

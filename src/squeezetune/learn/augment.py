@@ -87,3 +87,20 @@ def _erase_squares(images: Tensor, probability: float, generator: Any) -> Tensor
     is_row = (line - side * row[:, None]).abs() < half[:, None]
     is_column = (line - side * column[:, None]).abs() < half[:, None]
     return images.masked_fill((is_row[:, :, None] & is_column[:, None, :])[:, None], 0.0)
+
+
+def cut_and_mix(images: Tensor, share: float, generator: Any) -> tuple[Tensor, Tensor, Tensor]:
+    """Put a rectangle of another image of the batch into a share of the images, (n, channels, height, width).
+
+    Returns the images, the row of the other image of each (n,), and the part of each that is its own (n,).
+    Source: Yun et al. 2019, "CutMix: Regularization Strategy to Train Strong Classifiers with Localizable Features".
+    """
+    count, _, height, width = images.shape
+    others = torch.randperm(count, generator=generator)
+    chance, area, row, column = torch.rand(4, count, generator=generator)
+    half = torch.where(chance < share, area.sqrt() / 2, torch.zeros(count))
+    is_row = ((torch.arange(height) + 0.5) / height - row[:, None]).abs() < half[:, None]
+    is_column = ((torch.arange(width) + 0.5) / width - column[:, None]).abs() < half[:, None]
+    is_other = is_row[:, :, None] & is_column[:, None, :]
+    own = 1 - is_other.float().mean((1, 2))
+    return torch.where(is_other[:, None], images[others], images), others, own

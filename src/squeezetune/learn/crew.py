@@ -16,6 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from squeezetune.events import Listener
+from squeezetune.learn.augment import cut_and_mix
 from squeezetune.learn.feeds import Feed, Positions
 from squeezetune.learn.network import Tensor
 from squeezetune.learn.recipe import Recipe
@@ -124,13 +125,31 @@ class Crew:
         for at in range(0, len(positions), _count_micro(side)):
             chosen = positions[at : at + _count_micro(side)]
             labels = self._labels[chosen]
-            logits = self._forward(*self.task.feed.draw(chosen, side, generator))
-            losses = functional.cross_entropy(logits, labels, label_smoothing=self.recipe.smoothing, reduction="none")
+            maps, taps = self.task.feed.draw(chosen, side, generator)
+            losses, logits = self._measure_losses(maps, taps, labels, generator)
             total = (losses * self._class_weights[labels]).sum() / self.batch
             for value, gradient in zip(sums, torch.autograd.grad(total, trained), strict=True):
                 value.add_(gradient)
             loss, correct = loss + float(total.detach()), correct + int((logits.argmax(1) == labels).sum())
         return sums, loss, correct
+
+    def _measure_losses(
+        self, maps: Tensor, taps: Tensor | None, labels: Tensor, generator: Any
+    ) -> tuple[Tensor, Tensor]:
+        """Measure the loss of each image (n,), mixed with others where the recipe says so; also return the logits."""
+        smoothing = self.recipe.smoothing
+        if not self.recipe.mixing:
+            logits = self._forward(maps, taps)
+            return functional.cross_entropy(logits, labels, label_smoothing=smoothing, reduction="none"), logits
+        maps, others, own = cut_and_mix(maps, self.recipe.mixing, generator)
+        if taps is not None:
+            taps = own[:, None] * taps + (1 - own)[:, None] * taps[others]
+        logits = self._forward(maps, taps)
+        losses = [
+            functional.cross_entropy(logits, target, label_smoothing=smoothing, reduction="none")
+            for target in (labels, labels[others])
+        ]
+        return own * losses[0] + (1 - own) * losses[1], logits
 
     def _forward(self, maps: Tensor, taps: Tensor | None) -> Tensor:
         maps = maps.to(self.conditions.precision, memory_format=torch.channels_last)
