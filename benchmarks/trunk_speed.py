@@ -27,7 +27,7 @@ from squeezetune.learn import graph
 from squeezetune.learn.inference import RunGraph, Runtime, batch_size, list_runtimes, open_graph
 from squeezetune.learn.quantization import measure_ranges
 from squeezetune.learn.weights import load_weights
-from squeezetune.learning import draw_sample
+from squeezetune.scene import draw_sample
 
 TORCH_BATCH = 32
 BASELINE = "torch eager, NCHW, float32"

@@ -28,6 +28,8 @@ LAYERS = [
     "measurement",
     "learning",
     "deepening",
+    "scene",
+    "probing",
     "planner",
     "predictions",
     "prediction",

@@ -14,7 +14,8 @@ from squeezetune.data.split import split_index
 from squeezetune.errors import SourceError
 from squeezetune.events import ignore_event
 from squeezetune.learn.graph import FEATURE_COUNT
-from squeezetune.learning import choose_side, draw_sample, learn_classifier, make_manifest
+from squeezetune.learning import learn_classifier, make_manifest
+from squeezetune.scene import choose_side, draw_sample
 from squeezetune.prediction import Classifier
 
 

@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from squeezetune.measurement import FolderEvaluation, evaluate
     from squeezetune.prediction import Classifier, Prediction, load
     from squeezetune.settings import Settings
-    from squeezetune.training import train
+    from squeezetune.training import forecast, train
 
 _HOMES = {
     "ArtifactError": "errors",
@@ -50,6 +50,7 @@ _HOMES = {
     "build_network": "learn.network",
     "describe": "learn.summary",
     "evaluate": "measurement",
+    "forecast": "training",
     "freeze": "learn.surgery",
     "load": "prediction",
     "replace_classifier": "learn.surgery",
@@ -78,6 +79,7 @@ __all__ = [
     "build_network",
     "describe",
     "evaluate",
+    "forecast",
     "freeze",
     "load",
     "replace_classifier",

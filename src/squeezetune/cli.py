@@ -83,6 +83,7 @@ def main() -> None:
 @class_option
 @settings_options
 @click.option("--no-cache", is_flag=True, help="Neither use nor keep features of the photos.")
+@click.option("--plan", "only_plan", is_flag=True, help="Print what would be done and how long it takes, and stop.")
 @click.option("--resume", is_flag=True, help="Go on with the unfinished training of the same photos and settings.")
 @click.option("--tensorboard", type=click.Path(path_type=Path), metavar="DIR", help="Keep the curves for TensorBoard.")
 @click.option("--mlflow", metavar="URI", help="Send settings and curves to an MLflow server.")
@@ -94,6 +95,7 @@ def train(
     output: Path | None,
     class_pattern: str,
     no_cache: bool,
+    only_plan: bool,
     resume: bool,
     tensorboard: Path | None,
     mlflow: str | None,
@@ -103,6 +105,9 @@ def train(
 ) -> None:
     """Train a classifier on PHOTOS, one subfolder for each class, and measure it."""
     trackers = {"tensorboard": tensorboard, "mlflow": mlflow}
+    if only_plan:
+        _print_plan(photos, parse_settings(knobs), as_json, class_pattern=class_pattern, use_cache=not no_cache)
+        return
     options = {"class_pattern": class_pattern, "use_cache": not no_cache, "resume": resume}
     _train(photos, output, parse_settings(knobs), as_json, quiet, options, trackers)
 
@@ -127,6 +132,21 @@ def demo(folder: Path, open_report: bool, as_json: bool, quiet: bool) -> None:
     _train(folder / "digits", folder / "digits-model", Settings(), as_json, quiet, {})
     if open_report:
         click.launch(str(folder / "digits-model" / "report.html"))
+
+
+def _print_plan(photos: Path, settings: Settings, as_json: bool, **options: Any) -> None:
+    """Print the plan of a run that is not made."""
+    from dataclasses import asdict
+
+    from squeezetune.console import format_duration, print_json, print_lines
+    from squeezetune.training import forecast
+
+    plan = forecast(photos, settings, **options)
+    if as_json:
+        print_json(asdict(plan) | {"total_s": plan.total_s})
+        return
+    print_lines(*(f"{item.part:<32} {format_duration(item.seconds)}" for item in plan.forecasts),
+                f"{'in all':<32} {format_duration(plan.total_s)}")  # fmt: skip
 
 
 def _train(

@@ -1,8 +1,6 @@
 """An index and its split -> a trained network and the file that predicts with it."""
 
 import json
-import math
-import time
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from datetime import datetime, timezone
@@ -16,41 +14,23 @@ from threadpoolctl import threadpool_limits
 
 from squeezetune.artifact import Manifest
 from squeezetune.checkpoint import CheckpointFolder
-from squeezetune.data.decoding import read_size
 from squeezetune.data.index import ImageIndex
-from squeezetune.data.pixels import PixelSettings, load_pixels
+from squeezetune.data.pixels import PixelSettings
 from squeezetune.data.split import Split
 from squeezetune.deepening import Deepened, Ground, Workshop, deepen
-from squeezetune.engine import Engine, count_cores
-from squeezetune.errors import ImageError, SourceError
+from squeezetune.engine import Engine
+from squeezetune.errors import SourceError
 from squeezetune.events import Listener
 from squeezetune.learn.dense import Layers
 from squeezetune.learn.features import Features, compute_features
-from squeezetune.learn.graph import FEATURE_COUNT, build_classifier
+from squeezetune.learn.graph import build_classifier
 from squeezetune.learn.head import Candidate, Head, LabelledFeatures, fit_head
-from squeezetune.learn.quantization import CALIBRATION_IMAGES
 from squeezetune.learn.stages import StageResult
-from squeezetune.learn.trunk import Trunk, TrunkOptions, prepare_trunk
-from squeezetune.learn.weights import PROVENANCE, Weights, load_weights
+from squeezetune.learn.trunk import Trunk
+from squeezetune.learn.weights import PROVENANCE, Weights
 from squeezetune.machine import list_libraries, name_version
-from squeezetune.planner import (
-    RESERVE_SHARE,
-    Plan,
-    Workload,
-    announce_plan,
-    check_torch,
-    find_small_side,
-    make_plan,
-)
-from squeezetune.probing import Site, measure_speeds
-from squeezetune.settings import Settings, parse_duration
-from squeezetune.store import RowStore
-
-SIDE_PX = 224
-SMALL_SIDE_PX = 128
-SMALL_IMAGE_PX = 100
-SAMPLE_FOR_SIDE = 32
-VIEW_COUNTS = {"plain": 1, "mirror": 2, "crops": 4}
+from squeezetune.scene import find_deadline, open_scene, plan_run
+from squeezetune.settings import Settings
 
 CutIndex: TypeAlias = Callable[[ImageIndex], Split]
 
@@ -123,10 +103,8 @@ def learn_classifier(
 
     """
     split = cut(index)
-    weights = load_weights()
-    threads = settings.threads or count_cores()
-    side = settings.image_side or choose_side(index, split.train)
-    scene = Scene(index, split, weights, side, settings, cache, engine, threads, listen)
+    scene = open_scene(index, split, settings, cache, listen)
+    weights, threads = scene.weights, scene.threads
     deadline = find_deadline(settings, started)
     plan, trunk = plan_run(scene, deadline)
     features = compute_features(index, trunk, scene.open_features(trunk), engine, threads, listen)
@@ -167,66 +145,6 @@ def make_files(learned: Learned, weights: Weights) -> Learned:
     return replace(learned, model=model, network=pack_network(weights, layers, learned.chosen.views, pixels, use_roots))
 
 
-@dataclass(frozen=True)
-class Scene:
-    """What a run is planned for."""
-
-    index: ImageIndex
-    split: Split
-    weights: Weights
-    side: int
-    settings: Settings
-    cache: Path | None
-    engine: Engine
-    threads: int
-    listen: Listener
-
-    def prepare_trunk(self, views: int) -> Trunk:
-        """Make the frozen layers ready for so many views."""
-        settings, pixels = self.settings, PixelSettings(self.side, self.settings.resize)
-        options = TrunkOptions(pixels, views, settings.engine, settings.precision, self.threads, self.cache)
-        train = self.split.train
-        return prepare_trunk(
-            self.weights, options, self.index, lambda: draw_sample(self.index, train, pixels), self.listen
-        )
-
-    def open_features(self, trunk: Trunk) -> RowStore | None:
-        """Open the store of features, where anything may be kept."""
-        return RowStore(self.cache / "features" / trunk.key, (trunk.views, FEATURE_COUNT)) if self.cache else None
-
-
-def find_deadline(settings: Settings, started: float | None) -> float | None:
-    """Find the moment, by `time.perf_counter`, at which the whole run has to be over; None without a budget."""
-    budget_s = parse_duration(settings.budget) if settings.budget else None
-    if budget_s is None:
-        return None
-    return (time.perf_counter() if started is None else started) + (1 - RESERVE_SHARE) * budget_s
-
-
-def plan_run(scene: Scene, deadline: float | None) -> tuple[Plan, Trunk]:
-    """Plan the run, after measuring how fast this machine is if there is a budget; make the frozen layers ready."""
-    settings = scene.settings
-    is_deep = check_torch(settings, scene.listen) and bool(len(scene.split.validation))
-    if deadline is None:
-        plan = make_plan(count_work(scene, None), settings, None, math.inf, is_deep)
-        return plan, scene.prepare_trunk(plan.views)
-    trunk = scene.prepare_trunk(min(2, VIEW_COUNTS.get(settings.views, 2)))
-    site = Site(scene.index, trunk, scene.weights, scene.threads)
-    speeds = measure_speeds(site, is_deep, find_small_side(scene.side))
-    plan = make_plan(count_work(scene, trunk), settings, speeds, deadline - time.perf_counter(), is_deep)
-    announce_plan(plan, settings, scene.listen)
-    return plan, trunk if plan.views == trunk.views else scene.prepare_trunk(plan.views)
-
-
-def count_work(scene: Scene, trunk: Trunk | None) -> Workload:
-    """Count what there is to do; what an earlier run has kept is taken into account if the trunk is given."""
-    split, unseen = scene.split, len(scene.index)
-    store = scene.open_features(trunk) if trunk else None
-    if store:
-        unseen = len(store.open_rows(scene.index.digests).missing)
-    return Workload(len(split.train), len(split.validation), len(split.test), unseen, len(scene.index), scene.side)
-
-
 def check_readable(index: ImageIndex, features: Features) -> None:
     """Make sure that at least one image could be decoded.
 
@@ -237,39 +155,6 @@ def check_readable(index: ImageIndex, features: Features) -> None:
     if len(features.failures) == len(index):
         reason = f"{index.names[0]}: {features.failures[0]}"
         raise SourceError(f"none of {len(index):,} images can be decoded, e.g. {reason}", "Replace the damaged files.")
-
-
-def choose_side(index: ImageIndex, positions: NDArray[np.int64]) -> int:
-    """Choose 224 pixels, or 128 where most images are so small that more would be made up."""
-    sides = []
-    for position in positions[:: max(1, len(positions) // SAMPLE_FOR_SIDE)]:
-        try:
-            sides.append(max(read_size(index.source.read(index.names[position]))))
-        except ImageError:
-            continue
-    return SMALL_SIDE_PX if sides and np.median(sides) < SMALL_IMAGE_PX else SIDE_PX
-
-
-def draw_sample(
-    index: ImageIndex, positions: NDArray[np.int64], pixels: PixelSettings
-) -> tuple[NDArray[np.uint8], NDArray[np.uint8]]:
-    """Read an even sample of training images: their digests (n, 16) and pixels (n, side, side, 3).
-
-    Raises:
-        SourceError: none of them can be decoded.
-
-    """
-    digests, images, reason = [], [], ""
-    for position in positions[:: max(1, len(positions) // CALIBRATION_IMAGES)][:CALIBRATION_IMAGES]:
-        try:
-            images.append(load_pixels(index.source, index.names[position], pixels)[0])
-        except ImageError as error:
-            reason = f"{index.names[position]}: {error.message}"
-            continue
-        digests.append(index.digests[position])
-    if not images:
-        raise SourceError(f"none of the images looked at can be decoded, e.g. {reason}", "Replace the damaged files.")
-    return np.array(digests, np.uint8), np.array(images, np.uint8)
 
 
 def describe_model(learned: Learned) -> dict[str, str]:

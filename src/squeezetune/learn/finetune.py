@@ -218,20 +218,25 @@ class Loop:
 
     def choose_weights(self) -> Tuned:
         """Judge the last and the averaged weights on all validation images, and return the better ones."""
-        last = {name: self.state.tensors[name] for name in self._crew.names}
-        averaged = {name: self.state.tensors[f"{name}.average"] for name in self._crew.names}
-        labels = torch.from_numpy(self._crew.task.labels[self._crew.task.validation])
-        judged = []
-        for is_averaged, parameters in ((False, last), (True, averaged)):
-            self._crew.load(parameters)
-            logits = self._crew.infer(self._crew.task.validation, self._plan.side, self._crew.task.views)
-            accuracy = float((logits.argmax(1) == labels).double().mean())
-            judged.append((accuracy, -float(functional.cross_entropy(logits, labels)), is_averaged, parameters, logits))
-        _, _, is_averaged, parameters, logits = max(judged, key=lambda item: item[:2])
+        is_finished = self.state.progress >= FINISHED or self.state.rollbacks > MAX_ROLLBACKS
+        judged = [self._judge_weights(is_averaged) for is_averaged in (False, True)]
+        if not any(math.isfinite(likelihood) for _, likelihood, _, _ in judged):  # the last steps diverged, with none to notice it
+            self._restore(self._safe)
+            judged = [self._judge_weights(is_averaged) for is_averaged in (False, True)]
+        is_averaged = judged[1][:2] > judged[0][:2]
+        _, _, parameters, logits = judged[is_averaged]
         arrays = {name: value.clone().numpy() for name, value in parameters.items()}
-        is_finished = self.state.progress >= FINISHED
         history, seconds = tuple(self.state.history), self.state.seconds
         return Tuned(arrays, logits.numpy(), is_averaged, is_finished, history, seconds)
+
+    def _judge_weights(self, is_averaged: bool) -> tuple[float, float, dict[str, Tensor], Tensor]:
+        """Judge the last or the averaged weights: accuracy, likelihood, the weights themselves, and their logits."""
+        own = {name: self.state.tensors[f"{name}.average" if is_averaged else name] for name in self._crew.names}
+        labels = torch.from_numpy(self._crew.task.labels[self._crew.task.validation])
+        self._crew.load(own)
+        logits = self._crew.infer(self._crew.task.validation, self._plan.side, self._crew.task.views)
+        accuracy = float((logits.argmax(1) == labels).double().mean())
+        return accuracy, -float(functional.cross_entropy(logits, labels)), own, logits
 
     def _draw_order(self) -> Positions:
         """Draw the order of the training images in this epoch."""
@@ -265,8 +270,11 @@ class Loop:
 
     def _is_sane(self, loss: float) -> bool:
         """Say whether a loss is a number, and the recent ones are not beyond what guessing would give."""
-        guessing = math.log(self._crew.network.classifier.out_features)
-        return math.isfinite(loss) and (self.state.step < 20 or self.state.recent_loss < DIVERGED * guessing + 1)
+        return math.isfinite(loss) and (self.state.step < 20 or self.state.recent_loss < self._find_bound())
+
+    def _find_bound(self) -> float:
+        """Find the loss beyond which a run has diverged: well beyond what guessing would give."""
+        return DIVERGED * math.log(self._crew.network.classifier.out_features) + 1
 
     def _average(self) -> None:
         """Move the averaged weights towards the present ones."""
@@ -299,7 +307,8 @@ class Loop:
         state.history.append(figures)
         self._conditions.listen(figures)
         state.epoch, state.epoch_step, state.loss, state.correct = state.epoch + 1, 0, 0.0, 0.0
-        self._safe = state.copy()
+        if figures.train_loss < self._find_bound():  # the first steps are not watched one by one, and may have diverged
+            self._safe = state.copy()
         self._kept_at = -math.inf
 
     def _roll_back(self) -> bool:

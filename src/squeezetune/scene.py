@@ -1,0 +1,141 @@
+"""What a run is about to work on, and the plan that is made for it before it starts."""
+
+import math
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from squeezetune.data.decoding import read_size
+from squeezetune.data.index import ImageIndex
+from squeezetune.data.pixels import PixelSettings, load_pixels
+from squeezetune.data.split import Split
+from squeezetune.engine import count_cores
+from squeezetune.errors import ImageError, SourceError
+from squeezetune.events import Listener
+from squeezetune.learn.graph import FEATURE_COUNT
+from squeezetune.learn.quantization import CALIBRATION_IMAGES
+from squeezetune.learn.trunk import Trunk, TrunkOptions, prepare_trunk
+from squeezetune.learn.weights import Weights, load_weights
+from squeezetune.planner import (
+    RESERVE_SHARE,
+    Plan,
+    Workload,
+    announce_plan,
+    check_torch,
+    find_small_side,
+    make_plan,
+)
+from squeezetune.probing import Site, measure_speeds
+from squeezetune.settings import Settings, parse_duration
+from squeezetune.store import RowStore
+
+SIDE_PX = 224
+SMALL_SIDE_PX = 128
+SMALL_IMAGE_PX = 100
+SAMPLE_FOR_SIDE = 32
+
+
+@dataclass(frozen=True)
+class Scene:
+    """What a run is planned for."""
+
+    index: ImageIndex
+    split: Split
+    weights: Weights
+    side: int
+    settings: Settings
+    cache: Path | None
+    threads: int
+    listen: Listener
+
+    def prepare_trunk(self, views: int) -> Trunk:
+        """Make the frozen layers ready for so many views."""
+        settings, pixels = self.settings, PixelSettings(self.side, self.settings.resize)
+        options = TrunkOptions(pixels, views, settings.engine, settings.precision, self.threads, self.cache)
+        train = self.split.train
+        return prepare_trunk(
+            self.weights, options, self.index, lambda: draw_sample(self.index, train, pixels), self.listen
+        )
+
+    def open_features(self, trunk: Trunk) -> RowStore | None:
+        """Open the store of features, where anything may be kept."""
+        return RowStore(self.cache / "features" / trunk.key, (trunk.views, FEATURE_COUNT)) if self.cache else None
+
+
+def find_deadline(settings: Settings, started: float | None) -> float | None:
+    """Find the moment, by `time.perf_counter`, at which the whole run has to be over; None without a budget."""
+    budget_s = parse_duration(settings.budget) if settings.budget else None
+    if budget_s is None:
+        return None
+    return (time.perf_counter() if started is None else started) + (1 - RESERVE_SHARE) * budget_s
+
+
+def plan_run(scene: Scene, deadline: float | None, *, is_forecast: bool = False) -> tuple[Plan, Trunk]:
+    """Plan the run, and make the frozen layers ready.
+
+    If there is a budget, or a forecast is asked for, the machine is measured first, and the plan announced.
+    """
+    settings = scene.settings
+    is_deep = check_torch(settings, scene.listen) and bool(len(scene.split.validation))
+    if deadline is None and not is_forecast:
+        plan = make_plan(count_work(scene, None), settings, None, math.inf, is_deep)
+        return plan, scene.prepare_trunk(plan.views)
+    trunk = scene.prepare_trunk({"plain": 1, "crops": 4}.get(settings.views, 2))
+    site = Site(scene.index, trunk, scene.weights, scene.threads)
+    speeds = measure_speeds(site, is_deep, find_small_side(scene.side))
+    left_s = math.inf if deadline is None else deadline - time.perf_counter()
+    plan = make_plan(count_work(scene, trunk), settings, speeds, left_s, is_deep)
+    announce_plan(plan, settings, scene.listen)
+    return plan, trunk if plan.views == trunk.views else scene.prepare_trunk(plan.views)
+
+
+def count_work(scene: Scene, trunk: Trunk | None) -> Workload:
+    """Count what there is to do; what an earlier run has kept is taken into account if the trunk is given."""
+    split, unseen = scene.split, len(scene.index)
+    store = scene.open_features(trunk) if trunk else None
+    if store:
+        unseen = len(store.open_rows(scene.index.digests).missing)
+    return Workload(len(split.train), len(split.validation), len(split.test), unseen, len(scene.index), scene.side)
+
+
+def open_scene(index: ImageIndex, split: Split, settings: Settings, cache: Path | None, listen: Listener) -> Scene:
+    """Choose the image size and the threads, and load the weights."""
+    side = settings.image_side or choose_side(index, split.train)
+    threads = settings.threads or count_cores()
+    return Scene(index, split, load_weights(), side, settings, cache, threads, listen)
+
+
+def choose_side(index: ImageIndex, positions: NDArray[np.int64]) -> int:
+    """Choose 224 pixels, or 128 where most images are so small that more would be made up."""
+    sides = []
+    for position in positions[:: max(1, len(positions) // SAMPLE_FOR_SIDE)]:
+        try:
+            sides.append(max(read_size(index.source.read(index.names[position]))))
+        except ImageError:
+            continue
+    return SMALL_SIDE_PX if sides and np.median(sides) < SMALL_IMAGE_PX else SIDE_PX
+
+
+def draw_sample(
+    index: ImageIndex, positions: NDArray[np.int64], pixels: PixelSettings
+) -> tuple[NDArray[np.uint8], NDArray[np.uint8]]:
+    """Read an even sample of training images: their digests (n, 16) and pixels (n, side, side, 3).
+
+    Raises:
+        SourceError: none of them can be decoded.
+
+    """
+    digests, images, reason = [], [], ""
+    for position in positions[:: max(1, len(positions) // CALIBRATION_IMAGES)][:CALIBRATION_IMAGES]:
+        try:
+            images.append(load_pixels(index.source, index.names[position], pixels)[0])
+        except ImageError as error:
+            reason = f"{index.names[position]}: {error.message}"
+            continue
+        digests.append(index.digests[position])
+    if not images:
+        raise SourceError(f"none of the images looked at can be decoded, e.g. {reason}", "Replace the damaged files.")
+    return np.array(digests, np.uint8), np.array(images, np.uint8)
