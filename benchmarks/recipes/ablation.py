@@ -54,7 +54,7 @@ def change_sides(*phases: tuple[int, float]) -> Change:
 # By table, by row: what is changed; the first row is the product as it is.
 TABLES: Mapping[str, Mapping[str, Change]] = {
     "base": {"as it is": lambda plan: plan},
-    "rate": {f"rate {rate:g}": change_recipe(rate=rate) for rate in (0.0035, 0.005, 0.007, 0.01)},
+    "rate": {f"rate {rate:g}": change_recipe(rate=rate) for rate in (0.001, 0.002, 0.0035, 0.005, 0.007, 0.01)},
     "decay": {f"layer decay {decay:g}": change_recipe(layer_decay=decay) for decay in (0.75, 0.85, 0.95)},
     "weights": {f"weight decay {decay:g}": change_recipe(weight_decay=decay) for decay in (0.0, 0.05, 1.0, 4.0)},
     "batch": {f"batch {batch}": change_recipe(batch=batch) for batch in (32, 64, 128, 256)},

@@ -170,11 +170,12 @@ def fit_probe(ground: Ground, settings: Settings, threads: int) -> tuple[Scaling
 @contextmanager
 def open_pixels(ground: Ground, plan: StagePlan, workshop: Workshop) -> Iterator["Rows"]:
     """Give the photos' pixels as rows that stay on disk: in the cache, or for this run alone in a temporary folder."""
-    side = choose_pixel_side(plan.side, ground.features.sizes)
+    sizes, used = ground.features.sizes, np.union1d(ground.split.train, ground.split.validation)
+    side = choose_pixel_side(plan.side, sizes[used])
     pixels = PixelSettings(side, workshop.settings.resize)
     with TemporaryDirectory() as temporary:
         store = open_pixel_store(workshop.cache or Path(temporary), pixels)
-        yield compute_pixel_rows(ground.index, pixels, store, workshop.engine, workshop.listen)
+        yield compute_pixel_rows(ground.index, pixels, store, workshop.engine, workshop.listen, used)
 
 
 def make_task(ground: Ground, plan: StagePlan, rows: "Rows", settings: Settings) -> "TuningTask":

@@ -29,7 +29,7 @@ from squeezetune.learn.stages import StageResult
 from squeezetune.learn.trunk import Trunk
 from squeezetune.learn.weights import PROVENANCE, Weights
 from squeezetune.machine import list_libraries, name_version
-from squeezetune.scene import find_deadline, open_scene, plan_run
+from squeezetune.scene import find_deadline, open_scene, plan_run, thin_out
 from squeezetune.settings import Settings
 
 CutIndex: TypeAlias = Callable[[ImageIndex], Split]
@@ -68,8 +68,10 @@ class Learned:
         """The frozen layers' head and the trained layers, side by side; nothing where there is one of them only."""
         if not self.deepened:
             return ()
-        index, test = self.index, self.split.test
-        named = self.head.predict(self.features.values[test]).argmax(axis=1) == index.labels[test]
+        test = self.split.test
+        named = None
+        if self.features.knows(test):
+            named = self.head.predict(self.features.values[test]).argmax(axis=1) == self.index.labels[test]
         frozen, trained = self.head.chosen, self.deepened.candidate
         seconds = sum(candidate.seconds for candidate in self.head.candidates)
         note = "" if self.is_deepened else "no better on the validation images, so the frozen layers are kept"
@@ -106,12 +108,15 @@ def learn_classifier(
     scene = open_scene(index, split, settings, cache, listen)
     weights, threads = scene.weights, scene.threads
     deadline = find_deadline(settings, started)
-    plan, trunk = plan_run(scene, deadline)
-    features = compute_features(index, trunk, scene.open_features(trunk), engine, threads, listen)
+    plan, trunk = plan_run(scene, deadline, started=started)
+    split, store = thin_out(split, plan.share), scene.open_features(trunk)
+    # where time counts, test images are looked at by the finished model alone
+    used = None if deadline is None else np.union1d(split.train, split.validation)
+    features = compute_features(index, trunk, store, engine, threads, listen, used)
     if features.failures:
         check_readable(index, features)
         index, features = index.without(features.failures), features.without_failures()
-        split = cut(index)
+        split = thin_out(cut(index), plan.share)
     train, validation = (
         LabelledFeatures(features.values[part], index.labels[part]) for part in (split.train, split.validation)
     )

@@ -28,6 +28,8 @@ RESERVE_SHARE, RESERVE_S = 0.03, 3.5
 FORWARD_SHARE = 0.4
 # Rows that a linear head learns from in a second, relative to the probe's matrix product, and what a hidden layer adds.
 PROBE_ROWS = 20_000
+# The parts of the photos that are looked at where a budget is too short for all of them.
+SHARES = (1.0, 0.6, 0.35, 0.2, 0.1, 0.05)
 # A plan that was made to fill the time exactly still fits.
 TOLERANCE_S = 0.1
 
@@ -41,7 +43,7 @@ INSTALL_TORCH = (
 class Workload:
     """How much there is to do: counts of images, and the size that they are seen at.
 
-    `unseen` images lack features, `unkept` ones lack pixels for the training of layers.
+    `unseen` training and validation images lack features, `unkept` ones lack pixels for the training of layers.
     """
 
     train: int
@@ -80,12 +82,14 @@ class Forecast:
 class Plan:
     """What a run does: with how many views, which head, and which training of layers behind it.
 
+    `share` is the part of the training and validation images that are looked at: less than 1 where time is too short.
     `forecasts` is empty where nobody asked for them; `after_training_s` is what comes after the last step of training.
     """
 
     views: int
     head: str
     stage: StagePlan | None
+    share: float = 1.0
     forecasts: tuple[Forecast, ...] = ()
     after_training_s: float = 0.0
 
@@ -120,7 +124,9 @@ def check_torch(settings: Settings, listen: Listener) -> bool:
     return False
 
 
-def make_plan(work: Workload, settings: Settings, speeds: Speeds | None, left_s: float, is_deep: bool) -> Plan:
+def make_plan(
+    work: Workload, settings: Settings, speeds: Speeds | None, left_s: float, is_deep: bool, spent_s: float = 0.0
+) -> Plan:
     """Make the best plan that fits into the seconds that are left, or the shortest one if none does.
 
     Without a budget the settings alone decide, and `left_s` is infinite.
@@ -129,7 +135,8 @@ def make_plan(work: Workload, settings: Settings, speeds: Speeds | None, left_s:
     if speeds is None:
         return plans[0]
     forecast = [add_forecasts(plan, work, speeds) for plan in plans]
-    return next((plan for plan in forecast if plan.total_s <= left_s + TOLERANCE_S), forecast[-1])
+    plan = next((plan for plan in forecast if plan.total_s <= left_s + TOLERANCE_S), forecast[-1])
+    return replace(plan, forecasts=(Forecast("preparing", spent_s), *plan.forecasts))
 
 
 def add_forecasts(plan: Plan, work: Workload, speeds: Speeds) -> Plan:
@@ -143,10 +150,10 @@ def add_forecasts(plan: Plan, work: Workload, speeds: Speeds) -> Plan:
 
 def forecast_parts(plan: Plan, work: Workload, speeds: Speeds) -> tuple[Forecast, ...]:
     """Forecast the parts of a plan, in the order in which they are done."""
-    rows = work.train * plan.views
+    rows = plan.share * work.train * plan.views
     head_s = speeds.hidden_s if plan.head != "linear" else speeds.linear_s
     parts = [
-        Forecast("features", work.unseen * (speeds.read_s + plan.views * speeds.view_s)),
+        Forecast("features", plan.share * work.unseen * (speeds.read_s + plan.views * speeds.view_s)),
         Forecast("head", 0.5 + rows * head_s),
     ]
     if plan.stage:
@@ -215,7 +222,7 @@ def _list_plans(
     yield Plan(min(2, views) if settings.budget else views, head, None)
     if settings.budget:
         yield Plan(min(2, views), _shorten(settings), None)
-        yield Plan(1, _shorten(settings), None)
+        yield from (Plan(1, _shorten(settings), None, share) for share in SHARES)
 
 
 def _shorten(settings: Settings) -> str:

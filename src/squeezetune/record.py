@@ -209,18 +209,15 @@ def record_epoch(epoch: EpochFinished) -> dict[str, Any]:
     }
 
 
-def measure_agreement(run: Run) -> dict[str, float] | None:
+def measure_agreement(run: Run) -> dict[str, float]:
     """Compare the file's probabilities with those of the path that it was trained by, image by image."""
     learned = run.learned
+    measured = run.compared or run.measured
     if learned.is_deepened and learned.deepened:
-        if run.compared is None:
-            return None
-        rows = np.searchsorted(learned.split.validation, run.compared.positions)
-        trained, measured = learned.deepened.probabilities[rows], run.compared.probabilities
+        trained = learned.deepened.probabilities[np.searchsorted(learned.split.validation, measured.positions)]
     else:
-        trained = learned.head.predict(learned.features.values[run.measured.positions])
-        measured = run.measured.probabilities
+        trained = learned.head.predict(learned.features.values[measured.positions])
     return {
-        "top1": float((trained.argmax(axis=1) == measured.argmax(axis=1)).mean()),
-        "mean_difference": float(np.abs(trained - measured).mean()),
+        "top1": float((trained.argmax(axis=1) == measured.probabilities.argmax(axis=1)).mean()),
+        "mean_difference": float(np.abs(trained - measured.probabilities).mean()),
     }

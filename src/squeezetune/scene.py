@@ -2,7 +2,7 @@
 
 import math
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -73,7 +73,17 @@ def find_deadline(settings: Settings, started: float | None) -> float | None:
     return (time.perf_counter() if started is None else started) + (1 - RESERVE_SHARE) * budget_s
 
 
-def plan_run(scene: Scene, deadline: float | None, *, is_forecast: bool = False) -> tuple[Plan, Trunk]:
+def thin_out(split: Split, share: float) -> Split:
+    """Keep a share of the training and validation images, evenly; the test part stays whole."""
+    if share >= 1:
+        return split
+    train, validation = (part[:: max(1, round(1 / share))] for part in (split.train, split.validation))
+    return replace(split, train=train, validation=validation)
+
+
+def plan_run(
+    scene: Scene, deadline: float | None, *, started: float | None = None, is_forecast: bool = False
+) -> tuple[Plan, Trunk]:
     """Plan the run, and make the frozen layers ready.
 
     If there is a budget, or a forecast is asked for, the machine is measured first, and the plan announced.
@@ -86,19 +96,20 @@ def plan_run(scene: Scene, deadline: float | None, *, is_forecast: bool = False)
     trunk = scene.prepare_trunk({"plain": 1, "crops": 4}.get(settings.views, 2))
     site = Site(scene.index, trunk, scene.weights, scene.threads)
     speeds = measure_speeds(site, is_deep, find_small_side(scene.side))
-    left_s = math.inf if deadline is None else deadline - time.perf_counter()
-    plan = make_plan(count_work(scene, trunk), settings, speeds, left_s, is_deep)
+    now = time.perf_counter()
+    left_s, spent_s = (math.inf if deadline is None else deadline - now), (now - started if started else 0.0)
+    plan = make_plan(count_work(scene, trunk), settings, speeds, left_s, is_deep, spent_s)
     announce_plan(plan, settings, scene.listen)
     return plan, trunk if plan.views == trunk.views else scene.prepare_trunk(plan.views)
 
 
 def count_work(scene: Scene, trunk: Trunk | None) -> Workload:
     """Count what there is to do; what an earlier run has kept is taken into account if the trunk is given."""
-    split, unseen = scene.split, len(scene.index)
+    split = scene.split
+    used = np.union1d(split.train, split.validation)
     store = scene.open_features(trunk) if trunk else None
-    if store:
-        unseen = len(store.open_rows(scene.index.digests).missing)
-    return Workload(len(split.train), len(split.validation), len(split.test), unseen, len(scene.index), scene.side)
+    unseen = np.intersect1d(used, store.open_rows(scene.index.digests).missing) if store else used
+    return Workload(len(split.train), len(split.validation), len(split.test), len(unseen), len(used), scene.side)
 
 
 def open_scene(index: ImageIndex, split: Split, settings: Settings, cache: Path | None, listen: Listener) -> Scene:

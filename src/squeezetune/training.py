@@ -164,7 +164,7 @@ def forecast(
               ThreadEngine(settings.threads or count_cores()), Clock(listen))  # fmt: skip
     index = scan_folder(job.photos, engine=job.engine, listen=job.listen, class_pattern=class_pattern)
     scene = open_scene(index, job.cut_index(index), settings, job.cache, job.listen)
-    plan, _ = plan_run(scene, find_deadline(settings, started), is_forecast=True)
+    plan, _ = plan_run(scene, find_deadline(settings, started), started=started, is_forecast=True)
     return plan
 
 
@@ -209,7 +209,7 @@ def measure_file(staging: Staging, manifest: Manifest, learned: Learned, job: Jo
         store = RowStore(folder, (len(manifest.class_names),), "<f4")
     classifier = Classifier(path, manifest)
     measured = run_classifier(classifier, learned.index, learned.split.test, job.engine, job.listen, store)
-    if not learned.is_deepened:
+    if not learned.is_deepened and learned.features.knows(measured.positions):
         return measured, None
     sample = learned.split.validation[:: -(-len(learned.split.validation) // COMPARED_IMAGES)]
     return measured, run_classifier(classifier, learned.index, sample, job.engine, ignore_event, store)

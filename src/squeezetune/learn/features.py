@@ -37,6 +37,10 @@ class Features:
     failures: Mapping[int, str]
     computed: int
 
+    def knows(self, positions: NDArray[np.int64]) -> bool:
+        """Say whether all the images at these positions were computed."""
+        return bool((self.sizes[positions].min(axis=1, initial=1) > 0).all())
+
     def without_failures(self) -> "Features":
         """Leave out the images that failed, as `ImageIndex.without(failures)` does."""
         keep = np.ones(len(self.values), np.bool_)
@@ -55,13 +59,17 @@ class Batch:
 
 
 def compute_features(index: ImageIndex, trunk: Trunk, store: RowStore | None, engine: Engine, threads: int,
-                     listen: Listener) -> Features:  # fmt: skip
-    """Load the features of every image from the store; compute, and keep, those that are missing."""
+                     listen: Listener, positions: NDArray[np.int64] | None = None) -> Features:  # fmt: skip
+    """Load the features of every image from the store; compute, and keep, those that are missing.
+
+    With `positions` only the images at these are computed; the rows of others that the store does not know are zero.
+    """
     values = np.zeros((len(index), trunk.views, FEATURE_COUNT), np.float16)
     sizes = np.zeros((len(index), 2), np.int32)
     known = store.load(index.digests, values, sizes) if store else np.zeros(len(index), np.bool_)
     first, copies = _find_copies(index.digests)
-    missing = np.flatnonzero(~known & (first == np.arange(len(index))))
+    missing = np.flatnonzero(~known)
+    missing = np.unique(first[missing if positions is None else np.intersect1d(missing, positions)])
     failures: dict[int, str] = {}
     for batch in _keep_batches(_run_trunk(index, trunk, missing, engine, threads, listen), index, store, listen):
         values[batch.positions], sizes[batch.positions] = batch.values, batch.sizes

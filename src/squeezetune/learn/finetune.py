@@ -215,12 +215,14 @@ class Loop:
                 self._finish_epoch()
             self._tell()
             self._keep()
+        if self._keep_state and self.state.progress < FINISHED:  # stopped: a resumed run goes on from here
+            self._keep_state(Kept(self.state, self._safe))
 
     def choose_weights(self) -> Tuned:
         """Judge the last and the averaged weights on all validation images, and return the better ones."""
         is_finished = self.state.progress >= FINISHED or self.state.rollbacks > MAX_ROLLBACKS
         judged = [self._judge_weights(is_averaged) for is_averaged in (False, True)]
-        if not any(math.isfinite(likelihood) for _, likelihood, _, _ in judged):  # the last steps diverged, with none to notice it
+        if not math.isfinite(judged[0][1]):  # the last steps have diverged, and no later one has noticed
             self._restore(self._safe)
             judged = [self._judge_weights(is_averaged) for is_averaged in (False, True)]
         is_averaged = judged[1][:2] > judged[0][:2]
@@ -307,7 +309,8 @@ class Loop:
         state.history.append(figures)
         self._conditions.listen(figures)
         state.epoch, state.epoch_step, state.loss, state.correct = state.epoch + 1, 0, 0.0, 0.0
-        if figures.train_loss < self._find_bound():  # the first steps are not watched one by one, and may have diverged
+        # the first steps and the very last one are not watched, and may have diverged
+        if figures.train_loss < self._find_bound() and math.isfinite(figures.validation_loss or 0.0):
             self._safe = state.copy()
         self._kept_at = -math.inf
 
