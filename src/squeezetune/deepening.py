@@ -25,15 +25,17 @@ from squeezetune.interruption import catch_interrupts
 from squeezetune.learn.calibration import fit_temperature, measure_loss
 from squeezetune.learn.dense import Layers, Task, fit_linear
 from squeezetune.learn.features import Features
+from squeezetune.learn.graph import BLOCKS
 from squeezetune.learn.head import PENALTIES, Candidate, Head, Scaling, measure_scaling, weigh_classes
 from squeezetune.learn.recipe import StagePlan
 from squeezetune.learn.trunk import Trunk
 from squeezetune.learn.weights import Weights
+from squeezetune.scene import draw_sample
 from squeezetune.settings import Settings
 
 if TYPE_CHECKING:
     from squeezetune.learn.crew import Task as TuningTask
-    from squeezetune.learn.feeds import Rows
+    from squeezetune.learn.feeds import Feed
     from squeezetune.learn.finetune import Pace, Tuned
     from squeezetune.learn.tapped import TappedNetwork
 
@@ -109,9 +111,9 @@ def deepen(ground: Ground, plan: StagePlan, workshop: Workshop) -> Deepened:
     identity = identify_run(ground, plan, workshop)
     found = load_kept(workshop.unfinished, identity) if workshop.unfinished and workshop.is_resuming else None
     kept, precision = found or (None, choose_precision())
-    network = build_tapped(ground, settings, workshop.threads)
+    network = build_tapped(ground, plan.start, settings, workshop.threads)
     with ExitStack() as stack:
-        task = make_task(ground, plan, stack.enter_context(open_pixels(ground, plan, workshop)), settings)
+        task = make_task(ground, stack.enter_context(open_feed(ground, plan, workshop)), settings)
         interruption = stack.enter_context(catch_interrupts(listen))
         keep = None
         if workshop.unfinished:
@@ -143,13 +145,13 @@ def identify_run(ground: Ground, plan: StagePlan, workshop: Workshop) -> dict[st
     }
 
 
-def build_tapped(ground: Ground, settings: Settings, threads: int) -> "TappedNetwork":
+def build_tapped(ground: Ground, start: str, settings: Settings, threads: int) -> "TappedNetwork":
     """Build the network with the pretrained layers and a linear probe as its classifier."""
     from squeezetune.learn.network import build_network
     from squeezetune.learn.tapped import TappedNetwork
 
     scaling, ((weight, bias),) = fit_probe(ground, settings, threads)
-    network = TappedNetwork(build_network(ground.weights), len(ground.index.class_names))
+    network = TappedNetwork(build_network(ground.weights), len(ground.index.class_names), start)
     network.set_classifier(scaling, weight, bias)
     return network
 
@@ -168,28 +170,58 @@ def fit_probe(ground: Ground, settings: Settings, threads: int) -> tuple[Scaling
 
 
 @contextmanager
-def open_pixels(ground: Ground, plan: StagePlan, workshop: Workshop) -> Iterator["Rows"]:
-    """Give the photos' pixels as rows that stay on disk: in the cache, or for this run alone in a temporary folder."""
-    sizes, used = ground.features.sizes, np.union1d(ground.split.train, ground.split.validation)
-    side = choose_pixel_side(plan.side, sizes[used])
-    pixels = PixelSettings(side, workshop.settings.resize)
+def open_feed(ground: Ground, plan: StagePlan, workshop: Workshop) -> Iterator["Feed"]:
+    """Give what training reads: kept pixels, or what the frozen blocks make of them, in the cache or a folder for now.
+
+    Neither is held in memory.
+    """
+    used = np.union1d(ground.split.train, ground.split.validation)
     with TemporaryDirectory() as temporary:
-        store = open_pixel_store(workshop.cache or Path(temporary), pixels)
-        yield compute_pixel_rows(ground.index, pixels, store, workshop.engine, workshop.listen, used)
+        folder = workshop.cache or Path(temporary)
+        if plan.start == "conv1":
+            yield feed_pixels(ground, plan, workshop, folder, used)
+        else:
+            yield feed_activations(ground, plan, workshop, folder, used)
 
 
-def make_task(ground: Ground, plan: StagePlan, rows: "Rows", settings: Settings) -> "TuningTask":
-    """Say what is to be learnt from which photos."""
-    from squeezetune.learn.crew import Task as TuningTask
+def feed_pixels(ground: Ground, plan: StagePlan, workshop: Workshop, folder: Path, used: NDArray[np.int64]) -> "Feed":
+    """Keep the pixels of the images that take part, a little larger than they are trained at."""
     from squeezetune.learn.feeds import PixelFeed
 
-    index, split = ground.index, ground.split
+    pixels = PixelSettings(choose_pixel_side(plan.side, ground.features.sizes[used]), workshop.settings.resize)
+    store = open_pixel_store(folder, pixels)
+    rows = compute_pixel_rows(ground.index, pixels, store, workshop.engine, workshop.listen, used)
     # photos whose mirror image did harm, such as writing, are not mirrored in training either
-    augmentation = replace(plan.recipe.augmentation, mirror=ground.views == 2)
-    class_weights = weigh_classes(index.labels[split.train], len(index.class_names), settings.class_weight)
-    return TuningTask(
-        PixelFeed(rows, augmentation), index.labels, split.train, split.validation, class_weights, ground.views
+    return PixelFeed(rows, replace(plan.recipe.augmentation, mirror=ground.views == 2))
+
+
+def feed_activations(
+    ground: Ground, plan: StagePlan, workshop: Workshop, folder: Path, used: NDArray[np.int64]
+) -> "Feed":
+    """Keep what the block before the first trained one makes of the images that take part, in several views."""
+    from squeezetune.learn.activations import ActivationOptions, compute_activations, prepare_activations
+    from squeezetune.learn.feeds import ActivationFeed
+
+    block = BLOCKS[BLOCKS.index(plan.start) - 1]
+    options = ActivationOptions(
+        block, "uint8", ground.views, plan.extra_views, workshop.settings.seed, workshop.threads
     )
+
+    def draw() -> tuple[NDArray[np.uint8], NDArray[np.uint8]]:
+        return draw_sample(ground.index, ground.split.train, ground.trunk.pixels)
+
+    frozen = prepare_activations(ground.weights, ground.trunk, options, ground.index, draw, workshop.cache)
+    store = frozen.open_store(folder)
+    return ActivationFeed(compute_activations(ground.index, frozen, store, workshop.engine, workshop.listen, used))
+
+
+def make_task(ground: Ground, feed: "Feed", settings: Settings) -> "TuningTask":
+    """Say what is to be learnt from which photos."""
+    from squeezetune.learn.crew import Task as TuningTask
+
+    index, split = ground.index, ground.split
+    class_weights = weigh_classes(index.labels[split.train], len(index.class_names), settings.class_weight)
+    return TuningTask(feed, index.labels, split.train, split.validation, class_weights, ground.views)
 
 
 def judge(ground: Ground, plan: StagePlan, network: "TappedNetwork", tuned: "Tuned", seconds: float) -> Deepened:

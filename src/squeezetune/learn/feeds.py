@@ -6,6 +6,7 @@ from typing import Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
+from squeezetune.learn.activations import Activations
 from squeezetune.learn.augment import draw_images, show_images
 from squeezetune.learn.network import Tensor
 from squeezetune.learn.recipe import Augmentation
@@ -51,3 +52,26 @@ class PixelFeed:
     def show(self, positions: Positions, side: int, view: int) -> tuple[Tensor, None]:
         """Make whole images (n, 3, side, side) float32, or their mirror images."""
         return show_images(torch.from_numpy(self.rows.gather(positions)), side, mirrored=view == 1), None
+
+
+@dataclass(frozen=True)
+class ActivationFeed:
+    """What a block reads, from kept activations of several views of every image; training draws one of the views."""
+
+    activations: Activations
+
+    def draw(self, positions: Positions, side: int, generator: Any) -> tuple[Tensor, Tensor]:
+        """Make the block's input (n, channels, height, width) float32 of a view of each image, and earlier means."""
+        return self._decode(
+            positions, torch.randint(self.activations.form.views, (len(positions),), generator=generator)
+        )
+
+    def show(self, positions: Positions, side: int, view: int) -> tuple[Tensor, Tensor]:
+        """Make the block's input of the images as they are, or of their mirror images."""
+        return self._decode(positions, torch.full((len(positions),), view))
+
+    def _decode(self, positions: Positions, views: Tensor) -> tuple[Tensor, Tensor]:
+        rows = self.activations.rows.gather(positions)
+        maps, taps = self.activations.form.decode(rows, views.numpy())
+        # channels come last in memory already, as the network wants them
+        return torch.from_numpy(maps).permute(0, 3, 1, 2), torch.from_numpy(taps)

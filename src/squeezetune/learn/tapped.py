@@ -29,6 +29,8 @@ class TappedNetwork(nn.Module):  # type: ignore[misc]  # torch is not seen by th
         self.places = {"conv1": 0, **find_layout(trunk.version).fires}
         self.start = start
         self.features = trunk.features
+        for place in range(self.places[start]):
+            self.features[place].requires_grad_(False)  # what comes before the first block is not even run
         self.classifier = nn.Linear(sum(2 * FIRE_WIDTHS[name][1] for name in TAPS), classes)
         self.register_buffer("mean", torch.zeros(self.classifier.in_features))
         self.register_buffer("deviation", torch.ones(self.classifier.in_features))
