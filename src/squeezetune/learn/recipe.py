@@ -53,13 +53,18 @@ class Phase:
 
 @dataclass(frozen=True)
 class StagePlan:
-    """One stage of fine-tuning: from which block on, at which sizes, for how many epochs, counted at the last size."""
+    """One stage of fine-tuning: from which block on, at which sizes, for how many epochs, counted at the last size.
+
+    Where the blocks before `start` stay frozen, their output is kept for so many random views of an image besides the
+    image and its mirror image.
+    """
 
     name: str
     start: str
     phases: tuple[Phase, ...]
     epochs: float
     recipe: Recipe
+    extra_views: int = 0
 
     @property
     def side(self) -> int:
@@ -90,3 +95,26 @@ def choose_recipe(images: int, epochs: float) -> Recipe:
     """Choose the numbers for so many training images and epochs; the batch leaves at least 16 steps an epoch."""
     batch = max(8, min(128, images // 16))
     return Recipe(batch=batch)
+
+
+@dataclass(frozen=True)
+class OriginalRecipe:
+    """How the original SqueezeTune (2018) was trained, where a number is not torch's own default.
+
+    Adam with a fixed rate on cross-entropy, for so many epochs: 5 for CIFAR-10, 10 for ETH-80, 20 for AR faces then.
+    `norm` says what stands before the classifier's convolution, "batch" or "none", where SqueezeNet's dropout stays;
+    `last_fires` Fire modules are trained with it.
+    """
+
+    epochs: int = 10
+    norm: str = "batch"
+    last_fires: int = 0
+    rate: float = 1e-3
+    batch: int = 64
+
+    @property
+    def name(self) -> str:
+        """Name the network by what is new in it, for readers."""
+        first = "batch normalisation" if self.norm == "batch" else "dropout"
+        trained = f", last {self.last_fires} Fire modules trained" if self.last_fires > 1 else ", fire9 trained"
+        return f"{first} and convolution{trained if self.last_fires else ''}"
