@@ -5,7 +5,8 @@
 The recipe: SqueezeNet 1.1 with frozen ImageNet layers, fire9's output through batch normalisation, a 1x1 convolution
 to the classes, ReLU and the mean over the positions; Adam 1e-3 on these; batches of 64; photos are opened and
 squashed to 224 pixels with Pillow one after the other; every epoch reads all photos anew and ends with the
-validation part. ETH-80: 80/10/10 and ten epochs; CIFAR-10: 60/20/20 and five.
+validation part. ETH-80: 80/10/10 and ten epochs; CIFAR-10: 60/20/20 and five. `squeezetune train --recipe original`
+trains the same, from pixels that are decoded once; the classifier, as it begins, is the same here and there.
 
 Time: a slice of the training part and of the validation part is run as it stands, and extrapolated to all epochs
 and one pass over the test part. Accuracy: not from those passes. The layers are frozen and photos are not augmented,
@@ -33,11 +34,13 @@ from torch.nn import functional
 
 from squeezetune.data.index import ImageIndex
 from squeezetune.data.split import Split
+from squeezetune.learn.original import build_original
+from squeezetune.learn.recipe import OriginalRecipe
 from squeezetune.learn.weights import MEAN, STD, load_weights
+from squeezetune.original import SIDE_PX
 
-BATCH = 64
-SIDE_PX = 224
-RATE = 1e-3
+RECIPE = OriginalRecipe()
+BATCH, RATE = RECIPE.batch, RECIPE.rate
 MAP_SHAPE = (512, 13, 13)  # fire9's output at 224 pixels
 TAPS = (7, 9, 10, 11, 12)  # fire5 ... fire9 in the trunk
 
@@ -74,11 +77,9 @@ def build_trunk() -> Any:
     return trunk.requires_grad_(False).eval()
 
 
-def build_classifier(class_count: int) -> Any:
+def build_classifier(class_count: int, seed: int) -> Any:
     """Build the recipe's classifier: maps (n, 512, 13, 13) in, logits (n, classes) out."""
-    return nn.Sequential(
-        nn.BatchNorm2d(512), nn.Conv2d(512, class_count, 1), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten()
-    )
+    return nn.Sequential(*build_original(load_weights(), class_count, RECIPE, seed).classifier, nn.Flatten())
 
 
 def pool_taps(trunk: Any, x: Any) -> Any:
@@ -139,7 +140,7 @@ class Pace:
 
 def measure_pace(recipe: Recipe, slice_images: int) -> Pace:
     """Run the recipe on some training and as many validation images, from the files on, and time both."""
-    trunk, classifier = build_trunk(), build_classifier(len(recipe.index.class_names))
+    trunk, classifier = build_trunk(), build_classifier(len(recipe.index.class_names), recipe.seed)
     model = nn.Sequential(trunk, classifier)
     optimiser = torch.optim.Adam(classifier.parameters(), RATE)
     train, validation = (thin_out(part, slice_images) for part in (recipe.split.train, recipe.split.validation))
@@ -185,9 +186,8 @@ class RecipeAccuracy:
 def measure_accuracy(recipe: Recipe, work: Path) -> RecipeAccuracy:
     """Train the recipe's classifier for all epochs on stored outputs of the frozen layers."""
     maps, split = compute_maps(recipe, work), recipe.split
-    torch.manual_seed(recipe.seed)
     rng = np.random.default_rng(recipe.seed)
-    classifier = build_classifier(len(recipe.index.class_names))
+    classifier = build_classifier(len(recipe.index.class_names), recipe.seed)
     optimiser = torch.optim.Adam(classifier.parameters(), RATE)
     validation = []
     for _ in range(recipe.epochs):

@@ -17,7 +17,7 @@ from squeezetune.learn.weights import load_weights
 
 FOLDER = Path(__file__).parents[1] / "benchmarks"
 PROGRAMS = ("photos", "accuracy", "memory", "head_time")
-TORCH_PROGRAMS = ("seed_recipe", "first_light", "trunk_speed")
+TORCH_PROGRAMS = ("seed_recipe", "first_light", "trunk_speed", "activations")
 
 needs_torch = pytest.mark.skipif(
     not importlib.util.find_spec("torch"), reason="torch is not installed; this compares with it"
@@ -129,7 +129,7 @@ def test_the_torch_network_equals_our_graph(load_program):
 def test_the_recipe_learns_its_classifier_alone(load_program):
     recipe = load_program("seed_recipe")
     torch = load_program("torch")
-    trunk, classifier = recipe.build_trunk(), recipe.build_classifier(2)
+    trunk, classifier = recipe.build_trunk(), recipe.build_classifier(2, 0)
     before = torch.nn.utils.parameters_to_vector(trunk.parameters())
     images, labels = torch.randn(4, 3, 64, 64), torch.tensor([0, 1, 0, 1])
     model, first = torch.nn.Sequential(trunk, classifier), classifier[1].weight.clone()

@@ -27,6 +27,7 @@ LAYERS = [
     "record",
     "measurement",
     "learning",
+    "original",
     "deepening",
     "scene",
     "probing",
@@ -59,6 +60,7 @@ MAY_IMPORT_TORCH = {
         "crew",
         "finetune",
         "keeping",
+        "original",
     )
 }
 NEED_TORCH = [name for name, home in squeezetune._HOMES.items() if home in MAY_IMPORT_TORCH]

@@ -15,8 +15,8 @@ from squeezetune.errors import SourceError
 from squeezetune.events import ignore_event
 from squeezetune.learn.graph import FEATURE_COUNT
 from squeezetune.learning import learn_classifier, make_manifest
-from squeezetune.scene import choose_side, draw_sample
 from squeezetune.prediction import Classifier
+from squeezetune.scene import choose_side, draw_sample
 
 
 def cut(index):
@@ -61,7 +61,7 @@ def test_the_two_files_hold_the_same_network(learn, weights, tmp_path):
     np.testing.assert_array_equal(tensors["head.0.weight"], learned.head.layers[0][0])
     with safe_open(path, "numpy") as file:
         about = json.loads(file.metadata()["squeezetune"])
-    assert about == {"views": learned.head.views, "image_side": 64, "resize": "squash"}
+    assert about == {"views": learned.head.views, "image_side": 64, "resize": "squash", "use_roots": True}
     stored = {
         item.name: onnx.numpy_helper.to_array(item) for item in onnx.load_from_string(learned.model).graph.initializer
     }

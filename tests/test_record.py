@@ -6,14 +6,16 @@ import pytest
 
 from squeezetune.data.index import scan_folder
 from squeezetune.data.split import split_index
+from squeezetune.deepening import Deepened
 from squeezetune.engine import ThreadEngine
 from squeezetune.events import EpochFinished, ignore_event
 from squeezetune.learn.evaluation import evaluate_probabilities, wilson_interval
+from squeezetune.learn.recipe import Phase, Recipe, StagePlan
 from squeezetune.learn.stages import StageResult
 from squeezetune.learning import learn_classifier, make_manifest
 from squeezetune.measurement import Measured, run_classifier
 from squeezetune.prediction import Classifier
-from squeezetune.record import GALLERY, Run, make_record, measure_agreement, order_mistakes, order_unsure
+from squeezetune.record import GALLERY, Run, make_record, measure_agreement, order_mistakes, order_unsure, record_stages
 
 
 def cut(index):
@@ -83,38 +85,75 @@ def test_the_record_names_the_chosen_head(run):
 # ---- stages and epochs
 
 
-def test_stages_are_recorded_with_wilson_intervals(run):
-    right = np.array([True] * 9 + [False])
-    stages = (
-        StageResult("frozen head", right, None, 1.23456, False, "all layers are better"),
-        StageResult("all layers", right, right[:5], 60, True),
-    )
-    head, layers = make_record(replace(run, stages=stages))["stages"]
-    low, high = wilson_interval(9, 10)
-    share = {"accuracy": 0.9, "low": low, "high": high, "images": 10}
-    assert head == {"name": "frozen head", "validation": share, "test": None, "seconds": 1.235, "chosen": False,
-                    "note": "all layers are better"}  # fmt: skip
-    assert layers["chosen"] is True
-    assert layers["test"]["images"] == 5
-    assert layers["test"]["accuracy"] == layers["test"]["high"] == 1
+def deepen(run, is_better=True, history=()):
+    """Make a run whose layers were trained, with a better or a worse candidate than the frozen layers' head."""
+    frozen = run.learned.head.chosen
+    is_correct = np.full(len(frozen.is_correct), is_better)
+    candidate = replace(frozen, name="all layers", is_correct=is_correct, validation_loss=0.0, seconds=60.54321,
+                        history=history)  # fmt: skip
+    # a head with one mistake, so that better is better
+    head = replace(run.learned.head, chosen=replace(frozen, is_correct=np.arange(len(is_correct)) > 0))
+    plan = StagePlan("all layers", "conv1", (Phase(64, 1.0),), 4.0, Recipe())
+    probabilities = np.full((len(is_correct), 3), 1 / 3, np.float32)
+    deepened = Deepened(plan, candidate, frozen.layers, {}, probabilities, is_finished=True)
+    compared = Measured(run.learned.split.validation, probabilities, {})
+    return replace(run, learned=replace(run.learned, head=head, deepened=deepened), compared=compared)
+
+
+def test_one_stage_is_no_list(run):
     assert make_record(run)["stages"] == []
 
 
-def test_a_stage_without_validation_images_claims_nothing(run):
+@pytest.mark.parametrize("is_better", [True, False])
+def test_stages_are_recorded_with_wilson_intervals(run, is_better):
+    frozen, trained = make_record(deepen(run, is_better))["stages"]
+    low, high = wilson_interval(11, 12)
+    assert frozen["validation"] == {"accuracy": 11 / 12, "low": low, "high": high, "images": 12}
+    assert (frozen["name"], trained["name"]) == ("frozen layers", "all layers")
+    assert (frozen["chosen"], trained["chosen"]) == (not is_better, is_better)
+    assert trained["validation"]["accuracy"] == is_better
+    assert trained["seconds"] == 60.543
+    assert frozen["seconds"] == round(sum(candidate.seconds for candidate in run.learned.head.candidates), 3)
+    assert frozen["note"] == ""
+    assert bool(trained["note"]) is not is_better
+
+
+@pytest.mark.parametrize("is_better", [True, False])
+def test_the_chosen_stage_has_the_accuracy_that_was_measured(run, is_better):
+    confused = confuse(deepen(run, is_better))  # the file is wrong on three of twelve test images
+    frozen, trained = make_record(confused)["stages"]
+    chosen, other = (trained, frozen) if is_better else (frozen, trained)
+    assert chosen["test"]["accuracy"] == 9 / 12
+    if is_better:
+        named = run.learned.head.predict(run.learned.features.values[run.learned.split.test]).argmax(axis=1)
+        assert other["test"]["accuracy"] == (named == run.learned.index.labels[run.learned.split.test]).mean()
+    else:
+        assert other["test"] is None
+
+
+def test_a_stage_without_validation_images_claims_nothing():
     stage = StageResult("frozen head", np.zeros(0, np.bool_), None, 1.0, True)
-    assert make_record(replace(run, stages=[stage]))["stages"][0]["validation"] is None
+    assert record_stages([stage])[0]["validation"] is None
 
 
 def test_epochs_of_later_stages_follow_those_of_the_head(run):
     first = EpochFinished("head", 1, 1, 0.5, 0.8, 0.6, 0.75, 1234.567, 0.12345)
     later = EpochFinished("all layers", 1, 4, float("nan"), 0.8, None, 0.75, 437.0, 69.0)
-    head = replace(run.learned.head, chosen=replace(run.learned.head.chosen, history=(first,)))
-    history = make_record(replace(run, learned=replace(run.learned, head=head), epochs=[later]))["history"]
+    deepened = deepen(run, history=(later,))
+    head = replace(deepened.learned.head, chosen=replace(run.learned.head.chosen, history=(first,)))
+    history = make_record(replace(deepened, learned=replace(deepened.learned, head=head)))["history"]
     assert history[0] == {"stage": "head", "epoch": 1, "of": 1, "train_loss": 0.5, "train_accuracy": 0.8,
                           "validation_loss": 0.6, "validation_accuracy": 0.75, "images_per_s": 1234.6,
                           "seconds": 0.123}  # fmt: skip
     assert history[1]["stage"] == "all layers"
     assert history[1]["train_loss"] is None  # a loss that is lost would be no JSON
+
+
+def test_the_network_is_named_by_what_was_trained(run):
+    model = make_record(deepen(run))["model"]
+    assert model["network"] == "SqueezeNet 1.1, all layers trained"
+    assert model["head"] == "all layers"
+    assert make_record(deepen(run, is_better=False))["model"]["network"] == "SqueezeNet 1.1, frozen"
 
 
 # ---- galleries
@@ -149,6 +188,17 @@ def test_without_mistakes_the_gallery_is_empty(run):
 
 
 # ---- agreement, and what was skipped
+
+
+def test_trained_layers_are_compared_on_the_validation_images(run):
+    deepened = deepen(run)
+    positions = run.learned.split.validation[[3, 5, 8]]
+    trained = np.random.default_rng(0).dirichlet([1, 1, 1], 12).astype(np.float32)
+    learned = replace(deepened.learned, deepened=replace(deepened.learned.deepened, probabilities=trained))
+    same = replace(deepened, learned=learned, compared=Measured(positions, trained[[3, 5, 8]], {}))
+    assert measure_agreement(same) == {"top1": 1.0, "mean_difference": 0.0}
+    turned = replace(same, compared=Measured(positions, np.roll(trained[[3, 5, 8]], 1, axis=1), {}))
+    assert measure_agreement(turned)["top1"] == 0
 
 
 def test_agreement_of_equal_and_of_different_probabilities(run):

@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from squeezetune.errors import SettingsError
-from squeezetune.settings import Settings, parse_settings
+from squeezetune.settings import ORIGINAL_ONLY, UNKNOWN_TO_ORIGINAL, Settings, parse_duration, parse_settings
 
 FIELDS = fields(Settings)
 
@@ -18,12 +18,17 @@ def draw_value(item):
         return st.sampled_from(choices)
     if item.name == "group_by":
         return st.sampled_from(["", "^([a-z]+)", "a|b"])
+    if item.name == "budget":
+        return st.sampled_from(["", "90s", "10m", "1h30m"])
     if item.name == "image_side":
         return st.one_of(st.just(0), st.integers(32, high))
     return st.floats(low, high) if isinstance(item.default, float) else st.integers(low, high)
 
 
-ANY_SETTINGS = st.fixed_dictionaries({}, optional={item.name: draw_value(item) for item in FIELDS})
+# the original recipe knows few of the others
+ANY_SETTINGS = st.fixed_dictionaries(
+    {}, optional={item.name: draw_value(item) for item in FIELDS if item.name not in {"recipe", *ORIGINAL_ONLY}}
+)
 
 
 def test_the_defaults_are_right():
@@ -46,7 +51,7 @@ def test_every_setting_has_a_help_text_and_limits_that_allow_its_default(item):
     assert item.metadata["text"].endswith(".")
     if item.metadata["choices"]:
         assert item.default in item.metadata["choices"]
-    elif item.name != "group_by":
+    elif item.default != "":
         assert item.metadata["low"] <= item.default <= item.metadata["high"]
 
 
@@ -69,6 +74,9 @@ def test_every_setting_has_a_help_text_and_limits_that_allow_its_default(item):
         ({"image_side": 513}, "image_side is 513; needed is 0 to 512"),
         ({"group_by": "("}, "group_by is '(', which is no regular expression"),
         ({"threads": 5000}, "threads is 5000"),
+        ({"epochs": -1.0}, "epochs is -1.0; needed is 0 to 10000"),
+        ({"budget": "soon"}, "budget is 'soon'; needed is a time such as 90s, 10m or 1h30m"),
+        ({"budget": 90}, "budget is 90; needed is a value of type str"),
         ({"views": ["plain"]}, "views is ['plain']"),
     ],
 )
@@ -90,9 +98,65 @@ def test_limits_themselves_are_allowed():
     assert Settings(validation=0.02, test=0.02, image_side=32, seed=0).validation == 0.02
 
 
-@pytest.mark.parametrize(("name", "suggestion"), [("efort", "effort"), ("image_size", "image_side"), ("epochs", "")])
+@pytest.mark.parametrize(
+    ("name", "suggestion"), [("efort", "effort"), ("image_size", "image_side"), ("learning_rate", "")]
+)
 def test_unknown_settings_are_named_with_the_nearest_known_one(name, suggestion):
     with pytest.raises(SettingsError, match=f"unknown setting '{name}'") as caught:
         parse_settings({name: 1})
     assert (f"did you mean '{suggestion}'?" in caught.value.message) is bool(suggestion)
     assert "effort, seed" in caught.value.hint
+
+
+@pytest.mark.parametrize(("text", "seconds"), [
+    ("90", 90), ("90s", 90), ("10m", 600), ("1h30m", 5400), ("2h", 7200), ("1h1m1s", 3661), ("1.5h", 5400),
+])  # fmt: skip
+def test_durations_are_read_as_people_write_them(text, seconds):
+    assert parse_duration(text) == seconds
+
+
+@pytest.mark.parametrize("text", ["", "soon", "m", "10x", "-5m", "30m1h", "0s", "0"])
+def test_what_is_no_duration_is_none(text):
+    assert parse_duration(text) is None
+
+
+# ---- the original recipe
+
+
+ORIGINAL = {"recipe": "original"}
+
+
+def test_the_original_recipe_has_options_of_its_own():
+    own = {"classifier_norm": "none", "last_fires": 2}
+    settings = Settings(**ORIGINAL, **own, epochs=5, image_side=48, resize="pad", seed=18)
+    assert parse_settings(settings.to_dict()) == settings
+
+
+@pytest.mark.parametrize("values", [{"classifier_norm": "none"}, {"last_fires": 2}])
+def test_its_options_mean_nothing_without_it(values):
+    [name] = values
+    assert name in ORIGINAL_ONLY
+    with pytest.raises(SettingsError, match=f"{name} belongs to the original recipe; needed is recipe original"):
+        Settings(**values)
+
+
+@pytest.mark.parametrize("values", [
+    {"effort": "quick"}, {"views": "mirror"}, {"head": "linear"}, {"layers": "all"}, {"budget": "10m"},
+    {"class_weight": "balanced"}, {"engine": "onnxruntime"}, {"precision": "int8"},
+])  # fmt: skip
+def test_it_refuses_what_would_make_it_another(values):
+    [name] = values
+    assert name in UNKNOWN_TO_ORIGINAL
+    with pytest.raises(SettingsError, match=f"{name} means nothing in the original recipe; leave it out"):
+        Settings(**ORIGINAL, **values)
+
+
+@pytest.mark.parametrize(("values", "reason"), [
+    ({"epochs": 2.5}, "epochs is 2.5; the original recipe needs a whole number"),
+    ({"image_side": 47}, "image_side is 47; the original recipe needs 48 or more"),
+    ({"last_fires": 9}, "last_fires is 9; needed is 0 to 8"),
+    ({"classifier_norm": "layer"}, "needed is one of batch, none"),
+])  # fmt: skip
+def test_its_limits_are_named(values, reason):
+    with pytest.raises(SettingsError, match=reason):
+        Settings(**ORIGINAL, **values)

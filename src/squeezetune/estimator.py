@@ -14,7 +14,7 @@ from squeezetune.data.split import split_train_validation
 from squeezetune.engine import ThreadEngine, count_cores
 from squeezetune.errors import ImageError
 from squeezetune.events import ignore_event
-from squeezetune.learning import learn_classifier, make_manifest
+from squeezetune.learning import RECIPES, make_manifest
 from squeezetune.prediction import Classifier
 from squeezetune.settings import Settings
 from squeezetune.store import find_cache_folder
@@ -42,6 +42,12 @@ class SqueezeTuneClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[mis
         resize: str = "squash",
         views: str = "auto",
         head: str = "auto",
+        layers: str = "auto",
+        epochs: float = 0.0,
+        budget: str = "",
+        recipe: str = "auto",
+        classifier_norm: str = "batch",
+        last_fires: int = 0,
         class_weight: str = "auto",
         engine: str = "auto",
         precision: str = "auto",
@@ -55,6 +61,12 @@ class SqueezeTuneClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[mis
         self.resize = resize
         self.views = views
         self.head = head
+        self.layers = layers
+        self.epochs = epochs
+        self.budget = budget
+        self.recipe = recipe
+        self.classifier_norm = classifier_norm
+        self.last_fires = last_fires
         self.class_weight = class_weight
         self.engine = engine
         self.precision = precision
@@ -75,7 +87,7 @@ class SqueezeTuneClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[mis
         index = index_images(images, labels.tolist(), engine=workers)
         _refuse_skipped(index)
         cache = find_cache_folder() if self.use_cache else None
-        learned = learn_classifier(
+        learned = RECIPES[settings.recipe](
             index,
             lambda images: split_train_validation(images, settings.validation, settings.seed),
             settings,

@@ -18,9 +18,9 @@ from squeezetune.data.index import ImageIndex
 from squeezetune.data.pixels import PixelSettings
 from squeezetune.data.split import Split
 from squeezetune.deepening import Deepened, Ground, Workshop, deepen
-from squeezetune.engine import Engine
+from squeezetune.engine import Engine, count_cores
 from squeezetune.errors import SourceError
-from squeezetune.events import Listener
+from squeezetune.events import EpochFinished, Listener
 from squeezetune.learn.dense import Layers
 from squeezetune.learn.features import Features, compute_features
 from squeezetune.learn.graph import build_classifier
@@ -29,10 +29,10 @@ from squeezetune.learn.stages import StageResult
 from squeezetune.learn.trunk import Trunk
 from squeezetune.learn.weights import PROVENANCE, Weights
 from squeezetune.machine import list_libraries, name_version
+from squeezetune.original import CutIndex as CutIndex
+from squeezetune.original import LearnedOriginal, learn_original, pack_files
 from squeezetune.scene import find_deadline, open_scene, plan_run, thin_out
 from squeezetune.settings import Settings
-
-CutIndex: TypeAlias = Callable[[ImageIndex], Split]
 
 
 @dataclass(frozen=True)
@@ -62,6 +62,53 @@ class Learned:
     def side(self) -> int:
         """The size in pixels at which the network that `model` holds sees images."""
         return self.deepened.plan.side if self.is_deepened and self.deepened else self.trunk.pixels.side
+
+    @property
+    def pixels(self) -> PixelSettings:
+        """How an image becomes what the network in `model` sees."""
+        return replace(self.trunk.pixels, side=self.side)
+
+    @property
+    def sizes(self) -> NDArray[np.int32]:
+        """The photos' own widths and heights in pixels (n, 2); not positive where nobody has looked."""
+        return self.features.sizes
+
+    @property
+    def network_name(self) -> str:
+        """Name the network and what was done with it."""
+        return f"SqueezeNet 1.1, {'all layers trained' if self.is_deepened else 'frozen'}"
+
+    @property
+    def engine_name(self) -> str:
+        """Name what ran the frozen layers."""
+        return str(self.trunk.runtime)
+
+    @property
+    def candidates(self) -> tuple[Candidate, ...]:
+        """All heads that were tried."""
+        return self.head.candidates
+
+    @property
+    def history(self) -> tuple[EpochFinished, ...]:
+        """The epochs of every stage that led to the network, in order."""
+        return (*self.head.chosen.history, *(self.deepened.candidate.history if self.deepened else ()))
+
+    @property
+    def is_finished(self) -> bool:
+        """Say whether nobody stopped the training early."""
+        return self.deepened is None or self.deepened.is_finished
+
+    def knows(self, positions: NDArray[np.int64]) -> bool:
+        """Say whether the probabilities that the training itself gives these images are known."""
+        if self.is_deepened:
+            return bool(np.isin(positions, self.split.validation).all())
+        return self.features.knows(positions)
+
+    def recall(self, positions: NDArray[np.int64]) -> NDArray[np.float32]:
+        """Return the probabilities (n, classes) that the training itself gives these images."""
+        if self.is_deepened and self.deepened:
+            return self.deepened.probabilities[np.searchsorted(self.split.validation, positions)]
+        return self.head.predict(self.features.values[positions])
 
     @property
     def stages(self) -> tuple[StageResult, ...]:
@@ -131,10 +178,40 @@ def learn_classifier(
     return make_files(Learned(index, split, features, trunk, head, deepened), weights)
 
 
+def learn_as_original(
+    index: ImageIndex,
+    cut: CutIndex,
+    settings: Settings,
+    cache: Path | None,
+    engine: Engine,
+    listen: Listener,
+    unfinished: CheckpointFolder | None = None,
+    *,
+    resume: bool = False,
+    started: float | None = None,
+) -> LearnedOriginal:
+    """Train as the original work did, whatever that takes: for the rest, see `learn_classifier`.
+
+    Raises:
+        MissingExtraError: torch is not installed.
+        DataError: no image can be decoded, or too few of a class.
+
+    """
+    workshop = Workshop(settings, cache, engine, settings.threads or count_cores(), listen, unfinished, resume)
+    learned = learn_original(index, cut, workshop)
+    return pack_files(learned, describe_model(learned))
+
+
+# What training left, by whichever recipe: record and report know both by the names that they share.
+Trained: TypeAlias = Learned | LearnedOriginal
+# The setting `recipe` says which of them trains.
+RECIPES: dict[str, Callable[..., Trained]] = {"auto": learn_classifier, "original": learn_as_original}
+
+
 def make_files(learned: Learned, weights: Weights) -> Learned:
     """Write the better network as `model.onnx` and `network.safetensors`."""
     head, deepened = learned.head, learned.deepened
-    pixels = replace(learned.trunk.pixels, side=learned.side)
+    pixels = learned.pixels
     layers, use_roots = head.layers, True
     if learned.is_deepened and deepened:
         weights, layers, use_roots = deepened.weights, deepened.layers, False
@@ -162,13 +239,13 @@ def check_readable(index: ImageIndex, features: Features) -> None:
         raise SourceError(f"none of {len(index):,} images can be decoded, e.g. {reason}", "Replace the damaged files.")
 
 
-def describe_model(learned: Learned) -> dict[str, str]:
+def describe_model(learned: Trained) -> dict[str, str]:
     """Make the metadata of `model.onnx`, so that the file explains itself."""
     return {
         "class_names": json.dumps(learned.index.class_names),
         "data_fingerprint": learned.index.fingerprint,
-        "image_side": str(learned.side),
-        "resize": learned.trunk.pixels.resize,
+        "image_side": str(learned.pixels.side),
+        "resize": learned.pixels.resize,
         "views": str(learned.chosen.views),
         "weights": PROVENANCE,
         "license": "weights BSD-2-Clause; the photos' owner decides on the rest",
@@ -189,13 +266,13 @@ def pack_network(weights: Weights, layers: Layers, views: int, pixels: PixelSett
     return save(tensors, metadata={"squeezetune": json.dumps(about)})
 
 
-def make_manifest(learned: Learned, settings: Settings) -> Manifest:
+def make_manifest(learned: Trained, settings: Settings) -> Manifest:
     """Say what the model is and what it was made from."""
     index, split = learned.index, learned.split
     return Manifest(
         class_names=index.class_names,
-        image_side=learned.side,
-        resize=learned.trunk.pixels.resize,
+        image_side=learned.pixels.side,
+        resize=learned.pixels.resize,
         views=learned.chosen.views,
         settings=settings.to_dict(),
         data={

@@ -14,7 +14,7 @@ from squeezetune.events import EpochFinished
 from squeezetune.learn.evaluation import Evaluation, wilson_interval
 from squeezetune.learn.head import VIEW_NAMES, Candidate
 from squeezetune.learn.stages import StageResult
-from squeezetune.learning import Learned
+from squeezetune.learning import Trained
 from squeezetune.machine import describe_machine, measure_peak_memory, name_version
 from squeezetune.measurement import Measured
 from squeezetune.settings import Settings
@@ -31,7 +31,7 @@ class Run:
     """
 
     settings: Settings
-    learned: Learned
+    learned: Trained
     measured: Measured
     evaluation: Evaluation
     command: str
@@ -61,7 +61,7 @@ def make_record(run: Run) -> dict[str, Any]:
         "memory": {"peak_mb": measure_peak_memory()},
         "machine": describe_machine(),
         "stages": record_stages(list_stages(run)),
-        "history": [record_epoch(epoch) for epoch in list_epochs(run.learned)],
+        "history": [record_epoch(epoch) for epoch in run.learned.history],
     }
 
 
@@ -113,7 +113,7 @@ def list_images(run: Run, rows: NDArray[np.int64]) -> list[dict[str, Any]]:
 def record_data(run: Run) -> dict[str, Any]:
     """Describe the photos: how many, of what size, how they were split, which were skipped and why."""
     index, split = run.learned.index, run.learned.split
-    sides = run.learned.features.sizes[run.learned.features.sizes.min(axis=1) > 0].min(axis=1)
+    sides = run.learned.sizes[run.learned.sizes.min(axis=1) > 0].min(axis=1)
     return {
         "source": index.source.describe(),
         "images": sum(len(part) for part in (split.train, split.validation, split.test)),
@@ -140,17 +140,17 @@ def record_model(run: Run) -> dict[str, Any]:
     learned = run.learned
     chosen = learned.chosen
     return {
-        "network": f"SqueezeNet 1.1, {'all layers trained' if learned.is_deepened else 'frozen'}",
+        "network": learned.network_name,
         "head": chosen.name.split(",")[0],
         "views": VIEW_NAMES[chosen.views],
-        "image_side": learned.side,
-        "resize": learned.trunk.pixels.resize,
-        "engine": str(learned.trunk.runtime),
+        "image_side": learned.pixels.side,
+        "resize": learned.pixels.resize,
+        "engine": learned.engine_name,
         "regularisation": chosen.penalty,
         "temperature": chosen.temperature,
         "file_bytes": len(learned.model),
         "agreement": measure_agreement(run),
-        "candidates": [_record_candidate(candidate, chosen) for candidate in learned.head.candidates],
+        "candidates": [_record_candidate(candidate, chosen) for candidate in learned.candidates],
     }
 
 
@@ -169,12 +169,6 @@ def list_stages(run: Run) -> list[StageResult]:
     labels = run.learned.index.labels[run.measured.positions]
     is_correct = run.measured.probabilities.argmax(axis=1) == labels
     return [replace(stage, is_correct_test=is_correct) if stage.is_chosen else stage for stage in run.learned.stages]
-
-
-def list_epochs(learned: Learned) -> list[EpochFinished]:
-    """List the epochs of every stage that led to the network, in order."""
-    deepened = learned.deepened
-    return [*learned.head.chosen.history, *(deepened.candidate.history if deepened else ())]
 
 
 def record_stages(stages: Sequence[StageResult]) -> list[dict[str, Any]]:
@@ -211,12 +205,8 @@ def record_epoch(epoch: EpochFinished) -> dict[str, Any]:
 
 def measure_agreement(run: Run) -> dict[str, float]:
     """Compare the file's probabilities with those of the path that it was trained by, image by image."""
-    learned = run.learned
     measured = run.compared or run.measured
-    if learned.is_deepened and learned.deepened:
-        trained = learned.deepened.probabilities[np.searchsorted(learned.split.validation, measured.positions)]
-    else:
-        trained = learned.head.predict(learned.features.values[measured.positions])
+    trained = run.learned.recall(measured.positions)
     return {
         "top1": float((trained.argmax(axis=1) == measured.probabilities.argmax(axis=1)).mean()),
         "mean_difference": float(np.abs(trained - measured.probabilities).mean()),

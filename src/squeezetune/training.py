@@ -29,7 +29,7 @@ from squeezetune.engine import Engine, ThreadEngine, count_cores
 from squeezetune.errors import ImageError, SettingsError
 from squeezetune.events import Event, Listener, ModelMeasured, Notice, StageFinished, ignore_event
 from squeezetune.learn.evaluation import evaluate_probabilities
-from squeezetune.learning import Learned, learn_classifier, make_manifest
+from squeezetune.learning import RECIPES, Trained, make_manifest
 from squeezetune.measurement import Measured, run_classifier
 from squeezetune.planner import Plan
 from squeezetune.prediction import Classifier, load
@@ -114,7 +114,7 @@ def train(
     job = open_job(photos, output, settings, class_pattern, use_cache, listen)
     unfinished = open_unfinished(job, resume)
     index = scan_folder(job.photos, engine=job.engine, listen=job.listen, class_pattern=class_pattern)
-    learned = learn_classifier(
+    learned = RECIPES[job.settings.recipe](
         index,
         job.cut_index,
         job.settings,
@@ -131,7 +131,7 @@ def train(
         measured, compared = measure_file(staging, manifest, learned, job)
         write_report(staging, learned, measured, compared, job)
         staging.finish(manifest)
-    if learned.deepened is None or learned.deepened.is_finished:
+    if learned.is_finished:
         unfinished.remove()
     return load(job.output)
 
@@ -160,6 +160,8 @@ def forecast(
     """
     started = time.perf_counter()
     settings = parse_settings((settings.to_dict() if settings else {}) | knobs)
+    if settings.recipe == "original":
+        raise SettingsError("the original recipe cannot be forecast", "Train with it: it says how long it will take.")
     job = Job(Path(photos), Path(), settings, class_pattern, find_cache_folder() if use_cache else None,
               ThreadEngine(settings.threads or count_cores()), Clock(listen))  # fmt: skip
     index = scan_folder(job.photos, engine=job.engine, listen=job.listen, class_pattern=class_pattern)
@@ -200,7 +202,7 @@ def open_unfinished(job: Job, resume: bool) -> CheckpointFolder:
     return unfinished
 
 
-def measure_file(staging: Staging, manifest: Manifest, learned: Learned, job: Job) -> tuple[Measured, Measured | None]:
+def measure_file(staging: Staging, manifest: Manifest, learned: Trained, job: Job) -> tuple[Measured, Measured | None]:
     """Write `model.onnx` and measure that very file on the test images, and on some that its training looked at."""
     path = staging.write(MODEL, learned.model)
     store = None
@@ -209,13 +211,13 @@ def measure_file(staging: Staging, manifest: Manifest, learned: Learned, job: Jo
         store = RowStore(folder, (len(manifest.class_names),), "<f4")
     classifier = Classifier(path, manifest)
     measured = run_classifier(classifier, learned.index, learned.split.test, job.engine, job.listen, store)
-    if not learned.is_deepened and learned.features.knows(measured.positions):
+    if learned.knows(measured.positions):
         return measured, None
     sample = learned.split.validation[:: -(-len(learned.split.validation) // COMPARED_IMAGES)]
     return measured, run_classifier(classifier, learned.index, sample, job.engine, ignore_event, store)
 
 
-def write_report(staging: Staging, learned: Learned, measured: Measured, compared: Measured | None, job: Job) -> None:
+def write_report(staging: Staging, learned: Trained, measured: Measured, compared: Measured | None, job: Job) -> None:
     """Write the report for scripts, for people and for papers."""
     index = learned.index
     evaluation = evaluate_probabilities(measured.probabilities, index.labels[measured.positions], index.class_names)

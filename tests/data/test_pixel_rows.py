@@ -5,7 +5,7 @@ import pytest
 
 from squeezetune.data import pixel_rows
 from squeezetune.data.index import scan_folder
-from squeezetune.data.pixel_rows import choose_pixel_side, compute_pixel_rows, open_pixel_store
+from squeezetune.data.pixel_rows import choose_pixel_side, compute_pixel_rows, find_pixel_rows, open_pixel_store
 from squeezetune.data.pixels import PixelSettings, load_pixels
 from squeezetune.events import StageStarted, ignore_event
 
@@ -30,6 +30,22 @@ def test_the_stage_has_its_name(photos, engine, tmp_path):
     said, pixels = [], PixelSettings(16)
     compute_pixel_rows(photos, pixels, open_pixel_store(tmp_path, pixels), engine, said.append, np.arange(5))
     assert said[0] == StageStarted("pixels", 5)
+
+
+def test_images_that_cannot_be_decoded_are_named_with_the_reason(write_files, make_photo, engine, tmp_path):
+    broken = make_photo(3, 64, 48)[:-200]
+    files = {f"{name}/{i}.jpg": make_photo(i) for i, name in enumerate("aabb")}
+    root = write_files(files | {"a/broken.jpg": broken, "b/copy.jpg": broken, "b/unseen.jpg": make_photo(9)[:-100]})
+    photos, pixels = scan_folder(root, engine=engine), PixelSettings(16)
+    wanted = np.array([at for at, name in enumerate(photos.names) if "unseen" not in name])
+    store = open_pixel_store(tmp_path, pixels)
+    for _ in range(2):  # computed, and then found in the store
+        rows, failures = find_pixel_rows(photos, pixels, store, engine, ignore_event, wanted)
+        assert {photos.names[at] for at in failures} == {"a/broken.jpg", "b/copy.jpg"}
+        assert all("cut short" in reason for reason in failures.values())
+    good = [at for at in wanted if at not in failures]
+    expected = [load_pixels(photos.source, photos.names[at], pixels)[0] for at in good]
+    np.testing.assert_array_equal(rows.gather(np.array(good)), expected)
 
 
 def test_other_pixels_have_another_place(tmp_path, monkeypatch):

@@ -8,11 +8,23 @@ import onnx
 import onnxruntime
 import pytest
 from PIL import Image
-from slow_network import run_slowly, take_features
+from slow_network import pool, run_slowly, take_features
 
 from squeezetune.data.pixels import PixelSettings, fit_image
-from squeezetune.learn.graph import ACTIVATIONS, FEATURE_COUNT, build_classifier, build_range_probe, build_trunk
-from squeezetune.learn.inference import Runtime, open_graph
+from squeezetune.learn.graph import (
+    ACTIVATIONS,
+    BLOCKS,
+    FEATURE_COUNT,
+    TAPS,
+    build_activations,
+    build_classifier,
+    build_range_probe,
+    build_trunk,
+    count_channels,
+    is_pooled,
+    measure_maps,
+)
+from squeezetune.learn.inference import Runtime, open_graph, open_outputs
 from squeezetune.learn.onnx_builder import IR_VERSION, OPSET, Graph
 from squeezetune.learn.quantization import measure_distance, measure_ranges
 
@@ -91,6 +103,60 @@ def test_int8_is_near_float(weights, views):
     ranges = measure_ranges(weights, photos)
     int8 = open_graph(build_trunk(weights, ranges, views=views), INT8, 1)(photos)
     assert measure_distance(int8, open_graph(build_trunk(weights, views=views), FLOAT, 1)(photos)) < 0.08
+
+
+# ---- the trunk up to a block
+
+
+def take_maps(activations, block):
+    """Return what the block behind `block` reads, channels last."""
+    name = block if block == "conv1" else f"{block}.expand"
+    return (pool(activations[name]) if is_pooled(block) else activations[name]).transpose(1, 2, 0)
+
+
+@pytest.mark.parametrize("side", [64, 65, 79])
+@pytest.mark.parametrize("block", BLOCKS)
+def test_activations_equal_the_slow_network(weights, block, side):
+    [photo] = make_photos(1, side, side)
+    slow = run_slowly(weights, photo)
+    maps, *taps = open_outputs(build_activations(weights, block), FLOAT, 1)(photo[None])
+    assert maps.shape == (1, 1, *measure_maps(block, side))
+    np.testing.assert_allclose(maps[0, 0], take_maps(slow, block), rtol=1e-3, atol=1e-2)
+    passed = BLOCKS[: BLOCKS.index(block) + 1]
+    width = sum(count_channels(tap) for tap in TAPS if tap in passed)
+    assert [tap.shape for tap in taps] == ([(1, 1, width)] if width else [])
+    for found in taps:
+        np.testing.assert_allclose(found[0, 0], take_features(slow)[:width], rtol=1e-3, atol=1e-3)
+
+
+@pytest.mark.parametrize("ranged", [False, True])
+@pytest.mark.parametrize("views", [2, 4])
+def test_views_of_activations_are_those_of_the_trunk(weights, views, ranged):
+    photos = make_photos(3, 64, 64)
+    ranges, runtime = (measure_ranges(weights, photos), INT8) if ranged else (None, FLOAT)
+    maps, taps = open_outputs(build_activations(weights, "fire8", ranges=ranges, views=views), runtime, 1)(photos)
+    features = open_graph(build_trunk(weights, ranges, views=views), runtime, 1)(photos)
+    assert maps.shape == (3, views, *measure_maps("fire8", 64))
+    np.testing.assert_allclose(taps, features[:, :, : taps.shape[2]], rtol=1e-4, atol=1e-4)
+    mirrored = np.ascontiguousarray(photos[:, :, ::-1])
+    expected, _ = open_outputs(build_activations(weights, "fire8", ranges=ranges), runtime, 1)(mirrored)
+    np.testing.assert_allclose(maps[:, 1], expected[:, 0], rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize("views", [1, 2])
+@pytest.mark.parametrize("ranged", [False, True])
+def test_activations_can_be_codes(weights, ranged, views):
+    photos = make_photos(3, 64, 64)
+    ranges, runtime = (measure_ranges(weights, photos), INT8) if ranged else (None, FLOAT)
+    scales = np.random.default_rng(0).uniform(50, 500, 256).astype(np.float32)
+    options = {"ranges": ranges, "views": views}
+    maps, taps = open_outputs(build_activations(weights, "fire5", **options), runtime, 1)(photos)
+    codes, same = open_outputs(build_activations(weights, "fire5", scales=scales, **options), runtime, 1)(photos)
+    expected = (maps * (255 / scales)).round().clip(0, 255)
+    assert codes.dtype == np.uint8
+    assert np.abs(codes - expected).max() <= 1
+    assert (codes != expected).mean() < 1e-3
+    np.testing.assert_allclose(taps, same, rtol=1e-5)
 
 
 # ---- the whole classifier

@@ -158,6 +158,23 @@ def test_the_mirror_image_is_kept_in_doubt():
     assert head.views == 2
 
 
+@pytest.mark.parametrize(("wins", "views"), [(1, 4), (2, 4), (5, 2), (9, 2)])
+def test_fewer_views_are_chosen_where_they_are_better_by_more_than_a_standard_error(monkeypatch, wins, views):
+    """Two views are right on `wins` images where four are wrong, and wrong on one where four are right."""
+    right = {4: [False] * wins + [True] * 21, 2: [True] * wins + [False] + [True] * 20, 1: [False] * (wins + 21)}
+    right = {count: [*each, False, False] for count, each in right.items()}  # nobody gets these two
+
+    def fit_fake(bench, count, penalty):
+        layers = ((np.zeros((WIDTH, 3), np.float32), np.zeros(3, np.float32)),)
+        return replace(make_candidate(right[count]), layers=layers, views=count, penalty=penalty)
+
+    monkeypatch.setattr(head_module, "fit_linear_candidate", fit_fake)
+    train, validation = make_features(30, views=4), make_features(wins + 23, views=4, seed=1)
+    head = fit(train, validation)
+    assert [candidate.views for candidate in head.candidates] == [4, 4, 4, 2, 1]
+    assert head.views == views
+
+
 def test_one_view_is_enough_for_plain_features():
     head = fit(make_features(300, views=1), make_features(90, views=1, seed=1, clarity=0.6))
     assert {candidate.views for candidate in head.candidates} == {1}

@@ -1,5 +1,7 @@
 import importlib
 import importlib.util
+import subprocess
+import sys
 from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
@@ -7,7 +9,7 @@ import pytest
 
 from squeezetune.errors import MissingExtraError, SettingsError
 from squeezetune.learn import inference
-from squeezetune.learn.graph import FEATURE_COUNT, build_trunk
+from squeezetune.learn.graph import FEATURE_COUNT, build_activations, build_trunk, measure_maps
 from squeezetune.learn.inference import (
     Runtime,
     batch_size,
@@ -16,6 +18,7 @@ from squeezetune.learn.inference import (
     list_runtimes,
     measure_speed,
     open_graph,
+    open_outputs,
 )
 from squeezetune.learn.quantization import measure_distance, measure_ranges
 
@@ -143,6 +146,36 @@ def test_many_threads_at_once_compute_the_same(weights, photos, engine):
         together = list(pool.map(lambda at: run(photos[at % 8][None]), range(48)))
     for at, features in enumerate(together):
         np.testing.assert_array_equal(features, alone[at % 8])
+
+
+FIRST_RUN = """
+from threading import Barrier, Thread
+import numpy as np
+from squeezetune.learn.graph import build_trunk
+from squeezetune.learn.inference import Runtime, open_graph
+from squeezetune.learn.weights import load_weights
+run = open_graph(build_trunk(load_weights()), Runtime("openvino", "float32"), 2)
+barrier, pixels = Barrier(4), np.zeros((1, 32, 32, 3), np.uint8)
+threads = [Thread(target=lambda: (barrier.wait(), run(pixels))) for _ in range(4)]
+for thread in threads: thread.start()
+for thread in threads: thread.join()
+"""
+
+
+@needs_openvino
+@pytest.mark.parametrize("attempt", range(3))
+def test_the_first_run_of_a_process_may_be_on_several_threads(attempt):
+    subprocess.run([sys.executable, "-c", FIRST_RUN], check=True, timeout=60)
+
+
+@pytest.mark.parametrize("engine", ["onnxruntime", pytest.param("openvino", marks=needs_openvino)])
+def test_a_graph_of_several_outputs(weights, photos, engine):
+    runtime = Runtime(engine, "float32")
+    maps, taps = open_outputs(build_activations(weights, "fire6"), runtime, 1)(photos)
+    features = open_graph(build_trunk(weights), runtime, 1)(photos)
+    assert maps.shape == (8, 1, *measure_maps("fire6", 64))
+    np.testing.assert_allclose(taps, features[:, :, : taps.shape[2]], rtol=1e-4, atol=1e-4)
+    np.testing.assert_array_equal(open_graph(build_activations(weights, "fire6"), runtime, 1)(photos), maps)
 
 
 @needs_openvino

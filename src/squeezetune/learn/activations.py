@@ -29,7 +29,7 @@ from squeezetune.store import RowStore, StoredRows
 STAGE = "activations"
 KINDS = {"uint8": "u1", "bfloat16": "<u2"}
 # uint8 reaches this far beyond the largest value that a sample shows (docs/decisions/0004-activations.md).
-MARGIN = 1.5
+MARGIN = 2.0
 # Part of the key: raise it when `draw_view` or the form of a row changes.
 VERSION = 1
 

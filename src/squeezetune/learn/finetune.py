@@ -168,7 +168,8 @@ def make_groups(network: TappedNetwork, recipe: Recipe) -> list[Group]:
     """Sort the parameters into groups of one rate; rates fall by `layer_decay` a block from the classifier down."""
     order = [*network.places, CLASSIFIER]
     groups: dict[tuple[bool, float, float], list[str]] = {}
-    for name, value in network.named_parameters():
+    trained = [(name, value) for name, value in network.named_parameters() if value.requires_grad]
+    for name, value in trained:
         block = network.find_block(name)
         is_kernel = value.ndim == 4 and block != order[0]  # conv1 is a bank of filters of its own kind
         decay = recipe.layer_decay ** (len(order) - 1 - order.index(block))

@@ -132,6 +132,29 @@ def build_classifier(
     return graph.to_bytes("image", "probabilities", ["n", len(head[-1][1])], metadata)
 
 
+def build_convolved(
+    weights: Weights,
+    classifier: tuple[NDArray[np.float32], NDArray[np.float32]],
+    *,
+    side: int,
+    resize: str,
+    metadata: Mapping[str, str],
+) -> bytes:
+    """Build SqueezeNet with a classifier of its own kind: images of any size in, probabilities out.
+
+    Input and output are those of `build_classifier`. The classifier is a linear layer, weights (512, classes) and
+    biases (classes,), at every position of what fire9 gives, then ReLU, the mean over the positions, softmax.
+    """
+    graph = Graph()
+    pixels = _add_fit(graph, "image", side, resize)
+    maps, _ = _add_blocks(graph, pixels, FloatLayers(graph, weights, half_storage=True), "fire9", taps=())
+    kernel = graph.constant("classifier.weight", classifier[0].T[:, :, None, None])
+    y = graph.add("Conv", maps, kernel, graph.constant("classifier.bias", classifier[1]), kernel_shape=[1, 1])
+    logits = graph.add("ReduceMean", graph.add("Relu", y), graph.constant("positions", [2, 3]), keepdims=0)
+    graph.add("Softmax", logits, name="probabilities", axis=-1)
+    return graph.to_bytes("image", "probabilities", ["n", len(classifier[1])], metadata)
+
+
 def _add_fit(graph: Graph, image: str, side: int, resize: str) -> str:
     """Add the resize: uint8 in and out, antialiased as Pillow does it."""
     size = graph.constant("side", [side, side])
@@ -184,14 +207,16 @@ def _add_trunk(graph: Graph, pixels: str, layers: Layers) -> str:
     return graph.add("Concat", *taps, axis=1)
 
 
-def _add_blocks(graph: Graph, pixels: str, layers: Layers, last: str) -> tuple[str, list[str]]:
+def _add_blocks(
+    graph: Graph, pixels: str, layers: Layers, last: str, taps: Sequence[str] = TAPS
+) -> tuple[str, list[str]]:
     """Add conv1 ... `last`; returns what that gives, and the mean of every channel after each tap on the way."""
     x, means, positions = layers.first(pixels), [], graph.constant("positions", [2, 3])
     for fire in BLOCKS[1 : BLOCKS.index(last) + 1]:
         x = layers.pool(x) if fire in POOL_BEFORE else x
         x = layers.squeeze(x, f"features.{FIRES[fire]}", f"{fire}.squeeze")
         x = layers.expand(x, f"features.{FIRES[fire]}", f"{fire}.expand")
-        if fire in TAPS:
+        if fire in taps:
             means.append(graph.add("ReduceMean", x, positions, keepdims=0))
     return x, means
 

@@ -56,6 +56,8 @@ def open_onnxruntime(model: bytes, precision: str, threads: int) -> RunOutputs:
 def open_openvino(model: bytes, precision: str, threads: int) -> RunOutputs:
     """Open a graph in OpenVINO with one stream for each thread that calls."""
     openvino = _import_openvino()
+    # the binding gets to know numpy with its first array; two threads that do so at once wait for each other for ever
+    _ = openvino.Tensor(np.zeros(1, np.uint8)).data
     core = openvino.Core()
     hint = {"float32": "f32", "bfloat16": "bf16", "int8": "f32"}[precision]
     config = {"INFERENCE_PRECISION_HINT": hint, "NUM_STREAMS": str(threads), "INFERENCE_NUM_THREADS": str(threads)}

@@ -1,0 +1,475 @@
+import json
+import math
+import os
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from dataclasses import replace
+
+import numpy as np
+import pytest
+from click.testing import CliRunner
+from fast_options import FAST
+from safetensors import safe_open
+from safetensors.numpy import load as unpack_tensors
+
+from squeezetune.checkpoint import CheckpointFolder
+from squeezetune.cli import main
+from squeezetune.data.index import index_images, scan_folder
+from squeezetune.data.split import split_index, split_train_validation
+from squeezetune.engine import ThreadEngine
+from squeezetune.errors import CheckpointError
+from squeezetune.events import EpochFinished, Notice, StageStarted, ignore_event
+from squeezetune.interruption import STOPPING
+from squeezetune.learn.recipe import Recipe
+from squeezetune.learning import learn_classifier, make_files, make_manifest
+from squeezetune.prediction import Classifier, load
+from squeezetune.training import train
+
+torch = pytest.importorskip("torch", reason="torch is an extra")
+from squeezetune import deepening  # noqa: E402
+from squeezetune.learn import crew, finetune  # noqa: E402
+
+LAYERS = "all layers"
+# What one run of three epochs is made of: 36 training images in batches of 8.
+EPOCHS = 3.0
+
+
+def cut(index):
+    return split_index(index, validation=0.2, test=0.2, seed=0)
+
+
+def digest(deepened):
+    """Return all that was learnt, as bytes."""
+    arrays = [*deepened.weights.values(), *(array for layer in deepened.layers for array in layer)]
+    return b"".join(array.tobytes() for array in (*arrays, deepened.probabilities))
+
+
+def count_checkpoints(folder):
+    return len(list(folder.path.glob("checkpoint-*.json"))) if folder.path.exists() else 0
+
+
+@pytest.fixture(scope="module", autouse=True)
+def float32():
+    """Compute alike wherever the tests run, and save the time in which that is found out."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(crew, "choose_precision", lambda: torch.float32)
+        yield
+
+
+@pytest.fixture(scope="module")
+def settings(fixed_settings):
+    return replace(fixed_settings, layers="all", epochs=EPOCHS)
+
+
+@pytest.fixture(scope="module")
+def learn(shape_folder, settings, tmp_path_factory):
+    """Learn the shapes; further arguments are those of `learn_classifier`, or settings."""
+    cache, engine = tmp_path_factory.mktemp("deep-cache"), ThreadEngine(2)
+    index = scan_folder(shape_folder, engine=engine)
+
+    def learn_with(listen=ignore_event, unfinished=None, resume=False, cut=cut, cache=cache, index=index, **changes):
+        changed = replace(settings, **changes)
+        return learn_classifier(index, cut, changed, cache, engine, listen, unfinished, resume=resume)
+
+    return learn_with
+
+
+@pytest.fixture(scope="module")
+def whole(learn):
+    """Learn without a stop: what came out, and what was said."""
+    said = []
+    return learn(said.append), said
+
+
+def prefer_layers(learned, weights):
+    """Make the frozen layers' head look worse than it is, so that the trained layers are chosen."""
+    chosen = replace(learned.head.chosen, is_correct=np.zeros_like(learned.head.chosen.is_correct))
+    head = replace(learned.head, chosen=chosen)
+    deepened = replace(learned.deepened.candidate, is_correct=np.ones_like(chosen.is_correct))
+    return make_files(replace(learned, head=head, deepened=replace(learned.deepened, candidate=deepened)), weights)
+
+
+# ---- what comes out
+
+
+def test_layers_are_trained_behind_the_head(whole):
+    learned, said = whole
+    stages = [event.stage for event in said if isinstance(event, StageStarted)]
+    assert stages == ["features", "head", "pixels", LAYERS]
+    epochs = [event for event in said if isinstance(event, EpochFinished) and event.stage == LAYERS]
+    assert [(epoch.epoch, epoch.of) for epoch in epochs] == [(1, 3), (2, 3), (3, 3)]
+    assert learned.deepened.candidate.history == tuple(epochs)
+    assert learned.deepened.is_finished
+    assert learned.deepened.probabilities.shape == (12, 3)
+    np.testing.assert_allclose(learned.deepened.probabilities.sum(axis=1), 1, rtol=1e-5)
+
+
+def test_the_stages_are_told_side_by_side(whole):
+    learned, _ = whole
+    frozen, trained = learned.stages
+    assert (frozen.name, trained.name) == ("frozen layers", LAYERS)
+    assert frozen.is_chosen is not trained.is_chosen
+    assert trained.is_chosen is learned.is_deepened
+    assert len(frozen.is_correct_test) == 12
+    assert trained.is_correct_test is None  # known of the file alone
+    right = learned.deepened.probabilities.argmax(axis=1) == learned.index.labels[learned.split.validation]
+    np.testing.assert_array_equal(trained.is_correct_validation, right)
+
+
+def test_all_layers_moved_and_are_what_float16_holds(whole, weights):
+    learned, _ = whole
+    for name, value in learned.deepened.weights.items():
+        np.testing.assert_array_equal(value, value.astype(np.float16).astype(np.float32))
+        if name.endswith("weight"):
+            assert 0 < np.abs(value - weights[name]).max() < np.abs(weights[name]).max(), name
+
+
+@pytest.mark.parametrize(("pixels", "difference"), [("as kept", 0.03), ("as in the file", 0.003)])
+def test_the_file_agrees_with_the_network_that_was_trained(learn, weights, settings, monkeypatch, pixels, difference):
+    """Kept pixels are larger than the network's, and made smaller once more: on pure noise that can be seen."""
+    if pixels == "as in the file":
+        monkeypatch.setattr(deepening, "choose_pixel_side", lambda side, sizes: side)
+    learned = prefer_layers(learn(epochs=1.0), weights)
+    assert learned.is_deepened
+    index, positions = learned.index, learned.split.validation
+    classifier = Classifier(learned.model, make_manifest(learned, settings))
+    by_file = classifier.predict_probabilities([index.source.read(index.names[at]) for at in positions])
+    assert (by_file.argmax(axis=1) == learned.deepened.probabilities.argmax(axis=1)).mean() >= 0.9
+    assert np.abs(by_file - learned.deepened.probabilities).mean() < difference
+
+
+def test_the_parameters_in_the_file_are_the_trained_ones(whole, weights, tmp_path):
+    learned = prefer_layers(whole[0], weights)
+    (tmp_path / "network.safetensors").write_bytes(learned.network)
+    with safe_open(tmp_path / "network.safetensors", "numpy") as file:
+        about = json.loads(file.metadata()["squeezetune"])
+    assert about == {"views": learned.chosen.views, "image_side": 64, "resize": "squash", "use_roots": False}
+    tensors = unpack_tensors(learned.network)
+    for name, value in learned.deepened.weights.items():
+        np.testing.assert_array_equal(tensors[name].astype(np.float32), value)
+    np.testing.assert_array_equal(tensors["head.0.weight"], learned.deepened.layers[0][0])
+
+
+def test_the_report_has_the_stages_and_their_curves(shape_folder, settings, tmp_path):
+    report = train(shape_folder, tmp_path / "model", replace(settings, epochs=1.0)).report
+    assert [stage["name"] for stage in report["stages"]] == ["frozen layers", LAYERS]
+    [chosen] = [stage for stage in report["stages"] if stage["chosen"]]
+    assert chosen["test"]["accuracy"] == report["test"]["accuracy"]
+    assert [epoch["stage"] for epoch in report["history"]][-1] == LAYERS
+    assert report["model"]["agreement"]["top1"] >= 0.99
+    assert report["model"]["agreement"]["mean_difference"] < 0.01
+    assert LAYERS in [item["stage"] for item in report["timings"]]
+    assert "--layers all" in report["command"]
+    assert [path.name for path in tmp_path.iterdir()] == ["model"]  # no unfinished run is left
+
+
+# ---- when it does not pay, or cannot be
+
+
+def test_layers_that_are_no_better_are_not_taken(learn, monkeypatch):
+    tune = finetune.tune
+
+    def spoil(*arguments):
+        tuned = tune(*arguments)
+        return replace(tuned, logits=-tuned.logits)
+
+    monkeypatch.setattr(finetune, "tune", spoil)
+    learned = learn(epochs=1.0)
+    assert not learned.is_deepened
+    assert learned.stages[0].is_chosen
+    assert "no better on the validation images" in learned.stages[1].note
+    frozen = learn(layers="head", views="mirror")
+    assert (learned.model, learned.network) == (frozen.model, frozen.network)
+
+
+def test_a_diverged_network_can_be_judged(learn, monkeypatch):
+    monkeypatch.setattr("squeezetune.planner.choose_recipe", lambda *_: Recipe(rate=1e6, head_rate=1e6, batch=8))
+    said = []
+    learned = learn(said.append, epochs=1.0)
+    assert np.isfinite(learned.deepened.probabilities).all()
+    assert math.isfinite(learned.deepened.candidate.validation_loss)
+    assert any("ends with what it had" in event.message for event in said if isinstance(event, Notice))
+
+
+def test_without_validation_images_no_layers_are_trained(learn, draw_shape, engine):
+    images = [draw_shape(shape, 0) for shape in ("box", "disc")]
+    index = index_images(images, ["box", "disc"], engine=engine)
+    learned = learn(index=index, cut=lambda images: split_train_validation(images, 0.2, 0))
+    assert len(learned.split.validation) == 0
+    assert learned.deepened is None
+    assert learned.stages == ()
+
+
+@pytest.mark.parametrize(("views", "count"), [("plain", 1), ("mirror", 2), ("crops", 2)])
+def test_training_sees_mirror_images_only_where_the_head_does(learn, monkeypatch, views, count):
+    seen = []
+    tune = finetune.tune
+
+    def watch(network, task, *others):
+        seen.append(task)
+        return tune(network, task, *others)
+
+    monkeypatch.setattr(finetune, "tune", watch)
+    learned = learn(views=views, epochs=0.25)
+    [task] = seen
+    assert task.views == learned.deepened.candidate.views == count
+    assert task.feed.augmentation.mirror is (count == 2)
+
+
+def test_rare_classes_are_weighed(learn, draw_shape, engine, monkeypatch):
+    tasks, tune = [], finetune.tune
+    monkeypatch.setattr(
+        finetune, "tune", lambda network, task, *others: tasks.append(task) or tune(network, task, *others)
+    )
+    shapes = ["box"] * 30 + ["disc"] * 10
+    images = [draw_shape(shape, at) for at, shape in enumerate(shapes)]
+    learn(index=index_images(images, shapes, engine=engine), epochs=0.25)
+    weights = tasks[0].class_weights
+    assert weights[1] / weights[0] == pytest.approx(3, rel=0.2)
+
+
+# ---- the disk
+
+
+def read_state(folder):
+    return {path: (path.stat().st_mtime_ns, path.read_bytes()) for path in folder.rglob("*") if path.is_file()}
+
+
+def test_without_a_cache_pixels_are_in_a_folder_for_now(learn, shape_folder, tmp_path, monkeypatch):
+    place = tmp_path / "temporary"
+    place.mkdir()
+    monkeypatch.setenv("TMPDIR", str(place))
+    monkeypatch.setattr(tempfile, "tempdir", None)
+    before, seen = read_state(shape_folder), []
+
+    def look(event):
+        if isinstance(event, EpochFinished) and event.stage == LAYERS:
+            seen.append(sum(path.stat().st_size for path in place.rglob("*") if path.is_file()))
+
+    learn(look, cache=None, epochs=1.0)
+    assert seen[0] > 48 * 64 * 64 * 3
+    assert list(place.iterdir()) == []
+    assert read_state(shape_folder) == before
+
+
+def test_pixels_are_decoded_once(learn, whole):
+    said = []
+    learn(said.append, epochs=0.25)
+    assert [event.stage for event in said if isinstance(event, StageStarted)] == ["head", LAYERS]
+
+
+# ---- the same again, stopped and resumed
+
+
+def test_the_same_run_gives_the_same_bytes_and_another_seed_others(learn, whole):
+    assert digest(learn().deepened) == digest(whole[0].deepened)
+    assert digest(learn(seed=1).deepened) != digest(whole[0].deepened)
+
+
+def stop_at(epoch):
+    """Press Ctrl-C, as it were, when an epoch is over."""
+
+    def listen(event):
+        if isinstance(event, EpochFinished) and (event.stage, event.epoch) == (LAYERS, epoch):
+            signal.raise_signal(signal.SIGINT)
+
+    return listen
+
+
+def test_ctrl_c_ends_with_a_model_and_the_run_can_be_resumed(learn, whole, tmp_path):
+    unfinished = CheckpointFolder(tmp_path / ".model.unfinished")
+    stopped = learn(stop_at(2), unfinished)
+    assert not stopped.deepened.is_finished
+    assert len(stopped.deepened.candidate.history) == 2
+    assert stopped.model
+    resumed = learn(ignore_event, unfinished, resume=True)
+    assert resumed.deepened.is_finished
+    assert digest(resumed.deepened) == digest(whole[0].deepened) != digest(stopped.deepened)
+
+
+def test_resuming_what_was_never_begun_begins(learn, whole, tmp_path):
+    resumed = learn(ignore_event, CheckpointFolder(tmp_path / ".model.unfinished"), resume=True)
+    assert digest(resumed.deepened) == digest(whole[0].deepened)
+
+
+def test_train_keeps_the_unfinished_run_beside_the_model(shape_folder, settings, tmp_path):
+    """Stop a run; refuse to go on from it with other settings; drop it; and go on from it to the end."""
+    hidden, said = tmp_path / ".model.unfinished", []
+
+    def listen(event):
+        said.append(event)
+        stop_at(1)(event)
+
+    stopped = train(shape_folder, tmp_path / "model", settings, listen=listen)
+    assert Notice(STOPPING) in said
+    assert stopped.report["test"]["count"] == 12
+    assert count_checkpoints(CheckpointFolder(hidden))
+    with pytest.raises(CheckpointError, match=r"settings\.seed is 3, the unfinished run had 0") as caught:
+        train(shape_folder, tmp_path / "model", settings, seed=3, resume=True)
+    assert "without --resume" in caught.value.hint
+    assert count_checkpoints(CheckpointFolder(hidden))
+    train(shape_folder, tmp_path / "model", settings, resume=True)
+    assert not hidden.exists()
+    assert load(tmp_path / "model").report["history"][-1]["epoch"] == 3
+
+
+def test_the_command_line_refuses_to_go_on_with_another_run(shape_folder, tmp_path):
+    unfinished = CheckpointFolder(tmp_path / ".model.unfinished")
+    unfinished.save({"kernel": np.zeros(3, np.float32)}, {"identity": {"photos": "others"}})
+    words = ["train", str(shape_folder), "--output", str(tmp_path / "model"), *FAST, "--layers", "all", "--resume"]
+    result = CliRunner().invoke(main, words)
+    assert result.exit_code == CheckpointError.exit_status
+    told = " ".join(result.stderr.split())
+    assert "is another one" in told
+    assert "train anew without --resume" in told
+    assert [path.name for path in tmp_path.iterdir()] == [".model.unfinished"]
+    assert count_checkpoints(unfinished) == 1
+
+
+def test_train_drops_an_unfinished_run_with_a_word(shape_folder, settings, tmp_path):
+    hidden, said = tmp_path / ".model.unfinished", []
+    CheckpointFolder(hidden).save({"kernel": np.zeros(3, np.float32)}, {"identity": {}})
+    train(shape_folder, tmp_path / "model", settings, layers="head", listen=said.append)
+    [notice] = [event.message for event in said if isinstance(event, Notice)]
+    assert f"an unfinished run in {hidden} is dropped" in notice
+    assert "--resume" in notice
+    assert not hidden.exists()
+
+
+# ---- killed
+
+RUNS = """
+import os, signal, sys, time
+from pathlib import Path
+
+from squeezetune.checkpoint import CheckpointFolder
+from squeezetune.data.index import scan_folder
+from squeezetune.data.split import split_index
+from squeezetune.engine import ThreadEngine
+from squeezetune.events import ignore_event
+from squeezetune.learn import crew, finetune, keeping
+from squeezetune.learning import learn_classifier
+from squeezetune.settings import Settings
+
+import torch
+
+photos, place, moments = sys.argv[1], Path(sys.argv[2]), [float(word) for word in sys.argv[4:]]
+crew.choose_precision = lambda: torch.float32
+finetune.KEPT_EVERY_S = 0.05
+settings = Settings(image_side=64, validation=0.2, test=0.2, engine="onnxruntime", precision="float32", threads=2,
+                    layers="all", epochs=float(sys.argv[3]))
+cut = lambda index: split_index(index, validation=0.2, test=0.2, seed=0)
+load_kept = keeping.load_kept
+
+
+def tell(folder, identity):
+    found = load_kept(folder, identity)
+    with (place / "steps").open("a") as file:
+        print(found[0].state.step if found else 0, file=file)
+    return found
+
+
+keeping.load_kept = tell
+
+
+def run(name):
+    '''Train, or go on, and leave a digest.'''
+    engine, unfinished = ThreadEngine(2), CheckpointFolder(place / f".{name}.unfinished")
+    index = scan_folder(photos, engine=engine)
+    learned = learn_classifier(index, cut, settings, place / "cache", engine, ignore_event, unfinished, resume=True)
+    arrays = [*learned.deepened.weights.values(), *learned.deepened.layers[0], learned.deepened.probabilities]
+    (place / name).write_bytes(b"".join(array.tobytes() for array in arrays))
+
+
+def start(name):
+    '''Run in a process of its own, which has loaded its libraries already.'''
+    child = os.fork()
+    if not child:
+        run(name)
+        os._exit(0)
+    return child
+
+
+def find_newest(name):
+    return max((int(path.stem[-6:]) for path in place.glob(f".{name}.unfinished/checkpoint-*.json")), default=0)
+
+
+def wait_for_checkpoint(name, child):
+    '''Wait until the run has kept something new; say when, and whether it is still there.'''
+    before, ended = find_newest(name), 0
+    while find_newest(name) == before and not ended:
+        time.sleep(0.002)
+        ended, _ = os.waitpid(child, os.WNOHANG)
+    return time.perf_counter(), not ended
+
+
+child = start("clean")
+began, _ = wait_for_checkpoint("clean", child)
+assert os.waitpid(child, 0)[1] == 0
+length, kills = time.perf_counter() - began, 0
+for moment in moments:
+    child = start("killed")
+    _, is_alive = wait_for_checkpoint("killed", child)
+    if not is_alive:
+        break
+    time.sleep(moment * length)
+    os.kill(child, signal.SIGKILL)
+    kills += os.WIFSIGNALED(os.waitpid(child, 0)[1])
+assert os.waitpid(start("killed"), 0)[1] == 0
+print(kills)
+"""
+
+
+def kill_and_compare(photos, place, epochs, moments):
+    """Kill a training again and again, such shares of its length after it has kept something new.
+
+    What is left alone then must end as if nothing had been.
+    """
+    words = [sys.executable, "-c", RUNS, str(photos), str(place), str(epochs), *map(str, moments)]
+    done = subprocess.run(words, capture_output=True, text=True, timeout=600, check=False)
+    assert done.returncode == 0, done.stderr
+    assert (place / "killed").read_bytes() == (place / "clean").read_bytes()
+    clean, *steps = [int(line) for line in (place / "steps").read_text().split()]
+    assert (clean, steps[0]) == (0, 0)
+    assert steps == sorted(set(steps))  # each goes on from where another was killed
+    assert int(done.stdout) >= len(moments) / 2, "the runs were over too soon to be killed"
+
+
+FORKS = pytest.mark.skipif(not hasattr(os, "fork"), reason="needs a system that can fork")
+
+
+@FORKS
+def test_killed_trainings_end_as_if_nothing_had_been(shape_folder, tmp_path):
+    kill_and_compare(shape_folder, tmp_path, 4, [0.1, 0.2])
+
+
+@FORKS
+@pytest.mark.slow
+def test_twenty_killed_trainings_end_as_if_nothing_had_been(shape_folder, tmp_path):
+    kill_and_compare(shape_folder, tmp_path, 24, np.random.default_rng(0).uniform(0, 0.05, 20).tolist())
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="Windows sends signals to whole consoles only")
+def test_a_real_ctrl_c_leaves_a_model(shape_folder, tmp_path):
+    command = [sys.executable, "-m", "squeezetune", "train", str(shape_folder), "--output", str(tmp_path / "model"),
+               "--image-side", "64", "--validation", "0.2", "--test", "0.2", "--engine", "onnxruntime",
+               "--precision", "float32", "--threads", "2", "--layers", "all", "--epochs", "2000"]  # fmt: skip
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
+        try:
+            end = time.monotonic() + 60
+            while not list(tmp_path.glob(".model.unfinished/checkpoint-*.json")):  # the first epoch is over
+                assert process.poll() is None, process.stderr.read()
+                assert time.monotonic() < end
+                time.sleep(0.02)
+            process.send_signal(signal.SIGINT)
+            said, told = process.communicate(timeout=60)
+        finally:
+            process.kill()
+    assert process.returncode == 0, told
+    assert "of 12 test photos are recognised" in said
+    assert "Stopping after this step" in " ".join(told.split())
+    assert load(tmp_path / "model").report["test"]["count"] == 12
+    assert list(tmp_path.glob(".model.unfinished/checkpoint-*.json"))
