@@ -37,6 +37,14 @@ LAYERS = "all layers"
 EPOCHS = 3.0
 
 
+@pytest.fixture(autouse=True)
+def usual_interrupts():
+    """Let Ctrl-C be what it is at a terminal: a job in the background starts with it ignored, as do its children."""
+    former = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, former)
+
+
 def cut(index):
     return split_index(index, validation=0.2, test=0.2, seed=0)
 
@@ -314,6 +322,30 @@ def test_train_keeps_the_unfinished_run_beside_the_model(shape_folder, settings,
     train(shape_folder, tmp_path / "model", settings, resume=True)
     assert not hidden.exists()
     assert load(tmp_path / "model").report["history"][-1]["epoch"] == 3
+
+
+def test_a_run_with_a_budget_goes_on_with_the_plan_that_it_had(learn, monkeypatch, tmp_path):
+    unfinished, plans = CheckpointFolder(tmp_path / ".model.unfinished"), []
+    tune = finetune.tune
+
+    def watch(network, task, plan, *others):
+        plans.append(plan)
+        return tune(network, task, plan, *others)
+
+    monkeypatch.setattr(finetune, "tune", watch)
+    assert not learn(stop_at(1), unfinished, budget="20m", epochs=8.0).deepened.is_finished
+    plan = replace(plans[0], epochs=plans[0].epochs / 2)  # what a busier machine would plan now
+    monkeypatch.setattr("squeezetune.planner.plan_stage", lambda *_: plan)
+    assert learn(ignore_event, unfinished, resume=True, budget="20m", epochs=8.0).deepened.is_finished
+    assert plans[0] == plans[1] != plan
+
+
+def test_settings_that_train_no_layers_leave_an_unfinished_run_alone(shape_folder, settings, tmp_path):
+    hidden, said = CheckpointFolder(tmp_path / ".model.unfinished"), []
+    hidden.save({"kernel": np.zeros(3, np.float32)}, {"identity": {}})
+    train(shape_folder, tmp_path / "model", settings, layers="head", resume=True, listen=said.append)
+    assert [True for event in said if isinstance(event, Notice) and "nothing was resumed" in event.message]
+    assert count_checkpoints(hidden) == 1
 
 
 def test_the_command_line_refuses_to_go_on_with_another_run(shape_folder, tmp_path):

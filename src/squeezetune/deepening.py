@@ -30,6 +30,7 @@ from squeezetune.learn.head import PENALTIES, Candidate, Head, Scaling, measure_
 from squeezetune.learn.recipe import StagePlan
 from squeezetune.learn.trunk import Trunk
 from squeezetune.learn.weights import Weights
+from squeezetune.machine import name_version
 from squeezetune.scene import draw_sample
 from squeezetune.settings import Settings
 
@@ -110,7 +111,7 @@ def deepen(ground: Ground, plan: StagePlan, workshop: Workshop) -> Deepened:
     start, settings, listen = time.perf_counter(), workshop.settings, workshop.listen
     identity = identify_run(ground, plan, workshop)
     found = load_kept(workshop.unfinished, identity) if workshop.unfinished and workshop.is_resuming else None
-    kept, precision = found or (None, choose_precision())
+    kept, plan, precision = found or (None, plan, choose_precision())
     network = build_tapped(ground, plan.start, settings, workshop.threads)
     with ExitStack() as stack:
         task = make_task(ground, stack.enter_context(open_feed(ground, plan, workshop)), settings)
@@ -118,7 +119,7 @@ def deepen(ground: Ground, plan: StagePlan, workshop: Workshop) -> Deepened:
         keep = None
         if workshop.unfinished:
             writer = stack.enter_context(CheckpointWriter(workshop.unfinished, listen))
-            keep = Keeper(writer, identity, precision).keep
+            keep = Keeper(writer, identity, plan, precision).keep
         conditions = Conditions(plan.name, settings.seed, workshop.threads, precision, listen, interruption.poll)
         pace = make_pace(plan, max(1, len(task.train) // plan.recipe.batch), workshop)
         tuned = tune(network, task, plan, pace, conditions, kept, keep)
@@ -134,13 +135,18 @@ def make_pace(plan: StagePlan, steps: int, workshop: Workshop) -> "Pace":
 
 
 def identify_run(ground: Ground, plan: StagePlan, workshop: Workshop) -> dict[str, Any]:
-    """Name all that the trained network depends on, so that an unfinished run goes on with the same only."""
+    """Name all that the trained network depends on, so that an unfinished run goes on with the same only.
+
+    A plan that fills a budget is another one each time; the unfinished run's own is gone on with.
+    """
     return {
+        "version": name_version(),
         "photos": ground.index.fingerprint,
         "settings": workshop.settings.to_dict(),
         "threads": workshop.threads,
         "frozen layers": ground.trunk.key,
-        "plan": asdict(plan),
+        "images": len(ground.split.train),
+        "plan": None if workshop.settings.budget else asdict(plan),
         "torch": version("torch"),
     }
 

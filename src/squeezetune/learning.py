@@ -94,6 +94,11 @@ class Learned:
         return (*self.head.chosen.history, *(self.deepened.candidate.history if self.deepened else ()))
 
     @property
+    def has_trained_layers(self) -> bool:
+        """Say whether layers were trained, better or not."""
+        return self.deepened is not None
+
+    @property
     def is_finished(self) -> bool:
         """Say whether nobody stopped the training early."""
         return self.deepened is None or self.deepened.is_finished
@@ -174,7 +179,8 @@ def learn_classifier(
     ends = None if deadline is None else deadline - plan.after_training_s
     workshop = Workshop(settings, cache, engine, threads, listen, unfinished, resume, ends)
     ground = Ground(index, split, features, trunk, weights, head)
-    deepened = deepen(ground, plan.stage, workshop) if plan.stage else None
+    # photos that cannot be decoded may have left nothing to judge by
+    deepened = deepen(ground, plan.stage, workshop) if plan.stage and len(split.validation) else None
     return make_files(Learned(index, split, features, trunk, head, deepened), weights)
 
 

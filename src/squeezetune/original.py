@@ -79,6 +79,7 @@ class LearnedOriginal:
 
     network_name = "SqueezeNet 1.1, the original recipe"
     engine_name = "torch"
+    has_trained_layers = True
     stages: tuple[StageResult, ...] = ()  # there was one only
 
     @property

@@ -131,8 +131,7 @@ def train(
         measured, compared = measure_file(staging, manifest, learned, job)
         write_report(staging, learned, measured, compared, job)
         staging.finish(manifest)
-    if learned.is_finished:
-        unfinished.remove()
+    close_unfinished(unfinished, learned, job)
     return load(job.output)
 
 
@@ -200,6 +199,16 @@ def open_unfinished(job: Job, resume: bool) -> CheckpointFolder:
         job.listen(Notice(f"an unfinished run in {unfinished.path} is dropped; --resume would have gone on with it"))
         unfinished.remove()
     return unfinished
+
+
+def close_unfinished(unfinished: CheckpointFolder, learned: Trained, job: Job) -> None:
+    """Remove what was kept of a training that is finished now; one that other settings began stays."""
+    if not unfinished.path.exists():
+        return
+    if learned.has_trained_layers and learned.is_finished:
+        unfinished.remove()
+    elif not learned.has_trained_layers:
+        job.listen(Notice(f"nothing was resumed: these settings train no layers; {unfinished.path} is left as it was"))
 
 
 def measure_file(staging: Staging, manifest: Manifest, learned: Trained, job: Job) -> tuple[Measured, Measured | None]:

@@ -162,7 +162,7 @@ def test_a_part_of_an_epoch_is_an_epoch_too():
 # ---- stopped and resumed
 
 
-@pytest.mark.parametrize("steps", [0, 1, 3, 4, 5, 8, 11])
+@pytest.mark.parametrize("steps", [0, 2, 3, 5, 10])
 def test_a_run_that_goes_on_ends_as_if_it_had_never_stopped(run, steps):
     tuned, _, kept = run
     said, started = [], copy_kept(kept[steps])

@@ -35,14 +35,15 @@ def make_kept(step=7):
 
 def keep(folder, kept, identity=IDENTITY, precision=torch.float32):
     with CheckpointWriter(folder) as writer:
-        Keeper(writer, identity, precision).keep(kept)
+        Keeper(writer, identity, PLAN, precision).keep(kept)
 
 
 @pytest.mark.parametrize("precision", [torch.float32, torch.bfloat16])
 def test_what_is_kept_is_loaded(folder, precision):
     kept = make_kept()
     keep(folder, kept, precision=precision)
-    found, found_precision = load_kept(folder, IDENTITY)
+    found, plan, found_precision = load_kept(folder, IDENTITY)
+    assert plan == PLAN
     assert found_precision is precision
     for own, other in ((found.state, kept.state), (found.safe, kept.safe)):
         assert own.tensors.keys() == other.tensors.keys()
@@ -55,7 +56,7 @@ def test_training_may_change_what_it_gave_at_once(folder):
     kept = make_kept()
     expected = kept.state.tensors["kernel"].clone()
     with CheckpointWriter(folder) as writer:
-        Keeper(writer, IDENTITY, torch.float32).keep(kept)
+        Keeper(writer, IDENTITY, PLAN, torch.float32).keep(kept)
         kept.state.tensors["kernel"].zero_()
     assert torch.equal(load_kept(folder, IDENTITY)[0].state.tensors["kernel"], expected)
 
@@ -77,18 +78,19 @@ def whole():
     return run_training(make_task(32, 8), PLAN)
 
 
-@pytest.mark.parametrize("steps", [1, 2, 3, 5])  # two steps are an epoch
+@pytest.mark.parametrize("steps", [1, 2, 5])  # two steps are an epoch
 def test_a_run_goes_on_from_the_disk_to_the_same_end(folder, whole, steps, monkeypatch):
     monkeypatch.setattr(finetune, "KEPT_EVERY_S", -math.inf)
     left = iter(range(steps, -1, -1))
     conditions = make_conditions(is_stopping=lambda: not next(left))
     with CheckpointWriter(folder) as writer:
-        stopped = run_training(make_task(32, 8), PLAN, conditions, keep=Keeper(writer, IDENTITY, torch.float32).keep)
+        keeper = Keeper(writer, IDENTITY, PLAN, torch.float32)
+        stopped = run_training(make_task(32, 8), PLAN, conditions, keep=keeper.keep)
     assert not stopped.is_finished
-    kept, _ = load_kept(folder, IDENTITY)
+    kept, _, _ = load_kept(folder, IDENTITY)
     assert kept.state.step == steps
     with CheckpointWriter(folder) as writer:
-        keeper = Keeper(writer, IDENTITY, torch.float32)
+        keeper = Keeper(writer, IDENTITY, PLAN, torch.float32)
         resumed = run_training(make_task(32, 8), PLAN, kept=kept, keep=keeper.keep)
     assert resumed.is_finished
     for name, value in whole.parameters.items():

@@ -158,7 +158,10 @@ class Crew:
 
 def choose_precision() -> Any:
     """Choose bfloat16 where the processor computes in it by itself, else float32; found by timing a convolution."""
-    seconds = {kind: min(_time_convolution(kind) for _ in range(3)) for kind in (torch.float32, torch.bfloat16)}
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)  # as in training
+    seconds = {kind: min(_time_convolution(kind) for _ in range(5)) for kind in (torch.float32, torch.bfloat16)}
+    torch.set_num_threads(threads)
     return torch.bfloat16 if seconds[torch.float32] > NATIVE_GAIN * seconds[torch.bfloat16] else torch.float32
 
 

@@ -1,11 +1,12 @@
 """An unfinished training on disk: what `finetune` needs to go on, as a checkpoint's tensors and plain values."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import Any
 
 from squeezetune.checkpoint import CheckpointFolder, CheckpointWriter
 from squeezetune.learn.finetune import Kept, State
+from squeezetune.learn.recipe import StagePlan
 
 # isort: split
 # after `finetune`, which says how to install torch where it is missing
@@ -20,6 +21,7 @@ class Keeper:
 
     writer: CheckpointWriter
     identity: Mapping[str, Any]
+    plan: StagePlan
     precision: Any
 
     def keep(self, kept: Kept) -> None:
@@ -27,12 +29,18 @@ class Keeper:
         tensors, state = kept.state.to_plain()
         safe_tensors, safe = kept.safe.to_plain()
         tensors |= {f"{SAFE}{name}": value for name, value in safe_tensors.items()}
-        precision = str(self.precision).removeprefix("torch.")
-        self.writer.save(tensors, {"identity": self.identity, "state": state, "safe": safe, "precision": precision})
+        about = {
+            "identity": self.identity,
+            "plan": asdict(self.plan),
+            "precision": str(self.precision).removeprefix("torch."),
+            "state": state,
+            "safe": safe,
+        }
+        self.writer.save(tensors, about)
 
 
-def load_kept(folder: CheckpointFolder, identity: Mapping[str, Any]) -> tuple[Kept, Any] | None:
-    """Load what an unfinished run kept, with the type of number that it computed in; None if there is nothing.
+def load_kept(folder: CheckpointFolder, identity: Mapping[str, Any]) -> tuple[Kept, StagePlan, Any] | None:
+    """Load what an unfinished run kept, its plan and the type of number that it computed in; None if nothing is there.
 
     Raises:
         CheckpointError: it is of another run.
@@ -44,4 +52,4 @@ def load_kept(folder: CheckpointFolder, identity: Mapping[str, Any]) -> tuple[Ke
     safe = {name.removeprefix(SAFE): value for name, value in checkpoint.tensors.items() if name.startswith(SAFE)}
     about = checkpoint.about
     kept = Kept(State.from_plain(own, about["state"]), State.from_plain(safe, about["safe"]))
-    return kept, getattr(torch, about["precision"])
+    return kept, StagePlan.from_plain(about["plan"]), getattr(torch, about["precision"])

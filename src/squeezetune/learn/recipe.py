@@ -1,6 +1,8 @@
 """How layers are trained: every number of it, without torch, so that a plan can be made and shown before."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
+from typing import Any
 
 
 @dataclass(frozen=True)
@@ -65,6 +67,14 @@ class StagePlan:
     epochs: float
     recipe: Recipe
     extra_views: int = 0
+
+    @classmethod
+    def from_plain(cls, values: Mapping[str, Any]) -> "StagePlan":
+        """Make a plan of plain values, as `dataclasses.asdict` gives them."""
+        recipe = dict(values["recipe"])
+        recipe["augmentation"] = Augmentation(**recipe["augmentation"])
+        phases = tuple(Phase(**phase) for phase in values["phases"])
+        return cls(**{**values, "phases": phases, "recipe": Recipe(**recipe)})
 
     @property
     def side(self) -> int:
