@@ -31,6 +31,7 @@ from squeezetune.learn.recipe import StagePlan
 from squeezetune.learn.trunk import Trunk
 from squeezetune.learn.weights import Weights
 from squeezetune.machine import name_version
+from squeezetune.planner import MOST_EPOCHS
 from squeezetune.scene import draw_sample
 from squeezetune.settings import Settings
 
@@ -130,8 +131,12 @@ def make_pace(plan: StagePlan, steps: int, workshop: Workshop) -> "Pace":
     """Say how the training gets on: by its epochs, or so that it ends in time."""
     from squeezetune.learn.finetune import ClockPace, EpochPace
 
-    epochs, end = EpochPace(steps, plan.epochs, plan.side), workshop.training_ends
-    return epochs if end is None else ClockPace(epochs, lambda: end - time.perf_counter())
+    end = workshop.training_ends
+    if end is None:
+        return EpochPace(steps, plan.epochs, plan.side)
+    # the plan's epochs were a forecast: a faster machine makes more of them
+    most = EpochPace(steps, workshop.settings.epochs or MOST_EPOCHS, plan.side)
+    return ClockPace(most, lambda: end - time.perf_counter())
 
 
 def identify_run(ground: Ground, plan: StagePlan, workshop: Workshop) -> dict[str, Any]:

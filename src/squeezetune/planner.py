@@ -26,7 +26,9 @@ LEAST_TRAINING_S, LEAST_EPOCHS = 6.0, 0.4
 RESERVE_SHARE, RESERVE_S = 0.03, 3.5
 # A forward pass alone costs this share of a training step.
 FORWARD_SHARE = 0.4
-# Rows that a linear head learns from in a second, relative to the probe's matrix product, and what a hidden layer adds.
+# Two kinds of weights are compared on so many validation images.
+WATCHED_IMAGES = 2000
+# The linear probe is fitted on about so many rows of features.
 PROBE_ROWS = 20_000
 # The parts of the photos that are looked at where a budget is too short for all of them.
 SHARES = (1.0, 0.6, 0.35, 0.2, 0.1, 0.05)
@@ -175,8 +177,9 @@ def forecast_frame(stage: StagePlan, work: Workload, speeds: Speeds) -> float:
 
 
 def forecast_judgement(side: int, work: Workload, speeds: Speeds) -> float:
-    """Forecast the seconds in which the last and the averaged weights name the validation images, in two views."""
-    return 4 * work.validation * FORWARD_SHARE * side**2 * (speeds.pixel_s or 0.0)
+    """Forecast the seconds in which the last and the averaged weights name validation images, in two views."""
+    images = work.validation + 2 * min(work.validation, WATCHED_IMAGES)
+    return 2 * images * FORWARD_SHARE * side**2 * (speeds.pixel_s or 0.0)
 
 
 def measure_epoch(side: int, work: Workload, speeds: Speeds) -> float:
@@ -243,8 +246,9 @@ def plan_stage(
     epochs = training_s / measure_epoch(work.side, work, speeds)
     phases = stage.phases
     if epochs < EPOCHS_FOR_FULL_SIDE:
-        small = find_small_side(work.side)
-        epochs, phases = epochs * (work.side / small) ** 2, (Phase(small, 1.0),)
+        phases = (Phase(find_small_side(work.side), 1.0),)
+        training_s = left_s - others - forecast_frame(replace(stage, phases=phases), work, speeds)
+        epochs = training_s / measure_epoch(phases[0].side, work, speeds)
     if training_s < LEAST_TRAINING_S or epochs < LEAST_EPOCHS:
         return None
     return replace(stage, phases=phases, epochs=min(most, epochs), recipe=choose_recipe(work.train, epochs))

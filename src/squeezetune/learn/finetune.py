@@ -27,8 +27,6 @@ from squeezetune.learn.tapped import CLASSIFIER, TappedNetwork
 import torch
 from torch.nn import functional
 
-# The curve over the epochs is drawn from at most this many validation images.
-WATCHED_IMAGES = 2000
 # The share of the latest step in the figures that are told while training.
 RECENT = 0.05
 MAX_ROLLBACKS = 4
@@ -220,26 +218,29 @@ class Loop:
             self._keep_state(Kept(self.state, self._safe))
 
     def choose_weights(self) -> Tuned:
-        """Judge the last and the averaged weights on all validation images, and return the better ones."""
+        """Judge the last and the averaged weights on some validation images, and the better ones on all."""
         is_finished = self.state.progress >= FINISHED or self.state.rollbacks > MAX_ROLLBACKS
         judged = [self._judge_weights(is_averaged) for is_averaged in (False, True)]
         if not math.isfinite(judged[0][1]):  # the last steps have diverged, and no later one has noticed
             self._restore(self._safe)
             judged = [self._judge_weights(is_averaged) for is_averaged in (False, True)]
         is_averaged = judged[1][:2] > judged[0][:2]
-        _, _, parameters, logits = judged[is_averaged]
+        parameters = judged[is_averaged][2]
+        self._crew.load(parameters)
+        logits = self._crew.infer(self._crew.task.validation, self._plan.side, self._crew.task.views)
         arrays = {name: value.clone().numpy() for name, value in parameters.items()}
         history, seconds = tuple(self.state.history), self.state.seconds
         return Tuned(arrays, logits.numpy(), is_averaged, is_finished, history, seconds)
 
-    def _judge_weights(self, is_averaged: bool) -> tuple[float, float, dict[str, Tensor], Tensor]:
-        """Judge the last or the averaged weights: accuracy, likelihood, the weights themselves, and their logits."""
+    def _judge_weights(self, is_averaged: bool) -> tuple[float, float, dict[str, Tensor]]:
+        """Judge the last or the averaged weights on some images: accuracy, likelihood, and the weights themselves."""
         own = {name: self.state.tensors[f"{name}.average" if is_averaged else name] for name in self._crew.names}
-        labels = torch.from_numpy(self._crew.task.labels[self._crew.task.validation])
+        chosen = self._crew.task.watched
+        labels = torch.from_numpy(self._crew.task.labels[chosen])
         self._crew.load(own)
-        logits = self._crew.infer(self._crew.task.validation, self._plan.side, self._crew.task.views)
+        logits = self._crew.infer(chosen, self._plan.side, self._crew.task.views)
         accuracy = float((logits.argmax(1) == labels).double().mean())
-        return accuracy, -float(functional.cross_entropy(logits, labels)), own, logits
+        return accuracy, -float(functional.cross_entropy(logits, labels)), own
 
     def _draw_order(self) -> Positions:
         """Draw the order of the training images in this epoch."""
@@ -290,7 +291,7 @@ class Loop:
         """Judge the averaged weights on some validation images, note the figures, and begin another epoch."""
         state, task = self.state, self._crew.task
         side = self._plan.find_side(state.progress)
-        chosen = task.validation[:: -(-len(task.validation) // WATCHED_IMAGES)]
+        chosen = task.watched
         self._crew.load({name: state.tensors[f"{name}.average"] for name in self._crew.names})
         logits = self._crew.infer(chosen, side, 1)
         self._crew.load(self._parameters)
