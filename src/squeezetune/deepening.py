@@ -6,7 +6,6 @@ from contextlib import ExitStack, contextmanager
 from dataclasses import asdict, dataclass, replace
 from importlib.metadata import version
 from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -34,6 +33,7 @@ from squeezetune.machine import name_version
 from squeezetune.planner import MOST_EPOCHS
 from squeezetune.scene import draw_sample
 from squeezetune.settings import Settings
+from squeezetune.store import lend_folder
 
 if TYPE_CHECKING:
     from squeezetune.learn.crew import Task as TuningTask
@@ -187,8 +187,7 @@ def open_feed(ground: Ground, plan: StagePlan, workshop: Workshop) -> Iterator["
     Neither is held in memory.
     """
     used = np.union1d(ground.split.train, ground.split.validation)
-    with TemporaryDirectory() as temporary:
-        folder = workshop.cache or Path(temporary)
+    with lend_folder(workshop.cache) as folder:
         if plan.start == "conv1":
             yield feed_pixels(ground, plan, workshop, folder, used)
         else:

@@ -5,8 +5,6 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import asdict, dataclass, replace
 from importlib.metadata import version
-from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 import numpy as np
@@ -30,7 +28,7 @@ from squeezetune.learn.recipe import OriginalRecipe
 from squeezetune.learn.stages import StageResult
 from squeezetune.learn.weights import Weights, load_weights
 from squeezetune.settings import Settings
-from squeezetune.store import StoredRows
+from squeezetune.store import StoredRows, lend_folder
 
 if TYPE_CHECKING:
     from squeezetune.learn.network import SqueezeNet
@@ -163,8 +161,8 @@ def open_photos(index: ImageIndex, cut: CutIndex, workshop: Workshop) -> Iterato
     Their pixels are in the cache, or for this run alone in a temporary folder.
     """
     pixels = PixelSettings(workshop.settings.image_side or SIDE_PX, workshop.settings.resize)
-    with TemporaryDirectory() as temporary:
-        store = open_pixel_store(workshop.cache or Path(temporary), pixels)
+    with lend_folder(workshop.cache) as folder:
+        store = open_pixel_store(folder, pixels)
         while True:
             split = cut(index)
             used = np.union1d(split.train, split.validation)

@@ -9,7 +9,7 @@ from importlib.util import find_spec
 
 from squeezetune.errors import MissingExtraError
 from squeezetune.events import Listener, Notice, PlanMade
-from squeezetune.learn.recipe import Phase, StagePlan, choose_recipe
+from squeezetune.learn.recipe import WATCHED_IMAGES, Phase, StagePlan, choose_recipe
 from squeezetune.settings import Settings, parse_duration
 
 # A thorough run shows this many training images to the network, and each of them at least and at most so many times.
@@ -26,8 +26,6 @@ LEAST_TRAINING_S, LEAST_EPOCHS = 6.0, 0.4
 RESERVE_SHARE, RESERVE_S = 0.03, 3.5
 # A forward pass alone costs this share of a training step.
 FORWARD_SHARE = 0.4
-# Two kinds of weights are compared on so many validation images.
-WATCHED_IMAGES = 2000
 # The linear probe is fitted on about so many rows of features.
 PROBE_ROWS = 20_000
 # The parts of the photos that are looked at where a budget is too short for all of them.

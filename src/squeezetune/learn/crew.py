@@ -19,7 +19,7 @@ from squeezetune.events import Listener
 from squeezetune.learn.augment import cut_and_mix
 from squeezetune.learn.feeds import Feed, Positions
 from squeezetune.learn.network import Tensor
-from squeezetune.learn.recipe import Recipe
+from squeezetune.learn.recipe import WATCHED_IMAGES, Recipe
 from squeezetune.learn.tapped import TappedNetwork
 
 # isort: split
@@ -29,8 +29,6 @@ from torch.nn import functional
 
 # At most so many pixels go through the network at once on one thread: what stays in the processor's cache.
 MICRO_PIXELS = 18 * 128 * 128
-# The curve over the epochs, and the choice between the last and the averaged weights, take so many validation images.
-WATCHED_IMAGES = 2000
 # bfloat16 is taken where it is this much faster: where the processor has it, and not where it is emulated.
 NATIVE_GAIN = 1.2
 

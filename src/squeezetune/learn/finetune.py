@@ -220,25 +220,26 @@ class Loop:
     def choose_weights(self) -> Tuned:
         """Judge the last and the averaged weights on some validation images, and the better ones on all."""
         is_finished = self.state.progress >= FINISHED or self.state.rollbacks > MAX_ROLLBACKS
-        judged = [self._judge_weights(is_averaged) for is_averaged in (False, True)]
+        side, views = self._plan.side, self._crew.task.views
+        judged = [self._judge_weights(is_averaged, side, views) for is_averaged in (False, True)]
         if not math.isfinite(judged[0][1]):  # the last steps have diverged, and no later one has noticed
             self._restore(self._safe)
-            judged = [self._judge_weights(is_averaged) for is_averaged in (False, True)]
+            judged = [self._judge_weights(is_averaged, side, views) for is_averaged in (False, True)]
         is_averaged = judged[1][:2] > judged[0][:2]
         parameters = judged[is_averaged][2]
         self._crew.load(parameters)
-        logits = self._crew.infer(self._crew.task.validation, self._plan.side, self._crew.task.views)
+        logits = self._crew.infer(self._crew.task.validation, side, views)
         arrays = {name: value.clone().numpy() for name, value in parameters.items()}
         history, seconds = tuple(self.state.history), self.state.seconds
         return Tuned(arrays, logits.numpy(), is_averaged, is_finished, history, seconds)
 
-    def _judge_weights(self, is_averaged: bool) -> tuple[float, float, dict[str, Tensor]]:
+    def _judge_weights(self, is_averaged: bool, side: int, views: int) -> tuple[float, float, dict[str, Tensor]]:
         """Judge the last or the averaged weights on some images: accuracy, likelihood, and the weights themselves."""
         own = {name: self.state.tensors[f"{name}.average" if is_averaged else name] for name in self._crew.names}
         chosen = self._crew.task.watched
         labels = torch.from_numpy(self._crew.task.labels[chosen])
         self._crew.load(own)
-        logits = self._crew.infer(chosen, self._plan.side, self._crew.task.views)
+        logits = self._crew.infer(chosen, side, views)
         accuracy = float((logits.argmax(1) == labels).double().mean())
         return accuracy, -float(functional.cross_entropy(logits, labels)), own
 
@@ -291,11 +292,8 @@ class Loop:
         """Judge the averaged weights on some validation images, note the figures, and begin another epoch."""
         state, task = self.state, self._crew.task
         side = self._plan.find_side(state.progress)
-        chosen = task.watched
-        self._crew.load({name: state.tensors[f"{name}.average"] for name in self._crew.names})
-        logits = self._crew.infer(chosen, side, 1)
+        accuracy, likelihood, _ = self._judge_weights(True, side, 1)
         self._crew.load(self._parameters)
-        labels = torch.from_numpy(task.labels[chosen])
         steps = len(task.train) // self._crew.batch
         figures = EpochFinished(
             stage=self._conditions.stage,
@@ -303,8 +301,8 @@ class Loop:
             of=state.epoch + 1 + math.ceil(self._estimate_steps() / steps - 1e-6),
             train_loss=state.loss / state.epoch_step,
             train_accuracy=state.correct / state.epoch_step,
-            validation_loss=float(functional.cross_entropy(logits, labels)),
-            validation_accuracy=float((logits.argmax(1) == labels).double().mean()),
+            validation_loss=-likelihood,
+            validation_accuracy=accuracy,
             images_per_s=state.step * self._crew.batch / state.seconds,
             seconds=state.seconds,
         )

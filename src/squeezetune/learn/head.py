@@ -11,14 +11,13 @@ from squeezetune.events import EpochFinished, Listener, StageAdvanced, StageFini
 from squeezetune.learn.calibration import fit_temperature, measure_loss
 from squeezetune.learn.dense import Layers, Rows, Task, apply_layers, fit_linear
 from squeezetune.learn.hidden import Epoch, HiddenOptions, fit_hidden
+from squeezetune.learn.recipe import WATCHED_IMAGES
 from squeezetune.settings import Settings
 
 # Penalties on the summed loss; the best one hardly depends on the number of images. The first is the likeliest.
 PENALTIES = (80.0, 20.0, 320.0)
 # The penalty and the views are chosen on at most this many training images, and hold for all of them.
 PILOT_IMAGES = 3000
-# The curve over the epochs is drawn from at most this many validation images.
-WATCHED_IMAGES = 2000
 # A validation part with no more mistakes than this share cannot tell a better head from a worse one.
 SETTLED_ERROR = 0.005
 HIDDEN = {"balanced": HiddenOptions(), "thorough": HiddenOptions(epochs=30, min_steps=1000)}

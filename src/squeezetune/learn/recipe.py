@@ -4,6 +4,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+# The curve over the epochs, and the choice between the last and the averaged weights, take so many validation images.
+WATCHED_IMAGES = 2000
+
 
 @dataclass(frozen=True)
 class Augmentation:
