@@ -43,6 +43,7 @@ class RecordedDisk:
         self.root = root
         self.changes = []
         self._contents = {}
+        self._open = {}
         for name in ("replace", "rename"):
             monkeypatch.setattr(Path, name, self._wrap_rename(getattr(Path, name)))
         monkeypatch.setattr(Path, "unlink", self._wrap_unlink(Path.unlink))
@@ -50,10 +51,23 @@ class RecordedDisk:
         monkeypatch.setattr(Path, "mkdir", self._wrap_mkdir(Path.mkdir))
         monkeypatch.setattr(os, "fsync", self._wrap_fsync(os.fsync))
 
+    def close(self):
+        """Let go of all that was recorded."""
+        for handle in self._open.values():
+            os.close(handle)
+        self._open = {}
+
+    def _identify(self, path):
+        """Return a file's or folder's inode, and hold it open, so that nothing made later is given the same one."""
+        inode = path.stat().st_ino
+        if inode not in self._open:
+            self._open[inode] = os.open(path, os.O_RDONLY)
+        return inode
+
     def _wrap_rename(self, rename):
         def recorded(path, target):
             self._note_content(path)
-            inode = path.stat().st_ino
+            inode = self._identify(path)
             result = rename(path, target)
             self.changes.append(Change("link", inode, Path(target), removed=path))
             return result
@@ -74,7 +88,7 @@ class RecordedDisk:
             existed = path.exists()
             mkdir(path, *arguments, **options)
             if not existed:  # the folders above are made by calls of their own
-                self.changes.append(Change("link", path.stat().st_ino, path))
+                self.changes.append(Change("link", self._identify(path), path))
 
         return recorded
 
@@ -82,6 +96,7 @@ class RecordedDisk:
         def recorded(handle):
             status = os.fstat(handle)
             path = self._find(status.st_ino)
+            self._identify(path)
             if not stat.S_ISDIR(status.st_mode):
                 self._note_content(path)
             fsync(handle)
@@ -91,7 +106,7 @@ class RecordedDisk:
 
     def _note_content(self, path):
         """Note that a file was written, in one piece, shortly before."""
-        inode, content = path.stat().st_ino, path.read_bytes()
+        inode, content = self._identify(path), path.read_bytes()
         if path.name.endswith(".tmp") and not self._is_linked(inode, path):
             self.changes.append(Change("link", inode, path))
         if self._contents.get(inode) != content:

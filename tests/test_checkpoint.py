@@ -340,7 +340,9 @@ def load_after_power_cuts(root, changes, run, scratch):
 def disk(tmp_path, monkeypatch):
     root = tmp_path / "disk"
     root.mkdir()
-    return RecordedDisk(root, monkeypatch)
+    recorded = RecordedDisk(root, monkeypatch)
+    yield recorded
+    recorded.close()
 
 
 def test_the_recorded_disk_is_the_real_one(disk):
