@@ -65,6 +65,7 @@ TABLES: Mapping[str, Mapping[str, Change]] = {
         f"light and colour {share:g}": change_augmentation(light=share, colour=share) for share in (0.0, 0.2, 0.4)
     },
     "mixing": {f"mix {share:g}": change_recipe(mixing=share) for share in (0.0, 0.5, 1.0)},
+    "first": {f"from {block} on": change_recipe(first_trained=block) for block in ("conv1", "fire2", "fire4", "fire6")},
     "sides": {
         "96": change_sides((96, 1.0)),
         "128": change_sides((128, 1.0)),

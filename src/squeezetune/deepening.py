@@ -113,7 +113,7 @@ def deepen(ground: Ground, plan: StagePlan, workshop: Workshop) -> Deepened:
     identity = identify_run(ground, plan, workshop)
     found = load_kept(workshop.unfinished, identity) if workshop.unfinished and workshop.is_resuming else None
     kept, plan, precision = found or (None, plan, choose_precision())
-    network = build_tapped(ground, plan.start, settings, workshop.threads)
+    network = build_tapped(ground, plan, settings, workshop.threads)
     with ExitStack() as stack:
         task = make_task(ground, stack.enter_context(open_feed(ground, plan, workshop)), settings)
         interruption = stack.enter_context(catch_interrupts(listen))
@@ -156,13 +156,14 @@ def identify_run(ground: Ground, plan: StagePlan, workshop: Workshop) -> dict[st
     }
 
 
-def build_tapped(ground: Ground, start: str, settings: Settings, threads: int) -> "TappedNetwork":
+def build_tapped(ground: Ground, plan: StagePlan, settings: Settings, threads: int) -> "TappedNetwork":
     """Build the network with the pretrained layers and a linear probe as its classifier."""
     from squeezetune.learn.network import build_network
     from squeezetune.learn.tapped import TappedNetwork
 
     scaling, ((weight, bias),) = fit_probe(ground, settings, threads)
-    network = TappedNetwork(build_network(ground.weights), len(ground.index.class_names), start)
+    classes = len(ground.index.class_names)
+    network = TappedNetwork(build_network(ground.weights), classes, plan.start, plan.recipe.first_trained)
     network.set_classifier(scaling, weight, bias)
     return network
 

@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 
 from squeezetune.events import Listener
 from squeezetune.learn.augment import cut_and_mix
+from squeezetune.learn.backprop import run_backward, run_forward
 from squeezetune.learn.feeds import Feed, Positions
 from squeezetune.learn.network import Tensor
 from squeezetune.learn.recipe import WATCHED_IMAGES, Recipe
@@ -124,41 +125,51 @@ class Crew:
         """Measure one thread's part of a batch, a few images at a time."""
         generator = torch.Generator().manual_seed(_mix_seed(self.conditions.seed, *place))
         parameters = dict(self._worker.named_parameters())
-        trained = [parameters[name] for name in self.names]
+        trained, classifier = [parameters[name] for name in self.names], list(self._worker.classifier.parameters())
         sums = [torch.zeros(value.shape) for value in trained]
         loss, correct = 0.0, 0
         for at in range(0, len(positions), _count_micro(side)):
             chosen = positions[at : at + _count_micro(side)]
             labels = self._labels[chosen]
             maps, taps = self.task.feed.draw(chosen, side, generator)
-            losses, logits = self._measure_losses(maps, taps, labels, generator)
+            maps, taps, others, own = self._mix(maps, taps, generator)
+            features, steps = run_forward(self._worker, self._convert(maps), taps)
+            logits = self._worker.classify(features.requires_grad_())
+            losses = self._measure_losses(logits, labels, others, own)
             total = (losses * self._class_weights[labels]).sum() / self.batch
-            for value, gradient in zip(sums, torch.autograd.grad(total, trained), strict=True):
-                value.add_(gradient)
+            above = torch.autograd.grad(total, [features, *classifier])
+            gradients = run_backward(above[0], steps) | dict(zip(classifier, above[1:], strict=True))
+            for value, parameter in zip(sums, trained, strict=True):
+                value.add_(gradients[parameter])
             loss, correct = loss + float(total.detach()), correct + int((logits.argmax(1) == labels).sum())
         return sums, loss, correct
 
-    def _measure_losses(
-        self, maps: Tensor, taps: Tensor | None, labels: Tensor, generator: Any
-    ) -> tuple[Tensor, Tensor]:
-        """Measure the loss of each image (n,), mixed with others where the recipe says so; also return the logits."""
-        smoothing = self.recipe.smoothing
+    def _mix(
+        self, maps: Tensor, taps: Tensor | None, generator: Any
+    ) -> tuple[Tensor, Tensor | None, Tensor | None, Tensor | None]:
+        """Mix images with others of the batch where the recipe says so; also return which, and their own share (n,)."""
         if not self.recipe.mixing:
-            logits = self._forward(maps, taps)
-            return functional.cross_entropy(logits, labels, label_smoothing=smoothing, reduction="none"), logits
+            return maps, taps, None, None
         maps, others, own = cut_and_mix(maps, self.recipe.mixing, generator)
         if taps is not None:
             taps = own[:, None] * taps + (1 - own)[:, None] * taps[others]
-        logits = self._forward(maps, taps)
-        losses = [
-            functional.cross_entropy(logits, target, label_smoothing=smoothing, reduction="none")
-            for target in (labels, labels[others])
-        ]
-        return own * losses[0] + (1 - own) * losses[1], logits
+        return maps, taps, others, own
+
+    def _measure_losses(self, logits: Tensor, labels: Tensor, others: Tensor | None, own: Tensor | None) -> Tensor:
+        """Measure the loss of each image (n,), also against the labels of those that it was mixed with."""
+
+        def measure(target: Tensor) -> Tensor:
+            return functional.cross_entropy(logits, target, label_smoothing=self.recipe.smoothing, reduction="none")
+
+        if others is None or own is None:
+            return measure(labels)
+        return own * measure(labels) + (1 - own) * measure(labels[others])
 
     def _forward(self, maps: Tensor, taps: Tensor | None) -> Tensor:
-        maps = maps.to(self.conditions.precision, memory_format=torch.channels_last)
-        return self._worker(maps, taps)
+        return self._worker(self._convert(maps), taps)
+
+    def _convert(self, maps: Tensor) -> Tensor:
+        return maps.to(self.conditions.precision, memory_format=torch.channels_last)
 
 
 def choose_precision() -> Any:

@@ -253,7 +253,7 @@ class Loop:
         start, state = time.perf_counter(), self.state
         side = self._plan.find_side(state.progress)
         gradients, loss, correct = self._crew.measure_gradients(positions, side, state.step)
-        if not self._is_sane(loss):
+        if not self._is_sane(loss, gradients):
             return False
         self._optimiser.steps = state.step
         share = schedule_rate(state.progress, self._crew.recipe) * state.rate_share
@@ -273,9 +273,12 @@ class Loop:
         state.progress += self._measure_share(side)
         return True
 
-    def _is_sane(self, loss: float) -> bool:
-        """Say whether a loss is a number, and the recent ones are not beyond what guessing would give."""
-        return math.isfinite(loss) and (self.state.step < 20 or self.state.recent_loss < self._find_bound())
+    def _is_sane(self, loss: float, gradients: Mapping[str, Tensor]) -> bool:
+        """Say whether loss and gradients are numbers, and recent losses are not beyond what guessing would give."""
+        # a ReLU within a convolution may make 0 of what is no number, so the loss alone does not tell
+        norms = torch.stack(torch._foreach_norm(list(gradients.values())))
+        is_finite = math.isfinite(loss) and bool(norms.isfinite().all())
+        return is_finite and (self.state.step < 20 or self.state.recent_loss < self._find_bound())
 
     def _find_bound(self) -> float:
         """Find the loss beyond which a run has diverged: well beyond what guessing would give."""

@@ -21,16 +21,18 @@ class TappedNetwork(nn.Module):  # type: ignore[misc]  # torch is not seen by th
     """The trainable form of what `graph.build_classifier` builds.
 
     It begins at the block `start`: with images at conv1, else with what that block reads, and with the means of the
-    taps before it. `mean` and `deviation` standardise the features; they stay as they are while the rest is trained.
+    taps before it. Blocks before `first_trained`, if that is a later one, are run and stay as they are, and so
+    do `mean` and `deviation`, which standardise the features.
     """
 
-    def __init__(self, trunk: SqueezeNet, classes: int, start: str = "conv1") -> None:
+    def __init__(self, trunk: SqueezeNet, classes: int, start: str = "conv1", first_trained: str = "conv1") -> None:
         super().__init__()
         self.places = {"conv1": 0, **find_layout(trunk.version).fires}
         self.start = start
         self.features = trunk.features
-        for place in range(self.places[start]):
-            self.features[place].requires_grad_(False)  # what comes before the first block is not even run
+        self.first_trained = max(self.places[start], self.places[first_trained])  # a place in `features`
+        for place in range(self.first_trained):
+            self.features[place].requires_grad_(False)
         self.classifier = nn.Linear(sum(2 * FIRE_WIDTHS[name][1] for name in TAPS), classes)
         self.register_buffer("mean", torch.zeros(self.classifier.in_features))
         self.register_buffer("deviation", torch.ones(self.classifier.in_features))
