@@ -54,6 +54,8 @@ MAY_IMPORT_TORCH = {
         "surgery",
         "summary",
         "tapped",
+        "backprop",
+        "state",
         "augment",
         "feeds",
         "optimiser",

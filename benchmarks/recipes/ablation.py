@@ -13,6 +13,7 @@ import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import reduce
 from pathlib import Path
 from statistics import mean
 
@@ -46,6 +47,11 @@ def change_augmentation(**values: object) -> Change:
     return lambda plan: change_recipe(augmentation=replace(plan.recipe.augmentation, **values))(plan)  # type: ignore[arg-type]
 
 
+def combine(*changes: Change) -> Change:
+    """Make several changes, one after another."""
+    return lambda plan: reduce(lambda changed, change: change(changed), changes, plan)
+
+
 def change_sides(*phases: tuple[int, float]) -> Change:
     """Change the image sizes; the epochs stay the same number of passes at the last size."""
     return lambda plan: replace(plan, phases=tuple(Phase(side, share) for side, share in phases))
@@ -66,6 +72,10 @@ TABLES: Mapping[str, Mapping[str, Change]] = {
     },
     "mixing": {f"mix {share:g}": change_recipe(mixing=share) for share in (0.0, 0.5, 1.0)},
     "first": {f"from {block} on": change_recipe(first_trained=block) for block in ("conv1", "fire2", "fire4", "fire6")},
+    "strength": {
+        f"mix {mix:g}, zoom {zoom:g}": combine(change_recipe(mixing=mix), change_augmentation(zoom=zoom))
+        for mix, zoom in ((0.0, 0.85), (0.5, 0.85), (0.5, 0.7), (1.0, 0.7), (0.5, 0.5))
+    },
     "sides": {
         "96": change_sides((96, 1.0)),
         "128": change_sides((128, 1.0)),

@@ -26,6 +26,7 @@ from squeezetune.learn.dense import Layers, Task, fit_linear
 from squeezetune.learn.features import Features
 from squeezetune.learn.graph import BLOCKS
 from squeezetune.learn.head import PENALTIES, Candidate, Head, Scaling, measure_scaling, weigh_classes
+from squeezetune.learn.pace import ClockPace, EpochPace, Pace
 from squeezetune.learn.recipe import StagePlan
 from squeezetune.learn.trunk import Trunk
 from squeezetune.learn.weights import Weights
@@ -38,7 +39,7 @@ from squeezetune.store import lend_folder
 if TYPE_CHECKING:
     from squeezetune.learn.crew import Task as TuningTask
     from squeezetune.learn.feeds import Feed
-    from squeezetune.learn.finetune import Pace, Tuned
+    from squeezetune.learn.finetune import Tuned
     from squeezetune.learn.tapped import TappedNetwork
 
 # The probe that fine-tuning begins with is fitted on at most this many training images.
@@ -127,10 +128,8 @@ def deepen(ground: Ground, plan: StagePlan, workshop: Workshop) -> Deepened:
     return judge(ground, plan, network, tuned, time.perf_counter() - start)
 
 
-def make_pace(plan: StagePlan, steps: int, workshop: Workshop) -> "Pace":
+def make_pace(plan: StagePlan, steps: int, workshop: Workshop) -> Pace:
     """Say how the training gets on: by its epochs, or so that it ends in time."""
-    from squeezetune.learn.finetune import ClockPace, EpochPace
-
     end = workshop.training_ends
     if end is None:
         return EpochPace(steps, plan.epochs, plan.side)

@@ -12,7 +12,9 @@ torch = pytest.importorskip("torch", reason="torch is an extra")
 from tiny_training import RECIPE, SIDE, make_conditions, make_plan, make_tapped, make_task, run_training  # noqa: E402
 
 from squeezetune.learn import finetune as module  # noqa: E402
-from squeezetune.learn.finetune import ClockPace, EpochPace, Kept, make_groups, schedule_rate  # noqa: E402
+from squeezetune.learn.finetune import make_groups, schedule_rate  # noqa: E402
+from squeezetune.learn.pace import ClockPace, EpochPace  # noqa: E402
+from squeezetune.learn.state import Kept  # noqa: E402
 
 EPOCHS, STEPS = 3, 4  # of 64 images in batches of 16
 KERNEL = "features.12.expand3x3.weight"

@@ -10,8 +10,8 @@ torch = pytest.importorskip("torch", reason="torch is an extra")
 from tiny_training import make_conditions, make_plan, make_task, run_training  # noqa: E402
 
 from squeezetune.learn import finetune  # noqa: E402
-from squeezetune.learn.finetune import Kept, State  # noqa: E402
 from squeezetune.learn.keeping import Keeper, load_kept  # noqa: E402
+from squeezetune.learn.state import Kept, State  # noqa: E402
 
 IDENTITY = {"photos": "bees", "settings": {"seed": 0}}
 PLAN = make_plan(3.0)

@@ -9,9 +9,10 @@ from squeezetune.events import ignore_event
 from squeezetune.learn.augment import show_images
 from squeezetune.learn.crew import Conditions, Task
 from squeezetune.learn.feeds import PixelFeed
-from squeezetune.learn.finetune import EpochPace, tune
+from squeezetune.learn.finetune import tune
 from squeezetune.learn.head import measure_scaling
 from squeezetune.learn.network import build_network, torch
+from squeezetune.learn.pace import EpochPace
 from squeezetune.learn.recipe import Augmentation, Phase, Recipe, StagePlan
 from squeezetune.learn.tapped import TappedNetwork
 

@@ -8,8 +8,8 @@ once in the run (Smith 2018, one-cycle). Averaged weights: Polyak and Juditsky 1
 import math
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field, fields, replace
-from typing import Any, Protocol, TypeAlias
+from dataclasses import dataclass, replace
+from typing import TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
@@ -19,7 +19,9 @@ from squeezetune.learn.crew import Conditions, Crew, Task
 from squeezetune.learn.feeds import Positions
 from squeezetune.learn.network import Tensor
 from squeezetune.learn.optimiser import Group, Optimiser
+from squeezetune.learn.pace import EpochPace, Pace
 from squeezetune.learn.recipe import Recipe, StagePlan
+from squeezetune.learn.state import Kept, State
 from squeezetune.learn.tapped import CLASSIFIER, TappedNetwork
 
 # isort: split
@@ -36,78 +38,6 @@ KEPT_EVERY_S = 30.0
 FINISHED = 1 - 1e-9
 
 
-class Pace(Protocol):
-    """Says how far a step takes the stage."""
-
-    def measure_share(self, progress: float, side: int, step_s: float) -> float:
-        """Return the share of the stage that a step at this image size makes up, if it takes so many seconds."""
-        ...
-
-
-@dataclass(frozen=True)
-class EpochPace:
-    """A fixed number of epochs of so many steps, counted at `side`: smaller images are less work, so more fit in."""
-
-    steps: int
-    epochs: float
-    side: int
-
-    def measure_share(self, progress: float, side: int, step_s: float) -> float:
-        """Return the share of a step, whatever it takes."""
-        return (side / self.side) ** 2 / (self.steps * self.epochs)
-
-
-@dataclass(frozen=True)
-class ClockPace:
-    """So many epochs, or fewer, so that the stage ends in time; `seconds_left` is asked anew for each step."""
-
-    epochs: EpochPace
-    seconds_left: Callable[[], float]
-
-    def measure_share(self, progress: float, side: int, step_s: float) -> float:
-        """Return the share of a step, of what is left to do and of the time that is left for it."""
-        left = self.seconds_left()
-        in_time = (1 - progress) * min(1.0, step_s / left) if left > 0 else 1 - progress
-        return max(in_time, self.epochs.measure_share(progress, side, step_s))
-
-
-@dataclass
-class State:
-    """All that changes while a stage trains; `tensors` are the parameters, the optimiser's state and the averages."""
-
-    tensors: dict[str, Tensor]
-    step: int = 0
-    progress: float = 0.0
-    epoch: int = 0
-    epoch_step: int = 0
-    rate_share: float = 1.0
-    rollbacks: int = 0
-    loss: float = 0.0  # summed over the steps of this epoch
-    correct: float = 0.0
-    recent_loss: float = 0.0
-    recent_accuracy: float = 0.0
-    seconds: float = 0.0
-    history: list[EpochFinished] = field(default_factory=list)
-
-    def copy(self) -> "State":
-        """Copy the state with all its tensors."""
-        tensors = {name: value.clone() for name, value in self.tensors.items()}
-        return replace(self, tensors=tensors, history=list(self.history))
-
-    def to_plain(self) -> tuple[dict[str, NDArray[np.float32]], dict[str, Any]]:
-        """Return the tensors as arrays, which share their memory, and all else as plain values for JSON."""
-        about = {item.name: getattr(self, item.name) for item in fields(self) if item.name != "tensors"}
-        about["history"] = [vars(epoch) for epoch in self.history]
-        return {name: value.numpy() for name, value in self.tensors.items()}, about
-
-    @classmethod
-    def from_plain(cls, tensors: Mapping[str, NDArray[np.float32]], about: Mapping[str, Any]) -> "State":
-        """Make a state of what `to_plain` gave."""
-        history = [EpochFinished(**epoch) for epoch in about["history"]]
-        own = {name: torch.from_numpy(value) for name, value in tensors.items()}
-        return cls(own, **{**about, "history": history})
-
-
 @dataclass(frozen=True)
 class Tuned:
     """What a stage left: the parameters by their names in the network, and the validation images' logits (n, classes).
@@ -121,14 +51,6 @@ class Tuned:
     is_finished: bool
     history: tuple[EpochFinished, ...]
     seconds: float
-
-
-@dataclass(frozen=True)
-class Kept:
-    """What a run goes on from: its state, and the one at the last epoch's end, to go back to if it diverges."""
-
-    state: State
-    safe: State
 
 
 # Is given what the run may go on from; it has to copy what it keeps.

@@ -5,11 +5,11 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from squeezetune.checkpoint import CheckpointFolder, CheckpointWriter
-from squeezetune.learn.finetune import Kept, State
 from squeezetune.learn.recipe import StagePlan
+from squeezetune.learn.state import Kept, State
 
 # isort: split
-# after `finetune`, which says how to install torch where it is missing
+# after `state`, which says how to install torch where it is missing
 import torch
 
 SAFE = "safe."

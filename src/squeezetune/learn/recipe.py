@@ -46,7 +46,7 @@ class Recipe:
     final_rate: float = 0.01
     averaging: float = 0.05
     mixing: float = 0.0
-    first_trained: str = "conv1"
+    first_trained: str = "fire2"
     augmentation: Augmentation = field(default_factory=Augmentation)
 
 
