@@ -33,12 +33,12 @@ from squeezetune.learn.activations import (
     round_to_bfloat16,
 )
 from squeezetune.learn.features import compute_features
-from squeezetune.learn.graph import FEATURE_COUNT, FIRES, TAPS, build_activations, build_trunk
+from squeezetune.learn.graph import FEATURE_COUNT, TAPS, build_activations, build_trunk
 from squeezetune.learn.inference import list_runtimes, open_graph
 from squeezetune.learn.network import build_network
 from squeezetune.learn.quantization import FLOAT_RUNTIME, measure_distance, measure_ranges
 from squeezetune.learn.trunk import Trunk
-from squeezetune.learn.weights import load_weights
+from squeezetune.learn.weights import LAYOUTS, load_weights
 from squeezetune.store import RowStore
 
 SIDES = {"cifar10": 128, "eth80": 224}
@@ -73,7 +73,7 @@ def run_block(block: str, images: NDArray[np.uint8]) -> Maps:
 
 def run_rest(block: str, maps: Maps) -> NDArray[np.float32]:
     """Compute the means of the taps behind a block from what it gave."""
-    features, places = build_network().features, {"conv1": 0, **FIRES}
+    features, places = build_network().features, {"conv1": 0, **LAYOUTS["1.1"].fires}
     tapped = {places[name] for name in TAPS}
     first = min(place for place in places.values() if place > places[block])
     means, x = [], torch.from_numpy(maps).permute(0, 3, 1, 2)

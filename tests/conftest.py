@@ -6,10 +6,11 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from example_weights import draw_weights
 from PIL import Image, ImageDraw
 
 from squeezetune.engine import ThreadEngine
-from squeezetune.learn.weights import Weights, load_weights
+from squeezetune.learn.weights import LAYOUTS, Weights, load_weights
 from squeezetune.settings import Settings
 from squeezetune.training import train
 
@@ -137,6 +138,18 @@ def model_folder(shape_folder: Path, fixed_settings: Settings, tmp_path_factory:
 @pytest.fixture(scope="session")
 def weights() -> Weights:
     return load_weights()
+
+
+@pytest.fixture(scope="session")
+def old_weights() -> Weights:
+    """Draw weights for SqueezeNet 1.0."""
+    return draw_weights("1.0")
+
+
+@pytest.fixture(scope="session", params=LAYOUTS)
+def either_weights(request: pytest.FixtureRequest, weights: Weights, old_weights: Weights) -> Weights:
+    """Take weights of either version."""
+    return {"1.0": old_weights, "1.1": weights}[request.param]
 
 
 @pytest.fixture(scope="session")

@@ -29,7 +29,7 @@ from squeezetune.learn.head import PENALTIES, Candidate, Head, Scaling, measure_
 from squeezetune.learn.pace import ClockPace, EpochPace, Pace
 from squeezetune.learn.recipe import StagePlan
 from squeezetune.learn.trunk import Trunk
-from squeezetune.learn.weights import Weights
+from squeezetune.learn.weights import Weights, detect_version
 from squeezetune.machine import name_version
 from squeezetune.planner import MOST_EPOCHS
 from squeezetune.scene import draw_sample
@@ -161,8 +161,9 @@ def build_tapped(ground: Ground, plan: StagePlan, settings: Settings, threads: i
     from squeezetune.learn.tapped import TappedNetwork
 
     scaling, ((weight, bias),) = fit_probe(ground, settings, threads)
+    squeezenet = build_network(ground.weights, version=detect_version(ground.weights))
     classes = len(ground.index.class_names)
-    network = TappedNetwork(build_network(ground.weights), classes, plan.start, plan.recipe.first_trained)
+    network = TappedNetwork(squeezenet, classes, plan.start, plan.recipe.first_trained)
     network.set_classifier(scaling, weight, bias)
     return network
 

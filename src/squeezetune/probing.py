@@ -18,7 +18,7 @@ from squeezetune.learn.graph import FEATURE_COUNT, build_trunk
 from squeezetune.learn.inference import batch_size, measure_speed, open_graph
 from squeezetune.learn.quantization import FLOAT_RUNTIME
 from squeezetune.learn.trunk import Trunk
-from squeezetune.learn.weights import Weights
+from squeezetune.learn.weights import Weights, detect_version
 from squeezetune.planner import Speeds
 
 READ_IMAGES = 48
@@ -105,7 +105,7 @@ def time_training(site: Site, side: int) -> float:
     task = TuningTask(feed, positions % 2, positions, positions[:0], np.ones(2, np.float32))
     plan = StagePlan("probe", "conv1", (Phase(side, 1.0),), 1.0, recipe)
     conditions = Conditions("probe", 0, site.threads, choose_precision(), ignore_event)
-    network = TappedNetwork(build_network(site.weights), 2)
+    network = TappedNetwork(build_network(site.weights, version=detect_version(site.weights)), 2)
     return measure_step(network, task, plan, conditions, STEPS) / recipe.batch
 
 

@@ -1,4 +1,4 @@
-"""SqueezeNet 1.1 in plain numpy, one image at a time: the slow twin of the graphs."""
+"""SqueezeNet 1.1 and 1.0 in plain numpy, one image at a time: the slow twin of the graphs."""
 
 from math import ceil
 
@@ -6,6 +6,7 @@ import numpy as np
 from numpy.lib.stride_tricks import sliding_window_view
 
 FIRE_PLACES = (3, 4, 6, 7, 9, 10, 11, 12)
+OLD_FIRE_PLACES = (3, 4, 5, 7, 8, 9, 10, 12)  # in 1.0, which pools after conv1, fire4 and fire8
 
 
 def run_slowly(weights, pixels):
@@ -13,8 +14,9 @@ def run_slowly(weights, pixels):
     x = ((pixels / 255 - (0.485, 0.456, 0.406)) / (0.229, 0.224, 0.225)).transpose(2, 0, 1)
     x = convolve(x, weights, "features.0", stride=2)
     found = {"conv1": x}
-    for number, place in enumerate(FIRE_PLACES, start=2):
-        x = pool(x) if number in (2, 4, 6) else x
+    is_old = len(x) == 96
+    for number, place in enumerate(OLD_FIRE_PLACES if is_old else FIRE_PLACES, start=2):
+        x = pool(x) if number in ((2, 5, 9) if is_old else (2, 4, 6)) else x
         x = found[f"fire{number}.squeeze"] = convolve(x, weights, f"features.{place}.squeeze")
         one = convolve(x, weights, f"features.{place}.expand1x1")
         three = convolve(x, weights, f"features.{place}.expand3x3", pad=1)

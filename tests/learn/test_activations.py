@@ -3,6 +3,7 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+from example_weights import perturb
 
 from squeezetune.data.index import scan_folder
 from squeezetune.data.pixels import PixelSettings, load_pixels
@@ -23,6 +24,7 @@ from squeezetune.learn.graph import FEATURE_COUNT, build_activations, build_trun
 from squeezetune.learn.inference import Runtime, open_outputs
 from squeezetune.learn.quantization import measure_distance, measure_ranges
 from squeezetune.learn.trunk import Trunk
+from squeezetune.learn.weights import detect_version
 
 FLOAT, INT8 = Runtime("onnxruntime", "float32"), Runtime("onnxruntime", "int8")
 PIXELS = PixelSettings(63)
@@ -245,8 +247,8 @@ def test_a_batch_of_one_is_the_same_as_a_batch_of_many(photos, run, tmp_path):
     np.testing.assert_array_equal(run(options).rows.gather(np.array([11])), alone)
 
 
-def test_the_key_names_all_that_activations_depend_on(weights, trunk, photos, draw, monkeypatch):
-    def find_key(options, trunk=trunk):
+def test_the_key_names_all_that_activations_depend_on(weights, old_weights, trunk, photos, draw, monkeypatch):
+    def find_key(options, trunk=trunk, weights=weights):
         return prepare_activations(weights, trunk, options, photos, draw, None).key
 
     options = ActivationOptions("fire5")
@@ -257,10 +259,11 @@ def test_the_key_names_all_that_activations_depend_on(weights, trunk, photos, dr
     keys = [find_key(replace(options, **change)) for change in changed]
     keys += [find_key(options, replace(trunk, pixels=replace(PIXELS, resize="crop")))]
     keys += [find_key(options, make_trunk(weights, photos, INT8))]
+    keys += [find_key(options, weights=other) for other in (perturb(weights), old_weights)]
     key = find_key(options)
     assert key == find_key(replace(options, seed=5, threads=7))  # neither matters here
     monkeypatch.setattr("PIL.__version__", "99.0")
-    assert len({key, find_key(options), *keys}) == 10
+    assert len({key, find_key(options), *keys}) == 12
 
 
 # ---- the scales of uint8
@@ -287,13 +290,16 @@ def test_scales_reach_beyond_the_largest_values_of_the_sample(weights, photos, d
 
 
 @pytest.mark.parametrize("block", ["conv1", "fire3", "fire5", "fire7", "fire8"])
-def test_the_other_blocks_in_torch_give_the_features(weights, photos, run, block):
+def test_the_other_blocks_in_torch_give_the_features(either_weights, photos, draw, engine, tmp_path, block):
     torch = pytest.importorskip("torch", reason="torch is an extra")
     from squeezetune.learn.network import build_network
 
-    found = run(ActivationOptions(block, "bfloat16"))
+    trunk, options = make_trunk(either_weights, photos), ActivationOptions(block, "bfloat16")
+    frozen = prepare_activations(either_weights, trunk, options, photos, draw, tmp_path)
+    found = compute_activations(photos, frozen, frozen.open_store(tmp_path), engine, ignore_event)
     maps, taps = found.form.decode(found.rows.gather(np.arange(30)), np.zeros(30, np.int64))
-    network, blocks = build_network(weights), ("conv1", *(f"fire{number}" for number in range(2, 10)))
+    network = build_network(either_weights, version=detect_version(either_weights))
+    blocks = ("conv1", *(f"fire{number}" for number in range(2, 10)))
     places = {name: list(network.features).index(module) for name, module in network.list_blocks().items()
               if name != "classifier"}  # fmt: skip
     tapped = {places[name] for name in blocks[4:]}
@@ -305,7 +311,7 @@ def test_the_other_blocks_in_torch_give_the_features(weights, photos, run, block
             if place in tapped:
                 means.append(x.mean((2, 3)).numpy())
     features = np.concatenate(means, axis=1)
-    trunk = open_outputs(build_trunk(weights), FLOAT, 1)
-    expected = np.concatenate([trunk(image[None])[0][:, 0] for image in read_pixels(photos)])
+    whole = open_outputs(build_trunk(either_weights), FLOAT, 1)
+    expected = np.concatenate([whole(image[None])[0][:, 0] for image in read_pixels(photos)])
     assert features.shape == (30, FEATURE_COUNT)
     assert measure_distance(features, expected) < 0.004

@@ -20,13 +20,13 @@ from squeezetune.learn.graph import (
     build_classifier,
     build_range_probe,
     build_trunk,
-    count_channels,
-    is_pooled,
+    count_features,
     measure_maps,
 )
 from squeezetune.learn.inference import Runtime, open_graph, open_outputs
 from squeezetune.learn.onnx_builder import IR_VERSION, OPSET, Graph
 from squeezetune.learn.quantization import measure_distance, measure_ranges
+from squeezetune.learn.weights import LAYOUTS, detect_version, find_layout
 
 FLOAT = Runtime("onnxruntime", "float32")
 INT8 = Runtime("onnxruntime", "int8")
@@ -65,10 +65,10 @@ def run_model(model, image):
 
 
 @pytest.mark.parametrize("side", [64, 65, 79])  # every way in which a pool can end at an edge
-def test_the_graph_equals_the_slow_network(weights, side):
+def test_the_graph_equals_the_slow_network(either_weights, side):
     photos = make_photos(2, side, side)
-    expected = [take_features(run_slowly(weights, photo)) for photo in photos]
-    features = open_graph(build_trunk(weights), FLOAT, 1)(photos)
+    expected = [take_features(run_slowly(either_weights, photo)) for photo in photos]
+    features = open_graph(build_trunk(either_weights), FLOAT, 1)(photos)
     assert features.shape == (2, 1, FEATURE_COUNT)
     np.testing.assert_allclose(features[:, 0], expected, rtol=1e-3, atol=1e-3)
 
@@ -90,40 +90,41 @@ def test_an_image_does_not_depend_on_its_neighbours(weights):
     np.testing.assert_allclose(run(photos), one_by_one, rtol=1e-5, atol=1e-5)
 
 
-def test_the_range_probe_finds_the_largest_value_of_every_activation(weights):
+def test_the_range_probe_finds_the_largest_value_of_every_activation(either_weights):
     photos = make_photos(2, 64, 64)
-    found = open_graph(build_range_probe(weights), FLOAT, 1)(photos)
-    activations = [run_slowly(weights, photo) for photo in photos]
+    found = open_graph(build_range_probe(either_weights), FLOAT, 1)(photos)
+    activations = [run_slowly(either_weights, photo) for photo in photos]
     np.testing.assert_allclose(found, [[a[name].max() for name in ACTIVATIONS] for a in activations], rtol=1e-4)
 
 
 @pytest.mark.parametrize("views", [1, 2])
-def test_int8_is_near_float(weights, views):
+def test_int8_is_near_float(either_weights, views):
     photos = make_photos(12, 96, 96)
-    ranges = measure_ranges(weights, photos)
-    int8 = open_graph(build_trunk(weights, ranges, views=views), INT8, 1)(photos)
-    assert measure_distance(int8, open_graph(build_trunk(weights, views=views), FLOAT, 1)(photos)) < 0.08
+    ranges = measure_ranges(either_weights, photos)
+    int8 = open_graph(build_trunk(either_weights, ranges, views=views), INT8, 1)(photos)
+    assert measure_distance(int8, open_graph(build_trunk(either_weights, views=views), FLOAT, 1)(photos)) < 0.08
 
 
 # ---- the trunk up to a block
 
 
-def take_maps(activations, block):
+def take_maps(activations, block, layout):
     """Return what the block behind `block` reads, channels last."""
     name = block if block == "conv1" else f"{block}.expand"
-    return (pool(activations[name]) if is_pooled(block) else activations[name]).transpose(1, 2, 0)
+    return (pool(activations[name]) if block in layout.pooled else activations[name]).transpose(1, 2, 0)
 
 
 @pytest.mark.parametrize("side", [64, 65, 79])
 @pytest.mark.parametrize("block", BLOCKS)
-def test_activations_equal_the_slow_network(weights, block, side):
+def test_activations_equal_the_slow_network(either_weights, block, side):
+    layout = find_layout(detect_version(either_weights))
     [photo] = make_photos(1, side, side)
-    slow = run_slowly(weights, photo)
-    maps, *taps = open_outputs(build_activations(weights, block), FLOAT, 1)(photo[None])
-    assert maps.shape == (1, 1, *measure_maps(block, side))
-    np.testing.assert_allclose(maps[0, 0], take_maps(slow, block), rtol=1e-3, atol=1e-2)
+    slow = run_slowly(either_weights, photo)
+    maps, *taps = open_outputs(build_activations(either_weights, block), FLOAT, 1)(photo[None])
+    assert maps.shape == (1, 1, *measure_maps(block, side, layout))
+    np.testing.assert_allclose(maps[0, 0], take_maps(slow, block, layout), rtol=1e-3, atol=1e-2)
     passed = BLOCKS[: BLOCKS.index(block) + 1]
-    width = sum(count_channels(tap) for tap in TAPS if tap in passed)
+    width = count_features(tap for tap in TAPS if tap in passed)
     assert [tap.shape for tap in taps] == ([(1, 1, width)] if width else [])
     for found in taps:
         np.testing.assert_allclose(found[0, 0], take_features(slow)[:width], rtol=1e-3, atol=1e-3)
@@ -136,7 +137,7 @@ def test_views_of_activations_are_those_of_the_trunk(weights, views, ranged):
     ranges, runtime = (measure_ranges(weights, photos), INT8) if ranged else (None, FLOAT)
     maps, taps = open_outputs(build_activations(weights, "fire8", ranges=ranges, views=views), runtime, 1)(photos)
     features = open_graph(build_trunk(weights, ranges, views=views), runtime, 1)(photos)
-    assert maps.shape == (3, views, *measure_maps("fire8", 64))
+    assert maps.shape == (3, views, *measure_maps("fire8", 64, LAYOUTS["1.1"]))
     np.testing.assert_allclose(taps, features[:, :, : taps.shape[2]], rtol=1e-4, atol=1e-4)
     mirrored = np.ascontiguousarray(photos[:, :, ::-1])
     expected, _ = open_outputs(build_activations(weights, "fire8", ranges=ranges), runtime, 1)(mirrored)

@@ -8,7 +8,7 @@ from torchvision_models import load_models
 from squeezetune.errors import SettingsError, WeightsError
 from squeezetune.learn.graph import TAPS, build_trunk
 from squeezetune.learn.inference import Runtime, open_graph
-from squeezetune.learn.weights import FIRE_WIDTHS, LAYOUTS, MEAN, STD, list_shapes
+from squeezetune.learn.weights import FIRE_WIDTHS, LAYOUTS, MEAN, STD, detect_version, list_shapes
 
 torch = pytest.importorskip("torch", reason="torch is an extra")
 from squeezetune.learn import network as module  # noqa: E402
@@ -110,10 +110,10 @@ def test_values_and_gradients_are_those_of_the_plain_order(version):
     torch.testing.assert_close(*gradients, rtol=1e-4, atol=1e-6)
 
 
-def test_outputs_are_those_of_the_graph(weights):
+def test_outputs_are_those_of_the_graph(either_weights):
     pixels = np.random.default_rng(0).integers(0, 256, (2, 96, 96, 3), dtype=np.uint8)
-    expected = open_graph(build_trunk(weights), Runtime("onnxruntime", "float32"), 1)(pixels)[:, 0]
-    network = build_network().eval()
+    expected = open_graph(build_trunk(either_weights), Runtime("onnxruntime", "float32"), 1)(pixels)[:, 0]
+    network = build_network(either_weights, version=detect_version(either_weights)).eval()
     means = []
     for name, block in network.list_blocks().items():
         if name in TAPS:

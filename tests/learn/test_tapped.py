@@ -2,9 +2,10 @@ import numpy as np
 import pytest
 
 from squeezetune.learn.dense import apply_layers
-from squeezetune.learn.graph import BLOCKS, POOL_BEFORE, TAPS, build_trunk
+from squeezetune.learn.graph import BLOCKS, TAPS, build_activations, build_trunk
 from squeezetune.learn.head import Scaling
-from squeezetune.learn.inference import Runtime, open_graph
+from squeezetune.learn.inference import Runtime, open_graph, open_outputs
+from squeezetune.learn.weights import detect_version
 
 torch = pytest.importorskip("torch", reason="torch is an extra")
 from squeezetune.learn.augment import normalise  # noqa: E402
@@ -38,11 +39,19 @@ def walk_to(network, images, block):
     return x, torch.cat(means, 1) if means else None
 
 
+def run_blocks(weights, block, pixels):
+    """Run the graph up to a block; return what the block behind it reads, and the means of the taps on the way."""
+    maps, *taps = open_outputs(build_activations(weights, block), Runtime("onnxruntime", "float32"), 1)(pixels)
+    means = torch.from_numpy(taps[0][:, 0]) if taps else None
+    return torch.from_numpy(maps[:, 0]).permute(0, 3, 1, 2), means
+
+
 # ---- forwards
 
 
-def test_features_are_those_of_the_graph(network, weights, pixels):
-    expected = open_graph(build_trunk(weights), Runtime("onnxruntime", "float32"), 1)(pixels)[:, 0]
+def test_features_are_those_of_the_graph(either_weights, pixels):
+    expected = open_graph(build_trunk(either_weights), Runtime("onnxruntime", "float32"), 1)(pixels)[:, 0]
+    network = TappedNetwork(build_network(either_weights, version=detect_version(either_weights)), 7)
     with torch.no_grad():
         found = network.compute_features(normalise(torch.from_numpy(pixels))).numpy()
     assert (found.shape, found.dtype) == (expected.shape, np.float32)
@@ -60,6 +69,18 @@ def test_logits_are_those_of_dense_layers_on_standardised_features(pixels):
     np.testing.assert_allclose(logits, expected, rtol=1e-4, atol=1e-3)
     folded = apply_layers(scaling.fold(((weight, bias),), 1.0), features)
     np.testing.assert_allclose(logits, folded, rtol=1e-3, atol=1e-2)
+
+
+@pytest.mark.parametrize("block", BLOCKS)
+def test_starting_at_a_later_block_gives_what_the_graph_up_to_it_leads_to(either_weights, pixels, block):
+    trunk = build_network(either_weights, version=detect_version(either_weights))
+    network, later = TappedNetwork(trunk, 7), TappedNetwork(trunk, 7, block)
+    images = normalise(torch.from_numpy(pixels))
+    before = BLOCKS[BLOCKS.index(block) - 1] if block != "conv1" else None
+    maps, taps = run_blocks(either_weights, before, pixels) if before else (images, None)
+    with torch.no_grad():
+        found, expected = later.compute_features(maps, taps), network.compute_features(images)
+    assert (found - expected).abs().max() <= 1e-4 * expected.abs().max()
 
 
 @pytest.mark.parametrize("block", BLOCKS)
@@ -91,7 +112,6 @@ def test_every_parameter_has_its_block(network):
     assert list(dict.fromkeys(blocks)) == [*BLOCKS, "classifier"]
     assert network.find_block("features.0.weight") == "conv1"
     assert network.find_block("features.12.expand3x3.bias") == "fire9"
-    assert set(POOL_BEFORE) < set(blocks)
     assert len(blocks) == 2 * (1 + 3 * 8 + 1)
 
 

@@ -2,6 +2,7 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+from example_weights import perturb
 
 from squeezetune.data.index import index_images
 from squeezetune.data.pixels import PixelSettings
@@ -69,13 +70,15 @@ def test_the_key_changes_with_the_engines_version(weights, monkeypatch):
 # ---- the runtime
 
 
-def test_the_chosen_runtime_is_kept(weights, options, monkeypatch):
+def test_the_chosen_runtime_is_kept(weights, old_weights, options, monkeypatch):
     monkeypatch.setattr(trunk_module, "choose_runtime", lambda *_: INT8)
     assert recall_runtime([FLOAT, INT8], weights, options) == INT8
     monkeypatch.setattr(trunk_module, "choose_runtime", lambda *_: FLOAT)
     assert recall_runtime([FLOAT, INT8], weights, options) == INT8
     assert recall_runtime([FLOAT, INT8], weights, replace(options, threads=1)) == FLOAT
     assert recall_runtime([FLOAT, INT8], weights, replace(options, cache=None)) == FLOAT
+    assert recall_runtime([FLOAT, INT8], perturb(weights), options) == INT8
+    assert recall_runtime([FLOAT, INT8], old_weights, options) == FLOAT
 
 
 @pytest.mark.parametrize("content", ["", "[]", "{", '{"runtime": "abacus float32"}', "\udcff"])
@@ -108,6 +111,14 @@ def test_ranges_are_kept_while_half_of_their_photos_are_there(weights, options, 
 def test_ranges_hold_for_one_size_and_one_resize_only(weights, options, index, draw):
     for pixels in (PixelSettings(64), PixelSettings(65), PixelSettings(64, "crop")):
         recall_calibration(weights, replace(options, pixels=pixels), index, draw)
+    assert draw.count == 3
+
+
+def test_ranges_hold_for_the_weights_that_gave_them_only(weights, old_weights, options, index, draw):
+    found = [recall_calibration(item, options, index, draw) for item in (weights, perturb(weights), old_weights)]
+    assert draw.count == 3
+    assert len({str(item["ranges"]) for item in found}) == 3
+    assert recall_calibration(weights, options, index, draw) == found[0]
     assert draw.count == 3
 
 

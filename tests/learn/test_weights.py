@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import skimage
 from PIL import Image
-from slow_network import FIRE_PLACES, classify_slowly
+from slow_network import FIRE_PLACES, OLD_FIRE_PLACES, classify_slowly
 
 from squeezetune.errors import SettingsError, WeightsError
 from squeezetune.learn import weights as module
@@ -113,7 +113,12 @@ def test_the_shapes_are_those_of_the_weights(weights):
 
 def test_fires_stand_where_torchvision_has_them():
     assert LAYOUTS["1.1"].fires == dict(zip(FIRE_WIDTHS, FIRE_PLACES, strict=True))
-    assert list(LAYOUTS["1.0"].fires.values()) == [3, 4, 5, 7, 8, 9, 10, 12]
+    assert tuple(LAYOUTS["1.0"].fires.values()) == OLD_FIRE_PLACES
+
+
+def test_pools_follow_where_the_paper_and_its_repository_have_them():
+    assert LAYOUTS["1.0"].pooled == ("conv1", "fire4", "fire8")
+    assert LAYOUTS["1.1"].pooled == ("conv1", "fire3", "fire5")
 
 
 def drop(weights):

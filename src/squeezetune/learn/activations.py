@@ -19,11 +19,11 @@ from squeezetune.data.pixels import PixelSettings
 from squeezetune.data.rows import ComputeBatch, RowBatch, RowWork, compute_rows, load_batch
 from squeezetune.engine import Engine, count_cores
 from squeezetune.events import Listener
-from squeezetune.learn.graph import BLOCKS, TAPS, build_activations, count_channels, measure_maps
+from squeezetune.learn.graph import BLOCKS, TAPS, build_activations, count_features, measure_maps
 from squeezetune.learn.inference import Runtime, batch_size, describe_versions, open_graph, open_outputs
 from squeezetune.learn.quantization import FLOAT_RUNTIME
 from squeezetune.learn.trunk import DrawSample, Trunk, recall_measurement
-from squeezetune.learn.weights import Weights
+from squeezetune.learn.weights import Weights, detect_version, find_layout
 from squeezetune.store import RowStore, StoredRows
 
 STAGE = "activations"
@@ -174,8 +174,8 @@ def prepare_activations(
     form = ActivationForm(
         kind=options.kind,
         views=options.views + options.extra_views,
-        shape=measure_maps(options.block, trunk.pixels.side),
-        taps=sum(count_channels(tap) for tap in TAPS if tap in passed),
+        shape=measure_maps(options.block, trunk.pixels.side, find_layout(detect_version(weights))),
+        taps=count_features(tap for tap in TAPS if tap in passed),
         scales=scales,
     )
     model = build_activations(weights, options.block, ranges=trunk.ranges, scales=scales)

@@ -1,10 +1,11 @@
-"""SqueezeNet 1.1 as ONNX graphs, built from arrays.
+"""SqueezeNet 1.0 and 1.1 as ONNX graphs, built from arrays; the weights say which.
 
-Architecture: Iandola et al. 2016, "SqueezeNet: AlexNet-level accuracy with 50x fewer parameters", version 1.1;
-parameter names and positions are torchvision's. Pixels enter as uint8 RGB, (n, height, width, 3).
+Architecture: Iandola et al. 2016, "SqueezeNet: AlexNet-level accuracy with 50x fewer parameters"; parameter names and
+positions are torchvision's. Pixels enter as uint8 RGB, (n, height, width, 3).
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from itertools import pairwise
 from math import ceil
 from typing import Any
 
@@ -13,15 +14,12 @@ from numpy.typing import NDArray
 
 from squeezetune.learn.layers import FloatLayers, Int8Layers, Layers, Ranges
 from squeezetune.learn.onnx_builder import Graph, Output, Shape
-from squeezetune.learn.weights import FIRE_WIDTHS, LAYOUTS, Weights
+from squeezetune.learn.weights import FIRE_WIDTHS, Layout, Weights
 
-# torchvision's place of each Fire module in `features`, in the order of the data
-FIRES = LAYOUTS["1.1"].fires
-BLOCKS = ("conv1", *FIRES)
-POOL_BEFORE = ("fire2", "fire4", "fire6")
+BLOCKS = ("conv1", *FIRE_WIDTHS)
 TAPS = ("fire5", "fire6", "fire7", "fire8", "fire9")
 FEATURE_COUNT = 256 + 384 + 384 + 512 + 512
-ACTIVATIONS = ("conv1", *(f"{fire}.{part}" for fire in FIRES for part in ("squeeze", "expand")))
+ACTIVATIONS = ("conv1", *(f"{fire}.{part}" for fire in FIRE_WIDTHS for part in ("squeeze", "expand")))
 KEEP_ASPECT = {"squash": "stretch", "crop": "not_smaller", "pad": "not_larger"}
 
 # The dense layers behind the features, first to last: (inputs, outputs) weights and (outputs,) biases.
@@ -58,40 +56,39 @@ def build_activations(
     graph = Graph()
     layers: Layers = FloatLayers(graph, weights) if ranges is None else Int8Layers(graph, weights, ranges)
     x, means = _add_blocks(graph, _add_views(graph, "pixels", views), layers, block)
-    x = layers.pool(x) if is_pooled(block) else x
+    x = layers.pool(x) if block in layers.layout.pooled else x
     x = x if scales is None else _add_codes(graph, x, scales)
     channels_last = graph.add("Transpose", x, perm=[0, 2, 3, 1])
     sizes = graph.add(
         "Concat", graph.constant("views", [views, -1]), graph.add("Shape", channels_last, start=1), axis=0
     )
     _add_split(graph, channels_last, sizes, "activations", axes=5)
-    shape: Shape = ["n", views, "height.out", "width.out", count_channels(block)]
+    shape: Shape = ["n", views, "height.out", "width.out", count_channels(block, layers.layout)]
     outputs = [Output("activations", shape, np.float32 if scales is None else np.uint8)]
     if means:
-        width = sum(count_channels(tap) for tap in TAPS[: len(means)])
+        width = count_features(TAPS[: len(means)])
         taps = graph.add("Concat", *means, axis=1)
         _add_split(graph, taps, graph.constant("taps.views", [views, -1, width]), "taps", axes=3)
         outputs.append(Output("taps", ["n", views, width]))
     return graph.serialise("pixels", outputs)
 
 
-def count_channels(block: str) -> int:
+def count_channels(block: str, layout: Layout) -> int:
     """Count the channels that a block gives."""
-    return LAYOUTS["1.1"].conv1[0] if block == "conv1" else 2 * FIRE_WIDTHS[block][1]
+    return layout.conv1[0] if block == "conv1" else 2 * FIRE_WIDTHS[block][1]
 
 
-def measure_maps(block: str, side: int) -> tuple[int, int, int]:
+def count_features(taps: Iterable[str]) -> int:
+    """Count the means that these taps give."""
+    return sum(2 * FIRE_WIDTHS[tap][1] for tap in taps)
+
+
+def measure_maps(block: str, side: int, layout: Layout) -> tuple[int, int, int]:
     """Tell the height, width and channels of what `build_activations` gives for pixels of this side."""
-    side = (side - 3) // 2 + 1
-    for _ in filter(is_pooled, BLOCKS[: BLOCKS.index(block) + 1]):
-        side = ceil((side - 3) / 2) + 1
-    return side, side, count_channels(block)
-
-
-def is_pooled(block: str) -> bool:
-    """Say whether a max pool follows the block."""
-    following = BLOCKS[BLOCKS.index(block) + 1 :]
-    return bool(following) and following[0] in POOL_BEFORE
+    side = (side - layout.conv1[1]) // 2 + 1
+    for passed in BLOCKS[: BLOCKS.index(block) + 1]:
+        side = ceil((side - 3) / 2) + 1 if passed in layout.pooled else side
+    return side, side, count_channels(block, layout)
 
 
 def build_range_probe(weights: Weights) -> bytes:
@@ -211,11 +208,12 @@ def _add_blocks(
     graph: Graph, pixels: str, layers: Layers, last: str, taps: Sequence[str] = TAPS
 ) -> tuple[str, list[str]]:
     """Add conv1 ... `last`; returns what that gives, and the mean of every channel after each tap on the way."""
+    layout, passed = layers.layout, BLOCKS[: BLOCKS.index(last) + 1]
     x, means, positions = layers.first(pixels), [], graph.constant("positions", [2, 3])
-    for fire in BLOCKS[1 : BLOCKS.index(last) + 1]:
-        x = layers.pool(x) if fire in POOL_BEFORE else x
-        x = layers.squeeze(x, f"features.{FIRES[fire]}", f"{fire}.squeeze")
-        x = layers.expand(x, f"features.{FIRES[fire]}", f"{fire}.expand")
+    for previous, fire in pairwise(passed):
+        x = layers.pool(x) if previous in layout.pooled else x
+        x = layers.squeeze(x, f"features.{layout.fires[fire]}", f"{fire}.squeeze")
+        x = layers.expand(x, f"features.{layout.fires[fire]}", f"{fire}.expand")
         if fire in taps:
             means.append(graph.add("ReduceMean", x, positions, keepdims=0))
     return x, means

@@ -8,7 +8,7 @@ from numpy.typing import NDArray
 from onnx import TensorProto
 
 from squeezetune.learn.onnx_builder import Graph
-from squeezetune.learn.weights import MEAN, STD, Weights
+from squeezetune.learn.weights import MEAN, STD, Layout, Weights, detect_version, find_layout
 
 # By name of an activation the value that uint8 255 stands for; activations follow a ReLU, so all start at 0.
 Ranges = Mapping[str, float]
@@ -18,6 +18,11 @@ POOL: dict[str, Any] = {"kernel_shape": [3, 3], "strides": [2, 2], "ceil_mode": 
 
 class Layers(Protocol):
     """Adds layers to a graph; each method takes and returns names of tensors, (n, channels, height, width)."""
+
+    @property
+    def layout(self) -> Layout:
+        """Which version of SqueezeNet the weights are of."""
+        ...
 
     def first(self, pixels: str) -> str:
         """Add normalisation and conv1 (stride 2, no padding) with its ReLU; `pixels` is (n, h, w, 3) uint8."""
@@ -47,6 +52,7 @@ class FloatLayers:
     """Layers in float32; with `half_storage` the parameters that float16 holds exactly are stored so."""
 
     def __init__(self, graph: Graph, weights: Weights, *, half_storage: bool = False) -> None:
+        self.layout = find_layout(detect_version(weights))
         self._graph = graph
         self._weights = weights
         self._half_storage = half_storage
@@ -98,6 +104,7 @@ class Int8Layers:
     """
 
     def __init__(self, graph: Graph, weights: Weights, ranges: Ranges) -> None:
+        self.layout = find_layout(detect_version(weights))
         self._graph = graph
         self._weights = weights
         self._ranges = ranges

@@ -22,7 +22,7 @@ from squeezetune.learn.feeds import Positions, Rows
 from squeezetune.learn.network import SqueezeNet, Tensor, build_network
 from squeezetune.learn.recipe import OriginalRecipe
 from squeezetune.learn.surgery import freeze, unfreeze_last
-from squeezetune.learn.weights import Weights
+from squeezetune.learn.weights import Weights, detect_version
 
 # isort: split
 # after `network`, which says how to install torch where it is missing
@@ -66,7 +66,7 @@ def build_original(weights: Weights, classes: int, recipe: OriginalRecipe, seed:
     """
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        network = build_network(weights, num_classes=classes)
+        network = build_network(weights, version=detect_version(weights), num_classes=classes)
         width = network.classifier[1].in_channels
         network.classifier[1] = nn.Conv2d(width, classes, 1)
         if recipe.norm == "batch":

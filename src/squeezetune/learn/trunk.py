@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from squeezetune.data.index import ImageIndex
 from squeezetune.data.pixels import PixelSettings
 from squeezetune.events import Listener, Notice
-from squeezetune.learn.graph import ACTIVATIONS, build_trunk
+from squeezetune.learn.graph import ACTIVATIONS, build_range_probe, build_trunk
 from squeezetune.learn.inference import (
     RunGraph,
     Runtime,
@@ -27,7 +27,7 @@ from squeezetune.learn.inference import (
 )
 from squeezetune.learn.layers import Ranges
 from squeezetune.learn.quantization import FLOAT_RUNTIME, GUARD_IMAGES, GUARD_LIMIT, measure_distance, measure_ranges
-from squeezetune.learn.weights import Weights
+from squeezetune.learn.weights import Weights, detect_version
 from squeezetune.machine import name_processor
 from squeezetune.store import write_file
 
@@ -97,12 +97,13 @@ def prepare_trunk(
 def recall_runtime(runtimes: list[Runtime], weights: Weights, options: TrunkOptions) -> Runtime:
     """Take the runtime that an earlier run on this machine chose, or time them now and keep the choice.
 
-    Keeping it makes runs repeatable: a second timing may order two close runtimes the other way round.
+    Keeping it makes runs repeatable: a second timing may order two close runtimes the other way round. It hangs on the
+    version of the network, whose layers differ in size, and not on the weights.
     """
     if len(runtimes) == 1:
         return runtimes[0]
     circumstances = [platform.machine(), name_processor(), describe_versions(runtimes), [str(r) for r in runtimes],
-                     options.pixels.side, options.views, options.threads]  # fmt: skip
+                     options.pixels.side, options.views, options.threads, detect_version(weights)]  # fmt: skip
     path = options.cache and options.cache / "runtimes" / f"{_hash(json.dumps(circumstances).encode())}.json"
     known = _read_json(path)
     names = {str(runtime): runtime for runtime in runtimes}
@@ -118,13 +119,14 @@ def recall_runtime(runtimes: list[Runtime], weights: Weights, options: TrunkOpti
 def recall_calibration(
     weights: Weights, options: TrunkOptions, index: ImageIndex, draw: DrawSample
 ) -> Mapping[str, Any]:
-    """Take the ranges measured earlier on photos that are still in the index, or measure them now."""
+    """Take the ranges that these weights gave earlier on photos that are still in the index, or measure them now."""
 
     def measure(pixels: NDArray[np.uint8]) -> dict[str, Any]:
         ranges = measure_ranges(weights, pixels)
         return {"ranges": ranges, "distance": _measure_int8_distance(weights, ranges, pixels[-GUARD_IMAGES:])}
 
-    folder = options.cache and options.cache / "calibrations" / f"{options.pixels.side}-{options.pixels.resize}"
+    circumstances = f"{options.pixels.side}-{options.pixels.resize}-{_hash(build_range_probe(weights))}"
+    folder = options.cache and options.cache / "calibrations" / circumstances
     return recall_measurement(folder, index, draw, measure)
 
 

@@ -23,6 +23,8 @@ PROVENANCE = "SqueezeNet 1.1 (Iandola et al. 2016, BSD-2-Clause), ImageNet; conv
 MEAN = (0.485, 0.456, 0.406)
 STD = (0.229, 0.224, 0.225)
 
+NEEDED = "Needed are the parameters of torchvision's squeezenet1_0 or squeezenet1_1, by its names."
+
 Weights = Mapping[str, NDArray[np.float32]]
 
 
@@ -38,6 +40,13 @@ class Layout:
         """Name each Fire module with its place in torchvision's `features`, in the order of the data."""
         places = [place for place in range(3, 13) if place not in self.pools]
         return dict(zip(FIRE_WIDTHS, places, strict=True))
+
+    @property
+    def pooled(self) -> tuple[str, ...]:
+        """Name the blocks that a max pool follows, in the order of the data."""
+        places = {"conv1": 0, **self.fires}
+        return tuple(max((name for name in places if places[name] < pool), key=places.__getitem__)
+                     for pool in self.pools)  # fmt: skip
 
 
 LAYOUTS = {"1.0": Layout((96, 7), (2, 6, 11)), "1.1": Layout((64, 3), (2, 5, 8))}
@@ -103,15 +112,24 @@ def identify_version(weights: Mapping[str, NDArray[Any]]) -> str:
     Raises:
         WeightsError: a parameter is missing, unknown, of another shape or not finite.
     """
-    hint = "Needed are the parameters of torchvision's squeezenet1_0 or squeezenet1_1, by its names."
+    version = detect_version(weights)
+    if problems := _list_problems(weights, version):
+        raise WeightsError(f"These are not the weights of SqueezeNet {version}: {'; '.join(problems)}.", NEEDED)
+    return version
+
+
+def detect_version(weights: Mapping[str, NDArray[Any]]) -> str:
+    """Say which SqueezeNet the weights are of by their first kernel; `identify_version` looks at the others too.
+
+    Raises:
+        WeightsError: it is missing, or of neither version's shape.
+    """
     first = weights.get("features.0.weight", np.empty(0)).shape
     version = next((name for name, layout in LAYOUTS.items() if first == _shape_first(layout)), None)
     if version is None:
         wanted = " or ".join(f"{_shape_first(layout)} in {name}" for name, layout in LAYOUTS.items())
         found = f"'features.0.weight' is {first}" if first != (0,) else f"no 'features.0.weight' in {_list(weights)}"
-        raise WeightsError(f"These are not the weights of a SqueezeNet: {found}, needed {wanted}.", hint)
-    if problems := _list_problems(weights, version):
-        raise WeightsError(f"These are not the weights of SqueezeNet {version}: {'; '.join(problems)}.", hint)
+        raise WeightsError(f"These are not the weights of a SqueezeNet: {found}, needed {wanted}.", NEEDED)
     return version
 
 
