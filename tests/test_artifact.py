@@ -48,6 +48,13 @@ def write_half(folder, error):
         raise error
 
 
+def test_a_model_from_before_there_was_a_choice_of_weights_is_read(model, folder):
+    content = json.loads((folder / MANIFEST).read_bytes())
+    del content["weights"]
+    (folder / MANIFEST).write_text(json.dumps(content))
+    assert read_manifest(folder).weights == {}
+
+
 def list_names(folder):
     return sorted(path.name for path in folder.iterdir())
 

@@ -5,11 +5,15 @@ import subprocess
 import sys
 from dataclasses import fields
 
+import numpy as np
 import pytest
 from click.testing import CliRunner
+from example_weights import draw_weights
 from fast_options import FAST
+from safetensors.numpy import save_file
 
 from squeezetune.cli import main
+from squeezetune.errors import WeightsError
 from squeezetune.settings import Settings
 
 
@@ -67,6 +71,9 @@ def test_every_setting_is_an_option(run):
         (["train", "nowhere"], 1, "nowhere"),
         (["train", "nowhere", "--validation", "0.9"], 2, "validation is 0.9"),
         (["train", "nowhere", "--image-side", "7"], 2, "image_side is 7"),
+        (["train", "nowhere", "--weights", "squeezenet"], 2, "weights is 'squeezenet'"),
+        (["train", "nowhere", "--weights", "none.safetensors"], 1, "There is no file of weights none.safetensors"),
+        (["train", "nowhere", "--weights", "none.pth", "--recipe", "original"], 1, "no file of weights none.pth"),
         (["predict", "nowhere", "x.jpg"], 1, "no SqueezeTune model"),
         (["evaluate", "nowhere", "nowhere"], 1, "no SqueezeTune model"),
         (["info", "nowhere"], 1, "no SqueezeTune model"),
@@ -83,6 +90,33 @@ def test_errors_are_two_lines_and_an_exit_status(run, words, status, said, tmp_p
     assert lines[1].startswith("Hint: ")
     assert result.stdout == ""
     assert not list(tmp_path.iterdir())
+
+
+def write_other_network(path):
+    save_file({"fc.weight": np.zeros((2, 2), np.float32)}, path)
+
+
+def write_no_number(path):
+    weights = draw_weights()
+    weights["features.0.bias"][0] = np.inf
+    save_file(weights, path)
+
+
+@pytest.mark.parametrize(("write", "said"), [
+    (lambda path: path.write_bytes(b"no weights at all"), "no safetensors file"),
+    (write_other_network, "not the weights of a SqueezeNet"), (write_no_number, "not finite: features.0.bias"),
+])  # fmt: skip
+def test_bad_weights_are_told_before_an_unfinished_run_is_dropped(run, shape_folder, tmp_path, write, said):
+    write(tmp_path / "mine.safetensors")
+    (tmp_path / ".model.unfinished").mkdir()
+    words = ["--output", tmp_path / "model", "--weights", tmp_path / "mine.safetensors", *FAST]
+    result = run("train", shape_folder, *words)
+    assert result.exit_code == WeightsError.exit_status
+    shown = " ".join(result.stderr.split())
+    assert shown.count("mine.safetensors") == 1
+    assert said in shown
+    assert "Hint: " in shown
+    assert sorted(path.name for path in tmp_path.iterdir()) == [".model.unfinished", "mine.safetensors"]
 
 
 def test_errors_as_json(run, tmp_path):
@@ -186,6 +220,7 @@ def test_info(run, model_folder):
     result = run("info", model_folder)
     assert result.exit_code == 0
     assert "3 classes: box, disc, spike" in result.stdout
+    assert "Pretrained weights: SqueezeNet 1.1 (Iandola et al. 2016" in result.stdout
     assert json.loads(run("info", model_folder, "--json").stdout)["class_names"] == ["box", "disc", "spike"]
 
 

@@ -11,9 +11,11 @@ from dataclasses import replace
 import numpy as np
 import pytest
 from click.testing import CliRunner
+from example_weights import draw_weights
 from fast_options import FAST
 from safetensors import safe_open
 from safetensors.numpy import load as unpack_tensors
+from safetensors.numpy import save_file
 
 from squeezetune.checkpoint import CheckpointFolder
 from squeezetune.cli import main
@@ -31,6 +33,9 @@ from squeezetune.training import train
 torch = pytest.importorskip("torch", reason="torch is an extra")
 from squeezetune import deepening  # noqa: E402
 from squeezetune.learn import crew, finetune  # noqa: E402
+from squeezetune.learn.augment import normalise  # noqa: E402
+from squeezetune.learn.network import SqueezeNet  # noqa: E402
+from squeezetune.learn.tapped import TappedNetwork  # noqa: E402
 
 LAYERS = "all layers"
 # What one run of three epochs is made of: 36 training images in batches of 8.
@@ -156,11 +161,62 @@ def test_the_parameters_in_the_file_are_the_trained_ones(whole, weights, tmp_pat
     (tmp_path / "network.safetensors").write_bytes(learned.network)
     with safe_open(tmp_path / "network.safetensors", "numpy") as file:
         about = json.loads(file.metadata()["squeezetune"])
-    assert about == {"views": learned.chosen.views, "image_side": 64, "resize": "squash", "use_roots": False}
+    assert about == {
+        "views": learned.chosen.views, "image_side": 64, "resize": "squash", "use_roots": False, "squeezenet": "1.1",
+    }  # fmt: skip
     tensors = unpack_tensors(learned.network)
     for name, value in learned.deepened.weights.items():
         np.testing.assert_array_equal(tensors[name].astype(np.float32), value)
     np.testing.assert_array_equal(tensors["head.0.weight"], learned.deepened.layers[0][0])
+
+
+@pytest.fixture
+def old_file(tmp_path):
+    """Write weights of SqueezeNet 1.0."""
+    save_file(draw_weights("1.0"), tmp_path / "mine.safetensors")
+    return tmp_path / "mine.safetensors"
+
+
+def test_all_layers_of_squeezenet_1_0_are_trained(learn, old_weights, old_file, settings):
+    learned = prefer_layers(learn(epochs=1.0, weights=str(old_file)), old_weights)
+    assert learned.network_name == "SqueezeNet 1.0, all layers trained"
+    for name, value in learned.deepened.weights.items():
+        assert value.shape == old_weights[name].shape
+        assert np.array_equal(value, old_weights[name]) is name.startswith("features.0."), name
+    pixels = np.random.default_rng(0).integers(0, 256, (6, 64, 64, 3), dtype=np.uint8)
+    by_file = Classifier(learned.model, make_manifest(learned, settings)).run(list(pixels))
+    np.testing.assert_allclose(by_file, run_stored(learned.network, pixels), atol=1e-4)
+
+
+def run_stored(network, pixels):
+    """Run `network.safetensors` in torch on images (n, side, side, 3): probabilities (n, classes)."""
+    about = json.loads(read_metadata(network)["squeezetune"])
+    tensors = {name: torch.from_numpy(value).float() for name, value in unpack_tensors(network).items()}
+    trunk = SqueezeNet(about["squeezenet"])
+    trunk.features.load_state_dict({name[9:]: value for name, value in tensors.items() if "features." in name})
+    tapped = TappedNetwork(trunk, len(tensors["head.0.bias"]))
+    tapped.classifier.load_state_dict({"weight": tensors["head.0.weight"].T, "bias": tensors["head.0.bias"]})
+    views = [pixels, pixels[:, :, ::-1].copy()][: about["views"]]
+    with torch.inference_mode():
+        logits = [tapped(normalise(torch.from_numpy(view))) for view in views]
+    return torch.stack(logits).mean(0).softmax(1).numpy()
+
+
+def read_metadata(payload):
+    """Read the texts in the head of a safetensors file."""
+    length = int.from_bytes(payload[:8], "little")
+    return json.loads(payload[8 : 8 + length])["__metadata__"]
+
+
+def test_a_run_goes_on_with_the_same_weights_only_wherever_they_are(learn, old_file, tmp_path):
+    unfinished = CheckpointFolder(tmp_path / ".model.unfinished")
+    learn(stop_at(1), unfinished, weights=str(old_file))
+    moved = old_file.rename(tmp_path / "moved.safetensors")
+    save_file(draw_weights("1.0", seed=1), old_file)
+    with pytest.raises(CheckpointError, match=r'settings\.weights is "[0-9a-f]{20,}\.\.\., the unfinished run had "'):
+        learn(ignore_event, unfinished, resume=True, weights=str(old_file))
+    resumed = learn(ignore_event, unfinished, resume=True, weights=str(moved))
+    assert digest(resumed.deepened) == digest(learn(weights=str(moved)).deepened)
 
 
 def test_the_report_has_the_stages_and_their_curves(shape_folder, settings, tmp_path):

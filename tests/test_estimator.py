@@ -1,6 +1,8 @@
 import numpy as np
 import pytest
+from example_weights import draw_weights
 from PIL import Image
+from safetensors.numpy import save_file
 from sklearn.base import clone
 from sklearn.datasets import load_digits
 from sklearn.exceptions import NotFittedError
@@ -124,6 +126,16 @@ def test_a_wrong_parameter_is_told_when_fitting(digits):
     model = SqueezeTuneClassifier(effort="enormous")
     with pytest.raises(SettingsError, match="effort"):
         model.fit(*digits)
+
+
+def test_other_pretrained_weights_are_a_parameter(digits, tmp_path):
+    X, y = digits
+    path = tmp_path / "mine.safetensors"
+    save_file(draw_weights("1.0"), path)
+    model = SqueezeTuneClassifier(**FAST, weights=path).fit(X[::2], y[::2])
+    assert model.classifier_.manifest.weights["network"] == "SqueezeNet 1.0"
+    assert model.classifier_.manifest.settings["weights"] == str(path)
+    assert model.score(X[1::2], y[1::2]) > 0.8  # digits are told apart by random layers too
 
 
 # ---- with scikit-learn's tools

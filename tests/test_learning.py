@@ -1,19 +1,27 @@
+import hashlib
 import json
 from dataclasses import replace
 
 import numpy as np
 import onnx
 import pytest
+from example_weights import draw_weights, perturb
 from PIL import Image
 from safetensors import safe_open
-from safetensors.numpy import load_file
+from safetensors.numpy import load as unpack_tensors
+from safetensors.numpy import load_file, save_file
+from scipy.special import softmax
 
 from squeezetune.data.index import index_images, scan_folder
 from squeezetune.data.pixels import PixelSettings, load_pixels
 from squeezetune.data.split import split_index
 from squeezetune.errors import SourceError
 from squeezetune.events import ignore_event
-from squeezetune.learn.graph import FEATURE_COUNT
+from squeezetune.learn.dense import apply_layers
+from squeezetune.learn.graph import FEATURE_COUNT, build_trunk
+from squeezetune.learn.inference import open_graph
+from squeezetune.learn.quantization import FLOAT_RUNTIME
+from squeezetune.learn.weights import WEIGHTS_SHA256
 from squeezetune.learning import learn_classifier, make_manifest
 from squeezetune.prediction import Classifier
 from squeezetune.scene import choose_side, draw_sample
@@ -34,7 +42,14 @@ def learn(index, fixed_settings, engine, tmp_path):
         settings = replace(fixed_settings, **changes)
         return learn_classifier(index, cut, settings, tmp_path / "cache", engine, ignore_event)
 
+    learn_with.settings = fixed_settings
     return learn_with
+
+
+def read_pixels(learned, count):
+    """Read the first photos as the network in the file sees them."""
+    index = learned.index
+    return np.stack([load_pixels(index.source, name, learned.pixels)[0] for name in index.names[:count]])
 
 
 # ---- what is learnt
@@ -61,7 +76,9 @@ def test_the_two_files_hold_the_same_network(learn, weights, tmp_path):
     np.testing.assert_array_equal(tensors["head.0.weight"], learned.head.layers[0][0])
     with safe_open(path, "numpy") as file:
         about = json.loads(file.metadata()["squeezetune"])
-    assert about == {"views": learned.head.views, "image_side": 64, "resize": "squash", "use_roots": True}
+    assert about == {
+        "views": learned.head.views, "image_side": 64, "resize": "squash", "use_roots": True, "squeezenet": "1.1",
+    }  # fmt: skip
     stored = {
         item.name: onnx.numpy_helper.to_array(item) for item in onnx.load_from_string(learned.model).graph.initializer
     }
@@ -74,7 +91,8 @@ def test_the_model_file_names_its_classes_and_its_licence(learn, index):
     assert json.loads(about["class_names"]) == ["box", "disc", "spike"]
     assert (about["image_side"], about["resize"]) == ("64", "squash")
     assert about["data_fingerprint"] == index.fingerprint
-    assert "BSD" in about["license"]
+    assert "BSD-2-Clause" in about["license"]
+    assert (about["network"], about["weights_sha256"]) == ("SqueezeNet 1.1", WEIGHTS_SHA256)
 
 
 def test_the_manifest_says_what_was_used(learn, fixed_settings, index):
@@ -110,6 +128,38 @@ def test_images_that_cannot_be_decoded_are_skipped_and_the_rest_is_split_anew(
     assert sorted(parts.tolist()) == list(range(28))
     whole = learn_classifier(learned.index, cut, fixed_settings, None, engine, ignore_event)
     assert whole.network == learned.network
+
+
+# ---- other pretrained weights
+
+
+def test_a_head_is_fitted_on_other_weights(learn, tmp_path):
+    exact = perturb(draw_weights())  # float32, as somebody's training leaves it
+    save_file(exact, tmp_path / "mine.safetensors", metadata={"license": "CC0-1.0"})
+    learned, packaged = learn(weights=str(tmp_path / "mine.safetensors")), learn()
+    assert learned.network_name == "SqueezeNet 1.0, frozen"
+    assert learned.trunk.key != packaged.trunk.key
+    expected = open_graph(build_trunk(learned.pretrained.weights, views=2), FLOAT_RUNTIME, 1)
+    pixels = read_pixels(learned, 4)
+    np.testing.assert_allclose(learned.features.values[:4], expected(pixels), rtol=2e-3, atol=1e-3)
+    about = {item.key: item.value for item in onnx.load_from_string(learned.model).metadata_props}
+    assert (about["network"], about["weights"]) == ("SqueezeNet 1.0", "mine.safetensors")
+    assert about["weights_sha256"] == hashlib.sha256((tmp_path / "mine.safetensors").read_bytes()).hexdigest()
+    assert about["license"].startswith("weights CC0-1.0;")
+    assert make_manifest(learned, learn.settings).weights == learned.pretrained.describe()
+
+
+def test_the_stored_network_is_that_of_the_model_file(learn, tmp_path):
+    save_file(perturb(draw_weights()), tmp_path / "mine.safetensors")
+    learned = learn(weights=str(tmp_path / "mine.safetensors"), head="linear")
+    tensors = unpack_tensors(learned.network)
+    layers = [(tensors["head.0.weight"], tensors["head.0.bias"])]
+    stored = {name: value.astype(np.float32) for name, value in tensors.items() if name.startswith("features.")}
+    pixels = read_pixels(learned, 12)
+    features = open_graph(build_trunk(stored, views=learned.chosen.views), FLOAT_RUNTIME, 1)(pixels)
+    expected = softmax(apply_layers(layers, np.sqrt(features)).mean(axis=1), axis=1)
+    classifier = Classifier(learned.model, make_manifest(learned, learn.settings))
+    np.testing.assert_allclose(classifier.run(list(pixels)), expected, atol=1e-4)
 
 
 # ---- the side in pixels

@@ -1,3 +1,4 @@
+import hashlib
 import importlib.util
 import json
 import subprocess
@@ -9,13 +10,15 @@ import onnx
 import onnxruntime
 import pytest
 from click.testing import CliRunner
-from safetensors.numpy import load_file
+from example_weights import draw_weights
+from safetensors import safe_open
+from safetensors.numpy import load_file, save_file
 
 from squeezetune.artifact import read_manifest, read_report
 from squeezetune.cli import main
 from squeezetune.data.pixels import PixelSettings, load_pixels
 from squeezetune.data.sources import FolderSource
-from squeezetune.errors import SettingsError, SourceError
+from squeezetune.errors import CheckpointError, SettingsError, SourceError
 from squeezetune.estimator import SqueezeTuneClassifier
 from squeezetune.events import EpochFinished, StageStarted, ignore_event
 from squeezetune.measurement import evaluate
@@ -99,15 +102,42 @@ def test_the_command_line_knows_it(folder, words):
     assert "original" in result.output
 
 
+@pytest.fixture(scope="module")
+def old_folder(shape_folder, tmp_path_factory):
+    """Train the classifier of SqueezeNet 1.0, from a file of torch; only to be read."""
+    torch = pytest.importorskip("torch", reason="torch is an extra")
+    folder = tmp_path_factory.mktemp("old")
+    torch.save({name: torch.from_numpy(value) for name, value in draw_weights("1.0").items()}, folder / "mine.pth")
+    train(shape_folder, folder / "model", SETTINGS, weights=folder / "mine.pth")
+    return folder / "model"
+
+
 @needs_torch
-def test_the_file_gives_what_the_stored_network_gives_in_torch(folder, shape_folder):
+def test_it_says_which_weights_it_began_with(old_folder):
+    manifest, report = read_manifest(old_folder), read_report(old_folder)
+    sha256 = hashlib.sha256((old_folder.parent / "mine.pth").read_bytes()).hexdigest()
+    assert manifest.weights == report["model"]["weights"] == {
+        "network": "SqueezeNet 1.0", "origin": "mine.pth", "license": "unknown", "sha256": sha256,
+    }  # fmt: skip
+    assert report["model"]["network"] == "SqueezeNet 1.0, the original recipe"
+    assert f"--weights {old_folder.parent / 'mine.pth'}" in report["command"]
+    assert sha256[:16].encode() in (old_folder / "report.html").read_bytes()
+    about = {item.key: item.value for item in onnx.load(old_folder / "model.onnx").metadata_props}
+    assert (about["network"], about["weights"], about["weights_sha256"]) == ("SqueezeNet 1.0", "mine.pth", sha256)
+
+
+@needs_torch
+@pytest.mark.parametrize("name", ["folder", "old_folder"])
+def test_the_file_gives_what_the_stored_network_gives_in_torch(request, name, shape_folder):
     import torch
 
     from squeezetune.learn.augment import normalise
     from squeezetune.learn.network import SqueezeNet
 
+    folder = request.getfixturevalue(name)
     tensors = load_file(folder / "network.safetensors")
-    network = SqueezeNet("1.1", num_classes=3)
+    with safe_open(folder / "network.safetensors", "numpy") as file:
+        network = SqueezeNet(json.loads(file.metadata()["squeezetune"])["squeezenet"], num_classes=3)
     network.classifier[0] = torch.nn.BatchNorm2d(512)
     network.load_state_dict({name: torch.from_numpy(value).float() for name, value in tensors.items()})
     network.eval()
@@ -178,6 +208,17 @@ def test_an_unfinished_run_goes_on_to_the_same_bytes(shape_folder, tmp_path):
     for name in ("network.safetensors", "model.onnx"):
         assert (tmp_path / "model" / name).read_bytes() == (tmp_path / "whole" / name).read_bytes()
     assert not (tmp_path / ".model.unfinished").exists()
+
+
+@needs_torch
+def test_an_unfinished_run_does_not_go_on_with_other_weights(shape_folder, tmp_path):
+    save_file(draw_weights("1.1"), tmp_path / "mine.safetensors")
+    settings = replace(SETTINGS, weights=str(tmp_path / "mine.safetensors"))
+    with pytest.raises(KeyboardInterrupt):
+        train(shape_folder, tmp_path / "model", settings, listen=stop_at(2))
+    save_file(draw_weights("1.1", seed=1), tmp_path / "mine.safetensors")
+    with pytest.raises(CheckpointError, match=r"settings\.weights is"):
+        train(shape_folder, tmp_path / "model", settings, resume=True)
 
 
 def stop_at(epoch):

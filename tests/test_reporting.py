@@ -122,7 +122,9 @@ def make_data(names, count):
 
 
 MODEL = {
-    "network": "SqueezeNet 1.1, frozen", "head": "hidden layer of 512", "views": "image and mirror image",
+    "network": "SqueezeNet 1.1, frozen",
+    "weights": {"network": "SqueezeNet 1.1", "origin": "<mine>.pth", "license": "CC0-1.0", "sha256": "cd34" * 16},
+    "head": "hidden layer of 512", "views": "image and mirror image",
     "image_side": 224, "resize": "squash", "engine": "onnxruntime int8", "regularisation": 0.003,
     "temperature": 1.2, "file_bytes": 1512345, "agreement": {"top1": 1.0, "mean_difference": 0.003},
     "candidates": [

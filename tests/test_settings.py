@@ -1,5 +1,7 @@
 import json
+import re
 from dataclasses import FrozenInstanceError, fields
+from pathlib import Path
 
 import pytest
 from hypothesis import given
@@ -20,6 +22,8 @@ def draw_value(item):
         return st.sampled_from(["", "^([a-z]+)", "a|b"])
     if item.name == "budget":
         return st.sampled_from(["", "90s", "10m", "1h30m"])
+    if item.name == "weights":
+        return st.sampled_from(["", "squeezenet1_0", "a folder/mine.safetensors", "MINE.PTH"])
     if item.name == "image_side":
         return st.one_of(st.just(0), st.integers(32, high))
     return st.floats(low, high) if isinstance(item.default, float) else st.integers(low, high)
@@ -118,6 +122,31 @@ def test_durations_are_read_as_people_write_them(text, seconds):
 @pytest.mark.parametrize("text", ["", "soon", "m", "10x", "-5m", "30m1h", "0s", "0"])
 def test_what_is_no_duration_is_none(text):
     assert parse_duration(text) is None
+
+
+# ---- pretrained weights
+
+
+def test_a_path_object_is_a_path():
+    assert parse_settings({"weights": Path("here", "mine.pt")}).weights == str(Path("here", "mine.pt"))
+
+
+@pytest.mark.parametrize("recipe", ["auto", "original"])
+@pytest.mark.parametrize("value", ["squeezenet1_1", "mine.safetensors"])
+def test_every_recipe_takes_weights(recipe, value):
+    assert Settings(recipe=recipe, weights=value).weights == value
+
+
+@pytest.mark.parametrize(("value", "suggestion"), [
+    ("squeezenet1_2", ", did you mean 'squeezenet1_"), ("squeezenet", ", did you mean 'squeezenet1_"),
+    ("mine.onnx", ""), ("mine", ""), (".", ""), ("http://example.org/", ""),
+])  # fmt: skip
+def test_what_can_be_no_weights_is_refused(value, suggestion):
+    needed = re.escape(f"weights is {value!r}; needed is a file that ends in .safetensors or .pth or .pt, or one of")
+    with pytest.raises(SettingsError, match=needed) as caught:
+        Settings(weights=value)
+    assert ("did you mean" in caught.value.message) is bool(suggestion)
+    assert suggestion in caught.value.message
 
 
 # ---- the original recipe

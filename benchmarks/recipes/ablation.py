@@ -29,6 +29,7 @@ from squeezetune.data.split import Split
 from squeezetune.deepening import Ground, Workshop, deepen
 from squeezetune.engine import ThreadEngine, count_cores
 from squeezetune.events import EpochFinished, Event, ignore_event
+from squeezetune.learn.pretrained import load_pretrained
 from squeezetune.learn.recipe import Phase, StagePlan, choose_recipe
 from squeezetune.learn.weights import load_weights
 from squeezetune.learning import learn_classifier
@@ -106,7 +107,8 @@ def open_task(name: str, seed: int, options: argparse.Namespace, cache: Path) ->
         split = replace(split, train=np.sort(chosen), validation=split.validation[::4])
     learned = learn_classifier(index, lambda _: split, settings, cache, engine, ignore_event)
     ground = Ground(index, split, learned.features, learned.trunk, load_weights(), learned.head)
-    workshop = Workshop(settings, cache, engine, count_cores(), show_epoch if options.verbose else ignore_event)
+    listen = show_epoch if options.verbose else ignore_event
+    workshop = Workshop(settings, cache, engine, count_cores(), listen, load_pretrained())
     return Task(name, ground, workshop)
 
 

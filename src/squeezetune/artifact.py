@@ -39,7 +39,10 @@ RENAME_ATTEMPTS = 10
 
 @dataclass(frozen=True)
 class Manifest:
-    """What `model.json` says; `files` maps each other file to its SHA-256."""
+    """What `model.json` says.
+
+    `files` maps each other file to its SHA-256; `weights` says which pretrained network was begun with.
+    """
 
     class_names: tuple[str, ...]
     image_side: int
@@ -51,6 +54,7 @@ class Manifest:
     version: str
     created: str
     files: Mapping[str, str] = field(default_factory=dict)
+    weights: Mapping[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -155,7 +159,7 @@ def _identify(folder: Path) -> tuple[int, int] | None:
 
 
 def _read_whole(folder: Path) -> Manifest:
-    content = _read_content(folder)
+    content = {"weights": {}} | _read_content(folder)  # models from before there was a choice do not say which
     wrong = [name for name, kind in _KINDS.items() if not isinstance(content.get(name), kind)]
     if wrong:
         raise ArtifactError(f"{folder / MANIFEST} is damaged: {', '.join(wrong)} missing or of a wrong type", _RETRAIN)
@@ -191,6 +195,7 @@ _KINDS: dict[str, type] = {
     "version": str,
     "created": str,
     "files": dict,
+    "weights": dict,
 }
 _RETRAIN = "Train the model again, or copy the whole folder again from where it came."
 

@@ -262,7 +262,7 @@ def info(model: Path, as_json: bool) -> None:
     if as_json:
         print_json(vars(manifest) | {"test": report["test"]})
         return
-    test, data = report["test"], manifest.data
+    test, data, weights = report["test"], manifest.data, manifest.weights
     low, high = (format_share(end) for end in test["interval"])
     print_lines(
         f"{len(manifest.class_names)} classes: {', '.join(manifest.class_names)}",
@@ -271,6 +271,7 @@ def info(model: Path, as_json: bool) -> None:
         f"{manifest.created}",
         f"{report['model']['network']}; {report['model']['head']}, on {report['model']['views']}, at "
         f"{manifest.image_side} px ({manifest.resize}); {report['model']['file_bytes'] / 1e6:.1f} MB",
+        *([f"Pretrained weights: {weights['origin']}; licence: {weights['license']}"] if weights else []),
         f"Repeat  {report['command']}",
     )
 

@@ -27,6 +27,7 @@ from squeezetune.learn.features import Features
 from squeezetune.learn.graph import BLOCKS
 from squeezetune.learn.head import PENALTIES, Candidate, Head, Scaling, measure_scaling, weigh_classes
 from squeezetune.learn.pace import ClockPace, EpochPace, Pace
+from squeezetune.learn.pretrained import Pretrained
 from squeezetune.learn.recipe import StagePlan
 from squeezetune.learn.trunk import Trunk
 from squeezetune.learn.weights import Weights, detect_version
@@ -75,9 +76,14 @@ class Workshop:
     engine: Engine
     threads: int
     listen: Listener
+    pretrained: Pretrained
     unfinished: CheckpointFolder | None = None
     is_resuming: bool = False
     training_ends: float | None = None
+
+    def identify_settings(self) -> dict[str, Any]:
+        """Return the settings with the content of the pretrained weights in the place of their path."""
+        return self.settings.to_dict() | {"weights": self.pretrained.sha256}
 
 
 @dataclass(frozen=True)
@@ -146,7 +152,7 @@ def identify_run(ground: Ground, plan: StagePlan, workshop: Workshop) -> dict[st
     return {
         "version": name_version(),
         "photos": ground.index.fingerprint,
-        "settings": workshop.settings.to_dict(),
+        "settings": workshop.identify_settings(),
         "threads": workshop.threads,
         "frozen layers": ground.trunk.key,
         "images": len(ground.split.train),

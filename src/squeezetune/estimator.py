@@ -16,7 +16,7 @@ from squeezetune.errors import ImageError
 from squeezetune.events import ignore_event
 from squeezetune.learning import RECIPES, make_manifest
 from squeezetune.prediction import Classifier
-from squeezetune.settings import Settings
+from squeezetune.settings import Settings, parse_settings
 from squeezetune.store import find_cache_folder
 
 
@@ -42,6 +42,7 @@ class SqueezeTuneClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[mis
         resize: str = "squash",
         views: str = "auto",
         head: str = "auto",
+        weights: str = "",
         layers: str = "auto",
         epochs: float = 0.0,
         budget: str = "",
@@ -61,6 +62,7 @@ class SqueezeTuneClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[mis
         self.resize = resize
         self.views = views
         self.head = head
+        self.weights = weights
         self.layers = layers
         self.epochs = epochs
         self.budget = budget
@@ -79,6 +81,7 @@ class SqueezeTuneClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[mis
         Raises:
             SettingsError: a parameter is out of its limits.
             DataError: an image cannot be read, or there are fewer than two classes.
+            WeightsError: the pretrained weights cannot be used.
 
         """
         settings = self._make_settings()
@@ -115,7 +118,7 @@ class SqueezeTuneClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[mis
         names = {item.name for item in fields(Settings)} & set(self.get_params())
         values = {name: getattr(self, name) for name in names}
         # a search draws parameters as numbers of numpy
-        return Settings(**{name: v.item() if isinstance(v, np.generic) else v for name, v in values.items()})
+        return parse_settings({name: v.item() if isinstance(v, np.generic) else v for name, v in values.items()})
 
 
 def _refuse_skipped(index: ImageIndex) -> None:

@@ -25,9 +25,10 @@ from squeezetune.learn.dense import Layers
 from squeezetune.learn.features import Features, compute_features
 from squeezetune.learn.graph import build_classifier
 from squeezetune.learn.head import Candidate, Head, LabelledFeatures, fit_head
+from squeezetune.learn.pretrained import Pretrained, load_pretrained
 from squeezetune.learn.stages import StageResult
 from squeezetune.learn.trunk import Trunk
-from squeezetune.learn.weights import PROVENANCE, Weights
+from squeezetune.learn.weights import Weights, detect_version
 from squeezetune.machine import list_libraries, name_version
 from squeezetune.original import CutIndex as CutIndex
 from squeezetune.original import LearnedOriginal, learn_original, pack_files
@@ -44,6 +45,7 @@ class Learned:
     features: Features
     trunk: Trunk
     head: Head
+    pretrained: Pretrained
     deepened: Deepened | None = None
     model: bytes = b""
     network: bytes = b""
@@ -76,7 +78,7 @@ class Learned:
     @property
     def network_name(self) -> str:
         """Name the network and what was done with it."""
-        return f"SqueezeNet 1.1, {'all layers trained' if self.is_deepened else 'frozen'}"
+        return f"{self.pretrained.network}, {'all layers trained' if self.is_deepened else 'frozen'}"
 
     @property
     def engine_name(self) -> str:
@@ -144,6 +146,7 @@ def learn_classifier(
     *,
     resume: bool = False,
     started: float | None = None,
+    pretrained: Pretrained | None = None,
 ) -> Learned:
     """Run the frozen layers once over every image and fit the head: what `train` and the estimator share.
 
@@ -151,14 +154,16 @@ def learn_classifier(
     does not lose a part to them; the split follows content, so nearly all others stay where they were.
     Where layers are trained, the run is kept in `unfinished`, and goes on from what is there with `resume`.
     A budget is counted from the moment `started`, by `time.perf_counter`; otherwise from now.
+    Without `pretrained`, the pretrained weights are loaded as the settings say.
 
     Raises:
         DataError: no image can be decoded, or too few of a class.
+        WeightsError: the pretrained weights cannot be used.
 
     """
     split = cut(index)
-    scene = open_scene(index, split, settings, cache, listen)
-    weights, threads = scene.weights, scene.threads
+    scene = open_scene(index, split, settings, cache, listen, pretrained)
+    weights, threads = scene.pretrained.weights, scene.threads
     deadline = find_deadline(settings, started)
     plan, trunk = plan_run(scene, deadline, started=started)
     split, store = thin_out(split, plan.share), scene.open_features(trunk)
@@ -177,11 +182,11 @@ def learn_classifier(
             train, validation, len(index.class_names), replace(settings, head=plan.head), listen, threads=threads
         )
     ends = None if deadline is None else deadline - plan.after_training_s
-    workshop = Workshop(settings, cache, engine, threads, listen, unfinished, resume, ends)
+    workshop = Workshop(settings, cache, engine, threads, listen, scene.pretrained, unfinished, resume, ends)
     ground = Ground(index, split, features, trunk, weights, head)
     # photos that cannot be decoded may have left nothing to judge by
     deepened = deepen(ground, plan.stage, workshop) if plan.stage and len(split.validation) else None
-    return make_files(Learned(index, split, features, trunk, head, deepened), weights)
+    return make_files(Learned(index, split, features, trunk, head, scene.pretrained, deepened), weights)
 
 
 def learn_as_original(
@@ -195,15 +200,19 @@ def learn_as_original(
     *,
     resume: bool = False,
     started: float | None = None,
+    pretrained: Pretrained | None = None,
 ) -> LearnedOriginal:
     """Train as the original work did, whatever that takes: for the rest, see `learn_classifier`.
 
     Raises:
         MissingExtraError: torch is not installed.
         DataError: no image can be decoded, or too few of a class.
+        WeightsError: the pretrained weights cannot be used.
 
     """
-    workshop = Workshop(settings, cache, engine, settings.threads or count_cores(), listen, unfinished, resume)
+    pretrained = pretrained or load_pretrained(settings.weights, cache, listen)
+    threads = settings.threads or count_cores()
+    workshop = Workshop(settings, cache, engine, threads, listen, pretrained, unfinished, resume)
     learned = learn_original(index, cut, workshop)
     return pack_files(learned, describe_model(learned))
 
@@ -253,8 +262,10 @@ def describe_model(learned: Trained) -> dict[str, str]:
         "image_side": str(learned.pixels.side),
         "resize": learned.pixels.resize,
         "views": str(learned.chosen.views),
-        "weights": PROVENANCE,
-        "license": "weights BSD-2-Clause; the photos' owner decides on the rest",
+        "network": learned.pretrained.network,
+        "weights": learned.pretrained.origin,
+        "weights_sha256": learned.pretrained.sha256,
+        "license": f"weights {learned.pretrained.license}; the photos' owner decides on the rest",
     }
 
 
@@ -268,7 +279,8 @@ def pack_network(weights: Weights, layers: Layers, views: int, pixels: PixelSett
     for number, (weight, bias) in enumerate(layers):
         tensors[f"head.{number}.weight"], tensors[f"head.{number}.bias"] = weight, bias
     # one key: several would be written in no certain order
-    about = {"views": views, "image_side": pixels.side, "resize": pixels.resize, "use_roots": use_roots}
+    about = {"views": views, "image_side": pixels.side, "resize": pixels.resize, "use_roots": use_roots,
+             "squeezenet": detect_version(weights)}  # fmt: skip
     return save(tensors, metadata={"squeezetune": json.dumps(about)})
 
 
@@ -290,4 +302,5 @@ def make_manifest(learned: Trained, settings: Settings) -> Manifest:
         libraries=list_libraries(),
         version=name_version(),
         created=datetime.now(timezone.utc).strftime("%Y-%m-%dT%H:%M:%SZ"),
+        weights=learned.pretrained.describe(),
     )

@@ -24,9 +24,10 @@ from squeezetune.interruption import catch_interrupts
 from squeezetune.learn.calibration import measure_loss
 from squeezetune.learn.graph import build_convolved
 from squeezetune.learn.head import Candidate
+from squeezetune.learn.pretrained import Pretrained
 from squeezetune.learn.recipe import OriginalRecipe
 from squeezetune.learn.stages import StageResult
-from squeezetune.learn.weights import Weights, load_weights
+from squeezetune.learn.weights import Weights, detect_version
 from squeezetune.settings import Settings
 from squeezetune.store import StoredRows, lend_folder
 
@@ -67,6 +68,7 @@ class LearnedOriginal:
 
     photos: Photos
     recipe: OriginalRecipe
+    pretrained: Pretrained
     weights: Weights
     folded: tuple[NDArray[np.float32], NDArray[np.float32]]
     chosen: Candidate
@@ -75,10 +77,14 @@ class LearnedOriginal:
     model: bytes = b""
     network: bytes = b""
 
-    network_name = "SqueezeNet 1.1, the original recipe"
     engine_name = "torch"
     has_trained_layers = True
     stages: tuple[StageResult, ...] = ()  # there was one only
+
+    @property
+    def network_name(self) -> str:
+        """Name the network and what was done with it."""
+        return f"{self.pretrained.network}, the original recipe"
 
     @property
     def index(self) -> ImageIndex:
@@ -132,14 +138,15 @@ def learn_original(index: ImageIndex, cut: CutIndex, workshop: Workshop) -> Lear
     from squeezetune.learn.network import export_weights
     from squeezetune.learn.original import build_original, fold_classifier
 
-    settings = workshop.settings
+    settings, pretrained = workshop.settings, workshop.pretrained
     recipe = choose_recipe(settings)
     with open_photos(index, cut, workshop) as photos:
-        network = build_original(load_weights(), len(photos.index.class_names), recipe, settings.seed)
+        network = build_original(pretrained.weights, len(photos.index.class_names), recipe, settings.seed)
         tuned = tune(network, photos, recipe, workshop)
     return LearnedOriginal(
         photos,
         recipe,
+        pretrained,
         export_weights(network),
         fold_classifier(network),
         judge(photos, recipe, tuned),
@@ -203,7 +210,7 @@ def identify_run(photos: Photos, recipe: OriginalRecipe, workshop: Workshop) -> 
     """Name all that the trained network depends on, so that an unfinished run goes on with the same only."""
     return {
         "photos": photos.index.fingerprint,
-        "settings": workshop.settings.to_dict(),
+        "settings": workshop.identify_settings(),
         "threads": workshop.threads,
         "recipe": asdict(recipe),
         "torch": version("torch"),
@@ -223,7 +230,8 @@ def pack_files(learned: LearnedOriginal, metadata: Mapping[str, str]) -> Learned
     pixels = learned.pixels
     model = build_convolved(learned.weights, learned.folded, side=pixels.side, resize=pixels.resize, metadata=metadata)
     tensors = {name: _shrink(value) for name, value in learned.weights.items()}
-    about = {"views": 1, "image_side": pixels.side, "resize": pixels.resize, "use_roots": False}
+    about = {"views": 1, "image_side": pixels.side, "resize": pixels.resize, "use_roots": False,
+             "squeezenet": detect_version(learned.weights)}  # fmt: skip
     return replace(learned, model=model, network=save(tensors, metadata={"squeezetune": json.dumps(about)}))
 
 

@@ -16,9 +16,9 @@ from squeezetune.engine import count_cores
 from squeezetune.errors import ImageError, SourceError
 from squeezetune.events import Listener
 from squeezetune.learn.graph import FEATURE_COUNT
+from squeezetune.learn.pretrained import Pretrained, load_pretrained
 from squeezetune.learn.quantization import CALIBRATION_IMAGES
 from squeezetune.learn.trunk import Trunk, TrunkOptions, prepare_trunk
-from squeezetune.learn.weights import Weights, load_weights
 from squeezetune.planner import (
     RESERVE_SHARE,
     Plan,
@@ -44,7 +44,7 @@ class Scene:
 
     index: ImageIndex
     split: Split
-    weights: Weights
+    pretrained: Pretrained
     side: int
     settings: Settings
     cache: Path | None
@@ -57,7 +57,7 @@ class Scene:
         options = TrunkOptions(pixels, views, settings.engine, settings.precision, self.threads, self.cache)
         train = self.split.train
         return prepare_trunk(
-            self.weights, options, self.index, lambda: draw_sample(self.index, train, pixels), self.listen
+            self.pretrained.weights, options, self.index, lambda: draw_sample(self.index, train, pixels), self.listen
         )
 
     def open_features(self, trunk: Trunk) -> RowStore | None:
@@ -94,7 +94,7 @@ def plan_run(
         plan = make_plan(count_work(scene, None), settings, None, math.inf, is_deep)
         return plan, scene.prepare_trunk(plan.views)
     trunk = scene.prepare_trunk({"plain": 1, "crops": 4}.get(settings.views, 2))
-    site = Site(scene.index, trunk, scene.weights, scene.threads)
+    site = Site(scene.index, trunk, scene.pretrained.weights, scene.threads)
     speeds = measure_speeds(site, is_deep, find_small_side(scene.side))
     now = time.perf_counter()
     left_s, spent_s = (math.inf if deadline is None else deadline - now), (now - started if started else 0.0)
@@ -112,11 +112,19 @@ def count_work(scene: Scene, trunk: Trunk | None) -> Workload:
     return Workload(len(split.train), len(split.validation), len(split.test), len(unseen), len(used), scene.side)
 
 
-def open_scene(index: ImageIndex, split: Split, settings: Settings, cache: Path | None, listen: Listener) -> Scene:
-    """Choose the image size and the threads, and load the weights."""
+def open_scene(
+    index: ImageIndex,
+    split: Split,
+    settings: Settings,
+    cache: Path | None,
+    listen: Listener,
+    pretrained: Pretrained | None = None,
+) -> Scene:
+    """Choose the image size and the threads, and load the pretrained weights unless they are given."""
     side = settings.image_side or choose_side(index, split.train)
     threads = settings.threads or count_cores()
-    return Scene(index, split, load_weights(), side, settings, cache, threads, listen)
+    pretrained = pretrained or load_pretrained(settings.weights, cache, listen)
+    return Scene(index, split, pretrained, side, settings, cache, threads, listen)
 
 
 def choose_side(index: ImageIndex, positions: NDArray[np.int64]) -> int:

@@ -8,12 +8,16 @@ import re
 from collections.abc import Mapping
 from dataclasses import Field, asdict, dataclass, field, fields
 from difflib import get_close_matches
+from os import PathLike, fspath
 from typing import Any
 
 from squeezetune.errors import SettingsError
 
 ORIGINAL_ONLY = ("classifier_norm", "last_fires")
 UNKNOWN_TO_ORIGINAL = ("effort", "views", "head", "layers", "budget", "class_weight", "engine", "precision")
+# What the setting `weights` may name: torchvision's published files, and files with these endings.
+PUBLISHED_WEIGHTS = ("squeezenet1_0", "squeezenet1_1")
+WEIGHTS_ENDINGS = (".safetensors", ".pth", ".pt")
 # On smaller images fire9 gives a single position, and batch normalisation cannot do with a last batch of one image.
 ORIGINAL_SIDE_PX = 48
 
@@ -50,6 +54,11 @@ class Settings:
                       choices=("auto", "plain", "mirror", "crops"))  # fmt: skip
     head: str = knob("auto", "The trained classifier; auto tries a hidden layer where it may pay.",
                      choices=("auto", "linear", "hidden"))  # fmt: skip
+    weights: str = knob(
+        "", "Pretrained weights to begin with, instead of the package's SqueezeNet 1.1: a file of torchvision's "
+            "SqueezeNet 1.0 or 1.1 (.safetensors, or .pth, which needs torch), or squeezenet1_0 or squeezenet1_1, "
+            "which fetches torchvision's own.",
+    )  # fmt: skip
     layers: str = knob("auto", "Which layers are trained: the head on frozen layers, or all, which needs torch; auto "
                                "goes by the effort.",
                        choices=("auto", "head", "all"))  # fmt: skip
@@ -107,7 +116,7 @@ def _list_conflicts(settings: Settings) -> list[str]:
 
 
 def parse_settings(values: Mapping[str, Any]) -> Settings:
-    """Make settings from plain values, as `Settings.to_dict` gives them.
+    """Make settings from plain values, as `Settings.to_dict` gives them; a path may be a path object.
 
     Raises:
         SettingsError: unknown names (with the nearest known one) or values out of their limits.
@@ -117,7 +126,7 @@ def parse_settings(values: Mapping[str, Any]) -> Settings:
     if unknown:
         raise SettingsError("; ".join(f"unknown setting {name!r}{_suggest(name, known)}" for name in unknown),
                             f"Known settings: {', '.join(known)}.")  # fmt: skip
-    return Settings(**values)
+    return Settings(**{name: fspath(value) if isinstance(value, PathLike) else value for name, value in values.items()})
 
 
 def _suggest(name: str, known: list[str]) -> str:
@@ -137,9 +146,19 @@ def _find_problem(item: "Field[Any]", value: Any) -> str:
         return f"{item.name} is {value!r}; needed is {low:g} to {high:g}"
     if item.name == "group_by":
         return _find_pattern_problem(str(value))
+    if item.name == "weights" and value:
+        return _find_weights_problem(str(value))
     if item.name == "budget" and value and parse_duration(str(value)) is None:
         return f"budget is {value!r}; needed is a time such as 90s, 10m or 1h30m"
     return ""
+
+
+def _find_weights_problem(value: str) -> str:
+    """Say why a value can name no weights, whatever is on the disk."""
+    if value in PUBLISHED_WEIGHTS or value.lower().endswith(WEIGHTS_ENDINGS):
+        return ""
+    return (f"weights is {value!r}; needed is a file that ends in {' or '.join(WEIGHTS_ENDINGS)}, or one of "
+            f"{', '.join(PUBLISHED_WEIGHTS)}{_suggest(value, list(PUBLISHED_WEIGHTS))}")  # fmt: skip
 
 
 def parse_duration(text: str) -> float | None:

@@ -29,6 +29,7 @@ from squeezetune.engine import Engine, ThreadEngine, count_cores
 from squeezetune.errors import ImageError, SettingsError
 from squeezetune.events import Event, Listener, ModelMeasured, Notice, StageFinished, ignore_event
 from squeezetune.learn.evaluation import evaluate_probabilities
+from squeezetune.learn.pretrained import Pretrained, load_pretrained
 from squeezetune.learning import RECIPES, Trained, make_manifest
 from squeezetune.measurement import Measured, run_classifier
 from squeezetune.planner import Plan
@@ -51,6 +52,7 @@ class Job:
     photos: Path
     output: Path
     settings: Settings
+    pretrained: Pretrained
     class_pattern: str
     cache: Path | None
     engine: Engine
@@ -103,6 +105,7 @@ def train(
     Raises:
         SettingsError: the settings do not fit together or the photos.
         DataError: the photos cannot be used.
+        WeightsError: the pretrained weights cannot be used.
         ArtifactError: the model cannot be written.
         CheckpointError: the unfinished run is of other photos or settings.
 
@@ -124,6 +127,7 @@ def train(
         unfinished,
         resume=resume,
         started=job.listen.started,
+        pretrained=job.pretrained,
     )
     with stage_artifact(job.output) as staging:
         staging.write(NETWORK, learned.network)
@@ -151,6 +155,7 @@ def forecast(
     Raises:
         SettingsError: the settings do not fit together or the photos.
         DataError: the photos cannot be used.
+        WeightsError: the pretrained weights cannot be used.
 
     >>> import squeezetune                                                    # doctest: +SKIP
     >>> squeezetune.forecast("flowers", budget="10m").total_s                 # doctest: +SKIP
@@ -161,10 +166,11 @@ def forecast(
     settings = parse_settings((settings.to_dict() if settings else {}) | knobs)
     if settings.recipe == "original":
         raise SettingsError("the original recipe cannot be forecast", "Train with it: it says how long it will take.")
-    job = Job(Path(photos), Path(), settings, class_pattern, find_cache_folder() if use_cache else None,
+    cache = find_cache_folder() if use_cache else None
+    job = Job(Path(photos), Path(), settings, load_pretrained(settings.weights, cache, listen), class_pattern, cache,
               ThreadEngine(settings.threads or count_cores()), Clock(listen))  # fmt: skip
     index = scan_folder(job.photos, engine=job.engine, listen=job.listen, class_pattern=class_pattern)
-    scene = open_scene(index, job.cut_index(index), settings, job.cache, job.listen)
+    scene = open_scene(index, job.cut_index(index), settings, job.cache, job.listen, job.pretrained)
     plan, _ = plan_run(scene, find_deadline(settings, started), started=started, is_forecast=True)
     return plan
 
@@ -177,7 +183,7 @@ def open_job(
     use_cache: bool,
     listen: Listener,
 ) -> Job:
-    """Check where to read and write, before anything is computed."""
+    """Check where to read and write, and load the pretrained weights, before anything is computed."""
     source = Path(photos)
     target = Path(output) if output else Path(f"{source.resolve().name}-model")
     if target.resolve().is_relative_to(source.resolve()):
@@ -188,8 +194,9 @@ def open_job(
     check_target(target)
     remove_leftovers(target)
     engine = ThreadEngine(settings.threads or count_cores())
-    cache = find_cache_folder() if use_cache else None
-    return Job(source, target, settings, class_pattern, cache, engine, Clock(listen))
+    cache, clock = find_cache_folder() if use_cache else None, Clock(listen)
+    pretrained = load_pretrained(settings.weights, cache, clock)
+    return Job(source, target, settings, pretrained, class_pattern, cache, engine, clock)
 
 
 def open_unfinished(job: Job, resume: bool) -> CheckpointFolder:

@@ -359,8 +359,10 @@ def test_damaged_and_missing_files_are_told(tmp_path, ending, content):
     path = tmp_path / f"weights.{ending}"
     if content is not None:
         path.write_bytes(content)
-    with pytest.raises(WeightsError):
+    with pytest.raises(WeightsError, match=re.escape(str(path))) as caught:
         read_weights(path)
+    assert caught.value.message.count(str(path)) == 1
+    assert caught.value.hint
 
 
 def test_numbers_that_numpy_does_not_know_are_told(tmp_path):

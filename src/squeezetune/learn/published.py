@@ -18,9 +18,16 @@ from urllib.request import Request, build_opener
 import numpy as np
 from numpy.typing import NDArray
 
-from squeezetune.errors import SettingsError, WeightsError
+from squeezetune.errors import MissingExtraError, SettingsError, WeightsError
 from squeezetune.events import Listener, StageAdvanced, StageFinished, StageStarted, ignore_event
-from squeezetune.learn.weights import Weights, find_layout, identify_version, parse_safetensors, use_torchvision_names
+from squeezetune.learn.weights import (
+    NEEDED,
+    Weights,
+    find_layout,
+    identify_version,
+    parse_safetensors,
+    use_torchvision_names,
+)
 from squeezetune.store import write_file
 
 # torchvision's files (BSD-3-Clause), trained on ImageNet
@@ -33,7 +40,7 @@ LARGEST_BYTES = 64 << 20  # a SqueezeNet is 5 MB
 CHUNK_BYTES = 64 << 10
 CONNECTIONS = 20  # at most, for one file whose connection breaks again and again
 STAGE = "download"
-BY_HAND = "Or fetch the file on another computer, and give it to read_weights."
+BY_HAND = "Or fetch the file on another computer, and give it to read_weights, or as --weights FILE."
 
 
 def fetch_weights(
@@ -93,11 +100,14 @@ def read_weights(path: str | Path) -> Weights:
     read = READERS.get(path.suffix.lower())
     if read is None:
         raise WeightsError(f"{path} is no file of weights by its name.", f"Known endings: {', '.join(READERS)}.")
-    weights = use_torchvision_names(read(path))
+    if not path.is_file():
+        raise WeightsError(f"There is no file of weights {path}.", "Look for a mistake in the path.")
     try:
+        weights = use_torchvision_names(read(path))
         identify_version(weights)
     except WeightsError as error:
-        raise WeightsError(f"{path}: {error.message}", error.hint) from error
+        message = error.message if str(path) in error.message else f"{path}: {error.message}"
+        raise WeightsError(message, error.hint or NEEDED) from error
     return weights
 
 
@@ -218,9 +228,21 @@ def _read_safetensors(path: Path) -> dict[str, NDArray[Any]]:
 
 
 def _read_torch(path: Path) -> dict[str, NDArray[np.float32]]:
-    from squeezetune.learn.network import read_checkpoint  # needs torch, an extra
+    return import_torch_reader()(path)
 
-    return read_checkpoint(path)
+
+def import_torch_reader() -> Callable[[Path], dict[str, NDArray[np.float32]]]:
+    """Import what reads torch's files.
+
+    Raises:
+        MissingExtraError: torch is not installed.
+    """
+    try:
+        from squeezetune.learn.network import read_checkpoint  # needs torch, an extra
+    except MissingExtraError as error:
+        message = "torch is not installed, which alone reads its files of weights, .pth and .pt."
+        raise MissingExtraError(message, f"{error.hint}\nOr give the weights as safetensors.") from error
+    return read_checkpoint
 
 
 READERS: dict[str, Callable[[Path], dict[str, NDArray[Any]]]] = {
