@@ -8,7 +8,7 @@ from squeezetune.data.index import scan_folder
 from squeezetune.data.split import split_index
 from squeezetune.deepening import Deepened
 from squeezetune.engine import ThreadEngine
-from squeezetune.events import EpochFinished, ignore_event
+from squeezetune.events import EpochFinished, PlanMade, StageFinished, ignore_event
 from squeezetune.learn.evaluation import evaluate_probabilities, wilson_interval
 from squeezetune.learn.recipe import Phase, Recipe, StagePlan
 from squeezetune.learn.stages import StageResult
@@ -31,7 +31,7 @@ def run(shape_folder, fixed_settings):
     measured = run_classifier(classifier, index, learned.split.test, engine, ignore_event)
     evaluation = evaluate_probabilities(measured.probabilities, index.labels[measured.positions], index.class_names)
     return Run(fixed_settings, learned, measured, evaluation, "squeezetune train photos", "2026-01-01T00:00:00Z",
-               [("reading", 0.12345), ("head", 1.0)], 2.0)  # fmt: skip
+               [(StageFinished("reading", 0.12345), 0.23456), (StageFinished("head", 1.0), 1.5)], 2.0)  # fmt: skip
 
 
 def confuse(run):
@@ -57,7 +57,10 @@ def test_the_record_is_plain_json(run):
     assert json.loads(json.dumps(record)) == json.loads(json.dumps(record, default=None))
     assert record["command"] == "squeezetune train photos"
     assert record["title"] == "photos"
-    assert record["timings"] == [{"stage": "reading", "seconds": 0.123}, {"stage": "head", "seconds": 1.0}]
+    assert record["timings"] == [
+        {"stage": "reading", "seconds": 0.123, "ended_s": 0.235},
+        {"stage": "head", "seconds": 1.0, "ended_s": 1.5},
+    ]
     assert record["total_seconds"] == 2.0
     assert record["settings"] == run.settings.to_dict()
 
@@ -141,12 +144,39 @@ def test_epochs_of_later_stages_follow_those_of_the_head(run):
     later = EpochFinished("all layers", 1, 4, float("nan"), 0.8, None, 0.75, 437.0, 69.0)
     deepened = deepen(run, history=(later,))
     head = replace(deepened.learned.head, chosen=replace(run.learned.head.chosen, history=(first,)))
-    history = make_record(replace(deepened, learned=replace(deepened.learned, head=head)))["history"]
+    heard = [(first, 2.34567)]  # the later one was heard by an earlier process, whose run this one went on with
+    history = make_record(replace(deepened, heard=heard, learned=replace(deepened.learned, head=head)))["history"]
     assert history[0] == {"stage": "head", "epoch": 1, "of": 1, "train_loss": 0.5, "train_accuracy": 0.8,
                           "validation_loss": 0.6, "validation_accuracy": 0.75, "images_per_s": 1234.6,
-                          "seconds": 0.123}  # fmt: skip
+                          "seconds": 0.123, "ended_s": 2.346}  # fmt: skip
     assert history[1]["stage"] == "all layers"
     assert history[1]["train_loss"] is None  # a loss that is lost would be no JSON
+    assert history[1]["ended_s"] is None
+
+
+# ---- the plan
+
+
+def test_without_a_plan_none_is_recorded(run):
+    assert make_record(run)["plan"] is None
+
+
+def test_the_forecast_stands_beside_what_its_parts_took(run):
+    forecasts = (("preparing", 1.5), ("head", 0.9), ("all layers at 96, 128 px", 58.0), ("report", 3.5))
+    plan, later = PlanMade(forecasts, 63.9, 70.0), PlanMade((("head", 9.0),), 9.0, 70.0)
+    stages = [(StageFinished("head", 1.0), 2.6), (StageFinished("all layers", 55.0), 63.0)]
+    deepened = deepen(replace(run, heard=[(plan, 1.5), (later, 2.0), *stages]))
+    assert make_record(deepened)["plan"] == {
+        "budget_s": 70.0,
+        "forecast_s": 63.9,
+        "parts": [
+            {"part": "preparing", "forecast_s": 1.5, "seconds": None},
+            {"part": "head", "forecast_s": 0.9, "seconds": 1.0},
+            # with its probe, its pixels and its judgement, as it was forecast
+            {"part": "all layers at 96, 128 px", "forecast_s": 58.0, "seconds": 60.543},
+            {"part": "report", "forecast_s": 3.5, "seconds": None},
+        ],
+    }
 
 
 def test_the_network_is_named_by_what_was_trained(run):

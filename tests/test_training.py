@@ -277,6 +277,21 @@ def test_events_tell_the_story_in_order(write_shapes, tmp_path, fixed_settings, 
         assert all(0 < count <= first.total for count in done)
 
 
+def test_a_budget_leaves_its_forecast_beside_the_truth(shape_folder, tmp_path, fixed_settings):
+    settings = replace(fixed_settings, head="linear", views="auto", layers="head", budget="5m")
+    report = train(shape_folder, tmp_path / "model", settings).report
+    plan, total = report["plan"], report["total_seconds"]
+    assert (plan["budget_s"], plan["forecast_s"]) == (300, pytest.approx(sum(p["forecast_s"] for p in plan["parts"])))
+    timings = {item["stage"]: item["seconds"] for item in report["timings"]}
+    assert [(part["part"], part["seconds"]) for part in plan["parts"]] == [
+        ("preparing", None),
+        *((part, timings[part]) for part in ("features", "head", "measuring")),
+        ("report", None),
+    ]
+    ends = [0, *(item["ended_s"] for item in report["timings"]), total]
+    assert ends == sorted(ends)
+
+
 def test_a_listener_that_fails_stops_the_run_and_leaves_nothing(write_shapes, tmp_path, fixed_settings):
     def listen(event):
         if isinstance(event, StageStarted) and event.stage == "measuring":

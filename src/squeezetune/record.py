@@ -1,6 +1,6 @@
 """Everything that a run knows about itself, as plain values: the content of `report.json`."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from math import isfinite
 from pathlib import Path
@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from squeezetune.data.index import Skipped
-from squeezetune.events import EpochFinished
+from squeezetune.events import EpochFinished, Event, PlanMade, StageFinished
 from squeezetune.learn.evaluation import Evaluation, wilson_interval
 from squeezetune.learn.head import VIEW_NAMES, Candidate
 from squeezetune.learn.stages import StageResult
@@ -25,8 +25,9 @@ GALLERY = 24
 
 @dataclass(frozen=True)
 class Run:
-    """One training run: what went in and what came out; `timings` are (stage, seconds) in order.
+    """One training run: what went in and what came out.
 
+    `heard` are the plan and the ends of epochs and stages, each with the seconds since the run began, in order.
     `compared` are the file's probabilities of some validation images, to be held against the trained network's own.
     """
 
@@ -36,7 +37,7 @@ class Run:
     evaluation: Evaluation
     command: str
     created: str
-    timings: Sequence[tuple[str, float]]
+    heard: Sequence[tuple[Event, float]]
     total_s: float
     compared: Measured | None = None
 
@@ -56,12 +57,13 @@ def make_record(run: Run) -> dict[str, Any]:
         "data": record_data(run),
         "model": record_model(run),
         "settings": run.settings.to_dict(),
-        "timings": [{"stage": stage, "seconds": round(seconds, 3)} for stage, seconds in run.timings],
+        "plan": record_plan(run),
+        "timings": record_timings(run),
         "total_seconds": round(run.total_s, 3),
         "memory": {"peak_mb": measure_peak_memory()},
         "machine": describe_machine(),
         "stages": record_stages(list_stages(run)),
-        "history": [record_epoch(epoch) for epoch in run.learned.history],
+        "history": record_history(run),
     }
 
 
@@ -193,6 +195,42 @@ def record_share(is_correct: NDArray[np.bool_] | None) -> dict[str, Any] | None:
         return None
     low, high = wilson_interval(int(is_correct.sum()), len(is_correct))
     return {"accuracy": float(is_correct.mean()), "low": low, "high": high, "images": len(is_correct)}
+
+
+def record_timings(run: Run) -> list[dict[str, Any]]:
+    """Tell how long each stage took, and when it was over, in seconds since the run began."""
+    return [
+        {"stage": event.stage, "seconds": round(event.seconds, 3), "ended_s": round(at, 3)}
+        for event, at in run.heard
+        if isinstance(event, StageFinished)
+    ]
+
+
+def record_plan(run: Run) -> dict[str, Any] | None:
+    """Set the forecast that the run began with against what its parts took; None where no machine was measured."""
+    plan = next((event for event, _ in run.heard if isinstance(event, PlanMade)), None)
+    if plan is None:
+        return None
+    taken = {event.stage: event.seconds for event, _ in run.heard if isinstance(event, StageFinished)}
+    # the forecast of a stage of training counts its probe, its pixels and its judgement too
+    taken |= {stage.name: stage.seconds for stage in run.learned.stages}
+    parts = [
+        {"part": part, "forecast_s": round(seconds, 3), "seconds": _find_seconds(part, taken)}
+        for part, seconds in plan.forecasts
+    ]
+    return {"budget_s": plan.budget_s, "forecast_s": round(plan.total_s, 3), "parts": parts}
+
+
+def _find_seconds(part: str, taken: Mapping[str, float]) -> float | None:
+    """Find how long a part of the plan took: a stage of training is planned with its sizes, "all layers at 128 px"."""
+    seconds = taken.get(part.split(" at ")[0])
+    return None if seconds is None else round(seconds, 3)
+
+
+def record_history(run: Run) -> list[dict[str, Any]]:
+    """Describe all epochs, each with the seconds since the run began, unknown for those before a run was resumed."""
+    moments = {event: round(at, 3) for event, at in run.heard if isinstance(event, EpochFinished)}
+    return [record_epoch(epoch) | {"ended_s": moments.get(epoch)} for epoch in run.learned.history]
 
 
 def record_epoch(epoch: EpochFinished) -> dict[str, Any]:

@@ -27,7 +27,16 @@ from squeezetune.data.pixels import make_thumbnail
 from squeezetune.data.split import Split, split_index
 from squeezetune.engine import Engine, ThreadEngine, count_cores
 from squeezetune.errors import ImageError, SettingsError
-from squeezetune.events import Event, Listener, ModelMeasured, Notice, StageFinished, ignore_event
+from squeezetune.events import (
+    EpochFinished,
+    Event,
+    Listener,
+    ModelMeasured,
+    Notice,
+    PlanMade,
+    StageFinished,
+    ignore_event,
+)
 from squeezetune.learn.evaluation import evaluate_probabilities
 from squeezetune.learn.pretrained import Pretrained, load_pretrained
 from squeezetune.learning import RECIPES, Trained, make_manifest
@@ -67,16 +76,16 @@ class Job:
 
 @dataclass
 class Clock:
-    """Passes events on and notes how long each stage took."""
+    """Passes events on and notes when those came that the record tells of."""
 
     listen: Listener
     started: float = field(default_factory=time.perf_counter)
-    stages: list[tuple[str, float]] = field(default_factory=list)
+    heard: list[tuple[Event, float]] = field(default_factory=list)
 
     def __call__(self, event: Event) -> None:
         """Hear one event."""
-        if isinstance(event, StageFinished):
-            self.stages.append((event.stage, event.seconds))
+        if isinstance(event, PlanMade | EpochFinished | StageFinished):
+            self.heard.append((event, self.total_s()))
         self.listen(event)
 
     def total_s(self) -> float:
@@ -238,8 +247,8 @@ def write_report(staging: Staging, learned: Trained, measured: Measured, compare
     index = learned.index
     evaluation = evaluate_probabilities(measured.probabilities, index.labels[measured.positions], index.class_names)
     job.listen(ModelMeasured(evaluation.accuracy, *evaluation.interval, evaluation.count))
-    command, stages, seconds = repeat_command(job), tuple(job.listen.stages), job.listen.total_s()
-    run = Run(job.settings, learned, measured, evaluation, command, job.created, stages, seconds, compared)
+    command, heard, seconds = repeat_command(job), tuple(job.listen.heard), job.listen.total_s()
+    run = Run(job.settings, learned, measured, evaluation, command, job.created, heard, seconds, compared)
     record = make_record(run)
     for name, image in draw_plots(record).items():
         staging.write(f"plots/{name}", image)
