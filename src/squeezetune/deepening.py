@@ -112,14 +112,14 @@ def deepen(ground: Ground, plan: StagePlan, workshop: Workshop) -> Deepened:
         CheckpointError: the unfinished run is of other photos or settings.
 
     """
-    from squeezetune.learn.crew import Conditions, choose_precision
+    from squeezetune.learn.crew import Conditions, recall_precision
     from squeezetune.learn.finetune import tune
     from squeezetune.learn.keeping import Keeper, load_kept
 
     start, settings, listen = time.perf_counter(), workshop.settings, workshop.listen
     identity = identify_run(ground, plan, workshop)
     found = load_kept(workshop.unfinished, identity) if workshop.unfinished and workshop.is_resuming else None
-    kept, plan, precision = found or (None, plan, choose_precision())
+    kept, plan, precision = found or (None, plan, recall_precision(workshop.cache))
     network = build_tapped(ground, plan, settings, workshop.threads)
     with ExitStack() as stack:
         task = make_task(ground, stack.enter_context(open_feed(ground, plan, workshop)), settings)

@@ -17,6 +17,11 @@ Every error says what was found and what was needed (`message`) and what to do a
 `code` is a stable name for scripts; `exit_status` is what the command line returns.
 """
 
+INSTALL_TORCH = (
+    "Install it: pip install torch --index-url https://download.pytorch.org/whl/cpu, "
+    "then pip install 'squeezetune[deep]'"
+)
+
 
 class SqueezeTuneError(Exception):
     """The root of all errors that SqueezeTune raises on purpose."""

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from importlib.util import find_spec
 
-from squeezetune.errors import MissingExtraError
+from squeezetune.errors import INSTALL_TORCH, MissingExtraError
 from squeezetune.events import Listener, Notice, PlanMade
 from squeezetune.learn.recipe import WATCHED_IMAGES, Phase, StagePlan, choose_recipe
 from squeezetune.settings import Settings, parse_duration
@@ -32,11 +32,6 @@ PROBE_ROWS = 20_000
 SHARES = (1.0, 0.6, 0.35, 0.2, 0.1, 0.05)
 # A plan that was made to fill the time exactly still fits.
 TOLERANCE_S = 0.1
-
-INSTALL_TORCH = (
-    "Install it: pip install torch --index-url https://download.pytorch.org/whl/cpu, "
-    "then pip install 'squeezetune[deep]'"
-)
 
 
 @dataclass(frozen=True)

@@ -3,6 +3,7 @@
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
@@ -32,12 +33,16 @@ STEPS = 3
 
 @dataclass(frozen=True)
 class Site:
-    """What is measured on: the photos, the frozen layers as they will be run, and the threads."""
+    """What is measured on: the photos, the frozen layers as they will be run, and the threads.
+
+    In `cache` choices that timings make are kept, None where nothing may be.
+    """
 
     index: ImageIndex
     trunk: Trunk
     weights: Weights
     threads: int
+    cache: Path | None
 
 
 def measure_speeds(site: Site, is_deep: bool, side: int) -> Speeds:
@@ -88,7 +93,7 @@ def time_linear(threads: int) -> float:
 
 def time_training(site: Site, side: int) -> float:
     """Time how long an image takes in a step of training of all layers at this size, augmentation included."""
-    from squeezetune.learn.crew import Conditions, choose_precision
+    from squeezetune.learn.crew import Conditions, recall_precision
     from squeezetune.learn.crew import Task as TuningTask
     from squeezetune.learn.feeds import PixelFeed
     from squeezetune.learn.finetune import measure_step
@@ -104,7 +109,7 @@ def time_training(site: Site, side: int) -> float:
     feed = PixelFeed(_Repeated(kept), recipe.augmentation)
     task = TuningTask(feed, positions % 2, positions, positions[:0], np.ones(2, np.float32))
     plan = StagePlan("probe", "conv1", (Phase(side, 1.0),), 1.0, recipe)
-    conditions = Conditions("probe", 0, site.threads, choose_precision(), ignore_event)
+    conditions = Conditions("probe", 0, site.threads, recall_precision(site.cache), ignore_event)
     network = TappedNetwork(build_network(site.weights, version=detect_version(site.weights)), 2)
     return measure_step(network, task, plan, conditions, STEPS) / recipe.batch
 

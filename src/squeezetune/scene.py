@@ -94,7 +94,7 @@ def plan_run(
         plan = make_plan(count_work(scene, None), settings, None, math.inf, is_deep)
         return plan, scene.prepare_trunk(plan.views)
     trunk = scene.prepare_trunk({"plain": 1, "crops": 4}.get(settings.views, 2))
-    site = Site(scene.index, trunk, scene.pretrained.weights, scene.threads)
+    site = Site(scene.index, trunk, scene.pretrained.weights, scene.threads, scene.cache)
     speeds = measure_speeds(site, is_deep, find_small_side(scene.side))
     now = time.perf_counter()
     left_s, spent_s = (math.inf if deadline is None else deadline - now), (now - started if started else 0.0)

@@ -12,7 +12,7 @@ from torch.nn import functional  # noqa: E402
 
 from squeezetune.learn import crew as module  # noqa: E402
 from squeezetune.learn.augment import show_images  # noqa: E402
-from squeezetune.learn.crew import Crew, choose_precision  # noqa: E402
+from squeezetune.learn.crew import Crew, choose_precision, recall_precision  # noqa: E402
 
 PLAIN = Augmentation(zoom=1.0, mirror=False)
 POSITIONS = np.array([5, 1, 0, 9, 8, 3, 2, 12, 15, 7])
@@ -184,3 +184,11 @@ def test_the_precision_is_one_of_two():
 def test_bfloat16_is_taken_where_it_is_clearly_faster(monkeypatch, seconds, name):
     monkeypatch.setattr(module, "_time_convolution", lambda kind: seconds if kind == torch.bfloat16 else 1.0)
     assert choose_precision() == getattr(torch, name)
+
+
+def test_a_repeated_run_computes_in_what_the_first_one_chose(monkeypatch, tmp_path):
+    monkeypatch.setattr(module, "choose_precision", lambda: torch.bfloat16)
+    assert recall_precision(tmp_path) == torch.bfloat16
+    monkeypatch.setattr(module, "choose_precision", lambda: torch.float32)
+    assert recall_precision(tmp_path) == torch.bfloat16
+    assert recall_precision(None) == torch.float32

@@ -10,6 +10,7 @@ import time
 from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -18,6 +19,7 @@ from numpy.typing import NDArray
 from squeezetune.events import Listener
 from squeezetune.learn.augment import cut_and_mix
 from squeezetune.learn.backprop import run_backward, run_forward
+from squeezetune.learn.choices import recall_choice
 from squeezetune.learn.feeds import Feed, Positions
 from squeezetune.learn.network import Tensor
 from squeezetune.learn.recipe import WATCHED_IMAGES, Recipe
@@ -170,6 +172,13 @@ class Crew:
 
     def _convert(self, maps: Tensor) -> Tensor:
         return maps.to(self.conditions.precision, memory_format=torch.channels_last)
+
+
+def recall_precision(cache: Path | None) -> Any:
+    """Take the type of number that an earlier run on this machine chose, or choose it now and keep the choice."""
+    kinds = {str(kind).removeprefix("torch."): kind for kind in (torch.float32, torch.bfloat16)}
+    names = {kind: name for name, kind in kinds.items()}
+    return kinds[recall_choice(cache, ["training", torch.__version__], list(kinds), lambda: names[choose_precision()])]
 
 
 def choose_precision() -> Any:

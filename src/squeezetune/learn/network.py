@@ -9,7 +9,7 @@ from typing import Any, TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
-from squeezetune.errors import MissingExtraError, SettingsError, WeightsError
+from squeezetune.errors import INSTALL_TORCH, MissingExtraError, SettingsError, WeightsError
 from squeezetune.learn.weights import FIRE_WIDTHS, Weights, find_layout, identify_version, load_weights
 
 try:
@@ -17,11 +17,8 @@ try:
     from torch import nn
     from torch.nn import functional
 except ImportError as error:
-    raise MissingExtraError(
-        "torch is not installed; the network's own layers are trained with it.",
-        "Install its CPU build: pip install torch --index-url https://download.pytorch.org/whl/cpu\n"
-        "Then the extra: pip install 'squeezetune[deep]'",
-    ) from error
+    raise MissingExtraError("torch is not installed; the network's own layers are trained with it.",
+                            INSTALL_TORCH) from error  # fmt: skip
 
 # torch is not seen by the type checker
 Module: TypeAlias = Any

@@ -1,10 +1,7 @@
 """The frozen layers made ready for one set of photos: engine, precision and, in int8, the ranges."""
 
-import hashlib
 import json
-import platform
 from collections.abc import Callable, Mapping
-from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeAlias
@@ -15,6 +12,7 @@ from numpy.typing import NDArray
 from squeezetune.data.index import ImageIndex
 from squeezetune.data.pixels import PixelSettings
 from squeezetune.events import Listener, Notice
+from squeezetune.learn.choices import hash_bytes, read_json, recall_choice, write_json
 from squeezetune.learn.graph import ACTIVATIONS, build_range_probe, build_trunk
 from squeezetune.learn.inference import (
     RunGraph,
@@ -28,8 +26,6 @@ from squeezetune.learn.inference import (
 from squeezetune.learn.layers import Ranges
 from squeezetune.learn.quantization import FLOAT_RUNTIME, GUARD_IMAGES, GUARD_LIMIT, measure_distance, measure_ranges
 from squeezetune.learn.weights import Weights, detect_version
-from squeezetune.machine import name_processor
-from squeezetune.store import write_file
 
 # Draws training images for the calibration: their digests (n, 16) and pixels (n, side, side, 3).
 DrawSample: TypeAlias = Callable[[], tuple[NDArray[np.uint8], NDArray[np.uint8]]]
@@ -57,8 +53,8 @@ class Trunk:
     def key(self) -> str:
         """Name everything that the features depend on, but the image itself."""
         versions = describe_versions([self.runtime])
-        recipe = [str(self.runtime), versions, self.pixels.side, self.pixels.resize, self.views, _hash(self.model)]
-        return _hash(json.dumps(recipe).encode())
+        recipe = [str(self.runtime), versions, self.pixels.side, self.pixels.resize, self.views, hash_bytes(self.model)]
+        return hash_bytes(json.dumps(recipe).encode())
 
     def open(self, threads: int) -> RunGraph:
         """Open the graph for this many threads."""
@@ -97,23 +93,20 @@ def prepare_trunk(
 def recall_runtime(runtimes: list[Runtime], weights: Weights, options: TrunkOptions) -> Runtime:
     """Take the runtime that an earlier run on this machine chose, or time them now and keep the choice.
 
-    Keeping it makes runs repeatable: a second timing may order two close runtimes the other way round. It hangs on the
-    version of the network, whose layers differ in size, and not on the weights.
+    It hangs on the version of the network, whose layers differ in size, and not on the weights.
     """
     if len(runtimes) == 1:
         return runtimes[0]
-    circumstances = [platform.machine(), name_processor(), describe_versions(runtimes), [str(r) for r in runtimes],
-                     options.pixels.side, options.views, options.threads, detect_version(weights)]  # fmt: skip
-    path = options.cache and options.cache / "runtimes" / f"{_hash(json.dumps(circumstances).encode())}.json"
-    known = _read_json(path)
     names = {str(runtime): runtime for runtime in runtimes}
-    if known.get("runtime") in names:
-        return names[known["runtime"]]
-    floats, int8 = build_trunk(weights, views=options.views), _build_timing_trunk(weights, options.views)
-    models = {runtime: int8 if runtime.precision == "int8" else floats for runtime in runtimes}
-    chosen = choose_runtime(models, options.pixels.side, options.threads)
-    _write_json(path, {"runtime": str(chosen)})
-    return chosen
+    circumstances = [describe_versions(runtimes), list(names), options.pixels.side, options.views, options.threads,
+                     detect_version(weights)]  # fmt: skip
+
+    def choose() -> str:
+        floats, int8 = build_trunk(weights, views=options.views), _build_timing_trunk(weights, options.views)
+        models = {runtime: int8 if runtime.precision == "int8" else floats for runtime in runtimes}
+        return str(choose_runtime(models, options.pixels.side, options.threads))
+
+    return names[recall_choice(options.cache, circumstances, list(names), choose)]
 
 
 def recall_calibration(
@@ -125,7 +118,7 @@ def recall_calibration(
         ranges = measure_ranges(weights, pixels)
         return {"ranges": ranges, "distance": _measure_int8_distance(weights, ranges, pixels[-GUARD_IMAGES:])}
 
-    circumstances = f"{options.pixels.side}-{options.pixels.resize}-{_hash(build_range_probe(weights))}"
+    circumstances = f"{options.pixels.side}-{options.pixels.resize}-{hash_bytes(build_range_probe(weights))}"
     folder = options.cache and options.cache / "calibrations" / circumstances
     return recall_measurement(folder, index, draw, measure)
 
@@ -142,13 +135,13 @@ def recall_measurement(
     """
     present = {digest.tobytes().hex() for digest in index.digests}
     for path in sorted(folder.glob("*.json")) if folder else ():
-        known = _read_json(path)
+        known = read_json(path)
         if known.get("digests") and len(present.intersection(known["digests"])) >= 0.5 * len(known["digests"]):
             return known
     digests, pixels = draw()
     names = sorted(digest.tobytes().hex() for digest in digests)
     measured = {"digests": names, **measure(pixels)}
-    _write_json(folder and folder / f"{_hash(json.dumps(names).encode())}.json", measured)
+    write_json(folder and folder / f"{hash_bytes(json.dumps(names).encode())}.json", measured)
     return measured
 
 
@@ -161,21 +154,3 @@ def _measure_int8_distance(weights: Weights, ranges: Ranges, pixels: NDArray[np.
 def _build_timing_trunk(weights: Weights, views: int) -> bytes:
     """Build an int8 trunk of the right cost; its ranges are of the right order, its values do not matter."""
     return build_trunk(weights, dict.fromkeys(ACTIVATIONS, 1000.0), views=views)
-
-
-def _hash(payload: bytes) -> str:
-    return hashlib.blake2b(payload, digest_size=16).hexdigest()
-
-
-def _read_json(path: Path | None) -> dict[str, Any]:
-    try:
-        content = json.loads(path.read_text()) if path else {}
-    except (OSError, ValueError):
-        return {}
-    return content if isinstance(content, dict) else {}
-
-
-def _write_json(path: Path | None, content: Mapping[str, Any]) -> None:
-    if path:
-        with suppress(OSError):  # a full disk costs what would have been kept, not the run
-            write_file(path, json.dumps(content, indent=1).encode())
