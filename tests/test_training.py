@@ -281,11 +281,12 @@ def test_a_budget_leaves_its_forecast_beside_the_truth(shape_folder, tmp_path, f
     settings = replace(fixed_settings, head="linear", views="auto", layers="head", budget="5m")
     report = train(shape_folder, tmp_path / "model", settings).report
     plan, total = report["plan"], report["total_seconds"]
-    assert (plan["budget_s"], plan["forecast_s"]) == (300, pytest.approx(sum(p["forecast_s"] for p in plan["parts"])))
+    forecast = sum(part["forecast_s"] for part in plan["parts"])
+    assert (plan["budget_s"], plan["forecast_s"]) == (300, pytest.approx(forecast, abs=0.01))  # each is rounded
     timings = {item["stage"]: item["seconds"] for item in report["timings"]}
     assert [(part["part"], part["seconds"]) for part in plan["parts"]] == [
         ("preparing", None),
-        *((part, timings[part]) for part in ("features", "head", "measuring")),
+        *((part, timings.get(part)) for part in ("features", "head", "measuring")),
         ("report", None),
     ]
     ends = [0, *(item["ended_s"] for item in report["timings"]), total]
