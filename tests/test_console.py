@@ -10,6 +10,7 @@ from squeezetune.console import (
     ProgressListener,
     format_clock,
     format_share,
+    name_stage,
     print_error,
     print_json,
     print_table,
@@ -19,6 +20,7 @@ from squeezetune.events import (
     EpochFinished,
     ModelMeasured,
     Notice,
+    PlanChanged,
     StageAdvanced,
     StageFinished,
     StageStarted,
@@ -170,3 +172,26 @@ def test_tables_show_every_cell(capsys):
     print_table({"class": "left", "photos": "right"}, [("[box]", "12"), ("disc", "7")])
     shown = capsys.readouterr().out
     assert all(word in shown for word in ("class", "photos", "[box]", "12", "disc", "7"))
+
+
+def test_a_plan_that_has_changed_is_told():
+    changed = PlanChanged((("all layers at 160 px", 80.0), ("report", 4.0)), 84.0, 90.0)
+    plan = "all layers at 160 px 1 min 20 s, report 4 s; in all 1 min 24 s"
+    assert show_lines(changed) == [f"New plan: {plan} of 1 min 30 s left"]
+    assert show_lines(replace(changed, left_s=-5.0)) == [f"New plan: {plan}"]
+
+
+def show_lines(*events):
+    """Return the lines that a log gets to see."""
+    out = io.StringIO()
+    with ProgressListener(console=Console(file=out, width=200)) as listen:
+        for event in events:
+            listen(event)
+    return out.getvalue().splitlines()
+
+
+def test_every_number_of_last_blocks_has_a_name():
+    assert name_stage("last block") == "Training last block"
+    assert name_stage("last 4 blocks") == "Training last 4 blocks"
+    assert name_stage("all layers") == "Training all layers"
+    assert name_stage("something else") == "something else"

@@ -32,7 +32,7 @@ from squeezetune.training import train
 
 torch = pytest.importorskip("torch", reason="torch is an extra")
 from squeezetune import deepening  # noqa: E402
-from squeezetune.learn import crew, finetune  # noqa: E402
+from squeezetune.learn import activations, crew, finetune  # noqa: E402
 from squeezetune.learn.augment import normalise  # noqa: E402
 from squeezetune.learn.network import SqueezeNet  # noqa: E402
 from squeezetune.learn.tapped import TappedNetwork  # noqa: E402
@@ -102,7 +102,7 @@ def prefer_layers(learned, weights):
     chosen = replace(learned.head.chosen, is_correct=np.zeros_like(learned.head.chosen.is_correct))
     head = replace(learned.head, chosen=chosen)
     deepened = replace(learned.deepened.candidate, is_correct=np.ones_like(chosen.is_correct))
-    return make_files(replace(learned, head=head, deepened=replace(learned.deepened, candidate=deepened)), weights)
+    return make_files(replace(learned, head=head, trained=(replace(learned.deepened, candidate=deepened),)), weights)
 
 
 # ---- what comes out
@@ -252,7 +252,7 @@ def test_layers_that_are_no_better_are_not_taken(learn, monkeypatch):
 
 
 def test_a_diverged_network_can_be_judged(learn, monkeypatch):
-    monkeypatch.setattr("squeezetune.planner.choose_recipe", lambda *_: Recipe(rate=1e6, head_rate=1e6, batch=8))
+    monkeypatch.setattr("squeezetune.stage_plans.choose_recipe", lambda *_: Recipe(rate=1e6, head_rate=1e6, batch=8))
     said = []
     learned = learn(said.append, epochs=1.0)
     assert np.isfinite(learned.deepened.probabilities).all()
@@ -335,11 +335,11 @@ def test_the_same_run_gives_the_same_bytes_and_another_seed_others(learn, whole)
     assert digest(learn(seed=1).deepened) != digest(whole[0].deepened)
 
 
-def stop_at(epoch):
+def stop_at(epoch, stage=LAYERS):
     """Press Ctrl-C, as it were, when an epoch is over."""
 
     def listen(event):
-        if isinstance(event, EpochFinished) and (event.stage, event.epoch) == (LAYERS, epoch):
+        if isinstance(event, EpochFinished) and (event.stage, event.epoch) == (stage, epoch):
             signal.raise_signal(signal.SIGINT)
 
     return listen
@@ -393,7 +393,7 @@ def test_a_run_with_a_budget_goes_on_with_the_plan_that_it_had(learn, monkeypatc
     monkeypatch.setattr(finetune, "tune", watch)
     assert not learn(stop_at(1), unfinished, budget="20m", epochs=8.0).deepened.is_finished
     plan = replace(plans[0], epochs=plans[0].epochs / 2)  # what a busier machine would plan now
-    monkeypatch.setattr("squeezetune.planner.plan_stage", lambda *_: plan)
+    monkeypatch.setattr("squeezetune.stage_plans.plan_stage", lambda *_: plan)
     assert learn(ignore_event, unfinished, resume=True, budget="20m", epochs=8.0).deepened.is_finished
     assert plans[0] == plans[1] != plan
 
@@ -429,6 +429,76 @@ def test_train_drops_an_unfinished_run_with_a_word(shape_folder, settings, tmp_p
     assert not hidden.exists()
 
 
+# ---- the last blocks alone, from kept activations
+
+
+LAST = {"layers": "last", "last_fires": 2}
+
+
+@pytest.fixture(scope="module")
+def last_blocks(learn):
+    """Train the last two blocks without a stop: what came out, and what was said."""
+    said = []
+    return learn(said.append, **LAST), said
+
+
+def test_the_last_blocks_move_and_the_others_stay(last_blocks, weights):
+    learned, said = last_blocks
+    assert [event.stage for event in said if isinstance(event, StageStarted)][-2:] == ["activations", "last 2 blocks"]
+    assert learned.deepened.plan.extra_views == 4
+    for name, value in learned.deepened.weights.items():
+        is_last = name.startswith(("features.11.", "features.12."))  # fire8 and fire9
+        assert np.array_equal(value, weights[name]) is not is_last, name
+
+
+def test_the_last_blocks_give_the_same_bytes_again(learn, last_blocks):
+    assert digest(learn(**LAST).deepened) == digest(last_blocks[0].deepened)
+    assert digest(learn(**{**LAST, "last_fires": 1}, epochs=1.0).deepened) != digest(last_blocks[0].deepened)
+
+
+def test_the_training_of_the_last_blocks_can_be_resumed(learn, last_blocks, tmp_path, monkeypatch):
+    """Also where the disk has room for fewer views by now: the unfinished run has its plan."""
+    unfinished = CheckpointFolder(tmp_path / ".model.unfinished")
+    stopped = learn(stop_at(2, "last 2 blocks"), unfinished, **LAST)
+    assert not stopped.deepened.is_finished
+    monkeypatch.setattr("squeezetune.stage_plans.EXTRA_VIEWS", 1)
+    resumed = learn(ignore_event, unfinished, resume=True, **LAST)
+    assert digest(resumed.deepened) == digest(last_blocks[0].deepened) != digest(stopped.deepened)
+
+
+def test_the_file_agrees_with_the_last_blocks_as_they_were_trained(last_blocks, weights, settings):
+    learned = prefer_layers(last_blocks[0], weights)
+    index, positions = learned.index, learned.split.validation
+    classifier = Classifier(learned.model, make_manifest(learned, settings))
+    by_file = classifier.predict_probabilities([index.source.read(index.names[at]) for at in positions])
+    assert (by_file.argmax(axis=1) == learned.deepened.probabilities.argmax(axis=1)).all()
+    assert np.abs(by_file - learned.deepened.probabilities).mean() < 0.01  # activations are kept as uint8
+
+
+def test_photos_that_must_not_be_mirrored_have_no_mirrored_views(learn, monkeypatch):
+    drawn, compute = [], activations.compute_activations
+
+    def watch(index, frozen, *others):
+        drawn.append((frozen.options.draw, frozen.options.views))
+        return compute(index, frozen, *others)
+
+    monkeypatch.setattr(activations, "compute_activations", watch)
+    for views in ("plain", "mirror"):
+        learn(views=views, epochs=0.25, **LAST)
+    assert drawn == [(activations.draw_unmirrored_view, 1), (activations.draw_view, 2)]
+
+
+@pytest.mark.parametrize("more", [{}, {"budget": "20m"}])
+def test_a_run_that_trains_the_last_blocks_is_reported(shape_folder, settings, tmp_path, more):
+    report = train(shape_folder, tmp_path / "model", replace(settings, epochs=1.0, **LAST, **more)).report
+    assert [stage["name"] for stage in report["stages"]] == ["frozen layers", "last 2 blocks"]
+    assert report["history"][-1]["stage"] == "last 2 blocks"
+    assert report["model"]["agreement"]["top1"] >= 0.99
+    assert "--layers last" in report["command"]
+    assert "--last-fires 2" in report["command"]
+    assert [path.name for path in tmp_path.iterdir()] == ["model"]
+
+
 # ---- killed
 
 RUNS = """
@@ -440,7 +510,7 @@ from squeezetune.data.index import scan_folder
 from squeezetune.data.split import split_index
 from squeezetune.engine import ThreadEngine
 from squeezetune.events import ignore_event
-from squeezetune.learn import crew, finetune, keeping
+from squeezetune.learn import activations, crew, finetune, keeping
 from squeezetune.learning import learn_classifier
 from squeezetune.settings import Settings
 

@@ -6,28 +6,31 @@ from click.testing import CliRunner
 from fast_options import FAST
 
 from squeezetune import planner as module
+from squeezetune import stage_plans
 from squeezetune.cli import main
 from squeezetune.errors import MissingExtraError
 from squeezetune.events import Notice, PlanMade, ignore_event
+from squeezetune.forecasts import Speeds, Workload, forecast_stage
 from squeezetune.learn.recipe import Phase
 from squeezetune.planner import (
-    Speeds,
-    Workload,
     announce_plan,
     check_torch,
-    find_small_side,
-    forecast_stage,
     is_deep_wanted,
     make_plan,
-    plan_phases,
+    note_features,
+    note_training,
+    plan_rest,
 )
 from squeezetune.settings import Settings
+from squeezetune.stage_plans import find_small_side, plan_phases
 from squeezetune.training import train
 
 WORK = Workload(train=4000, validation=500, test=500, unseen=4500, unkept=4500, side=224)
 # seconds of two cores of a laptop, roughly
-SPEEDS = Speeds(read_s=1e-3, view_s=2e-3, file_s=3e-3, linear_s=2e-5, hidden_s=3e-4, pixel_s=4e-7)
-DEEP = Settings(layers="all")
+SPEEDS = Speeds(read_s=1e-3, view_s=2e-3, file_s=3e-3, linear_s=2e-5, hidden_s=3e-4, pixel_s=4e-7, last_s=4e-3,
+                draw_s=1e-3)  # fmt: skip
+DEEP, LAST = Settings(layers="all"), Settings(layers="last")
+VIEW_BYTES = 4500 * (13 * 13 * 256 + 2 * 256)  # what fire6 reads of each image, and the means after fire5
 
 
 def plan(settings, work=WORK, speeds=None, left_s=math.inf, is_deep=True):
@@ -56,7 +59,7 @@ def with_torch(monkeypatch):
 @pytest.mark.parametrize(("settings", "is_wanted"), [
     (Settings(), False), (Settings(effort="quick"), False), (Settings(effort="thorough"), True),
     (Settings(effort="thorough", layers="head"), False), (Settings(layers="all"), True),
-    (Settings(effort="quick", layers="all"), True), (Settings(budget="10m"), True),
+    (Settings(effort="quick", layers="all"), True), (Settings(budget="10m"), True), (Settings(layers="last"), True),
     (Settings(budget="10m", layers="head"), False),
 ])  # fmt: skip
 def test_settings_say_whether_layers_are_trained(settings, is_wanted, with_torch):
@@ -78,9 +81,10 @@ def test_without_torch_nothing_is_said_where_nobody_asked_for_it(no_torch):
     assert check_torch(Settings(), pytest.fail) is False
 
 
-def test_without_torch_all_layers_are_an_error(no_torch):
+@pytest.mark.parametrize("layers", ["last", "all"])
+def test_without_torch_layers_that_are_asked_for_are_an_error(no_torch, layers):
     with pytest.raises(MissingExtraError, match="is not installed") as caught:
-        check_torch(DEEP, ignore_event)
+        check_torch(Settings(layers=layers), ignore_event)
     assert "pip install torch --index-url https://download.pytorch.org/whl/cpu" in caught.value.hint
 
 
@@ -92,8 +96,9 @@ def test_a_thorough_run_without_torch_trains_the_head(no_torch, shape_folder, fi
     assert report["stages"] == []
 
 
-def test_the_command_line_says_how_to_install_torch(no_torch, shape_folder, tmp_path):
-    words = ["train", str(shape_folder), "--output", str(tmp_path / "model"), *FAST, "--layers", "all"]
+@pytest.mark.parametrize("layers", ["last", "all"])
+def test_the_command_line_says_how_to_install_torch(no_torch, shape_folder, tmp_path, layers):
+    words = ["train", str(shape_folder), "--output", str(tmp_path / "model"), *FAST, "--layers", layers]
     result = CliRunner().invoke(main, words)
     assert result.exit_code == MissingExtraError.exit_status == 1
     assert "torch, which trains the layers themselves, is not installed" in " ".join(result.stderr.split())
@@ -171,7 +176,7 @@ def test_little_time_is_spent_at_the_smaller_size():
 
 
 def test_time_that_is_left_over_is_not_filled():
-    assert budget(10_000_000).stage.epochs == module.MOST_EPOCHS
+    assert budget(10_000_000).stage.epochs == stage_plans.MOST_EPOCHS
     assert budget(10_000_000, replace(DEEP, epochs=2.0)).stage.epochs == 2.0
 
 
@@ -214,3 +219,148 @@ def test_a_plan_is_announced_with_its_budget():
     parts = [part for part, _ in event.forecasts]
     assert parts[1:3] == ["features", "head"]
     assert parts[-2:] == ["measuring", "report"]
+
+
+# ---- the last blocks
+
+
+@pytest.mark.parametrize(("count", "start", "name"), [
+    (0, "fire6", "last 4 blocks"), (4, "fire6", "last 4 blocks"), (1, "fire9", "last block"),
+    (2, "fire8", "last 2 blocks"), (8, "fire2", "last 8 blocks"),
+])  # fmt: skip
+def test_the_last_blocks_are_trained_at_the_size_of_the_run(count, start, name):
+    stage = plan(replace(LAST, last_fires=count), replace(WORK, side=224)).stage
+    assert (stage.start, stage.name, stage.phases) == (start, name, (Phase(224, 1.0),))
+    assert stage.epochs == 60
+
+
+@pytest.mark.parametrize(("views", "extra"), [(1, 0), (2, 0), (3, 1), (5.9, 3), (6, 4), (100, 4)])
+def test_there_are_as_many_views_as_the_disk_has_room_for(views, extra):
+    assert plan(LAST, replace(WORK, room_bytes=int(views * VIEW_BYTES))).stage.extra_views == extra
+
+
+@pytest.mark.parametrize("seconds", [70, 90, 180, 600])
+def test_a_plan_of_the_last_blocks_fits_into_its_budget(seconds):
+    found = budget(seconds, LAST)
+    assert found.stage.start == "fire6"
+    assert found.total_s <= seconds + 0.2
+    assert found.stage.epochs >= found.stage.extra_views + 2 or not found.stage.extra_views
+    [part] = [item for item in found.forecasts if item.part == "last 4 blocks at 224 px"]
+    assert part.seconds == pytest.approx(forecast_stage(found.stage, WORK, SPEEDS))
+
+
+def test_more_time_makes_more_views_of_an_image():
+    views = [budget(seconds, LAST).stage.extra_views for seconds in (90, 150, 180, 600)]
+    assert views == sorted(views)
+    assert (views[0], views[-1]) == (0, 4)
+
+
+def test_each_view_takes_its_part_of_the_pass():
+    stage = plan(LAST).stage
+    fewer, more = (forecast_stage(replace(stage, extra_views=views), WORK, SPEEDS) for views in (1, 3))
+    assert more - fewer == pytest.approx(2 * WORK.unkept * (SPEEDS.view_s + SPEEDS.draw_s))
+    once, twice = (forecast_stage(replace(stage, epochs=epochs), WORK, SPEEDS) for epochs in (1.0, 2.0))
+    assert twice - once == pytest.approx(WORK.train * SPEEDS.last_s)
+
+
+def test_too_little_time_for_the_last_blocks_trains_the_head():
+    assert budget(15, LAST).stage is None
+
+
+@pytest.mark.parametrize(("settings", "side", "left_s", "starts"), [
+    (LAST, 224, math.inf, ["fire6"]), (DEEP, 224, 600.0, ["conv1"]),
+    (Settings(budget="10m"), 224, 600.0, ["conv1", "fire6"]), (Settings(budget="10m"), 128, 600.0, ["conv1"]),
+    (Settings(budget="1m"), 224, 60.0, ["conv1"]), (Settings(effort="thorough"), 224, math.inf, ["conv1"]),
+])  # fmt: skip
+def test_only_what_may_be_planned_is_timed(settings, side, left_s, starts):
+    assert stage_plans.list_starts(settings, side, left_s) == starts
+
+
+# ---- several stages
+
+
+AUTO = Settings()
+FAST_VIEWS = replace(SPEEDS, read_s=1e-4, view_s=2e-4, last_s=1e-3)  # where the frozen layers cost nearly nothing
+
+
+@pytest.mark.parametrize("seconds", [120, 300, 600, 3600])
+def test_the_last_blocks_take_no_time_from_all_layers(seconds):
+    """Where all layers can use the time, the plan is the one that there was without the last blocks."""
+    without = budget(seconds, AUTO, speeds=replace(SPEEDS, last_s=None))
+    assert budget(seconds, AUTO).stages == without.stages
+    assert [stage.name for stage in without.stages] == ["all layers"]
+
+
+def test_time_that_all_layers_leave_over_goes_to_the_last_blocks_first():
+    found, work = budget(7200, AUTO), WORK
+    assert [(stage.name, stage.epochs) for stage in found.stages] == [("last 4 blocks", 60), ("all layers", 60)]
+    assert found.stages[1] == budget(7200, DEEP, work).stage
+    parts = [item.part for item in found.forecasts]
+    assert parts == ["preparing", "features", "head", "last 4 blocks at 224 px", "all layers at 160, 224 px",
+                     "measuring", "report"]  # fmt: skip
+
+
+def test_the_last_blocks_stand_in_for_all_layers_where_those_hardly_begin():
+    found = budget(40, AUTO, speeds=FAST_VIEWS)
+    assert budget(40, DEEP, speeds=FAST_VIEWS).stage.epochs < stage_plans.EPOCHS_FOR_ALL
+    [stage] = found.stages
+    assert stage.name == "last 4 blocks"
+    assert stage.epochs >= stage_plans.EPOCHS_FOR_LAST
+    assert found.total_s <= 40.2
+
+
+# ---- the rest of a plan, made again
+
+
+def test_a_plan_that_goes_as_forecast_stays_as_it_is():
+    found = budget(7200, AUTO)
+    left_s = 7200 - sum(item.seconds for item in found.forecasts[:3])
+    rest = plan_rest(found, replace(AUTO, budget="2h"), left_s, [])
+    assert rest.stages == found.stages
+    assert rest.forecasts == found.forecasts[3:]
+    assert rest.after_training_s == found.after_training_s
+
+
+@pytest.mark.parametrize(("left_s", "names", "side"), [
+    (7000, ["last 4 blocks", "all layers"], 224), (4000, ["all layers"], 224), (150, ["all layers"], 160),
+    (9, [], None),
+])  # fmt: skip
+def test_less_time_makes_the_rest_another_one(left_s, names, side):
+    rest = plan_rest(budget(7200, AUTO), replace(AUTO, budget="2h"), left_s, [])
+    assert [stage.name for stage in rest.stages] == names
+    assert rest.stage is None or rest.stage.side == side
+    assert rest.total_s <= left_s + 0.1 or not names
+
+
+def test_what_is_done_is_not_planned_again():
+    found, settings = budget(7200, AUTO), replace(AUTO, budget="2h")
+    assert [stage.name for stage in plan_rest(found, settings, 7000, ["fire6"]).stages] == ["all layers"]
+    assert plan_rest(found, settings, 7000, ["conv1"]).stages == ()
+    assert plan_rest(budget(600, LAST), replace(LAST, budget="10m"), 600, ["fire6"]).stages == ()
+
+
+def test_slow_frozen_layers_make_the_rest_slower_as_far_as_it_is_like_them():
+    found = budget(7200, AUTO)
+    seen = note_features(found, 3 * found.forecasts[1].seconds)
+    for name in ("read_s", "view_s", "file_s", "draw_s"):
+        assert getattr(seen.speeds, name) == pytest.approx(3 * getattr(SPEEDS, name))
+    assert (seen.speeds.pixel_s, seen.speeds.last_s) == (SPEEDS.pixel_s, SPEEDS.last_s)
+    assert note_features(found, 1e6).speeds.read_s == pytest.approx(5 * SPEEDS.read_s)
+    cached = budget(7200, AUTO, replace(WORK, unseen=0))
+    assert note_features(cached, 1.0) == cached
+
+
+def test_slow_training_makes_the_training_to_come_slower():
+    found = budget(7200, AUTO)
+    seen = note_training(found, found.stages[0], 1 / (2 * SPEEDS.last_s))
+    assert (seen.speeds.last_s, seen.speeds.pixel_s) == pytest.approx((2 * SPEEDS.last_s, 2 * SPEEDS.pixel_s))
+    assert note_training(found, found.stages[0], None) == found
+    rest = plan_rest(seen, replace(AUTO, budget="2h"), 3000, ["fire6"])
+    assert rest.stage.epochs < plan_rest(found, replace(AUTO, budget="2h"), 3000, ["fire6"]).stage.epochs
+
+
+def test_without_a_budget_there_is_nothing_to_plan_again():
+    found = plan(DEEP)
+    assert (
+        plan_rest(found, DEEP, 5.0, []) == note_features(found, 5.0) == note_training(found, found.stage, 3.0) == found
+    )

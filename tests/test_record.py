@@ -6,10 +6,11 @@ import pytest
 
 from squeezetune.data.index import scan_folder
 from squeezetune.data.split import split_index
-from squeezetune.deepening import Deepened
+from squeezetune.deepened import Deepened
 from squeezetune.engine import ThreadEngine
 from squeezetune.events import EpochFinished, PlanMade, StageFinished, ignore_event
 from squeezetune.learn.evaluation import evaluate_probabilities, wilson_interval
+from squeezetune.learn.head import Scaling
 from squeezetune.learn.recipe import Phase, Recipe, StagePlan
 from squeezetune.learn.stages import StageResult
 from squeezetune.learning import learn_classifier, make_manifest
@@ -98,9 +99,10 @@ def deepen(run, is_better=True, history=()):
     head = replace(run.learned.head, chosen=replace(frozen, is_correct=np.arange(len(is_correct)) > 0))
     plan = StagePlan("all layers", "conv1", (Phase(64, 1.0),), 4.0, Recipe())
     probabilities = np.full((len(is_correct), 3), 1 / 3, np.float32)
-    deepened = Deepened(plan, candidate, frozen.layers, {}, probabilities, is_finished=True)
+    scaling = Scaling(np.zeros(2048, np.float32), np.ones(2048, np.float32), use_roots=False)
+    deepened = Deepened(plan, candidate, scaling, {}, probabilities, is_finished=True)
     compared = Measured(run.learned.split.validation, probabilities, {})
-    return replace(run, learned=replace(run.learned, head=head, deepened=deepened), compared=compared)
+    return replace(run, learned=replace(run.learned, head=head, trained=(deepened,)), compared=compared)
 
 
 def test_one_stage_is_no_list(run):
@@ -224,7 +226,8 @@ def test_trained_layers_are_compared_on_the_validation_images(run):
     deepened = deepen(run)
     positions = run.learned.split.validation[[3, 5, 8]]
     trained = np.random.default_rng(0).dirichlet([1, 1, 1], 12).astype(np.float32)
-    learned = replace(deepened.learned, deepened=replace(deepened.learned.deepened, probabilities=trained))
+    [stage] = deepened.learned.trained
+    learned = replace(deepened.learned, trained=(replace(stage, probabilities=trained),))
     same = replace(deepened, learned=learned, compared=Measured(positions, trained[[3, 5, 8]], {}))
     assert measure_agreement(same) == {"top1": 1.0, "mean_difference": 0.0}
     turned = replace(same, compared=Measured(positions, np.roll(trained[[3, 5, 8]], 1, axis=1), {}))

@@ -31,7 +31,10 @@ def draw_value(item):
 
 # the original recipe knows few of the others
 ANY_SETTINGS = st.fixed_dictionaries(
-    {}, optional={item.name: draw_value(item) for item in FIELDS if item.name not in {"recipe", *ORIGINAL_ONLY}}
+    {},
+    optional={
+        item.name: draw_value(item) for item in FIELDS if item.name not in {"recipe", "last_fires", *ORIGINAL_ONLY}
+    },
 )
 
 
@@ -161,12 +164,19 @@ def test_the_original_recipe_has_options_of_its_own():
     assert parse_settings(settings.to_dict()) == settings
 
 
-@pytest.mark.parametrize("values", [{"classifier_norm": "none"}, {"last_fires": 2}])
-def test_its_options_mean_nothing_without_it(values):
-    [name] = values
-    assert name in ORIGINAL_ONLY
-    with pytest.raises(SettingsError, match=f"{name} belongs to the original recipe; needed is recipe original"):
-        Settings(**values)
+def test_its_options_mean_nothing_without_it():
+    assert ORIGINAL_ONLY == ("classifier_norm",)
+    expected = "classifier_norm belongs to the original recipe; needed is recipe original"
+    with pytest.raises(SettingsError, match=expected):
+        Settings(classifier_norm="none")
+
+
+def test_the_number_of_fire_modules_belongs_to_those_who_train_the_last_ones():
+    settings = Settings(layers="last", last_fires=2)
+    assert parse_settings(settings.to_dict()) == settings
+    for layers in ("auto", "head", "all"):
+        with pytest.raises(SettingsError, match="last_fires belongs to the training of the last blocks; needed is"):
+            Settings(layers=layers, last_fires=2)
 
 
 @pytest.mark.parametrize("values", [

@@ -24,6 +24,7 @@ from squeezetune.events import (
     EpochFinished,
     Event,
     Notice,
+    PlanChanged,
     PlanMade,
     StageAdvanced,
     StageFinished,
@@ -37,7 +38,7 @@ STAGE_WORDS = {
     "pixels": "Keeping the pixels",
     "download": "Fetching the weights",
     "head": "Training the head",
-    "last blocks": "Training last blocks",
+    "activations": "Running first blocks",
     "all layers": "Training all layers",
     "measuring": "Measuring",
 }
@@ -78,6 +79,9 @@ class ProgressListener:
         elif isinstance(event, PlanMade):
             if not self._is_quiet:
                 self._console.print(f"Plan: {format_plan(event)}", markup=False, soft_wrap=True)
+        elif isinstance(event, PlanChanged):
+            if not self._is_quiet:
+                self._console.print(f"New plan: {format_plan(event)}", markup=False, soft_wrap=True)
         elif self._is_drawn:
             self._draw(event)
         elif isinstance(event, EpochFinished) and not self._is_quiet:
@@ -137,7 +141,8 @@ class StageRow:
 
 def name_stage(stage: str) -> str:
     """Name a stage for readers."""
-    return STAGE_WORDS.get(stage, stage)
+    is_last = stage.startswith("last ")  # some of the last blocks
+    return STAGE_WORDS.get(stage, f"Training {stage}" if is_last else stage)
 
 
 def format_epoch(event: EpochFinished) -> str:
@@ -161,10 +166,11 @@ def format_training(event: TrainingAdvanced, epoch: EpochFinished | None) -> str
     return "  ".join([*words, f"{event.images_per_s:,.0f} images/s"])
 
 
-def format_plan(plan: PlanMade) -> str:
+def format_plan(plan: PlanMade | PlanChanged) -> str:
     """Write what a run will do, e.g. `features 40 s, head 12 s, all layers at 96, 128 px 5 min 30 s; in all ...`."""
     parts = ", ".join(f"{part} {format_duration(seconds)}" for part, seconds in plan.forecasts)
-    budget = f" of {format_duration(plan.budget_s)}" if plan.budget_s else ""
+    limit_s, left = (plan.budget_s, "") if isinstance(plan, PlanMade) else (plan.left_s, " left")
+    budget = f" of {format_duration(limit_s)}{left}" if limit_s and limit_s > 0 else ""
     return f"{parts}; in all {format_duration(plan.total_s)}{budget}"
 
 

@@ -3,7 +3,7 @@
 import time
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -18,6 +18,7 @@ from squeezetune.data.index import ImageIndex
 from squeezetune.data.pixel_rows import choose_pixel_side, compute_pixel_rows, open_pixel_store
 from squeezetune.data.pixels import PixelSettings
 from squeezetune.data.split import Split
+from squeezetune.deepened import Deepened, find_best
 from squeezetune.engine import Engine
 from squeezetune.events import Listener
 from squeezetune.interruption import catch_interrupts
@@ -32,9 +33,9 @@ from squeezetune.learn.recipe import StagePlan
 from squeezetune.learn.trunk import Trunk
 from squeezetune.learn.weights import Weights, detect_version
 from squeezetune.machine import name_version
-from squeezetune.planner import MOST_EPOCHS
 from squeezetune.scene import draw_sample
 from squeezetune.settings import Settings
+from squeezetune.stage_plans import MOST_EPOCHS
 from squeezetune.store import lend_folder
 
 if TYPE_CHECKING:
@@ -86,25 +87,10 @@ class Workshop:
         return self.settings.to_dict() | {"weights": self.pretrained.sha256}
 
 
-@dataclass(frozen=True)
-class Deepened:
-    """A network whose layers were trained, as a candidate against the frozen layers' head.
+def deepen(ground: Ground, plan: StagePlan, workshop: Workshop, earlier: tuple[Deepened, ...] = ()) -> Deepened:
+    """Train the layers as planned, from the best so far, or go on where an unfinished run stopped.
 
-    `layers` are the classifier with scaling and temperature folded in; they act on the features, not on their roots.
-    `probabilities` (n, classes) are its own of the validation images, to be compared with those of the file;
-    `is_finished` says that nobody stopped it early.
-    """
-
-    plan: StagePlan
-    candidate: Candidate
-    layers: Layers
-    weights: Weights
-    probabilities: NDArray[np.float32]
-    is_finished: bool
-
-
-def deepen(ground: Ground, plan: StagePlan, workshop: Workshop) -> Deepened:
-    """Train the layers as planned, beginning with a linear probe, or go on where an unfinished run stopped.
+    It begins with the best of the `earlier` stages, or with a linear probe where none of them helped.
 
     Raises:
         MissingExtraError: torch is not installed.
@@ -117,21 +103,37 @@ def deepen(ground: Ground, plan: StagePlan, workshop: Workshop) -> Deepened:
     from squeezetune.learn.keeping import Keeper, load_kept
 
     start, settings, listen = time.perf_counter(), workshop.settings, workshop.listen
-    identity = identify_run(ground, plan, workshop)
+    identity = identify_run(ground, workshop)
     found = load_kept(workshop.unfinished, identity) if workshop.unfinished and workshop.is_resuming else None
     kept, plan, precision = found or (None, plan, recall_precision(workshop.cache))
-    network = build_tapped(ground, plan, settings, workshop.threads)
+    network = build_tapped(ground, plan, workshop, find_best(earlier, ground.head.chosen))
     with ExitStack() as stack:
         task = make_task(ground, stack.enter_context(open_feed(ground, plan, workshop)), settings)
         interruption = stack.enter_context(catch_interrupts(listen))
         keep = None
         if workshop.unfinished:
             writer = stack.enter_context(CheckpointWriter(workshop.unfinished, listen))
-            keep = Keeper(writer, identity, plan, precision).keep
+            finished = tuple(deepened.to_plain() for deepened in earlier)
+            keep = Keeper(writer, identity, plan, precision, finished).keep
         conditions = Conditions(plan.name, settings.seed, workshop.threads, precision, listen, interruption.poll)
         pace = make_pace(plan, max(1, len(task.train) // plan.recipe.batch), workshop)
         tuned = tune(network, task, plan, pace, conditions, kept, keep)
     return judge(ground, plan, network, tuned, time.perf_counter() - start)
+
+
+def resume_stages(ground: Ground, workshop: Workshop) -> tuple[Deepened, ...]:
+    """Load the stages that an unfinished run had finished; none where nothing is to be gone on with.
+
+    Raises:
+        CheckpointError: it is of other photos or settings.
+
+    """
+    from squeezetune.learn.keeping import load_earlier
+
+    if not workshop.unfinished or not workshop.is_resuming:
+        return ()
+    finished = load_earlier(workshop.unfinished, identify_run(ground, workshop))
+    return tuple(Deepened.from_plain(arrays, plain) for arrays, plain in finished)
 
 
 def make_pace(plan: StagePlan, steps: int, workshop: Workshop) -> Pace:
@@ -144,10 +146,11 @@ def make_pace(plan: StagePlan, steps: int, workshop: Workshop) -> Pace:
     return ClockPace(most, lambda: end - time.perf_counter())
 
 
-def identify_run(ground: Ground, plan: StagePlan, workshop: Workshop) -> dict[str, Any]:
+def identify_run(ground: Ground, workshop: Workshop) -> dict[str, Any]:
     """Name all that the trained network depends on, so that an unfinished run goes on with the same only.
 
-    A plan that fills a budget is another one each time; the unfinished run's own is gone on with.
+    The plan is not among it: it follows from the rest, but that one which fills a budget is another one each time, and
+    that the room on the disk limits the random views. The unfinished run's own is gone on with.
     """
     return {
         "version": name_version(),
@@ -156,18 +159,22 @@ def identify_run(ground: Ground, plan: StagePlan, workshop: Workshop) -> dict[st
         "threads": workshop.threads,
         "frozen layers": ground.trunk.key,
         "images": len(ground.split.train),
-        "plan": None if workshop.settings.budget else asdict(plan),
         "torch": version("torch"),
     }
 
 
-def build_tapped(ground: Ground, plan: StagePlan, settings: Settings, threads: int) -> "TappedNetwork":
-    """Build the network with the pretrained layers and a linear probe as its classifier."""
+def build_tapped(ground: Ground, plan: StagePlan, workshop: Workshop, origin: Deepened | None) -> "TappedNetwork":
+    """Build the network as an earlier stage left it, or with the pretrained layers and a linear probe behind them."""
     from squeezetune.learn.network import build_network
     from squeezetune.learn.tapped import TappedNetwork
 
-    scaling, ((weight, bias),) = fit_probe(ground, settings, threads)
-    squeezenet = build_network(ground.weights, version=detect_version(ground.weights))
+    weights = ground.weights
+    if origin:
+        weights = {**weights, **origin.weights}
+        scaling, ((weight, bias),) = origin.scaling, origin.candidate.layers
+    else:
+        scaling, ((weight, bias),) = fit_probe(ground, workshop.settings, workshop.threads)
+    squeezenet = build_network(weights, version=detect_version(weights))
     classes = len(ground.index.class_names)
     network = TappedNetwork(squeezenet, classes, plan.start, plan.recipe.first_trained)
     network.set_classifier(scaling, weight, bias)
@@ -195,7 +202,7 @@ def open_feed(ground: Ground, plan: StagePlan, workshop: Workshop) -> Iterator["
     """
     used = np.union1d(ground.split.train, ground.split.validation)
     with lend_folder(workshop.cache) as folder:
-        if plan.start == "conv1":
+        if plan.is_whole:
             yield feed_pixels(ground, plan, workshop, folder, used)
         else:
             yield feed_activations(ground, plan, workshop, folder, used)
@@ -216,12 +223,20 @@ def feed_activations(
     ground: Ground, plan: StagePlan, workshop: Workshop, folder: Path, used: NDArray[np.int64]
 ) -> "Feed":
     """Keep what the block before the first trained one makes of the images that take part, in several views."""
-    from squeezetune.learn.activations import ActivationOptions, compute_activations, prepare_activations
+    from squeezetune.learn.activations import (
+        ActivationOptions,
+        compute_activations,
+        draw_unmirrored_view,
+        draw_view,
+        prepare_activations,
+    )
     from squeezetune.learn.feeds import ActivationFeed
 
     block = BLOCKS[BLOCKS.index(plan.start) - 1]
+    # photos whose mirror image did harm, such as writing, are not mirrored in training either
+    draw_extra = draw_view if ground.views == 2 else draw_unmirrored_view
     options = ActivationOptions(
-        block, "uint8", ground.views, plan.extra_views, workshop.settings.seed, workshop.threads
+        block, "uint8", ground.views, plan.extra_views, workshop.settings.seed, workshop.threads, draw_extra
     )
 
     def draw() -> tuple[NDArray[np.uint8], NDArray[np.uint8]]:
@@ -258,8 +273,7 @@ def judge(ground: Ground, plan: StagePlan, network: "TappedNetwork", tuned: "Tun
         tuned.history,
     )
     probabilities = softmax(tuned.logits / temperature, axis=1).astype(np.float32)
-    folded = scaling.fold(layers, temperature)
-    return Deepened(plan, candidate, folded, round_weights(weights), probabilities, tuned.is_finished)
+    return Deepened(plan, candidate, scaling, round_weights(weights), probabilities, tuned.is_finished)
 
 
 def round_weights(weights: Weights) -> Weights:

@@ -88,6 +88,18 @@ class PlanMade:
 
 
 @dataclass(frozen=True)
+class PlanChanged:
+    """The rest of the run was planned anew, since what came before took another time than it was forecast to take.
+
+    The parts that are still to come, with their seconds, their sum, and what is left of the budget.
+    """
+
+    forecasts: tuple[tuple[str, float], ...]
+    total_s: float
+    left_s: float
+
+
+@dataclass(frozen=True)
 class Notice:
     """Something that the user should know: a fallback, a skipped file, a choice made for them."""
 
@@ -95,7 +107,15 @@ class Notice:
 
 
 Event: TypeAlias = (
-    PlanMade | StageStarted | StageAdvanced | TrainingAdvanced | EpochFinished | StageFinished | ModelMeasured | Notice
+    PlanMade
+    | PlanChanged
+    | StageStarted
+    | StageAdvanced
+    | TrainingAdvanced
+    | EpochFinished
+    | StageFinished
+    | ModelMeasured
+    | Notice
 )
 Listener: TypeAlias = Callable[[Event], None]
 

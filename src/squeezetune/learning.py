@@ -1,6 +1,7 @@
 """An index and its split -> a trained network and the file that predicts with it."""
 
 import json
+import time
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from datetime import datetime, timezone
@@ -14,10 +15,12 @@ from threadpoolctl import threadpool_limits
 
 from squeezetune.artifact import Manifest
 from squeezetune.checkpoint import CheckpointFolder
+from squeezetune.course import compare_stages, train_stages
 from squeezetune.data.index import ImageIndex
 from squeezetune.data.pixels import PixelSettings
 from squeezetune.data.split import Split
-from squeezetune.deepening import Deepened, Ground, Workshop, deepen
+from squeezetune.deepened import Deepened, find_best
+from squeezetune.deepening import Ground, Workshop
 from squeezetune.engine import Engine, count_cores
 from squeezetune.errors import SourceError
 from squeezetune.events import EpochFinished, Listener
@@ -32,13 +35,17 @@ from squeezetune.learn.weights import Weights, detect_version
 from squeezetune.machine import list_libraries, name_version
 from squeezetune.original import CutIndex as CutIndex
 from squeezetune.original import LearnedOriginal, learn_original, pack_files
+from squeezetune.planner import note_features
 from squeezetune.scene import find_deadline, open_scene, plan_run, thin_out
 from squeezetune.settings import Settings
 
 
 @dataclass(frozen=True)
 class Learned:
-    """A trained network: its parts, the features it was trained on, and the bytes of its two files."""
+    """A trained network: its parts, the features it was trained on, and the bytes of its two files.
+
+    `trained` is what every stage of training layers left, in order: candidates against the frozen layers' head.
+    """
 
     index: ImageIndex
     split: Split
@@ -46,24 +53,34 @@ class Learned:
     trunk: Trunk
     head: Head
     pretrained: Pretrained
-    deepened: Deepened | None = None
+    trained: tuple[Deepened, ...] = ()
     model: bytes = b""
     network: bytes = b""
 
     @property
+    def deepened(self) -> Deepened | None:
+        """What the last stage of training layers left; None where none were trained."""
+        return self.trained[-1] if self.trained else None
+
+    @property
+    def best(self) -> Deepened | None:
+        """The stage whose network `model` holds; None where the frozen layers' head is better on validation."""
+        return find_best(self.trained, self.head.chosen)
+
+    @property
     def chosen(self) -> Candidate:
         """The network that `model` holds, as a candidate."""
-        return self.deepened.candidate if self.is_deepened and self.deepened else self.head.chosen
+        return self.best.candidate if self.best else self.head.chosen
 
     @property
     def is_deepened(self) -> bool:
         """Say whether `model` holds trained layers, because they are better on the validation part."""
-        return self.deepened is not None and self.deepened.candidate.rank > self.head.chosen.rank
+        return self.best is not None
 
     @property
     def side(self) -> int:
         """The size in pixels at which the network that `model` holds sees images."""
-        return self.deepened.plan.side if self.is_deepened and self.deepened else self.trunk.pixels.side
+        return self.best.plan.side if self.best else self.trunk.pixels.side
 
     @property
     def pixels(self) -> PixelSettings:
@@ -78,7 +95,8 @@ class Learned:
     @property
     def network_name(self) -> str:
         """Name the network and what was done with it."""
-        return f"{self.pretrained.network}, {'all layers trained' if self.is_deepened else 'frozen'}"
+        trained = f"{self.best.plan.name} trained" if self.best else "frozen"
+        return f"{self.pretrained.network}, {trained}"
 
     @property
     def engine_name(self) -> str:
@@ -92,47 +110,38 @@ class Learned:
 
     @property
     def history(self) -> tuple[EpochFinished, ...]:
-        """The epochs of every stage that led to the network, in order."""
-        return (*self.head.chosen.history, *(self.deepened.candidate.history if self.deepened else ()))
+        """The epochs of every stage, in order."""
+        return (*self.head.chosen.history, *(epoch for stage in self.trained for epoch in stage.candidate.history))
 
     @property
     def has_trained_layers(self) -> bool:
         """Say whether layers were trained, better or not."""
-        return self.deepened is not None
+        return bool(self.trained)
 
     @property
     def is_finished(self) -> bool:
         """Say whether nobody stopped the training early."""
-        return self.deepened is None or self.deepened.is_finished
+        return all(stage.is_finished for stage in self.trained)
 
     def knows(self, positions: NDArray[np.int64]) -> bool:
         """Say whether the probabilities that the training itself gives these images are known."""
-        if self.is_deepened:
+        if self.best:
             return bool(np.isin(positions, self.split.validation).all())
         return self.features.knows(positions)
 
     def recall(self, positions: NDArray[np.int64]) -> NDArray[np.float32]:
         """Return the probabilities (n, classes) that the training itself gives these images."""
-        if self.is_deepened and self.deepened:
-            return self.deepened.probabilities[np.searchsorted(self.split.validation, positions)]
+        if self.best:
+            return self.best.probabilities[np.searchsorted(self.split.validation, positions)]
         return self.head.predict(self.features.values[positions])
 
     @property
     def stages(self) -> tuple[StageResult, ...]:
         """The frozen layers' head and the trained layers, side by side; nothing where there is one of them only."""
-        if not self.deepened:
-            return ()
-        test = self.split.test
-        named = None
-        if self.features.knows(test):
+        test, named = self.split.test, None
+        if self.trained and self.features.knows(test):
             named = self.head.predict(self.features.values[test]).argmax(axis=1) == self.index.labels[test]
-        frozen, trained = self.head.chosen, self.deepened.candidate
-        seconds = sum(candidate.seconds for candidate in self.head.candidates)
-        note = "" if self.is_deepened else "no better on the validation images, so the frozen layers are kept"
-        return (
-            StageResult("frozen layers", frozen.is_correct, named, seconds, not self.is_deepened),
-            StageResult(self.deepened.plan.name, trained.is_correct, None, trained.seconds, self.is_deepened, note),
-        )
+        return compare_stages(self.head, self.trained, named)
 
 
 def learn_classifier(
@@ -169,7 +178,9 @@ def learn_classifier(
     split, store = thin_out(split, plan.share), scene.open_features(trunk)
     # where time counts, test images are looked at by the finished model alone
     used = None if deadline is None else np.union1d(split.train, split.validation)
+    looking_since = time.perf_counter()
     features = compute_features(index, trunk, store, engine, threads, listen, used)
+    plan = note_features(plan, time.perf_counter() - looking_since)
     if features.failures:
         check_readable(index, features)
         index, features = index.without(features.failures), features.without_failures()
@@ -181,12 +192,9 @@ def learn_classifier(
         head = fit_head(
             train, validation, len(index.class_names), replace(settings, head=plan.head), listen, threads=threads
         )
-    ends = None if deadline is None else deadline - plan.after_training_s
-    workshop = Workshop(settings, cache, engine, threads, listen, scene.pretrained, unfinished, resume, ends)
-    ground = Ground(index, split, features, trunk, weights, head)
-    # photos that cannot be decoded may have left nothing to judge by
-    deepened = deepen(ground, plan.stage, workshop) if plan.stage and len(split.validation) else None
-    return make_files(Learned(index, split, features, trunk, head, scene.pretrained, deepened), weights)
+    workshop = Workshop(settings, cache, engine, threads, listen, scene.pretrained, unfinished, resume)
+    trained = train_stages(Ground(index, split, features, trunk, weights, head), plan, workshop, deadline)
+    return make_files(Learned(index, split, features, trunk, head, scene.pretrained, trained), weights)
 
 
 def learn_as_original(
@@ -225,11 +233,11 @@ RECIPES: dict[str, Callable[..., Trained]] = {"auto": learn_classifier, "origina
 
 def make_files(learned: Learned, weights: Weights) -> Learned:
     """Write the better network as `model.onnx` and `network.safetensors`."""
-    head, deepened = learned.head, learned.deepened
+    head, best = learned.head, learned.best
     pixels = learned.pixels
     layers, use_roots = head.layers, True
-    if learned.is_deepened and deepened:
-        weights, layers, use_roots = deepened.weights, deepened.layers, False
+    if best:
+        weights, layers, use_roots = best.weights, best.layers, False
     model = build_classifier(
         weights,
         layers,

@@ -1,9 +1,10 @@
 """How fast this machine is at each part of a run: a few seconds of measuring before a plan is made."""
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
@@ -14,15 +15,22 @@ from squeezetune.data.pixels import load_pixels
 from squeezetune.engine import Engine, ThreadEngine
 from squeezetune.errors import ImageError
 from squeezetune.events import ignore_event
+from squeezetune.forecasts import Speeds
+from squeezetune.learn.activations import Activations, draw_view, make_form
 from squeezetune.learn.dense import Task, fit_linear
-from squeezetune.learn.graph import FEATURE_COUNT, build_trunk
+from squeezetune.learn.graph import BLOCKS, FEATURE_COUNT, build_trunk, count_channels
 from squeezetune.learn.inference import batch_size, measure_speed, open_graph
 from squeezetune.learn.quantization import FLOAT_RUNTIME
+from squeezetune.learn.recipe import FIRST_BLOCK, Phase, Recipe, StagePlan
 from squeezetune.learn.trunk import Trunk
-from squeezetune.learn.weights import Weights, detect_version
-from squeezetune.planner import Speeds
+from squeezetune.learn.weights import Layout, Weights, detect_version, find_layout
 
-READ_IMAGES = 48
+if TYPE_CHECKING:
+    from squeezetune.learn.feeds import Feed
+
+READ_IMAGES, DRAWN_VIEWS = 48, 48
+# Rows of activations are timed with so many views, of which a step of training takes one.
+ACTIVATION_VIEWS = 4
 PROBE_S = 0.4
 LINEAR_ROWS, LINEAR_CLASSES = 3000, 10
 # The fit of a large linear head takes about this share of a small one's time a row; a hidden layer this many times it.
@@ -45,16 +53,22 @@ class Site:
     cache: Path | None
 
 
-def measure_speeds(site: Site, is_deep: bool, side: int) -> Speeds:
-    """Measure how fast this machine reads, runs and trains."""
+def measure_speeds(site: Site, starts: Sequence[str], side: int) -> Speeds:
+    """Measure how fast this machine reads and runs, and trains the layers from each of these blocks on.
+
+    All layers are trained at `side`, the last blocks at the size that the frozen layers see.
+    """
     linear_s = time_linear(site.threads)
+    last = [start for start in starts if start != FIRST_BLOCK]
     return Speeds(
         read_s=time_reading(site, ThreadEngine(site.threads)),
         view_s=time_graph(site.trunk.open(site.threads), site) / site.trunk.views,
         file_s=time_graph(open_graph(build_trunk(site.weights), FLOAT_RUNTIME, site.threads), site),
         linear_s=linear_s,
         hidden_s=HIDDEN_TIMES * linear_s,
-        pixel_s=time_training(site, side) / side**2 if is_deep else None,
+        pixel_s=time_training(site, FIRST_BLOCK, side) / side**2 if FIRST_BLOCK in starts else None,
+        last_s=time_training(site, last[0], site.trunk.pixels.side) if last else None,
+        draw_s=time_drawing(site, ThreadEngine(site.threads)) if last else None,
     )
 
 
@@ -91,27 +105,49 @@ def time_linear(threads: int) -> float:
     return LINEAR_SHARE * seconds / LINEAR_ROWS
 
 
-def time_training(site: Site, side: int) -> float:
-    """Time how long an image takes in a step of training of all layers at this size, augmentation included."""
+def time_drawing(site: Site, engine: Engine) -> float:
+    """Time how long a random view of an image takes to be drawn, with all threads at work."""
+    side = site.trunk.pixels.side
+    pixels = np.random.default_rng(0).integers(0, 256, (side, side, 3), dtype=np.uint8)
+
+    def draw(seed: int) -> NDArray[np.uint8]:
+        return draw_view(pixels, np.random.default_rng(seed))
+
+    return _time_once(lambda: list(engine.map(draw, range(DRAWN_VIEWS)))) / DRAWN_VIEWS
+
+
+def time_training(site: Site, start: str, side: int) -> float:
+    """Time how long an image takes in a step of training from a block on, batch and augmentation included."""
     from squeezetune.learn.crew import Conditions, recall_precision
     from squeezetune.learn.crew import Task as TuningTask
-    from squeezetune.learn.feeds import PixelFeed
     from squeezetune.learn.finetune import measure_step
     from squeezetune.learn.network import build_network
-    from squeezetune.learn.recipe import Phase, Recipe, StagePlan
     from squeezetune.learn.tapped import TappedNetwork
 
     recipe = Recipe()
-    count = recipe.batch * (STEPS + 1)
-    rng = np.random.default_rng(0)
-    kept = rng.integers(0, 256, (recipe.batch, side, side, 3), dtype=np.uint8)
-    positions = np.arange(count)
-    feed = PixelFeed(_Repeated(kept), recipe.augmentation)
+    positions = np.arange(recipe.batch * (STEPS + 1))
+    version = detect_version(site.weights)
+    feed = make_feed(start, side, recipe, find_layout(version))
     task = TuningTask(feed, positions % 2, positions, positions[:0], np.ones(2, np.float32))
-    plan = StagePlan("probe", "conv1", (Phase(side, 1.0),), 1.0, recipe)
+    plan = StagePlan("probe", start, (Phase(side, 1.0),), 1.0, recipe)
     conditions = Conditions("probe", 0, site.threads, recall_precision(site.cache), ignore_event)
-    network = TappedNetwork(build_network(site.weights, version=detect_version(site.weights)), 2)
+    network = TappedNetwork(build_network(site.weights, version=version), 2, start, recipe.first_trained)
     return measure_step(network, task, plan, conditions, STEPS) / recipe.batch
+
+
+def make_feed(start: str, side: int, recipe: Recipe, layout: Layout) -> "Feed":
+    """Make noise in the form of what training from a block on reads."""
+    from squeezetune.learn.feeds import ActivationFeed, PixelFeed
+
+    rng = np.random.default_rng(0)
+    if start == FIRST_BLOCK:
+        pixels = rng.integers(0, 256, (recipe.batch, side, side, 3), dtype=np.uint8)
+        return PixelFeed(_Repeated(pixels), recipe.augmentation)
+    block = BLOCKS[BLOCKS.index(start) - 1]
+    scales = np.ones(count_channels(block, layout), np.float32)
+    form = make_form(block, "uint8", ACTIVATION_VIEWS, side, layout, scales)
+    rows = rng.integers(0, 64, (recipe.batch, form.row_bytes), dtype=np.uint8)
+    return ActivationFeed(Activations(form, _Repeated(rows)))
 
 
 @dataclass(frozen=True)

@@ -15,27 +15,30 @@ from squeezetune.data.split import Split
 from squeezetune.engine import count_cores
 from squeezetune.errors import ImageError, SourceError
 from squeezetune.events import Listener
+from squeezetune.forecasts import Workload
 from squeezetune.learn.graph import FEATURE_COUNT
 from squeezetune.learn.pretrained import Pretrained, load_pretrained
 from squeezetune.learn.quantization import CALIBRATION_IMAGES
 from squeezetune.learn.trunk import Trunk, TrunkOptions, prepare_trunk
+from squeezetune.learn.weights import detect_version
 from squeezetune.planner import (
     RESERVE_SHARE,
     Plan,
-    Workload,
     announce_plan,
     check_torch,
-    find_small_side,
     make_plan,
 )
 from squeezetune.probing import Site, measure_speeds
 from squeezetune.settings import Settings, parse_duration
-from squeezetune.store import RowStore
+from squeezetune.stage_plans import find_small_side, list_starts
+from squeezetune.store import RowStore, lend_folder, measure_room
 
 SIDE_PX = 224
 SMALL_SIDE_PX = 128
 SMALL_IMAGE_PX = 100
 SAMPLE_FOR_SIDE = 32
+# Activations are kept in no more than this.
+MOST_ROOM_BYTES = 8_000_000_000
 
 
 @dataclass(frozen=True)
@@ -95,7 +98,9 @@ def plan_run(
         return plan, scene.prepare_trunk(plan.views)
     trunk = scene.prepare_trunk({"plain": 1, "crops": 4}.get(settings.views, 2))
     site = Site(scene.index, trunk, scene.pretrained.weights, scene.threads, scene.cache)
-    speeds = measure_speeds(site, is_deep, find_small_side(scene.side))
+    left_s = math.inf if deadline is None else deadline - time.perf_counter()
+    starts = list_starts(settings, scene.side, left_s) if is_deep else []
+    speeds = measure_speeds(site, starts, find_small_side(scene.side))
     now = time.perf_counter()
     left_s, spent_s = (math.inf if deadline is None else deadline - now), (now - started if started else 0.0)
     plan = make_plan(count_work(scene, trunk), settings, speeds, left_s, is_deep, spent_s)
@@ -109,7 +114,10 @@ def count_work(scene: Scene, trunk: Trunk | None) -> Workload:
     used = np.union1d(split.train, split.validation)
     store = scene.open_features(trunk) if trunk else None
     unseen = np.intersect1d(used, store.open_rows(scene.index.digests).missing) if store else used
-    return Workload(len(split.train), len(split.validation), len(split.test), len(unseen), len(used), scene.side)
+    counts = len(split.train), len(split.validation), len(split.test), len(unseen), len(used)
+    with lend_folder(scene.cache) as folder:
+        room_bytes = min(MOST_ROOM_BYTES, measure_room(folder))
+    return Workload(*counts, scene.side, room_bytes, detect_version(scene.pretrained.weights))
 
 
 def open_scene(

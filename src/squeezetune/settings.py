@@ -13,7 +13,7 @@ from typing import Any
 
 from squeezetune.errors import SettingsError
 
-ORIGINAL_ONLY = ("classifier_norm", "last_fires")
+ORIGINAL_ONLY = ("classifier_norm",)
 UNKNOWN_TO_ORIGINAL = ("effort", "views", "head", "layers", "budget", "class_weight", "engine", "precision")
 # What the setting `weights` may name: torchvision's published files, and files with these endings.
 PUBLISHED_WEIGHTS = ("squeezenet1_0", "squeezenet1_1")
@@ -59,9 +59,10 @@ class Settings:
             "SqueezeNet 1.0 or 1.1 (.safetensors, or .pth, which needs torch), or squeezenet1_0 or squeezenet1_1, "
             "which fetches torchvision's own.",
     )  # fmt: skip
-    layers: str = knob("auto", "Which layers are trained: the head on frozen layers, or all, which needs torch; auto "
-                               "goes by the effort.",
-                       choices=("auto", "head", "all"))  # fmt: skip
+    layers: str = knob("auto", "Which layers are trained: the head on frozen layers, the last blocks (see last-fires) "
+                               "on what the layers before them were seen to give, or all; the latter two need torch. "
+                               "auto goes by the effort.",
+                       choices=("auto", "head", "last", "all"))  # fmt: skip
     epochs: float = knob(0.0, "Passes over the training images when layers are trained; 0 goes by their number. "
                               "In the original recipe 0 is 10, as it took for ETH-80, with 5 for CIFAR-10 and 20 for "
                               "AR faces.",
@@ -75,7 +76,8 @@ class Settings:
     classifier_norm: str = knob("batch", "Before the classifier's convolution in the original recipe: batch "
                                          "normalisation, or none, which leaves SqueezeNet's dropout there.",
                                 choices=("batch", "none"))  # fmt: skip
-    last_fires: int = knob(0, "Train so many of the last Fire modules with the classifier in the original recipe.",
+    last_fires: int = knob(0, "Train so many of the last Fire modules with the classifier, where layers is last (0 is "
+                              "4 there) or in the original recipe (0 is none).",
                            low=0, high=8)  # fmt: skip
     class_weight: str = knob("auto", "Weigh classes by their rarity; auto does so where they are unequal.",
                              choices=("auto", "balanced", "none"))  # fmt: skip
@@ -104,8 +106,11 @@ def _list_conflicts(settings: Settings) -> list[str]:
     """Say which settings mean nothing in the recipe that was chosen."""
     changed = {item.name for item in fields(Settings) if getattr(settings, item.name) != item.default}
     if settings.recipe != "original":
-        return [f"{name} belongs to the original recipe; needed is recipe original" for name in ORIGINAL_ONLY
-                if name in changed]  # fmt: skip
+        problems = [f"{name} belongs to the original recipe; needed is recipe original" for name in ORIGINAL_ONLY
+                    if name in changed]  # fmt: skip
+        if settings.last_fires and settings.layers != "last":
+            problems.append("last_fires belongs to the training of the last blocks; needed is layers last")
+        return problems
     problems = [f"{name} means nothing in the original recipe; leave it out" for name in UNKNOWN_TO_ORIGINAL
                 if name in changed]  # fmt: skip
     if 0 < settings.image_side < ORIGINAL_SIDE_PX:

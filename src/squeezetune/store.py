@@ -68,12 +68,18 @@ def check_room(folder: Path, needed: int) -> None:
     Raises:
         DataError: the disk has less room.
     """
+    free = measure_room(folder)
+    if free < needed:
+        raise explain_full_disk(
+            folder, f"needed are {SPARE_ROOM * needed / 1e9:,.1f} GB, and {SPARE_ROOM * free / 1e9:,.1f} GB are free"
+        )
+
+
+def measure_room(folder: Path) -> int:
+    """Measure how many bytes may be written below a folder that need not exist yet, with a tenth to spare."""
     existing = next(place for place in (folder, *folder.absolute().parents) if place.exists())
     _, _, free = shutil.disk_usage(existing)
-    if free < SPARE_ROOM * needed:
-        raise explain_full_disk(
-            folder, f"needed are {SPARE_ROOM * needed / 1e9:,.1f} GB, and {free / 1e9:,.1f} GB are free"
-        )
+    return round(free / SPARE_ROOM)
 
 
 def explain_full_disk(folder: Path, reason: str) -> DataError:

@@ -6,7 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from math import prod
 from pathlib import Path
-from typing import Any, TypeAlias
+from typing import Any, Protocol, TypeAlias
 
 import numpy as np
 import PIL
@@ -23,8 +23,8 @@ from squeezetune.learn.graph import BLOCKS, TAPS, build_activations, count_featu
 from squeezetune.learn.inference import Runtime, batch_size, describe_versions, open_graph, open_outputs
 from squeezetune.learn.quantization import FLOAT_RUNTIME
 from squeezetune.learn.trunk import DrawSample, Trunk, recall_measurement
-from squeezetune.learn.weights import Weights, detect_version, find_layout
-from squeezetune.store import RowStore, StoredRows
+from squeezetune.learn.weights import Layout, Weights, detect_version, find_layout
+from squeezetune.store import RowStore
 
 STAGE = "activations"
 KINDS = {"uint8": "u1", "bfloat16": "<u2"}
@@ -39,12 +39,24 @@ DrawView: TypeAlias = Callable[[NDArray[np.uint8], np.random.Generator], NDArray
 
 def draw_view(pixels: NDArray[np.uint8], rng: np.random.Generator) -> NDArray[np.uint8]:
     """Draw a random view of an image: a part of it, enlarged, perhaps mirrored, in slightly other colours."""
+    view = _draw_part(pixels, rng)
+    return _colour(view.transpose(Image.Transpose.FLIP_LEFT_RIGHT) if rng.random() < 0.5 else view, rng)
+
+
+def draw_unmirrored_view(pixels: NDArray[np.uint8], rng: np.random.Generator) -> NDArray[np.uint8]:
+    """Draw a random view of an image that must not be mirrored, such as writing."""
+    return _colour(_draw_part(pixels, rng), rng)
+
+
+def _draw_part(pixels: NDArray[np.uint8], rng: np.random.Generator) -> Image.Image:
     side = len(pixels)
     length = side * rng.uniform(0.75, 1)
     left, top = rng.uniform(0, side - length, 2)
     box = (left, top, left + length, top + length)
-    view = Image.fromarray(pixels).resize((side, side), Image.Resampling.BILINEAR, box=box)
-    view = view.transpose(Image.Transpose.FLIP_LEFT_RIGHT) if rng.random() < 0.5 else view
+    return Image.fromarray(pixels).resize((side, side), Image.Resampling.BILINEAR, box=box)
+
+
+def _colour(view: Image.Image, rng: np.random.Generator) -> NDArray[np.uint8]:
     contrast, light, colours = rng.uniform(0.8, 1.2), rng.uniform(-25, 25), rng.uniform(0.95, 1.05, (3, 1))
     tones = 128 + light + contrast * colours * (np.arange(256) - 128)
     return np.asarray(view.point(tones.clip(0, 255).astype(np.uint8).ravel().tolist()))
@@ -152,12 +164,20 @@ class FrozenBlocks:
         return RowStore(folder / "activations" / self.key, (self.form.row_bytes,), "u1")
 
 
+class Rows(Protocol):
+    """Rows of numbers that need not be in memory."""
+
+    def gather(self, positions: NDArray[np.int64]) -> NDArray[Any]:
+        """Return the rows at these positions, (n, ...)."""
+        ...
+
+
 @dataclass(frozen=True, eq=False)
 class Activations:
     """The activations of an index, on disk: `rows` are gathered by position, `form` makes numbers of them."""
 
     form: ActivationForm
-    rows: StoredRows
+    rows: Rows
 
 
 def prepare_activations(
@@ -170,16 +190,19 @@ def prepare_activations(
     scales = (
         recall_scales(weights, trunk.pixels, options.block, index, draw, cache) if options.kind == "uint8" else None
     )
-    passed = BLOCKS[: BLOCKS.index(options.block) + 1]
-    form = ActivationForm(
-        kind=options.kind,
-        views=options.views + options.extra_views,
-        shape=measure_maps(options.block, trunk.pixels.side, find_layout(detect_version(weights))),
-        taps=count_features(tap for tap in TAPS if tap in passed),
-        scales=scales,
-    )
+    layout, views = find_layout(detect_version(weights)), options.views + options.extra_views
+    form = make_form(options.block, options.kind, views, trunk.pixels.side, layout, scales)
     model = build_activations(weights, options.block, ranges=trunk.ranges, scales=scales)
     return FrozenBlocks(model, trunk.runtime, trunk.pixels, options, form)
+
+
+def make_form(
+    block: str, kind: str, views: int, side: int, layout: Layout, scales: NDArray[np.float32] | None = None
+) -> ActivationForm:
+    """Say how what a block makes of pixels of this side lies in a row of bytes."""
+    passed = BLOCKS[: BLOCKS.index(block) + 1]
+    taps = count_features(tap for tap in TAPS if tap in passed)
+    return ActivationForm(kind, views, measure_maps(block, side, layout), taps, scales)
 
 
 def recall_scales(

@@ -22,7 +22,7 @@ from squeezetune.learn.backprop import run_backward, run_forward
 from squeezetune.learn.choices import recall_choice
 from squeezetune.learn.feeds import Feed, Positions
 from squeezetune.learn.network import Tensor
-from squeezetune.learn.recipe import WATCHED_IMAGES, Recipe
+from squeezetune.learn.recipe import FIRST_BLOCK, WATCHED_IMAGES, Recipe
 from squeezetune.learn.tapped import TappedNetwork
 
 # isort: split
@@ -32,6 +32,8 @@ from torch.nn import functional
 
 # At most so many pixels go through the network at once on one thread: what stays in the processor's cache.
 MICRO_PIXELS = 18 * 128 * 128
+# What inner blocks read is smaller than the image that it is of: so many times more of them go through at once.
+INNER_TIMES = 4
 # bfloat16 is taken where it is this much faster: where the processor has it, and not where it is emulated.
 NATIVE_GAIN = 1.2
 
@@ -77,6 +79,7 @@ class Crew:
         self.recipe = recipe
         self.conditions = conditions
         self.batch = min(recipe.batch, len(task.train))
+        self._micro_times = 1 if network.start == FIRST_BLOCK else INNER_TIMES
         self._worker = copy.deepcopy(network)
         self._worker.features.to(conditions.precision, memory_format=torch.channels_last)
         self.names = [name for name, value in network.named_parameters() if value.requires_grad]
@@ -113,7 +116,7 @@ class Crew:
 
     def infer(self, positions: Positions, side: int, views: int) -> Tensor:
         """Compute the logits (n, classes) of images, averaged over their views."""
-        size = 2 * _count_micro(side)
+        size = 2 * self._micro_times * _count_micro(side)
         chunks = [positions[at : at + size] for at in range(0, len(positions), size)]
 
         def run(chunk: Positions) -> Tensor:
@@ -130,8 +133,9 @@ class Crew:
         trained, classifier = [parameters[name] for name in self.names], list(self._worker.classifier.parameters())
         sums = [torch.zeros(value.shape) for value in trained]
         loss, correct = 0.0, 0
-        for at in range(0, len(positions), _count_micro(side)):
-            chosen = positions[at : at + _count_micro(side)]
+        size = self._micro_times * _count_micro(side)
+        for at in range(0, len(positions), size):
+            chosen = positions[at : at + size]
             labels = self._labels[chosen]
             maps, taps = self.task.feed.draw(chosen, side, generator)
             maps, taps, others, own = self._mix(maps, taps, generator)

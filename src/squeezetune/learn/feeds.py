@@ -6,7 +6,7 @@ from typing import Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from squeezetune.learn.activations import Activations
+from squeezetune.learn.activations import Activations, Rows
 from squeezetune.learn.augment import draw_images, show_images
 from squeezetune.learn.network import Tensor
 from squeezetune.learn.recipe import Augmentation
@@ -16,14 +16,6 @@ from squeezetune.learn.recipe import Augmentation
 import torch
 
 Positions = NDArray[np.int64]
-
-
-class Rows(Protocol):
-    """Rows of numbers that need not be in memory."""
-
-    def gather(self, positions: Positions) -> NDArray[Any]:
-        """Return the rows at these positions, (n, ...)."""
-        ...
 
 
 class Feed(Protocol):

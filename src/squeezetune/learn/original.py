@@ -16,9 +16,10 @@ from numpy.typing import NDArray
 
 from squeezetune.checkpoint import Checkpoint
 from squeezetune.events import EpochFinished, StageFinished, StageStarted, TrainingAdvanced
+from squeezetune.learn.activations import Rows
 from squeezetune.learn.augment import normalise
 from squeezetune.learn.crew import Conditions
-from squeezetune.learn.feeds import Positions, Rows
+from squeezetune.learn.feeds import Positions
 from squeezetune.learn.network import SqueezeNet, Tensor, build_network
 from squeezetune.learn.recipe import OriginalRecipe
 from squeezetune.learn.surgery import freeze, unfreeze_last

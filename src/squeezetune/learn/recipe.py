@@ -6,6 +6,7 @@ from typing import Any
 
 # The curve over the epochs, and the choice between the last and the averaged weights, take so many validation images.
 WATCHED_IMAGES = 2000
+FIRST_BLOCK = "conv1"
 
 
 @dataclass(frozen=True)
@@ -80,6 +81,11 @@ class StagePlan:
         recipe["augmentation"] = Augmentation(**recipe["augmentation"])
         phases = tuple(Phase(**phase) for phase in values["phases"])
         return cls(**{**values, "phases": phases, "recipe": Recipe(**recipe)})
+
+    @property
+    def is_whole(self) -> bool:
+        """Say whether all layers are trained, from pixels."""
+        return self.start == FIRST_BLOCK
 
     @property
     def side(self) -> int:

@@ -1,0 +1,102 @@
+"""The stages of training one after another, each from the best so far; a budget's rest is planned anew before each."""
+
+import time
+from collections.abc import Sequence
+from dataclasses import replace
+
+import numpy as np
+from numpy.typing import NDArray
+
+from squeezetune.deepened import Deepened, find_best
+from squeezetune.deepening import Ground, Workshop, deepen, resume_stages
+from squeezetune.events import PlanChanged
+from squeezetune.forecasts import forecast_judgement, forecast_stage
+from squeezetune.learn.head import Head
+from squeezetune.learn.recipe import StagePlan
+from squeezetune.learn.stages import StageResult
+from squeezetune.planner import Plan, note_training, plan_rest
+
+# A plan is another one, of which people are told, if a stage has so much less or more to do.
+SAME_EPOCHS = (0.75, 1.33)
+
+
+def train_stages(ground: Ground, plan: Plan, workshop: Workshop, deadline: float | None) -> tuple[Deepened, ...]:
+    """Train the stages that are planned, or go on where an unfinished run stopped; what every one left, in order.
+
+    The run has to be over at the `deadline`, by `time.perf_counter`; the rest of the plan follows the time that is
+    really left. Somebody who asks to stop gets what there is by then.
+    """
+    # photos that cannot be decoded may have left nothing to judge by
+    if not plan.stages or not len(ground.split.validation):
+        return ()
+    trained = resume_stages(ground, workshop)
+    while True:
+        if deadline is not None and not workshop.is_resuming:  # an unfinished stage goes on with the plan that it had
+            plan = renew_plan(plan, trained, workshop, deadline)
+        stages = list_rest(plan, trained)
+        if not stages:
+            return trained
+        here = replace(workshop, training_ends=find_end(plan, stages, deadline))
+        trained = (*trained, deepen(ground, stages[0], here, trained))
+        if not trained[-1].is_finished:
+            return trained
+        history = trained[-1].candidate.history
+        plan = note_training(plan, trained[-1].plan, history[-1].images_per_s if history else None)
+        workshop = replace(workshop, is_resuming=False)
+
+
+def renew_plan(plan: Plan, trained: Sequence[Deepened], workshop: Workshop, deadline: float) -> Plan:
+    """Plan the rest of a run from the time that is left and the speeds that were seen; tell if it is another one."""
+    left_s = deadline - time.perf_counter()
+    renewed = plan_rest(plan, workshop.settings, left_s, [deepened.plan.start for deepened in trained])
+    if not is_same(list_rest(plan, trained), renewed.stages):
+        parts = tuple((item.part, item.seconds) for item in renewed.forecasts)
+        workshop.listen(PlanChanged(parts, renewed.total_s, left_s))
+    return renewed
+
+
+def list_rest(plan: Plan, trained: Sequence[Deepened]) -> tuple[StagePlan, ...]:
+    """List the planned stages that are still to come."""
+    done = {deepened.plan.start for deepened in trained}
+    return tuple(stage for stage in plan.stages if stage.start not in done)
+
+
+def is_same(former: Sequence[StagePlan], present: Sequence[StagePlan]) -> bool:
+    """Say whether two plans do the same in about the same number of epochs."""
+    forms = [[(stage.name, stage.phases, stage.extra_views) for stage in stages] for stages in (former, present)]
+    low, high = SAME_EPOCHS
+    return forms[0] == forms[1] and all(
+        low <= new.epochs / old.epochs <= high for old, new in zip(former, present, strict=True)
+    )
+
+
+def find_end(plan: Plan, stages: Sequence[StagePlan], deadline: float | None) -> float | None:
+    """Find the moment at which the first of the stages has to take its last step; None where time does not count."""
+    if deadline is None or plan.work is None or plan.speeds is None:
+        return None
+    later = sum(forecast_stage(stage, plan.work, plan.speeds) for stage in stages[1:])
+    own = forecast_judgement(stages[0], plan.work, plan.speeds) if later else 0.0  # else it is in the plan's end
+    return deadline - plan.after_training_s - later - own
+
+
+def compare_stages(
+    head: Head, trained: Sequence[Deepened], is_correct_test: NDArray[np.bool_] | None
+) -> tuple[StageResult, ...]:
+    """Put the frozen layers' head and all stages side by side; nothing where no layers were trained.
+
+    `is_correct_test` tells of each test image whether the head names it right, where that is known.
+    """
+    if not trained:
+        return ()
+    chosen, seconds = find_best(trained, head.chosen), sum(candidate.seconds for candidate in head.candidates)
+    results = [StageResult("frozen layers", head.chosen.is_correct, is_correct_test, seconds, chosen is None)]
+    best, name = head.chosen, "the frozen layers"
+    for deepened in trained:
+        candidate = deepened.candidate
+        is_better = candidate.rank > best.rank
+        note = "" if is_better else f"no better on the validation images than {name}, so not gone on with"
+        own = deepened.plan.name
+        results.append(StageResult(own, candidate.is_correct, None, candidate.seconds, deepened is chosen, note))
+        if is_better:
+            best, name = candidate, f"the {own}" if own.startswith("last") else own
+    return tuple(results)

@@ -1,0 +1,131 @@
+"""How long each part of a run will take: from counts of images and the speeds of this machine."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+from squeezetune.learn.activations import make_form
+from squeezetune.learn.graph import BLOCKS
+from squeezetune.learn.recipe import WATCHED_IMAGES, StagePlan
+from squeezetune.learn.weights import find_layout
+
+# Kept back of a budget: a share of it, and what writing the report and leaving take.
+RESERVE_SHARE, RESERVE_S = 0.03, 3.5
+# A forward pass alone costs this share of a training step.
+FORWARD_SHARE = 0.4
+# The linear probe is fitted on about so many rows of features.
+PROBE_ROWS = 20_000
+# A measured speed is corrected by no more than this.
+MOST_SLOWING = 5.0
+# The image and its mirror image are kept besides the views that are drawn.
+PLAIN_VIEWS = 2
+
+
+@dataclass(frozen=True)
+class Workload:
+    """How much there is to do: counts of images, and the size that they are seen at.
+
+    `unseen` training and validation images lack features, `unkept` ones lack pixels, or activations, for the training
+    of layers; `room_bytes` may be filled with those (the default is more than anybody needs). `version` is that of
+    the network.
+    """
+
+    train: int
+    validation: int
+    test: int
+    unseen: int
+    unkept: int
+    side: int
+    room_bytes: int = 10**12
+    version: str = "1.1"
+
+
+@dataclass(frozen=True)
+class Speeds:
+    """Seconds that this machine takes, with all its threads: for an image, a view of it, or a row of features.
+
+    `read_s` decodes an image, `view_s` runs the frozen layers on a view, `file_s` does so as `model.onnx` does,
+    `linear_s` and `hidden_s` learn a row, and `pixel_s` trains all layers on one pixel of an image; None without torch.
+    `last_s` trains the last blocks on what the blocks before them gave for an image, `draw_s` draws a random view;
+    None where nobody may want it.
+    """
+
+    read_s: float
+    view_s: float
+    file_s: float
+    linear_s: float
+    hidden_s: float
+    pixel_s: float | None
+    last_s: float | None = None
+    draw_s: float | None = None
+
+
+@dataclass(frozen=True)
+class Forecast:
+    """How long one part of the run will take."""
+
+    part: str
+    seconds: float
+
+
+def forecast_features(views: int, images: float, speeds: Speeds) -> float:
+    """Forecast the seconds in which the frozen layers look at so many images."""
+    return images * (speeds.read_s + views * speeds.view_s)
+
+
+def forecast_end(side: int, views: int, work: Workload, speeds: Speeds) -> tuple[Forecast, Forecast]:
+    """Forecast what follows the training of a network for images of this size."""
+    file_s = speeds.file_s * (side / work.side) ** 2
+    return Forecast("measuring", work.test * (speeds.read_s + views * file_s)), Forecast("report", RESERVE_S)
+
+
+def forecast_stages(stages: Sequence[StagePlan], work: Workload, speeds: Speeds) -> tuple[Forecast, ...]:
+    """Forecast the seconds of every stage of training."""
+    return tuple(Forecast(describe_stage(stage), forecast_stage(stage, work, speeds)) for stage in stages)
+
+
+def forecast_stage(stage: StagePlan, work: Workload, speeds: Speeds) -> float:
+    """Forecast the seconds of a stage of training: its probe, what it reads, its epochs and its judgement."""
+    return forecast_frame(stage, work, speeds) + stage.epochs * measure_epoch(stage, work, speeds)
+
+
+def forecast_frame(stage: StagePlan, work: Workload, speeds: Speeds) -> float:
+    """Forecast what a stage takes besides its epochs."""
+    probe_s = 1.0 + min(work.train, PROBE_ROWS) * speeds.linear_s
+    image_s = speeds.read_s
+    if not stage.is_whole:
+        image_s += (PLAIN_VIEWS + stage.extra_views) * speeds.view_s + stage.extra_views * (speeds.draw_s or 0.0)
+    return probe_s + work.unkept * image_s + forecast_judgement(stage, work, speeds)
+
+
+def forecast_judgement(stage: StagePlan, work: Workload, speeds: Speeds) -> float:
+    """Forecast the seconds in which the last and the averaged weights name validation images, in two views."""
+    images = work.validation + 2 * min(work.validation, WATCHED_IMAGES)
+    return 2 * images * FORWARD_SHARE * measure_image(stage, speeds)
+
+
+def measure_epoch(stage: StagePlan, work: Workload, speeds: Speeds) -> float:
+    """Forecast the seconds of an epoch at the last size of a stage."""
+    return work.train * measure_image(stage, speeds)
+
+
+def measure_room(stage: StagePlan, work: Workload) -> int:
+    """Compute the bytes on disk of one more view of every image for a stage that reads activations."""
+    block = BLOCKS[BLOCKS.index(stage.start) - 1]
+    return work.unkept * make_form(block, "uint8", 1, stage.side, find_layout(work.version)).row_bytes
+
+
+def slow_down(speeds: Speeds, factor: float, names: Sequence[str]) -> Speeds:
+    """Let some parts of the work take so many times as long, within reason."""
+    factor = min(max(factor, 1 / MOST_SLOWING), MOST_SLOWING)
+    values = {name: getattr(speeds, name) for name in names}
+    return replace(speeds, **{name: value and value * factor for name, value in values.items()})
+
+
+def describe_stage(stage: StagePlan) -> str:
+    """Name a stage with the sizes that it trains at."""
+    return f"{stage.name} at {', '.join(str(phase.side) for phase in stage.phases)} px"
+
+
+def measure_image(stage: StagePlan, speeds: Speeds) -> float:
+    """Return the seconds that a stage trains on an image of its last size."""
+    return (stage.side**2 * (speeds.pixel_s or 0.0)) if stage.is_whole else (speeds.last_s or 0.0)
