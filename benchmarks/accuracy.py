@@ -18,7 +18,7 @@ import re
 import statistics
 import tempfile
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -39,17 +39,23 @@ from squeezetune.settings import Settings
 
 SEEDS = {"eth80": 5, "cifar10": 3}
 OBJECTS = 10  # of each class of ETH-80
+FOLDS = range(1, OBJECTS + 1)
 
 
 @dataclass(frozen=True)
 class Result:
-    """What one training measured: test images, those that are right, seconds, and what computed the features."""
+    """What one training measured: test images, those that are right, seconds, and what computed the features.
+
+    `head` names what stands in the file; the validation accuracies are the frozen layers' head's and the file's.
+    """
 
     correct: int
     count: int
     seconds: float
     runtime: str
     head: str
+    frozen_validation: float
+    validation: float
 
     @property
     def accuracy(self) -> float:
@@ -59,17 +65,20 @@ class Result:
 
 @dataclass(frozen=True)
 class Field:
-    """The photos of a set, the cache that its trainings share, and the settings that the user asked for."""
+    """The photos of a set, the cache that its trainings share, and the settings that the user chose."""
 
     name: str
     index: ImageIndex
     cache: Path
-    engine: str
-    precision: str
+    choices: Mapping[str, object]
 
     def make_settings(self, seed: int) -> Settings:
         """Make the settings of one training."""
-        return PHOTO_SETS[self.name].make_settings(seed=seed, engine=self.engine, precision=self.precision)
+        return PHOTO_SETS[self.name].make_settings(seed=seed, **self.choices)
+
+    def choose(self, **choices: object) -> "Field":
+        """Return the field with some settings changed."""
+        return replace(self, choices={**self.choices, **choices})
 
     def train(self, cut: CutIndex, settings: Settings) -> Result:
         """Train on a split, and measure the file on its test part."""
@@ -79,17 +88,17 @@ class Field:
         measured = run_classifier(classifier, learned.index, learned.split.test, engine, ignore_event)
         correct = measured.probabilities.argmax(axis=1) == learned.index.labels[measured.positions]
         seconds = time.perf_counter() - start
-        return Result(int(correct.sum()), len(correct), seconds, str(learned.trunk.runtime), learned.head.chosen.name)
+        return Result(int(correct.sum()), len(correct), seconds, str(learned.trunk.runtime), learned.chosen.name,
+                      learned.head.chosen.validation_accuracy, learned.chosen.validation_accuracy)  # fmt: skip
 
-    def train_seeds(self, seeds: int) -> list[Result]:
-        """Train on the splits of several seeds."""
-        return [self.train(partial(split_photos, settings=settings), settings)
-                for settings in map(self.make_settings, range(seeds))]  # fmt: skip
+    def train_seed(self, seed: int) -> Result:
+        """Train on the split of a seed."""
+        settings = self.make_settings(seed)
+        return self.train(partial(split_photos, settings=settings), settings)
 
-    def train_objects(self) -> list[Result]:
-        """Train on all folds that hold whole objects out."""
-        cuts = [partial(cut_objects, test=number) for number in range(1, OBJECTS + 1)]
-        return [self.train(cut, self.make_settings(0)) for cut in cuts]
+    def train_fold(self, number: int) -> Result:
+        """Train on the fold that tests object `number`, 1 to 10, of every class of ETH-80."""
+        return self.train(partial(cut_objects, test=number), self.make_settings(0))
 
 
 def read_objects(index: ImageIndex) -> NDArray[np.int64]:
@@ -107,8 +116,13 @@ def read_objects(index: ImageIndex) -> NDArray[np.int64]:
 
 def cut_objects(index: ImageIndex, test: int) -> Split:
     """Cut one fold: object `test` of every class is tested, the one after it chooses, the others train."""
+    return hold_out(index, validation=[test % OBJECTS + 1], test=[test])
+
+
+def hold_out(index: ImageIndex, validation: Sequence[int], test: Sequence[int]) -> Split:
+    """Hold objects of every class out, by their places in it; all others train."""
     objects = read_objects(index)
-    is_test, is_validation = objects == test, objects == test % OBJECTS + 1
+    is_validation, is_test = np.isin(objects, validation), np.isin(objects, test)
     parts = [np.flatnonzero(mask).astype(np.int64) for mask in (~is_test & ~is_validation, is_validation, is_test)]
     return Split(train=parts[0], validation=parts[1], test=parts[2])
 
@@ -116,30 +130,33 @@ def cut_objects(index: ImageIndex, test: int) -> Split:
 def open_field(name: str, cache: Path, options: argparse.Namespace) -> Field:
     """Index a set's photos."""
     index = scan_photos(name, prepare_photos(name, options))
-    return Field(name, index, cache, options.engine, options.precision)
+    return Field(name, index, cache, {"engine": options.engine, "precision": options.precision})
 
 
 def compare_seeds(name: str, cache: Path, options: argparse.Namespace) -> None:
     """Measure stratified splits."""
     field = open_field(name, cache, options)
     shares = f"{PHOTO_SETS[name].validation:.0%} validation, {PHOTO_SETS[name].test:.0%} test"
-    print_results(f"{name}, {shares}", ("seed", 0), field.train_seeds(options.seeds or SEEDS[name]))
+    print_results(f"{name}, {shares}", ("seed", 0),
+                  [field.train_seed(seed) for seed in range(options.seeds or SEEDS[name])])  # fmt: skip
 
 
 def compare_objects(name: str, cache: Path, options: argparse.Namespace) -> None:
     """Measure ETH-80's objects held out."""
     field = open_field("eth80", cache, options)
     print_results("eth80, whole objects held out (validation: the next object of every class)", ("fold", 1),
-                  field.train_objects())  # fmt: skip
+                  [field.train_fold(number) for number in FOLDS])  # fmt: skip
 
 
 def compare_precisions(name: str, cache: Path, options: argparse.Namespace) -> None:
     """Measure int8 against float32 on the same splits of both sets."""
     rows: list[Sequence[object]] = []
     for photos in SEEDS:
-        field = replace(open_field(photos, cache, options), engine="onnxruntime")
-        seeds = options.seeds or SEEDS[photos]
-        floats, int8 = (replace(field, precision=kind).train_seeds(seeds) for kind in ("float32", "int8"))
+        field, seeds = open_field(photos, cache, options), range(options.seeds or SEEDS[photos])
+        floats, int8 = (
+            [field.choose(engine="onnxruntime", precision=kind).train_seed(seed) for seed in seeds]
+            for kind in ("float32", "int8")
+        )
         pairs = list(zip(floats, int8, strict=True))
         rows += [(photos, seed, f"{a.accuracy:.2%}", f"{b.accuracy:.2%}", f"{100 * (b.accuracy - a.accuracy):+.2f}",
                   f"{a.seconds:.1f}", f"{b.seconds:.1f}") for seed, (a, b) in enumerate(pairs)]  # fmt: skip

@@ -2,6 +2,7 @@
 
 import json
 import os
+import signal
 import subprocess
 import sys
 from collections.abc import Sequence
@@ -40,12 +41,40 @@ def run_process(command: Sequence[str], cache: Path) -> ProcessRun:
 
     """
     words = [sys.executable, "-I", "-S", "-c", LAUNCHER, sys.executable, *command]
-    environment = os.environ | {"SQUEEZETUNE_CACHE": str(cache)}
-    done = subprocess.run(words, env=environment, capture_output=True, text=True, check=True)
+    done = subprocess.run(words, env=set_cache(cache), capture_output=True, text=True, check=True)
     seconds, peak, status = json.loads(done.stdout.splitlines()[-1])
     if status:
         raise SystemExit(f"exit status {status} from: python {' '.join(command)}\n{done.stderr[-2000:]}")
     return ProcessRun(seconds, peak / (2**20 if sys.platform == "darwin" else 2**10))
+
+
+def run_and_kill(command: Sequence[str], cache: Path, seconds: float) -> bool:
+    """Run a Python command line as a process group of its own and kill the group after a time; say if it was alive.
+
+    Raises:
+        SystemExit: it failed before.
+
+    """
+    process = subprocess.Popen(
+        [sys.executable, *command], env=set_cache(cache), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
+        start_new_session=True,
+    )  # fmt: skip
+    try:
+        status = process.wait(seconds)
+    except subprocess.TimeoutExpired:
+        return True
+    finally:
+        if process.poll() is None:  # also where somebody has stopped this program
+            os.killpg(process.pid, signal.SIGKILL)
+            process.wait()
+    if status:
+        raise SystemExit(f"exit status {status} from: python {' '.join(command)}")
+    return False
+
+
+def set_cache(cache: Path) -> dict[str, str]:
+    """Return an environment in which the program has its own cache folder."""
+    return os.environ | {"SQUEEZETUNE_CACHE": str(cache)}
 
 
 def train_command(name: str, photos: Path, output: Path, settings: Settings) -> list[str]:

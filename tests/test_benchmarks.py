@@ -5,19 +5,22 @@ import importlib
 import importlib.util
 import re
 import sys
+import time
 import zipfile
 from pathlib import Path
 
 import numpy as np
 import pytest
+from PIL import Image
 
 from squeezetune.learn.graph import build_trunk
 from squeezetune.learn.inference import Runtime, open_graph
 from squeezetune.learn.weights import load_weights
+from squeezetune.settings import Settings
 
 FOLDER = Path(__file__).parents[1] / "benchmarks"
-PROGRAMS = ("photos", "accuracy", "memory", "head_time")
-TORCH_PROGRAMS = ("seed_recipe", "first_light", "trunk_speed", "activations", "depth_speed")
+PROGRAMS = ("photos", "accuracy", "memory", "head_time", "forecasts", "fine_tuning", "generations", "kills")
+TORCH_PROGRAMS = ("seed_recipe", "first_light", "trunk_speed", "activations", "curve", "depth_speed")
 
 needs_torch = pytest.mark.skipif(
     not importlib.util.find_spec("torch"), reason="torch is not installed; this compares with it"
@@ -136,6 +139,236 @@ def test_the_recipe_learns_its_classifier_alone(load_program):
     recipe.train_model(model, torch.optim.Adam(classifier.parameters(), 1e-3), iter([(images, labels)]))
     assert torch.equal(before, torch.nn.utils.parameters_to_vector(trunk.parameters()))
     assert not torch.equal(first, classifier[1].weight)
+
+
+# ---- what is kept of finished runs
+
+
+def test_a_finished_run_is_not_made_again(load_program, tmp_path):
+    ledger = load_program("ledger").Ledger(tmp_path / "work" / "runs.jsonl")
+    assert ledger.find({"seed": 0}) is None
+    assert ledger.recall({"seed": 0, "sides": (64, 96)}, lambda: {"right": 3}) == {"right": 3}
+    assert ledger.recall({"seed": 1, "sides": (64, 96)}, lambda: {"right": 4}) == {"right": 4}
+    assert ledger.recall({"seed": 0, "sides": (64, 96)}, lambda: pytest.fail("made again")) == {"right": 3}
+    assert ledger.find({"seed": 1, "sides": [64, 96]}) == {"right": 4}
+
+
+def test_a_line_that_a_kill_has_torn_costs_its_run_alone(load_program, tmp_path):
+    ledger = load_program("ledger").Ledger(tmp_path / "runs.jsonl")
+    for seed in range(2):
+        ledger.recall({"seed": seed}, lambda: {"right": 3})
+    ledger.path.write_text(ledger.path.read_text()[:-9])
+    assert ledger.find({"seed": 0}) == {"right": 3}
+    assert ledger.find({"seed": 1}) is None
+    assert ledger.recall({"seed": 1}, lambda: {"right": 5}) == {"right": 5}
+    assert [line["key"]["seed"] for line in ledger.read()] == [0, 1]
+
+
+def test_fresh_measures_again_and_throws_nothing_away(load_program, tmp_path):
+    module = load_program("ledger")
+    first = module.open_ledger("runs", argparse.Namespace(work=tmp_path, fresh=False))
+    first.recall({"seed": 0}, lambda: {"right": 3})
+    second = module.open_ledger("runs", argparse.Namespace(work=tmp_path, fresh=True))
+    assert second.recall({"seed": 0}, lambda: {"right": 4}) == {"right": 4}
+    assert (tmp_path / "runs.old.jsonl").is_file()
+
+
+def test_runs_of_another_state_of_the_program_are_told_apart(load_program, tmp_path, monkeypatch, capsys):
+    module = load_program("ledger")
+    ledger = module.Ledger(tmp_path / "runs.jsonl")
+    ledger.recall({"seed": 0}, lambda: {"right": 3})
+    monkeypatch.setattr(module, "hash_program", lambda: "another")
+    ledger.recall({"seed": 0}, lambda: pytest.fail("made again"))
+    assert "by another state of the program" in capsys.readouterr().out
+
+
+# ---- forecasts
+
+
+def make_outcome(load_program, seconds=55.0, correct=90, **changes):
+    parts = [
+        {"part": "preparing", "forecast_s": 2.0, "seconds": None},
+        {"part": "all layers at 96, 128 px", "forecast_s": 48.0, "seconds": 40.0},
+    ]
+    known = {
+        "seconds": seconds,
+        "peak_mb": 500.0,
+        "correct": correct,
+        "count": 100,
+        "network": "SqueezeNet 1.1, frozen",
+        "plan": {"budget_s": 60.0, "forecast_s": 58.0, "parts": parts},
+        "epochs": [],
+        "timings": [],
+        "stages": [],
+    }
+    return load_program("trials").Outcome(**{**known, **changes})
+
+
+def test_a_forecast_is_held_against_the_whole_process(load_program):
+    forecasts = load_program("forecasts")
+    name = ("400", "1m", "usual")
+    good, late, poor = (forecasts.Comparison(name, make_outcome(load_program, s)) for s in (55.0, 60.5, 45.0))
+    assert (good.is_in_budget, good.is_near) == (True, True)
+    assert (late.is_in_budget, late.is_near) == (False, True)
+    assert (poor.is_in_budget, poor.is_near) == (True, False)
+    assert poor.deviation == pytest.approx(58 / 45 - 1)
+    assert good.list_parts() == [("all layers", 48.0, 40.0)]
+
+
+def test_the_summary_of_forecasts_says_what_is_broken(load_program, capsys):
+    forecasts = load_program("forecasts")
+    runs = [forecasts.Comparison(("400", "1m", "usual"), make_outcome(load_program, s)) for s in [55.0] * 17 + [61.0]]
+    forecasts.print_runs(runs)
+    forecasts.print_parts(runs)
+    forecasts.print_summary(runs)
+    said = capsys.readouterr().out
+    assert "| ended within the budget | all | 17 of 18 | BROKEN |" in said
+    assert "| forecast within 20% | 90% | 18 of 18 (100%) | kept |" in said
+    assert "| all layers | 1.20 (1.20–1.20, n=18) |" in said
+
+
+def test_every_task_is_tried_with_every_budget_and_both_settings(load_program):
+    forecasts = load_program("forecasts")
+    trials = [forecasts.make_trial(task, budget, group, 0) for task in forecasts.TASKS for budget in forecasts.BUDGETS
+              for group in forecasts.SETTINGS]  # fmt: skip
+    assert len({str(trial.key) for trial in trials}) == forecasts.FEWEST_RUNS == 18
+    assert {(trial.photos, trial.images) for trial in trials} == {("eth80", 400), ("eth80", 0), ("cifar10", 0)}
+    assert {trial.settings.budget for trial in trials} == {"1m", "3m", "8m"}
+    assert forecasts.make_trial("400", "1m", "usual", 100).images == 100
+
+
+# ---- fine-tuning
+
+
+def make_pairs(load_program, frozen, tuned):
+    result, pair = load_program("accuracy").Result, load_program("fine_tuning").Pair
+    return [pair(at, *(result(right, 100, 1.0, "", "", 0.5, 0.5) for right in both))
+            for at, both in enumerate(zip(frozen, tuned, strict=True))]  # fmt: skip
+
+
+def test_the_ratio_of_errors_has_an_interval_over_folds(load_program):
+    bootstrap = load_program("fine_tuning").bootstrap_ratio
+    halved = make_pairs(load_program, [96, 98, 90, 94], [98, 99, 95, 97])
+    assert bootstrap(halved) == pytest.approx((0.5, 0.5, 0.5))
+    ratio, low, high = bootstrap(make_pairs(load_program, [96, 98, 90, 94], [99, 97, 95, 97]))
+    assert ratio == pytest.approx(12 / 22)
+    assert low < ratio < high
+    assert np.isnan(bootstrap(make_pairs(load_program, [100, 100], [99, 100]))).all()
+
+
+# ---- kills
+
+
+def test_moments_of_kills_are_spread_over_the_whole_run(load_program):
+    kills = load_program("kills")
+    moments = kills.draw_moments(20, 2, 40.0, seed=0)
+    assert [int(first // 2) for first, _ in moments] == list(range(20))
+    assert all(0 <= second <= 40 for _, second in moments)
+    assert moments == kills.draw_moments(20, 2, 40.0, seed=0) != kills.draw_moments(20, 2, 40.0, seed=1)
+    assert kills.name_stage(3.0, [("features", 2.0), ("head", 4.0)]) == "head"
+    assert kills.name_stage(5.0, [("features", 2.0), ("head", 4.0)]) == "report"
+
+
+@needs_wait4
+def test_a_process_is_killed_with_its_children(load_program, tmp_path):
+    processes = load_program("processes")
+    code = ("import subprocess, sys, time; from pathlib import Path; path = Path(sys.argv[1])\n"
+            "child = subprocess.Popen(['sleep', '60']); path.write_text(str(child.pid)); time.sleep(60)")  # fmt: skip
+    told = tmp_path / "child"
+    for seconds in (0.5, 2, 8, 30):  # a busy machine may take long to start it
+        assert processes.run_and_kill(["-c", code, str(told)], tmp_path, seconds)
+        if told.exists() and told.read_text():
+            break
+    child = int(told.read_text())
+    end = time.monotonic() + 10
+    while is_alive(child) and time.monotonic() < end:
+        time.sleep(0.01)
+    assert not is_alive(child)
+    assert not processes.run_and_kill(["-c", "pass"], tmp_path, 60)
+    with pytest.raises(SystemExit, match="exit status 3"):
+        processes.run_and_kill(["-c", "raise SystemExit(3)"], tmp_path, 60)
+
+
+def is_alive(process):
+    """Say whether a process still runs; one that is dead and not yet collected does not."""
+    try:
+        return Path(f"/proc/{process}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+    except FileNotFoundError:
+        return False
+
+
+@needs_torch
+@needs_wait4
+@pytest.mark.slow
+def test_killed_processes_leave_the_bytes_of_one_left_alone(load_program, shape_folder, tmp_path):
+    kills = load_program("kills")
+    settings = Settings(image_side=64, validation=0.2, test=0.2, layers="all", epochs=12.0)
+    target = kills.Target("cifar10", shape_folder, settings, tmp_path / "choices", tmp_path)
+    whole = target.run_whole()
+    rounds = [target.run_killed(moments) for moments in kills.draw_moments(4, 1, whole["seconds"], seed=0)]
+    assert [found["digests"] for found in rounds] == [whole["digests"]] * len(rounds)
+    assert [found["leftovers"] for found in rounds] == [[]] * len(rounds)
+    assert rounds[0]["checkpoints"] == [0]  # killed before anything was learnt
+
+
+# ---- the curve
+
+
+@needs_torch
+def test_a_runs_points_begin_with_its_frozen_head(load_program):
+    curve = load_program("curve")
+    epochs = [{"ended_s": at, "validation_accuracy": share} for at, share in ((None, 0.1), (30.0, 0.7), (60.0, 0.8))]
+    timings = [{"stage": "head", "seconds": 2.0, "ended_s": 12.0}]
+    stages = [{"validation": {"accuracy": 0.6}}]
+    outcome = make_outcome(load_program, epochs=epochs, timings=timings, stages=stages)
+    assert curve.list_points(outcome) == [(12.0, 0.6), (30.0, 0.7), (60.0, 0.8)]
+    assert curve.list_points(make_outcome(load_program, timings=timings)) == []
+
+
+@needs_torch
+def test_the_curve_is_drawn_and_judged_from_what_is_kept(load_program, tmp_path, capsys):
+    curve, ledger = load_program("curve"), load_program("ledger").Ledger(tmp_path / "curve.jsonl")
+    original = {"slices_s": [240.0, 250.0, 260.0], "tests": [60, 70], "count": 100}
+    ledger.recall({"run": "original recipe", "images": 0}, lambda: original)
+    for seed, way in ((0, {"effort": "quick"}), (0, {"budget": "10.0s"}), (1, {"budget": "10.0s"})):
+        trial = load_program("trials").Trial("cifar10", 0, seed, way)
+        outcome = make_outcome(load_program, 9.0, 86 + seed, epochs=[{"ended_s": 5.0, "validation_accuracy": 0.8}])
+        ledger.recall(trial.key, lambda outcome=outcome: vars(outcome))
+        ledger.recall(curve.name_slice(trial), lambda: {"seconds": 255.0})
+    curve.main(["--data", str(tmp_path), "--work", str(tmp_path), "--plot", str(tmp_path / "plot.png"), "--plot-only"])
+    said = capsys.readouterr().out
+    assert "| T/25 | 9.0 (9.0–9.0, n=2) | 27.8 | 86.50% ± 0.71% (n=2) | 85.5%: reached |" in said
+    assert "| original recipe, epoch 1 | 125 | 2.0 | 60.00% |" in said
+    with Image.open(tmp_path / "plot.png") as plot:
+        assert plot.size == (1600, 900)
+
+
+@needs_torch
+def test_without_results_the_curve_says_what_to_do(load_program, tmp_path):
+    with pytest.raises(SystemExit, match="run without --plot-only first"):
+        load_program("curve").main(["--data", str(tmp_path), "--work", str(tmp_path), "--plot-only"])
+
+
+# ---- whole programs on a few photos
+
+
+QUICK = {"effort": "quick", "image_side": 64, "engine": "onnxruntime", "precision": "float32"}
+
+
+@needs_wait4
+def test_trials_are_made_once_and_told(load_program, eth80_zip, tmp_path, capsys):
+    generations = load_program("generations")
+    work = tmp_path / "work"
+    options = argparse.Namespace(data=eth80_zip, work=work, images=0, seeds=1, budgets=[], fresh=False)
+    bench = load_program("trials").TrialBench(load_program("ledger").open_ledger("generations", options), options)
+    trial = load_program("trials").Trial("eth80", 0, 0, QUICK)
+    outcome = bench.recall(trial)
+    assert outcome == bench.recall(trial)
+    assert 0 <= outcome.correct <= outcome.count == 4
+    assert outcome.timings[-1]["stage"] == "measuring"
+    generations.print_set("eth80", {generations.ORIGINAL: [outcome], "--effort quick": [outcome]})
+    assert "| 1.0 (1.0–1.0, n=1) |" in capsys.readouterr().out
+    assert {path.name for path in work.iterdir()} == {"eth80-cropped256", "generations.jsonl"}
 
 
 @needs_torch

@@ -20,7 +20,7 @@ from statistics import mean
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # the programs beside this folder
 
 import numpy as np
-from accuracy import read_objects
+from accuracy import OBJECTS, hold_out
 from figures import format_mean, print_machine, print_table
 from photos import PHOTO_SETS, add_photo_options, prepare_photos, scan_photos, split_photos
 
@@ -114,11 +114,8 @@ def open_task(name: str, seed: int, options: argparse.Namespace, cache: Path) ->
 
 def cut_objects(index: ImageIndex, seed: int) -> Split:
     """Hold two objects of every class out for validation, and one more for nothing: the test part is not looked at."""
-    objects = read_objects(index)
-    places = [(seed * 3 + offset) % 10 + 1 for offset in range(3)]
-    is_validation, is_test = np.isin(objects, places[:2]), objects == places[2]
-    parts = [np.flatnonzero(mask).astype(np.int64) for mask in (~is_validation & ~is_test, is_validation, is_test)]
-    return Split(train=parts[0], validation=parts[1], test=parts[2])
+    places = [(seed * 3 + offset) % OBJECTS + 1 for offset in range(3)]
+    return hold_out(index, validation=places[:2], test=places[2:])
 
 
 def show_epoch(event: Event) -> None:
