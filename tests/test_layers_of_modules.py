@@ -42,6 +42,7 @@ LAYERS = [
     "learn",
     "data",
     "checkpoint",
+    "scratch",
     "store",
     "machine",
     "engine",

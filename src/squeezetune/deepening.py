@@ -34,6 +34,7 @@ from squeezetune.learn.trunk import Trunk
 from squeezetune.learn.weights import Weights, detect_version
 from squeezetune.machine import name_version
 from squeezetune.scene import draw_sample
+from squeezetune.scratch import IN_MEMORY, Scratch, Selection
 from squeezetune.settings import Settings
 from squeezetune.stage_plans import MOST_EPOCHS
 from squeezetune.store import lend_folder
@@ -58,6 +59,7 @@ class Ground:
     trunk: Trunk
     weights: Weights
     head: Head
+    scratch: Scratch = IN_MEMORY
 
     @property
     def views(self) -> int:
@@ -185,10 +187,10 @@ def fit_probe(ground: Ground, settings: Settings, threads: int) -> tuple[Scaling
     """Fit a linear classifier on standardised features, whose roots fine-tuning could not bear near zero."""
     step = -(-len(ground.split.train) // PROBE_IMAGES)
     chosen = ground.split.train[::step]
-    features, labels = ground.features.values[chosen][:, : ground.views], ground.index.labels[chosen]
-    scaling = measure_scaling(features, use_roots=False)
+    features, labels = Selection(ground.features.values, chosen), ground.index.labels[chosen]
+    scaling = measure_scaling(features, use_roots=False, views=ground.views)
     class_weights = weigh_classes(labels, len(ground.index.class_names), settings.class_weight)
-    rows = scaling.apply(features).reshape(len(labels) * ground.views, -1)
+    rows = scaling.spread(features, ground.scratch, ground.views).reshape(len(labels) * ground.views, -1)
     task = Task(rows, np.repeat(labels, ground.views), class_weights)
     with threadpool_limits(1):  # our own threads share the work
         return scaling, fit_linear(task, PENALTIES[0] * ground.views, threads=threads)

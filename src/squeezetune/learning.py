@@ -37,6 +37,7 @@ from squeezetune.original import CutIndex as CutIndex
 from squeezetune.original import LearnedOriginal, learn_original, pack_files
 from squeezetune.planner import note_features
 from squeezetune.scene import find_deadline, open_scene, plan_run, thin_out
+from squeezetune.scratch import Selection
 from squeezetune.settings import Settings
 
 
@@ -133,14 +134,14 @@ class Learned:
         """Return the probabilities (n, classes) that the training itself gives these images."""
         if self.best:
             return self.best.probabilities[np.searchsorted(self.split.validation, positions)]
-        return self.head.predict(self.features.values[positions])
+        return self.head.predict(Selection(self.features.values, positions))
 
     @property
     def stages(self) -> tuple[StageResult, ...]:
         """The frozen layers' head and the trained layers, side by side; nothing where there is one of them only."""
         test, named = self.split.test, None
         if self.trained and self.features.knows(test):
-            named = self.head.predict(self.features.values[test]).argmax(axis=1) == self.index.labels[test]
+            named = self.head.predict(Selection(self.features.values, test)).argmax(axis=1) == self.index.labels[test]
         return compare_stages(self.head, self.trained, named)
 
 
@@ -178,22 +179,29 @@ def learn_classifier(
     split, store = thin_out(split, plan.share), scene.open_features(trunk)
     # where time counts, test images are looked at by the finished model alone
     used = None if deadline is None else np.union1d(split.train, split.validation)
-    looking_since = time.perf_counter()
-    features = compute_features(index, trunk, store, engine, threads, listen, used)
+    looking_since, scratch = time.perf_counter(), scene.open_scratch()
+    features = compute_features(index, trunk, store, engine, threads, listen, used, scratch)
     plan = note_features(plan, time.perf_counter() - looking_since)
     if features.failures:
         check_readable(index, features)
         index, features = index.without(features.failures), features.without_failures()
         split = thin_out(cut(index), plan.share)
     train, validation = (
-        LabelledFeatures(features.values[part], index.labels[part]) for part in (split.train, split.validation)
+        LabelledFeatures(Selection(features.values, part), index.labels[part])
+        for part in (split.train, split.validation)
     )
     with threadpool_limits(1):  # our own threads share the work: those of BLAS stall when the machine is busy
         head = fit_head(
-            train, validation, len(index.class_names), replace(settings, head=plan.head), listen, threads=threads
+            train,
+            validation,
+            len(index.class_names),
+            replace(settings, head=plan.head),
+            listen,
+            threads=threads,
+            scratch=scratch,
         )
     workshop = Workshop(settings, cache, engine, threads, listen, scene.pretrained, unfinished, resume)
-    trained = train_stages(Ground(index, split, features, trunk, weights, head), plan, workshop, deadline)
+    trained = train_stages(Ground(index, split, features, trunk, weights, head, scratch), plan, workshop, deadline)
     return make_files(Learned(index, split, features, trunk, head, scene.pretrained, trained), weights)
 
 

@@ -29,6 +29,7 @@ from squeezetune.planner import (
     make_plan,
 )
 from squeezetune.probing import Site, measure_speeds
+from squeezetune.scratch import Scratch
 from squeezetune.settings import Settings, parse_duration
 from squeezetune.stage_plans import find_small_side, list_starts
 from squeezetune.store import RowStore, lend_folder, measure_room
@@ -66,6 +67,10 @@ class Scene:
     def open_features(self, trunk: Trunk) -> RowStore | None:
         """Open the store of features, where anything may be kept."""
         return RowStore(self.cache / "features" / trunk.key, (trunk.views, FEATURE_COUNT)) if self.cache else None
+
+    def open_scratch(self) -> Scratch:
+        """Open the room for arrays that are too large for memory."""
+        return Scratch(self.cache and self.cache / "scratch")
 
 
 def find_deadline(settings: Settings, started: float | None) -> float | None:

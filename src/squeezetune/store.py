@@ -22,7 +22,7 @@ from functools import cached_property, lru_cache
 from io import BytesIO
 from math import prod
 from pathlib import Path
-from tempfile import TemporaryDirectory
+from tempfile import TemporaryDirectory, gettempdir
 from typing import Any, NoReturn
 
 import numpy as np
@@ -55,11 +55,15 @@ def lend_folder(cache: Path | None) -> Iterator[Path]:
     if cache:
         yield cache
         return
-    # many systems keep /tmp in memory, where large rows must not go
-    roomy = Path("/var/tmp") if sys.platform == "linux" and "TMPDIR" not in os.environ else None
-    place = roomy if roomy and os.access(roomy, os.W_OK) else None
-    with TemporaryDirectory(prefix="squeezetune-", dir=place, ignore_cleanup_errors=True) as folder:
+    with TemporaryDirectory(prefix="squeezetune-", dir=find_roomy_folder(), ignore_cleanup_errors=True) as folder:
         yield Path(folder)
+
+
+def find_roomy_folder() -> Path:
+    """Find where large temporary files may go: many systems keep /tmp in memory, where they must not."""
+    roomy = Path("/var/tmp")
+    is_better = sys.platform == "linux" and "TMPDIR" not in os.environ and os.access(roomy, os.W_OK)
+    return roomy if is_better else Path(gettempdir())
 
 
 def check_room(folder: Path, needed: int) -> None:

@@ -16,6 +16,7 @@ from squeezetune.learn.head import (
     weigh_classes,
 )
 from squeezetune.learn.hidden import HiddenOptions
+from squeezetune.scratch import Scratch, Selection
 from squeezetune.settings import Settings
 
 WIDTH = 48
@@ -340,3 +341,23 @@ def test_progress_is_told_in_percent():
     assert len(done) + len(epochs) == len(said) - 2
     assert done == sorted(done)
     assert 0 < done[0] <= done[-1] <= 100
+
+
+def test_rows_on_disk_give_the_same_head_as_rows_in_memory(tmp_path):
+    data, unseen = make_features(300, 2), make_features(100, 2, seed=2)
+    chosen = np.arange(299, -1, -2)
+    mapped = LabelledFeatures(Selection(data.features, chosen), data.labels[chosen])
+    in_memory = fit(take(data, chosen), unseen)
+    on_disk = fit(mapped, unseen, scratch=Scratch(tmp_path, held_bytes=0, is_strict=True))
+    for (weight, bias), (other_weight, other_bias) in zip(in_memory.layers, on_disk.layers, strict=True):
+        assert weight.tobytes() == other_weight.tobytes()
+        assert bias.tobytes() == other_bias.tobytes()
+
+
+def test_predictions_are_the_same_block_by_block(monkeypatch):
+    data = make_features(100, 2)
+    head = fit(data, make_features(50, 2, seed=2))
+    whole = head.predict(data.features)
+    monkeypatch.setattr("squeezetune.scratch.BLOCK_IMAGES", 7)
+    np.testing.assert_allclose(head.predict(data.features), whole, rtol=1e-5)
+    assert head.predict(data.features[:0]).shape == (0, whole.shape[1])

@@ -15,6 +15,7 @@ from squeezetune.events import Listener, Notice, StageAdvanced, StageFinished, S
 from squeezetune.learn.graph import FEATURE_COUNT
 from squeezetune.learn.inference import RunGraph
 from squeezetune.learn.trunk import Trunk
+from squeezetune.scratch import IN_MEMORY, Scratch, list_blocks
 from squeezetune.store import RowStore
 
 # A killed run loses at most this many images or seconds of work.
@@ -42,10 +43,11 @@ class Features:
         return bool((self.sizes[positions].min(axis=1, initial=1) > 0).all())
 
     def without_failures(self) -> "Features":
-        """Leave out the images that failed, as `ImageIndex.without(failures)` does."""
-        keep = np.ones(len(self.values), np.bool_)
-        keep[list(self.failures)] = False
-        return Features(self.values[keep], self.sizes[keep], {}, self.computed)
+        """Leave out the images that failed, as `ImageIndex.without(failures)` does; the others move up in place."""
+        kept = np.setdiff1d(np.arange(len(self.values)), list(self.failures))
+        for block in list_blocks(len(kept)):
+            self.values[block] = self.values[kept[block]]
+        return Features(self.values[: len(kept)], self.sizes[kept], {}, self.computed)
 
 
 @dataclass(frozen=True)
@@ -59,12 +61,13 @@ class Batch:
 
 
 def compute_features(index: ImageIndex, trunk: Trunk, store: RowStore | None, engine: Engine, threads: int,
-                     listen: Listener, positions: NDArray[np.int64] | None = None) -> Features:  # fmt: skip
+                     listen: Listener, positions: NDArray[np.int64] | None = None,
+                     scratch: Scratch = IN_MEMORY) -> Features:  # fmt: skip
     """Load the features of every image from the store; compute, and keep, those that are missing.
 
     With `positions` only the images at these are computed; the rows of others that the store does not know are zero.
     """
-    values = np.zeros((len(index), trunk.views, FEATURE_COUNT), np.float16)
+    values = scratch.make_zeros((len(index), trunk.views, FEATURE_COUNT), np.float16)
     sizes = np.zeros((len(index), 2), np.int32)
     known = store.load(index.digests, values, sizes) if store else np.zeros(len(index), np.bool_)
     first, copies = _find_copies(index.digests)
@@ -74,7 +77,9 @@ def compute_features(index: ImageIndex, trunk: Trunk, store: RowStore | None, en
     for batch in _keep_batches(_run_trunk(index, trunk, missing, engine, threads, listen), index, store, listen):
         values[batch.positions], sizes[batch.positions] = batch.values, batch.sizes
         failures |= batch.failures
-    values[copies], sizes[copies] = values[first[copies]], sizes[first[copies]]
+    sizes[copies] = sizes[first[copies]]
+    for block in list_blocks(len(copies)):
+        values[copies[block]] = values[first[copies[block]]]
     failures |= {int(copy): failures[int(first[copy])] for copy in copies if int(first[copy]) in failures}
     return Features(values, sizes, failures, len(missing))
 

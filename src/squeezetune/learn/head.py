@@ -12,6 +12,7 @@ from squeezetune.learn.calibration import fit_temperature, measure_loss
 from squeezetune.learn.dense import Layers, Rows, Task, apply_layers, fit_linear
 from squeezetune.learn.hidden import Epoch, HiddenOptions, fit_hidden
 from squeezetune.learn.recipe import WATCHED_IMAGES
+from squeezetune.scratch import IN_MEMORY, Scratch, Selection, list_blocks
 from squeezetune.settings import Settings
 
 # Penalties on the summed loss; the best one hardly depends on the number of images. The first is the likeliest.
@@ -33,7 +34,7 @@ VIEW_NAMES = {1: "image", 2: "image and mirror image", 4: "image, mirror image a
 class LabelledFeatures:
     """Features (n, views, 2048) float16 of the frozen layers, and the class of each image (n,)."""
 
-    features: NDArray[np.float16]
+    features: NDArray[np.float16] | Selection
     labels: NDArray[np.int64]
 
 
@@ -80,8 +81,12 @@ class Head:
     chosen: Candidate
     candidates: tuple[Candidate, ...]
 
-    def predict(self, features: NDArray[np.float16]) -> NDArray[np.float32]:
+    def predict(self, features: NDArray[np.float16] | Selection) -> NDArray[np.float32]:
         """Compute probabilities (n, classes) of features (n, views, 2048)."""
+        parts = [self._predict_block(features[block]) for block in list_blocks(len(features))]
+        return np.concatenate([np.empty((0, len(self.layers[-1][1])), np.float32), *parts])
+
+    def _predict_block(self, features: NDArray[np.float16]) -> NDArray[np.float32]:
         n, views = features.shape[0], self.views
         roots = np.sqrt(features[:, :views].astype(np.float32)).reshape(n * views, -1)
         logits = apply_layers(self.layers, roots).reshape(n, views, -1).mean(axis=1)
@@ -105,6 +110,20 @@ class Scaling:
         rows /= self.deviation
         return rows
 
+    def spread(self, features: NDArray[np.float16] | Selection, scratch: Scratch, views: int | None = None) -> Rows:
+        """Standardise features, or their first `views` views, block by block, into an array that need not be in memory.
+
+        Example:
+            >>> scaling = Scaling(np.float32(1), np.float32(2))
+            >>> scaling.spread(np.full((1, 2, 3), 25, np.float16), Scratch(), views=1)
+            array([[[2., 2., 2.]]], dtype=float32)
+        """
+        count, most, width = features.shape
+        rows = scratch.make_zeros((count, views or most, width), np.float32)
+        for block in list_blocks(count):
+            rows[block] = self.apply(features[block][:, : views or most])
+        return rows
+
     def fold(self, layers: Layers, temperature: float) -> Layers:
         """Rewrite layers on standardised rows as layers on the rows before, with logits divided by the temperature."""
         (weight, bias), *rest = layers
@@ -122,14 +141,15 @@ def fit_head(
     listen: Listener,
     *,
     threads: int = 1,
+    scratch: Scratch = IN_MEMORY,
 ) -> Head:
     """Fit the classifier on the training images and choose its form on the validation images."""
     start = time.perf_counter()
     listen(StageStarted(STAGE, 100, "%"))
     scaling = measure_scaling(train.features)
     weights = weigh_classes(train.labels, class_count, settings.class_weight)
-    rows = scaling.apply(train.features)
-    bench = Bench(rows, train.labels, scaling.apply(validation.features), validation.labels, weights, threads)
+    rows, unseen = scaling.spread(train.features, scratch), scaling.spread(validation.features, scratch)
+    bench = Bench(rows, train.labels, unseen, validation.labels, weights, threads)
     if not len(validation.labels):  # too few images to hold any back: the training images themselves must do
         bench = replace(bench, validation_rows=rows, validation_labels=train.labels)
     best, candidates = choose_head(bench, settings, listen)
@@ -142,14 +162,16 @@ def transform(features: NDArray[np.float16], *, use_roots: bool) -> Rows:
     return np.sqrt(features, dtype=np.float32) if use_roots else features.astype(np.float32)
 
 
-def measure_scaling(features: NDArray[np.float16], *, use_roots: bool = True) -> Scaling:
-    """Measure mean and deviation of the roots over images and views, in blocks to keep memory flat."""
-    total, squares = np.zeros(features.shape[2]), np.zeros(features.shape[2])
-    for at in range(0, len(features), 1024):
-        block = transform(features[at : at + 1024], use_roots=use_roots)
+def measure_scaling(
+    features: NDArray[np.float16] | Selection, *, use_roots: bool = True, views: int | None = None
+) -> Scaling:
+    """Measure mean and deviation of the roots over images and their first views, in blocks to keep memory flat."""
+    total, squares, count = np.zeros(features.shape[2]), np.zeros(features.shape[2]), 0
+    for place in list_blocks(len(features)):
+        block = transform(features[place][:, :views], use_roots=use_roots)
         total += block.sum(axis=(0, 1), dtype=np.float64)
         squares += np.einsum("nvf,nvf->f", block, block)
-    count = features.shape[0] * features.shape[1]
+        count += block.shape[0] * block.shape[1]
     mean = total / count
     deviation = np.sqrt(np.maximum(squares / count - mean**2, 0))
     # a channel that never fires carries nothing; it must not be blown up
@@ -194,10 +216,10 @@ class Bench:
 
     def infer(self, layers: Layers, views: int) -> NDArray[np.float32]:
         """Compute the logits (n, classes) of the validation images, averaged over the views."""
-        rows = self.validation_rows[:, :views]
-        logits = apply_layers(layers, rows.reshape(len(rows) * views, -1)).reshape(len(rows), views, -1)
-        means: NDArray[np.float32] = logits.mean(axis=1)
-        return means
+        parts = [
+            apply_to_views(layers, self.validation_rows[b, :views]) for b in list_blocks(len(self.validation_rows))
+        ]
+        return np.concatenate(parts)
 
     def describe_epoch(self, epoch: Epoch, views: int, images: int, seconds: float) -> EpochFinished:
         """Measure the validation part after an epoch; `images` were seen in every one until now, after `seconds`."""
@@ -223,6 +245,14 @@ class Bench:
         loss = measure_loss(logits, labels, temperature)
         name = f"{name}, {VIEW_NAMES[views]}"
         return Candidate(name, layers, views, penalty, is_correct, loss, temperature, time.perf_counter() - start)
+
+
+def apply_to_views(layers: Layers, rows: Rows) -> NDArray[np.float32]:
+    """Compute the logits (n, classes) of rows (n, views, features), averaged over the views."""
+    count, views, _ = rows.shape
+    logits = apply_layers(layers, rows.reshape(count * views, -1)).reshape(count, views, -1)
+    means: NDArray[np.float32] = logits.mean(axis=1)
+    return means
 
 
 def choose_head(bench: Bench, settings: Settings, listen: Listener) -> tuple[Candidate, list[Candidate]]:

@@ -4,12 +4,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from squeezetune.learn.graph import ACTIVATIONS, build_range_probe
-from squeezetune.learn.inference import Runtime, open_graph
+from squeezetune.learn.inference import RunGraph, Runtime, open_graph
 from squeezetune.learn.layers import Ranges
 from squeezetune.learn.weights import Weights
 
 CALIBRATION_IMAGES = 64
 GUARD_IMAGES = 32
+BATCH_IMAGES = 8
 # Relative distance of int8 and float features up to which no accuracy was lost (docs/decisions/0003-int8.md).
 GUARD_LIMIT = 0.10
 
@@ -19,8 +20,13 @@ FLOAT_RUNTIME = Runtime("onnxruntime", "float32")
 def measure_ranges(weights: Weights, pixels: NDArray[np.uint8]) -> Ranges:
     """Measure the largest value of every activation over the images (n, side, side, 3)."""
     probe = open_graph(build_range_probe(weights), FLOAT_RUNTIME, 1)
-    maxima = np.concatenate([probe(pixels[at : at + 8]) for at in range(0, len(pixels), 8)]).max(axis=0)
+    maxima = run_batches(probe, pixels).max(axis=0)
     return {name: max(float(top), 1e-3) for name, top in zip(ACTIVATIONS, maxima, strict=True)}
+
+
+def run_batches(run: RunGraph, pixels: NDArray[np.uint8]) -> NDArray[np.float32]:
+    """Run a graph on a few images at a time: all at once would take hundreds of megabytes."""
+    return np.concatenate([run(pixels[at : at + BATCH_IMAGES]) for at in range(0, len(pixels), BATCH_IMAGES)])
 
 
 def measure_distance(features: NDArray[np.float32], reference: NDArray[np.float32]) -> float:

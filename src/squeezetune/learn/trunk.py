@@ -24,7 +24,14 @@ from squeezetune.learn.inference import (
     open_graph,
 )
 from squeezetune.learn.layers import Ranges
-from squeezetune.learn.quantization import FLOAT_RUNTIME, GUARD_IMAGES, GUARD_LIMIT, measure_distance, measure_ranges
+from squeezetune.learn.quantization import (
+    FLOAT_RUNTIME,
+    GUARD_IMAGES,
+    GUARD_LIMIT,
+    measure_distance,
+    measure_ranges,
+    run_batches,
+)
 from squeezetune.learn.weights import Weights, detect_version
 
 # Draws training images for the calibration: their digests (n, 16) and pixels (n, side, side, 3).
@@ -148,7 +155,8 @@ def recall_measurement(
 def _measure_int8_distance(weights: Weights, ranges: Ranges, pixels: NDArray[np.uint8]) -> float:
     """Measure how far int8 moves the features, in the same engine."""
     int8 = open_graph(build_trunk(weights, ranges), Runtime(FLOAT_RUNTIME.engine, "int8"), 1)
-    return measure_distance(int8(pixels), open_graph(build_trunk(weights), FLOAT_RUNTIME, 1)(pixels))
+    exact = open_graph(build_trunk(weights), FLOAT_RUNTIME, 1)
+    return measure_distance(run_batches(int8, pixels), run_batches(exact, pixels))
 
 
 def _build_timing_trunk(weights: Weights, views: int) -> bytes:
