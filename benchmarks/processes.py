@@ -5,14 +5,20 @@ import os
 import signal
 import subprocess
 import sys
+import tempfile
+import time
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from photos import PHOTO_SETS
 
+from squeezetune.errors import SettingsError
 from squeezetune.settings import Settings
+
+LOOK_EVERY_S = 0.02
 
 # A child's peak memory starts at that of the process it is forked from: so an almost empty process is put between.
 LAUNCHER = """
@@ -75,6 +81,55 @@ def run_and_kill(command: Sequence[str], cache: Path, seconds: float) -> bool:
 def set_cache(cache: Path) -> dict[str, str]:
     """Return an environment in which the program has its own cache folder."""
     return os.environ | {"SQUEEZETUNE_CACHE": str(cache)}
+
+
+@dataclass(frozen=True)
+class MemoryRun:
+    """The most memory that a process and all its children held together; `refusal` is what it said if it would not."""
+
+    peak_bytes: int
+    seconds: float
+    refusal: str = ""
+
+
+def watch_memory(command: Sequence[str], cache: Path) -> MemoryRun:
+    """Run a Python command line to its end, with its own cache folder, and watch its memory meanwhile. Linux only.
+
+    Raises:
+        SystemExit: it failed, but for settings that it refused; with the end of what it said.
+
+    """
+    start, peak = time.perf_counter(), 0
+    with tempfile.TemporaryFile("w+") as said:
+        with subprocess.Popen([sys.executable, *command], env=set_cache(cache), stdout=said, stderr=said) as process:
+            while process.poll() is None:
+                peak = max(peak, sum(map(measure_held, list_tree(process.pid))))
+                time.sleep(LOOK_EVERY_S)
+        seconds = time.perf_counter() - start
+        said.seek(0)
+        words = said.read()
+    if process.returncode not in {0, SettingsError.exit_status}:
+        raise SystemExit(f"exit status {process.returncode} from: python {' '.join(command)}\n{words[-2000:]}")
+    return MemoryRun(peak, seconds, " ".join(words.split()) if process.returncode else "")
+
+
+def list_tree(root: int) -> list[int]:
+    """List a process and all that it has started, and those that they have, by their numbers."""
+    found = [root]
+    for parent in found:  # grows while it is walked
+        for children in Path(f"/proc/{parent}/task").glob("*/children"):
+            with suppress(OSError):
+                found += map(int, children.read_text().split())
+    return found
+
+
+def measure_held(process: int) -> int:
+    """Measure the anonymous and shared memory of a process in bytes; nothing if it has ended."""
+    try:
+        lines = Path(f"/proc/{process}/status").read_text().splitlines()
+    except OSError:
+        return 0
+    return sum(1024 * int(line.split()[1]) for line in lines if line.startswith(("RssAnon:", "RssShmem:")))
 
 
 def train_command(name: str, photos: Path, output: Path, settings: Settings) -> list[str]:

@@ -19,7 +19,9 @@ from squeezetune.learn.weights import load_weights
 from squeezetune.settings import Settings
 
 FOLDER = Path(__file__).parents[1] / "benchmarks"
-PROGRAMS = ("photos", "accuracy", "memory", "head_time", "forecasts", "fine_tuning", "generations", "kills")
+PROGRAMS = (
+    "photos", "accuracy", "memory", "memory_ceiling", "head_time", "forecasts", "fine_tuning", "generations", "kills",
+)  # fmt: skip
 TORCH_PROGRAMS = ("seed_recipe", "first_light", "trunk_speed", "activations", "curve", "depth_speed")
 
 needs_torch = pytest.mark.skipif(

@@ -196,3 +196,14 @@ def test_a_model_is_not_changed_by_its_use(model_folder, photos):
     before = {path: path.stat().st_mtime_ns for path in [model_folder, *model_folder.rglob("*")]}
     load(model_folder).predict(photos[:5])
     assert {path: path.stat().st_mtime_ns for path in [model_folder, *model_folder.rglob("*")]} == before
+
+
+def test_large_photos_do_not_all_wait_in_memory(classifier, photos, monkeypatch):
+    expected = classifier.predict_probabilities(photos)
+    held = []
+    run_held = Classifier._run_held
+    monkeypatch.setattr("squeezetune.prediction.HELD_PIXELS", 2 * 80 * 72)
+    monkeypatch.setattr(Classifier, "_run_held", lambda self, some: held.append(len(some)) or run_held(self, some))
+    np.testing.assert_allclose(classifier.predict_probabilities(photos), expected, atol=1e-5)
+    assert sum(held) == len(photos)
+    assert max(held) <= 3

@@ -250,3 +250,17 @@ def test_images_that_vanished_before_the_measurement_are_skipped(run):
     measured = Measured(run.measured.positions[kept], run.measured.probabilities[kept], {gone: "the file is gone"})
     skipped = make_record(replace(run, measured=measured))["data"]["skipped"]
     assert skipped == [{"name": run.learned.index.names[gone], "reason": "the file is gone"}]
+
+
+def test_memory_is_set_against_the_ceiling(run):
+    ceiling = replace(run.settings, max_ram="1.5GB")
+    held = {"starting": 80_000_000, "features": 412_345_678, "head": 300_000_000}
+    memory = make_record(replace(run, settings=ceiling, held=held))["memory"]
+    assert memory["held_mb"] == 412.3
+    assert memory["ceiling_mb"] == 1500
+    assert memory["stages"] == {"starting": 80.0, "features": 412.3, "head": 300.0}
+
+
+def test_memory_that_nobody_measured_is_left_open(run):
+    memory = make_record(run)["memory"]
+    assert (memory["held_mb"], memory["ceiling_mb"], memory["stages"]) == (None, None, {})

@@ -519,3 +519,10 @@ def test_drawing_needs_no_pyplot():
     )
     report = json.dumps(make_report(["cat", "dog"], history=HISTORY))
     assert subprocess.run([sys.executable, "-c", script], input=report, text=True, check=False).returncode == 0
+
+
+def test_the_ceiling_of_memory_is_told_where_there_was_one():
+    page = Page(render_report(make_report(memory={"peak_mb": 900, "held_mb": 512, "ceiling_mb": 600}), {}))
+    assert "512 MB of memory held at most, under a ceiling of 600 MB" in page.text.replace("\xa0", " ")
+    free = Page(render_report(make_report(memory={"peak_mb": 900, "held_mb": 512, "ceiling_mb": None}), {}))
+    assert "ceiling" not in free.text

@@ -8,7 +8,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from squeezetune.errors import SettingsError
-from squeezetune.settings import ORIGINAL_ONLY, UNKNOWN_TO_ORIGINAL, Settings, parse_duration, parse_settings
+from squeezetune.settings import (
+    ORIGINAL_ONLY,
+    UNKNOWN_TO_ORIGINAL,
+    Settings,
+    parse_duration,
+    parse_settings,
+    parse_size,
+)
 
 FIELDS = fields(Settings)
 
@@ -24,6 +31,8 @@ def draw_value(item):
         return st.sampled_from(["", "90s", "10m", "1h30m"])
     if item.name == "weights":
         return st.sampled_from(["", "squeezenet1_0", "a folder/mine.safetensors", "MINE.PTH"])
+    if item.name == "max_ram":
+        return st.sampled_from(["", "600MB", "1GB", "1.5GiB"])
     if item.name == "image_side":
         return st.one_of(st.just(0), st.integers(32, high))
     return st.floats(low, high) if isinstance(item.default, float) else st.integers(low, high)
@@ -199,3 +208,19 @@ def test_it_refuses_what_would_make_it_another(values):
 def test_its_limits_are_named(values, reason):
     with pytest.raises(SettingsError, match=reason):
         Settings(**ORIGINAL, **values)
+
+
+@pytest.mark.parametrize(("text", "size"), [
+    ("600MB", 600e6), ("1GB", 1e9), ("1.5gb", 1.5e9), ("2 GB", 2e9), ("800k", 800e3), ("1G", 1e9), ("1GiB", 2**30),
+    ("512MiB", 2**29), ("600000000", 600e6), ("100b", 100),
+])  # fmt: skip
+def test_sizes_are_read_as_people_write_them(text, size):
+    assert parse_size(text) == size
+    assert Settings(max_ram=text).max_ram == text
+
+
+@pytest.mark.parametrize("text", ["much", "GB", "1TBB", "-1GB", "0", "0GB", "1.2.3MB", "1iB", "1 2GB", "9" * 30 + "GB"])
+def test_what_is_no_size_is_an_error(text):
+    assert parse_size(text) is None
+    with pytest.raises(SettingsError, match="needed is a size such as 600MB"):
+        Settings(max_ram=text)

@@ -146,7 +146,8 @@ def _print_plan(photos: Path, settings: Settings, as_json: bool, **options: Any)
         print_json(asdict(plan) | {"total_s": plan.total_s})
         return
     print_lines(*(f"{item.part:<32} {format_duration(item.seconds)}" for item in plan.forecasts),
-                f"{'in all':<32} {format_duration(plan.total_s)}")  # fmt: skip
+                f"{'in all':<32} {format_duration(plan.total_s)}",
+                f"{'memory at most':<32} {plan.peak_memory / 1e6:,.0f} MB")  # fmt: skip
 
 
 def _train(

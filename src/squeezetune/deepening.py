@@ -1,5 +1,6 @@
 """From the frozen layers' head to trained layers: what `learn_classifier` does where there is time for more."""
 
+import math
 import time
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
@@ -71,7 +72,8 @@ class Ground:
 class Workshop:
     """Where and how the work is done; in `unfinished` the training is kept, to be resumed after a kill.
 
-    `training_ends` is the moment, by `time.perf_counter`, at which the last step has to be done.
+    `training_ends` is the moment, by `time.perf_counter`, at which the last step has to be done; no more than
+    `micro_pixels` go through the network at once on a thread.
     """
 
     settings: Settings
@@ -83,6 +85,7 @@ class Workshop:
     unfinished: CheckpointFolder | None = None
     is_resuming: bool = False
     training_ends: float | None = None
+    micro_pixels: float = math.inf
 
     def identify_settings(self) -> dict[str, Any]:
         """Return the settings with the content of the pretrained weights in the place of their path."""
@@ -117,7 +120,9 @@ def deepen(ground: Ground, plan: StagePlan, workshop: Workshop, earlier: tuple[D
             writer = stack.enter_context(CheckpointWriter(workshop.unfinished, listen))
             finished = tuple(deepened.to_plain() for deepened in earlier)
             keep = Keeper(writer, identity, plan, precision, finished).keep
-        conditions = Conditions(plan.name, settings.seed, workshop.threads, precision, listen, interruption.poll)
+        conditions = Conditions(
+            plan.name, settings.seed, workshop.threads, precision, listen, interruption.poll, workshop.micro_pixels
+        )
         pace = make_pace(plan, max(1, len(task.train) // plan.recipe.batch), workshop)
         tuned = tune(network, task, plan, pace, conditions, kept, keep)
     return judge(ground, plan, network, tuned, time.perf_counter() - start)

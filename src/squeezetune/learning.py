@@ -21,7 +21,7 @@ from squeezetune.data.pixels import PixelSettings
 from squeezetune.data.split import Split
 from squeezetune.deepened import Deepened, find_best
 from squeezetune.deepening import Ground, Workshop
-from squeezetune.engine import Engine, count_cores
+from squeezetune.engine import Engine, ThreadEngine, count_cores
 from squeezetune.errors import SourceError
 from squeezetune.events import EpochFinished, Listener
 from squeezetune.learn.dense import Layers
@@ -167,13 +167,15 @@ def learn_classifier(
     Without `pretrained`, the pretrained weights are loaded as the settings say.
 
     Raises:
+        SettingsError: the run cannot fit under the ceiling of the settings.
         DataError: no image can be decoded, or too few of a class.
         WeightsError: the pretrained weights cannot be used.
 
     """
     split = cut(index)
     scene = open_scene(index, split, settings, cache, listen, pretrained)
-    weights, threads = scene.pretrained.weights, scene.threads
+    settings, weights, threads = scene.settings, scene.pretrained.weights, scene.threads
+    engine = ThreadEngine(threads) if scene.memory.ceiling else engine
     deadline = find_deadline(settings, started)
     plan, trunk = plan_run(scene, deadline, started=started)
     split, store = thin_out(split, plan.share), scene.open_features(trunk)
@@ -200,7 +202,8 @@ def learn_classifier(
             threads=threads,
             scratch=scratch,
         )
-    workshop = Workshop(settings, cache, engine, threads, listen, scene.pretrained, unfinished, resume)
+    workshop = Workshop(settings, cache, engine, threads, listen, scene.pretrained, unfinished, resume,
+                        micro_pixels=scene.memory.provision.micro_pixels)  # fmt: skip
     trained = train_stages(Ground(index, split, features, trunk, weights, head, scratch), plan, workshop, deadline)
     return make_files(Learned(index, split, features, trunk, head, scene.pretrained, trained), weights)
 

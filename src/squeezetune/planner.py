@@ -41,7 +41,7 @@ class Plan:
 
     `share` is the part of the training and validation images that are looked at: less than 1 where time is too short.
     `forecasts` is empty where nobody asked for them; `after_training_s` is what comes after the last step of training.
-    They rest on `work` and `speeds`.
+    They rest on `work` and `speeds`. `peak_memory` is the most that the run will hold, in bytes.
     """
 
     views: int
@@ -52,6 +52,7 @@ class Plan:
     after_training_s: float = 0.0
     work: Workload | None = None
     speeds: Speeds | None = None
+    peak_memory: int = 0
 
     @property
     def stage(self) -> StagePlan | None:

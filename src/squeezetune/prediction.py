@@ -21,6 +21,8 @@ ImageLike: TypeAlias = str | os.PathLike[str] | RawImage
 # Images of one size go through the model together, up to this many pixels at the network's size.
 BATCH_PIXELS = 4 * 224 * 224
 CHUNK = 16
+# A thread holds at most so many pixels of decoded photos, or a single photo.
+HELD_PIXELS = 12_000_000
 
 
 @dataclass(frozen=True)
@@ -105,20 +107,29 @@ class Classifier:
     ) -> list[tuple[str, NDArray[np.float32] | ImageError]]:
         """Read some images, and run those of the same size together."""
         outcomes: dict[str, NDArray[np.float32] | ImageError] = {}
-        by_size: dict[tuple[int, ...], list[tuple[str, NDArray[np.uint8]]]] = {}
+        held: list[tuple[str, NDArray[np.uint8]]] = []
         for name in names:
             try:
-                image = open_image(source.read(name), self.manifest.image_side)
+                held.append((name, np.asarray(open_image(source.read(name), self.manifest.image_side))))
             except ImageError as error:
                 outcomes[name] = error
-                continue
-            pixels = np.asarray(image)
+            if sum(pixels.size for _, pixels in held) > 3 * HELD_PIXELS:
+                outcomes |= self._run_held(held)
+                held = []
+        outcomes |= self._run_held(held)
+        return [(name, outcomes[name]) for name in names]
+
+    def _run_held(self, held: Sequence[tuple[str, NDArray[np.uint8]]]) -> dict[str, NDArray[np.float32]]:
+        """Run the model on decoded images, those of the same size together."""
+        outcomes: dict[str, NDArray[np.float32]] = {}
+        by_size: dict[tuple[int, ...], list[tuple[str, NDArray[np.uint8]]]] = {}
+        for name, pixels in held:
             by_size.setdefault(pixels.shape, []).append((name, pixels))
         for images in by_size.values():
             for batch in _cut(images, max(1, BATCH_PIXELS // self.manifest.image_side**2)):
                 rows = self.run([pixels for _, pixels in batch])
                 outcomes |= {name: row for (name, _), row in zip(batch, rows, strict=True)}
-        return [(name, outcomes[name]) for name in names]
+        return outcomes
 
     def run(self, pixels: Sequence[NDArray[np.uint8]]) -> NDArray[np.float32]:
         """Run the model on images (height, width, 3) of one size: probabilities (n, classes)."""

@@ -1,5 +1,6 @@
 """How fast this machine is at each part of a run: a few seconds of measuring before a plan is made."""
 
+import math
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -51,6 +52,7 @@ class Site:
     weights: Weights
     threads: int
     cache: Path | None
+    micro_pixels: float = math.inf
 
 
 def measure_speeds(site: Site, starts: Sequence[str], side: int) -> Speeds:
@@ -130,7 +132,8 @@ def time_training(site: Site, start: str, side: int) -> float:
     feed = make_feed(start, side, recipe, find_layout(version))
     task = TuningTask(feed, positions % 2, positions, positions[:0], np.ones(2, np.float32))
     plan = StagePlan("probe", start, (Phase(side, 1.0),), 1.0, recipe)
-    conditions = Conditions("probe", 0, site.threads, recall_precision(site.cache), ignore_event)
+    precision = recall_precision(site.cache)
+    conditions = Conditions("probe", 0, site.threads, precision, ignore_event, micro_pixels=site.micro_pixels)
     network = TappedNetwork(build_network(site.weights, version=version), 2, start, recipe.first_trained)
     return measure_step(network, task, plan, conditions, STEPS) / recipe.batch
 

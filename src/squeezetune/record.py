@@ -1,7 +1,7 @@
 """Everything that a run knows about itself, as plain values: the content of `report.json`."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from math import isfinite
 from pathlib import Path
 from typing import Any
@@ -17,7 +17,7 @@ from squeezetune.learn.stages import StageResult
 from squeezetune.learning import Trained
 from squeezetune.machine import describe_machine, measure_peak_memory, name_version
 from squeezetune.measurement import Measured
-from squeezetune.settings import Settings
+from squeezetune.settings import Settings, parse_size
 
 REPORT_VERSION = 1
 GALLERY = 24
@@ -29,6 +29,7 @@ class Run:
 
     `heard` are the plan and the ends of epochs and stages, each with the seconds since the run began, in order.
     `compared` are the file's probabilities of some validation images, to be held against the trained network's own.
+    `held` is the most memory that each stage held, in bytes.
     """
 
     settings: Settings
@@ -40,6 +41,7 @@ class Run:
     heard: Sequence[tuple[Event, float]]
     total_s: float
     compared: Measured | None = None
+    held: Mapping[str, int] = field(default_factory=dict)
 
 
 def make_record(run: Run) -> dict[str, Any]:
@@ -60,10 +62,21 @@ def make_record(run: Run) -> dict[str, Any]:
         "plan": record_plan(run),
         "timings": record_timings(run),
         "total_seconds": round(run.total_s, 3),
-        "memory": {"peak_mb": measure_peak_memory()},
+        "memory": record_memory(run),
         "machine": describe_machine(),
         "stages": record_stages(list_stages(run)),
         "history": record_history(run),
+    }
+
+
+def record_memory(run: Run) -> dict[str, Any]:
+    """Set the memory that was held against the ceiling; `peak_mb` also counts files that are mapped."""
+    ceiling = parse_size(run.settings.max_ram) if run.settings.max_ram else None
+    return {
+        "peak_mb": measure_peak_memory(),
+        "held_mb": round(max(run.held.values()) / 1e6, 1) if run.held else None,
+        "ceiling_mb": ceiling and ceiling / 1e6,
+        "stages": {stage: round(held / 1e6, 1) for stage, held in run.held.items()},
     }
 
 

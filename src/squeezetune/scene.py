@@ -2,30 +2,34 @@
 
 import math
 import time
+from contextlib import suppress
 from dataclasses import dataclass, replace
+from importlib.util import find_spec
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
-from squeezetune.data.decoding import read_size
+from squeezetune.data.decoding import estimate_memory, read_size
 from squeezetune.data.index import ImageIndex
 from squeezetune.data.pixels import PixelSettings, load_pixels
 from squeezetune.data.split import Split
 from squeezetune.engine import count_cores
 from squeezetune.errors import ImageError, SourceError
-from squeezetune.events import Listener
+from squeezetune.events import Listener, Notice
 from squeezetune.forecasts import Workload
 from squeezetune.learn.graph import FEATURE_COUNT
 from squeezetune.learn.pretrained import Pretrained, load_pretrained
 from squeezetune.learn.quantization import CALIBRATION_IMAGES
 from squeezetune.learn.trunk import Trunk, TrunkOptions, prepare_trunk
 from squeezetune.learn.weights import detect_version
+from squeezetune.memory import Demand, MemoryPlan, apply_plan, plan_memory
 from squeezetune.planner import (
     RESERVE_SHARE,
     Plan,
     announce_plan,
     check_torch,
+    is_deep_wanted,
     make_plan,
 )
 from squeezetune.probing import Site, measure_speeds
@@ -54,6 +58,7 @@ class Scene:
     cache: Path | None
     threads: int
     listen: Listener
+    memory: MemoryPlan
 
     def prepare_trunk(self, views: int) -> Trunk:
         """Make the frozen layers ready for so many views."""
@@ -70,7 +75,8 @@ class Scene:
 
     def open_scratch(self) -> Scratch:
         """Open the room for arrays that are too large for memory."""
-        return Scratch(self.cache and self.cache / "scratch")
+        folder = self.cache and self.cache / "scratch"
+        return Scratch(folder, self.memory.provision.held_bytes, is_strict=self.memory.ceiling is not None)
 
 
 def find_deadline(settings: Settings, started: float | None) -> float | None:
@@ -100,15 +106,17 @@ def plan_run(
     is_deep = check_torch(settings, scene.listen) and bool(len(scene.split.validation))
     if deadline is None and not is_forecast:
         plan = make_plan(count_work(scene, None), settings, None, math.inf, is_deep)
-        return plan, scene.prepare_trunk(plan.views)
+        return replace(plan, peak_memory=scene.memory.peak), scene.prepare_trunk(plan.views)
     trunk = scene.prepare_trunk({"plain": 1, "crops": 4}.get(settings.views, 2))
-    site = Site(scene.index, trunk, scene.pretrained.weights, scene.threads, scene.cache)
+    weights, micro_pixels = scene.pretrained.weights, scene.memory.provision.micro_pixels
+    site = Site(scene.index, trunk, weights, scene.threads, scene.cache, micro_pixels)
     left_s = math.inf if deadline is None else deadline - time.perf_counter()
     starts = list_starts(settings, scene.side, left_s) if is_deep else []
     speeds = measure_speeds(site, starts, find_small_side(scene.side))
     now = time.perf_counter()
     left_s, spent_s = (math.inf if deadline is None else deadline - now), (now - started if started else 0.0)
     plan = make_plan(count_work(scene, trunk), settings, speeds, left_s, is_deep, spent_s)
+    plan = replace(plan, peak_memory=scene.memory.peak)
     announce_plan(plan, settings, scene.listen)
     return plan, trunk if plan.views == trunk.views else scene.prepare_trunk(plan.views)
 
@@ -133,11 +141,40 @@ def open_scene(
     listen: Listener,
     pretrained: Pretrained | None = None,
 ) -> Scene:
-    """Choose the image size and the threads, and load the pretrained weights unless they are given."""
+    """Choose the image size, load the pretrained weights unless they are given, and make the run fit into memory.
+
+    Raises:
+        SettingsError: the run cannot fit under the ceiling of the settings.
+
+    """
     side = settings.image_side or choose_side(index, split.train)
-    threads = settings.threads or count_cores()
     pretrained = pretrained or load_pretrained(settings.weights, cache, listen)
-    return Scene(index, split, pretrained, side, settings, cache, threads, listen)
+    demand = count_demand(index, split, settings, side, detect_version(pretrained.weights))
+    memory = plan_memory(demand, settings, settings.threads or count_cores())
+    if demand.is_deep and not memory.provision.is_deep:
+        listen(Notice(f"layers cannot be trained within {settings.max_ram} of memory, so the head alone is"))
+    settings, threads = apply_plan(memory, settings), memory.provision.threads
+    return Scene(index, split, pretrained, side, settings, cache, threads, listen, memory)
+
+
+def count_demand(index: ImageIndex, split: Split, settings: Settings, side: int, version: str) -> Demand:
+    """Count what the memory of a run depends on."""
+    is_deep = is_deep_wanted(settings) and find_spec("torch") is not None and bool(len(split.validation))
+    needs = [0]
+    for position in split.train[:: max(1, len(split.train) // SAMPLE_FOR_SIDE)]:
+        with suppress(ImageError):
+            needs.append(estimate_memory(index.source.read(index.names[position]), side))
+    return Demand(
+        images=len(index),
+        train=len(split.train),
+        validation=len(split.validation),
+        classes=len(index.class_names),
+        side=side,
+        decoded_bytes=max(needs),
+        is_deep=is_deep,
+        is_probed=bool(settings.budget),
+        version=version,
+    )
 
 
 def choose_side(index: ImageIndex, positions: NDArray[np.int64]) -> int:

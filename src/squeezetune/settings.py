@@ -14,7 +14,7 @@ from typing import Any
 from squeezetune.errors import SettingsError
 
 ORIGINAL_ONLY = ("classifier_norm",)
-UNKNOWN_TO_ORIGINAL = ("effort", "views", "head", "layers", "budget", "class_weight", "engine", "precision")
+UNKNOWN_TO_ORIGINAL = ("effort", "views", "head", "layers", "budget", "max_ram", "class_weight", "engine", "precision")
 # What the setting `weights` may name: torchvision's published files, and files with these endings.
 PUBLISHED_WEIGHTS = ("squeezenet1_0", "squeezenet1_1")
 WEIGHTS_ENDINGS = (".safetensors", ".pth", ".pt")
@@ -69,6 +69,9 @@ class Settings:
                          low=0, high=10_000)  # fmt: skip
     budget: str = knob(
         "", "Time for the whole run, such as 90s, 10m or 1h30m; layers are trained in what is left of it."
+    )
+    max_ram: str = knob(
+        "", "The most memory that a run may hold, such as 600MB, 1GB or 1.5GB; what cannot fit is refused beforehand."
     )
     recipe: str = knob("auto", "How the network is trained: as the other settings say, or exactly as the original "
                                "work of 2018 did, which needs torch.",
@@ -155,6 +158,8 @@ def _find_problem(item: "Field[Any]", value: Any) -> str:
         return _find_weights_problem(str(value))
     if item.name == "budget" and value and parse_duration(str(value)) is None:
         return f"budget is {value!r}; needed is a time such as 90s, 10m or 1h30m"
+    if item.name == "max_ram" and value and parse_size(str(value)) is None:
+        return f"max_ram is {value!r}; needed is a size such as 600MB, 1GB or 1.5GB"
     return ""
 
 
@@ -179,6 +184,22 @@ def parse_duration(text: str) -> float | None:
         return None
     total = 3600 * hours + 60 * minutes + seconds
     return total if 0 < total < math.inf else None
+
+
+def parse_size(text: str) -> int | None:
+    """Read a size such as 600MB, 1.5GB or 1GiB, or plain bytes, as bytes; None if it is none.
+
+    >>> parse_size("1.5GB")
+    1500000000
+    """
+    match = re.fullmatch(r"([0-9.]+)\s*(?:([kmg])(i?)b?|b)?", text.strip().lower())
+    try:
+        number = float(match[1]) if match else 0.0
+    except ValueError:  # such as 1.2.3
+        return None
+    power = "kmg".find(match[2]) + 1 if match and match[2] else 0
+    total = number * (1024 if match and match[3] else 1000) ** power
+    return int(total) if 1 <= total < 2**63 else None
 
 
 def _find_pattern_problem(pattern: str) -> str:

@@ -35,8 +35,10 @@ from squeezetune.events import (
     Notice,
     PlanMade,
     StageFinished,
+    StageStarted,
     ignore_event,
 )
+from squeezetune.gauge import MemoryGauge, release_memory
 from squeezetune.learn.evaluation import evaluate_probabilities
 from squeezetune.learn.pretrained import Pretrained, load_pretrained
 from squeezetune.learning import RECIPES, Trained, make_manifest
@@ -76,16 +78,30 @@ class Job:
 
 @dataclass
 class Clock:
-    """Passes events on and notes when those came that the record tells of."""
+    """Passes events on and notes when those came that the record tells of; within a `with` block, also memory held."""
 
     listen: Listener
     started: float = field(default_factory=time.perf_counter)
     heard: list[tuple[Event, float]] = field(default_factory=list)
+    gauge: MemoryGauge = field(default_factory=MemoryGauge)
+
+    def __enter__(self) -> "Clock":
+        self.gauge.__enter__()
+        return self
+
+    def __exit__(self, *reason: Any) -> None:
+        self.gauge.__exit__(*reason)
 
     def __call__(self, event: Event) -> None:
         """Hear one event."""
         if isinstance(event, PlanMade | EpochFinished | StageFinished):
             self.heard.append((event, self.total_s()))
+        if isinstance(event, StageStarted):
+            self.gauge.enter(event.stage)
+        if isinstance(event, StageFinished):
+            self.gauge.enter(f"after {event.stage}")
+        if isinstance(event, StageStarted | StageFinished):
+            release_memory()
         self.listen(event)
 
     def total_s(self) -> float:
@@ -124,27 +140,28 @@ def train(
     """
     settings = parse_settings((settings.to_dict() if settings else {}) | knobs)
     job = open_job(photos, output, settings, class_pattern, use_cache, listen)
-    unfinished = open_unfinished(job, resume)
-    index = scan_folder(job.photos, engine=job.engine, listen=job.listen, class_pattern=class_pattern)
-    learned = RECIPES[job.settings.recipe](
-        index,
-        job.cut_index,
-        job.settings,
-        job.cache,
-        job.engine,
-        job.listen,
-        unfinished,
-        resume=resume,
-        started=job.listen.started,
-        pretrained=job.pretrained,
-    )
-    with stage_artifact(job.output) as staging:
-        staging.write(NETWORK, learned.network)
-        manifest = make_manifest(learned, job.settings)
-        measured, compared = measure_file(staging, manifest, learned, job)
-        write_report(staging, learned, measured, compared, job)
-        staging.finish(manifest)
-    close_unfinished(unfinished, learned, job)
+    with job.listen:
+        unfinished = open_unfinished(job, resume)
+        index = scan_folder(job.photos, engine=job.engine, listen=job.listen, class_pattern=class_pattern)
+        learned = RECIPES[job.settings.recipe](
+            index,
+            job.cut_index,
+            job.settings,
+            job.cache,
+            job.engine,
+            job.listen,
+            unfinished,
+            resume=resume,
+            started=job.listen.started,
+            pretrained=job.pretrained,
+        )
+        with stage_artifact(job.output) as staging:
+            staging.write(NETWORK, learned.network)
+            manifest = make_manifest(learned, job.settings)
+            measured, compared = measure_file(staging, manifest, learned, job)
+            write_report(staging, learned, measured, compared, job)
+            staging.finish(manifest)
+        close_unfinished(unfinished, learned, job)
     return load(job.output)
 
 
@@ -248,7 +265,8 @@ def write_report(staging: Staging, learned: Trained, measured: Measured, compare
     evaluation = evaluate_probabilities(measured.probabilities, index.labels[measured.positions], index.class_names)
     job.listen(ModelMeasured(evaluation.accuracy, *evaluation.interval, evaluation.count))
     command, heard, seconds = repeat_command(job), tuple(job.listen.heard), job.listen.total_s()
-    run = Run(job.settings, learned, measured, evaluation, command, job.created, heard, seconds, compared)
+    run = Run(job.settings, learned, measured, evaluation, command, job.created, heard, seconds, compared,
+              job.listen.gauge.peaks)  # fmt: skip
     record = make_record(run)
     for name, image in draw_plots(record).items():
         staging.write(f"plots/{name}", image)

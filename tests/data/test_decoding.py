@@ -9,7 +9,15 @@ import numpy as np
 import pytest
 from PIL import Image, ImageFile
 
-from squeezetune.data.decoding import MAX_PIXELS, decode_photo, open_image, read_orientation, read_size
+from squeezetune.data.decoding import (
+    BYTES_A_PIXEL,
+    MAX_PIXELS,
+    decode_photo,
+    estimate_memory,
+    open_image,
+    read_orientation,
+    read_size,
+)
 from squeezetune.errors import ImageError
 
 RED, GREEN, BLUE, WHITE = (255, 0, 0), (0, 255, 0), (0, 0, 255), (255, 255, 255)
@@ -298,3 +306,17 @@ def test_size_is_read_from_the_header_alone(make_photo):
     for damaged in (b"no image", whole[:12]):
         with pytest.raises(ImageError):
             read_size(damaged)
+
+
+def test_the_memory_of_decoding_is_estimated_from_the_header(make_photo):
+    plain = make_photo(1, 4000, 3000)
+    reduced = estimate_memory(plain, 224)
+    assert reduced == len(plain) + BYTES_A_PIXEL * 1000 * 750
+    assert estimate_memory(plain) == len(plain) + BYTES_A_PIXEL * 4000 * 3000
+    progressive = make_photo(1, 4000, 3000, progressive=True)
+    assert estimate_memory(progressive, 224) - len(progressive) == reduced - len(plain) + 6 * 4000 * 3000
+    png = make_photo(1, 400, 300, "PNG")
+    assert estimate_memory(png, 32) == len(png) + BYTES_A_PIXEL * 400 * 300
+    assert estimate_memory(np.zeros((30, 40, 3), np.uint8)) == BYTES_A_PIXEL * 1200
+    with pytest.raises(ImageError):
+        estimate_memory(plain[:20])

@@ -192,3 +192,14 @@ def test_a_repeated_run_computes_in_what_the_first_one_chose(monkeypatch, tmp_pa
     monkeypatch.setattr(module, "choose_precision", lambda: torch.float32)
     assert recall_precision(tmp_path) == torch.bfloat16
     assert recall_precision(None) == torch.float32
+
+
+def test_a_limit_of_pixels_lets_fewer_images_through_at_once(network, task, monkeypatch):
+    seen, run_forward = [], module.run_forward
+    monkeypatch.setattr(module, "run_forward", lambda *given: seen.append(len(given[1])) or run_forward(*given))
+    expected = measure(network, task)
+    assert max(seen) == len(POSITIONS) // 2
+    for micro_pixels, most in ((2 * SIDE**2, 2), (1, 1)):
+        seen.clear()
+        assert_same(measure(network, task, micro_pixels=micro_pixels), expected)
+        assert max(seen) == most

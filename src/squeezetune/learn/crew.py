@@ -6,6 +6,7 @@ random follows from (seed, step, part), so that a run can go on from any step.
 """
 
 import copy
+import math
 import time
 from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
@@ -59,7 +60,7 @@ class Task:
 class Conditions:
     """Under which a stage trains: its name, the seed, the threads, and the type of number of the convolutions.
 
-    `is_stopping` is asked after every step.
+    `is_stopping` is asked after every step; no more than `micro_pixels`, or one image, go through the network at once.
     """
 
     stage: str
@@ -68,6 +69,7 @@ class Conditions:
     precision: Any
     listen: Listener
     is_stopping: Callable[[], bool] = lambda: False
+    micro_pixels: float = math.inf
 
 
 class Crew:
@@ -116,7 +118,7 @@ class Crew:
 
     def infer(self, positions: Positions, side: int, views: int) -> Tensor:
         """Compute the logits (n, classes) of images, averaged over their views."""
-        size = 2 * self._micro_times * _count_micro(side)
+        size = 2 * self._count_micro(side)
         chunks = [positions[at : at + size] for at in range(0, len(positions), size)]
 
         def run(chunk: Positions) -> Tensor:
@@ -126,6 +128,11 @@ class Crew:
 
         return torch.cat(list(self.pool.map(run, chunks)))
 
+    def _count_micro(self, side: int) -> int:
+        """Count the images that go through the network at once on one thread, as far as memory allows."""
+        most = self._micro_times * max(1, self.conditions.micro_pixels / side**2)
+        return int(min(self._micro_times * _count_micro(side), most))
+
     def _measure_part(self, positions: Positions, side: int, place: tuple[int, int]) -> tuple[list[Tensor], float, int]:
         """Measure one thread's part of a batch, a few images at a time."""
         generator = torch.Generator().manual_seed(_mix_seed(self.conditions.seed, *place))
@@ -133,9 +140,9 @@ class Crew:
         trained, classifier = [parameters[name] for name in self.names], list(self._worker.classifier.parameters())
         sums = [torch.zeros(value.shape) for value in trained]
         loss, correct = 0.0, 0
-        size = self._micro_times * _count_micro(side)
-        for at in range(0, len(positions), size):
-            chosen = positions[at : at + size]
+        micro = self._count_micro(side)
+        for at in range(0, len(positions), micro):
+            chosen = positions[at : at + micro]
             labels = self._labels[chosen]
             maps, taps = self.task.feed.draw(chosen, side, generator)
             maps, taps, others, own = self._mix(maps, taps, generator)

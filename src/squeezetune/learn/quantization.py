@@ -10,7 +10,7 @@ from squeezetune.learn.weights import Weights
 
 CALIBRATION_IMAGES = 64
 GUARD_IMAGES = 32
-BATCH_IMAGES = 8
+BATCH_IMAGES = 2
 # Relative distance of int8 and float features up to which no accuracy was lost (docs/decisions/0003-int8.md).
 GUARD_LIMIT = 0.10
 

@@ -1,0 +1,78 @@
+"""How much memory this process holds while it works, looked at again and again, and giving back what is free."""
+
+import ctypes
+import sys
+import threading
+from contextlib import suppress
+from dataclasses import dataclass, field
+from pathlib import Path
+from types import TracebackType
+
+LOOK_EVERY_S = 0.02
+STATUS = Path("/proc/self/status")
+START = "starting"
+
+
+def measure_held_memory() -> int | None:
+    """Return the bytes that this process holds and the system cannot drop; None where it does not tell (only Linux).
+
+    That is anonymous and shared memory. Files that are mapped are not counted: the system writes them to the disk,
+    and forgets them, when somebody needs the memory.
+    """
+    try:
+        lines = STATUS.read_text().splitlines()
+    except OSError:
+        return None
+    held = [int(line.split()[1]) for line in lines if line.startswith(("RssAnon:", "RssShmem:"))]
+    return sum(held) * 1024 if held else None
+
+
+def release_memory() -> None:
+    """Give memory that was freed back to the system, which the C library otherwise keeps for later (glibc only)."""
+    if sys.platform == "linux":
+        with suppress(OSError, AttributeError):  # another C library
+            ctypes.CDLL(None).malloc_trim(0)
+
+
+@dataclass
+class MemoryGauge:
+    """Notes the most memory that is held in every stage, from a thread of its own, within a `with` block.
+
+    `peaks` are bytes by stage, in order; empty where the system does not tell.
+    """
+
+    peaks: dict[str, int] = field(default_factory=dict)
+    stage: str = START
+    _is_done: threading.Event = field(default_factory=threading.Event, repr=False)
+
+    @property
+    def peak(self) -> int | None:
+        """The most that was held in any stage."""
+        return max(self.peaks.values(), default=None)
+
+    def __enter__(self) -> "MemoryGauge":
+        self._look()
+        self._thread = threading.Thread(target=self._watch, daemon=True)
+        self._thread.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._is_done.set()
+        self._thread.join()
+        self._look()
+
+    def enter(self, stage: str) -> None:
+        """Note what follows under another stage's name."""
+        self._look()
+        self.stage = stage
+
+    def _watch(self) -> None:
+        while not self._is_done.wait(LOOK_EVERY_S):
+            self._look()
+
+    def _look(self) -> None:
+        held = measure_held_memory()
+        if held is not None:
+            self.peaks[self.stage] = max(held, self.peaks.get(self.stage, 0))
