@@ -221,6 +221,13 @@ def test_a_plan_is_announced_with_its_budget():
     assert parts[-2:] == ["measuring", "report"]
 
 
+def test_the_plan_says_how_much_memory_the_run_will_hold(shape_folder):
+    result = CliRunner().invoke(main, ["train", str(shape_folder), *FAST, "--plan", "--max-ram", "1GB"])
+    assert result.exit_code == 0, result.output
+    [line] = [line for line in result.output.splitlines() if line.startswith("memory at most")]
+    assert 100 < int(line.split()[-2]) < 1000
+
+
 # ---- the last blocks
 
 
