@@ -21,7 +21,7 @@ from squeezetune.settings import Settings, parse_size
 
 MB = 1_000_000
 # Python with numpy, scipy, ONNX and ONNX Runtime; then what each of the extras adds for good, once it was used.
-BASE, OPENVINO, TORCH = 115 * MB, 40 * MB, 190 * MB
+BASE, OPENVINO, TORCH = 115 * MB, 40 * MB, 150 * MB
 # What the lists of names, digests and labels take for an image.
 INDEX_ROW = 600
 # An engine with a batch of `BATCH_PIXELS`: opened once, and then for each thread.
@@ -31,14 +31,14 @@ SHARES = {"1.1": 1.0, "1.0": 2.2}
 # Timing the engines against each other, or one in its forms, and the ranges of int8: on top of what one engine takes.
 TIMING, TIMING_ONE = 90 * MB, 30 * MB
 # `model.onnx` with a small batch on each thread; of large photos it runs so many together.
-MODEL, MODEL_THREAD, RUN_TOGETHER = 40 * MB, 40 * MB, 4
+MODEL, MODEL_THREAD, RUN_TOGETHER = 100 * MB, 60 * MB, 4
 # Rows of features that wait to be saved, and those of pixels; both are copied once.
 UNSAVED_IMAGES, UNSAVED_PIXELS = 2048, 160 * MB
-# Coordinates, gradients and moments of a head: for the factor of the linear one, and for each class and thread.
-HEAD, HEAD_CLASS = 90 * MB, 1 * MB
+# Gradients and moments of a head; the sample of rows that gives many of them their curvature; then for each class.
+HEAD, HEAD_SAMPLE, HEAD_CLASS = 100 * MB, 100 * MB, 1 * MB
 # Parameters, averages, moments, gradients and copies of a network whose layers are trained; then for each pixel that
 # goes through the network at once on a thread.
-NETWORK, NETWORK_THREAD, NETWORK_PIXEL = 60 * MB, 15 * MB, 420
+NETWORK, NETWORK_THREAD, NETWORK_PIXEL = 110 * MB, 15 * MB, 420
 REPORT = 75 * MB
 
 # So many pixels, or four images, go through the network at once on a thread: as `learn.crew` has it, which needs torch.
@@ -171,7 +171,7 @@ def forecast_memory(demand: Demand, provision: Provision) -> tuple[StageMemory, 
         ]
     stages += [
         StageMemory("measuring", after + _measure_model(demand, provision)),
-        StageMemory("report", after + MODEL + REPORT),
+        StageMemory("report", after + MODEL + provision.threads * MODEL_THREAD // 2 + REPORT),
     ]
     return tuple(stages)
 
@@ -247,7 +247,8 @@ def _wait_for_saving(provision: Provision) -> int:
 
 def _fit_head(demand: Demand, provision: Provision) -> int:
     rows = (_hold(count, provision.views, 4, provision) for count in (demand.train, demand.validation))
-    return sum(rows) + HEAD + HEAD_CLASS * demand.classes * (1 + provision.threads) // 4
+    sample = HEAD_SAMPLE if demand.train * provision.views > 2 * FEATURE_COUNT else 0
+    return sum(rows) + HEAD + sample + HEAD_CLASS * demand.classes * (1 + provision.threads) // 4
 
 
 def _train_layers(demand: Demand, provision: Provision) -> int:

@@ -142,6 +142,9 @@ class Classifier:
 
         options = onnxruntime.SessionOptions()
         options.intra_op_num_threads = 1  # each thread runs images of its own
+        options.enable_mem_pattern = (
+            False  # batches differ in size: patterns would take a third more memory, for no speed
+        )
         options.log_severity_level = 3
         try:
             return onnxruntime.InferenceSession(self._read_model(), options, providers=["CPUExecutionProvider"])
