@@ -1,7 +1,7 @@
 """Measure what training the layers gains over the frozen layers' head, on the same splits of ETH-80. Needs torch.
 
-    python benchmarks/fine_tuning.py --data FOLDER [--only objects random] [--layers all] [--effort thorough]
-                                     [--budget 10m] [--epochs 8]
+    python benchmarks/fine_tuning.py --data FOLDER [--only objects random] [--layers last --last-fires 4]
+                                     [--effort thorough] [--budget 10m] [--epochs 8]
 
 objects  whole objects held out, ten folds: in fold k the k-th object of every class is the test part, the object
          after it the validation part, and the other eight train. The errors of both ways are paired by fold; the
@@ -16,7 +16,7 @@ which holds the trained layers only where they are better on the validation part
 import argparse
 import statistics
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -26,7 +26,7 @@ from ledger import Ledger, add_ledger_options, open_ledger
 from photos import add_photo_options, prepare_photos, scan_photos
 
 PHOTOS = "eth80"
-SETTINGS = ("layers", "effort", "budget", "epochs", "engine", "precision")
+SETTINGS = ("layers", "last_fires", "effort", "budget", "epochs", "engine", "precision")
 DRAWS = 10_000
 WANTED_RATIO, WANTED_RANDOM = 0.75, 0.998
 
@@ -64,7 +64,7 @@ KINDS = {
 def recall_pairs(field: Field, name: str, ledger: Ledger, options: argparse.Namespace) -> list[Pair]:
     """Train both ways on every split, or take what is known."""
     kind, pairs = KINDS[name], []
-    frozen = field.choose(layers="head")
+    frozen = freeze(field)
     for number in kind.numbers[: options.splits or None]:
 
         def recall(one: Field, number: int = number) -> Result:
@@ -73,6 +73,12 @@ def recall_pairs(field: Field, name: str, ledger: Ledger, options: argparse.Name
 
         pairs.append(Pair(number, recall(frozen), recall(field)))
     return pairs
+
+
+def freeze(field: Field) -> Field:
+    """Return the field with the same settings but those of training layers."""
+    rest = {name: value for name, value in field.choices.items() if name != "last_fires"}
+    return replace(field, choices={**rest, "layers": "head"})
 
 
 def bootstrap_ratio(pairs: Sequence[Pair], draws: int = DRAWS) -> tuple[float, float, float]:
@@ -130,6 +136,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--only", nargs="+", choices=KINDS, default=list(KINDS))
     parser.add_argument("--splits", type=int, default=0, help="take the first splits only; 0 takes all")
     parser.add_argument("--layers", default="all", help="as of `train` (default: %(default)s)")
+    parser.add_argument("--last-fires", type=int, help="as of `train`")
     for name, kind in (("effort", str), ("budget", str), ("epochs", float), ("engine", str), ("precision", str)):
         parser.add_argument(f"--{name}", type=kind, help="as of `train`")
     options = parser.parse_args(argv)
