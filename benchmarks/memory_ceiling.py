@@ -2,7 +2,7 @@
 
     python benchmarks/memory_ceiling.py --data FOLDER [--ceilings 600MB 1GB 2GB] [--only cifar10 deep large]
 
-`cifar10` trains the head on CIFAR-10, `deep` all layers (with torch) within `--budget`, `large` the head on generated
+`cifar10` trains the head on CIFAR-10, `deep` all layers (with torch) for `--epochs`, `large` the head on generated
 JPEG photos of 12 megapixels. A run is a process of its own with an empty cache; what counts is the anonymous and shared
 memory of the process and all its children together, read from outside many times a second. Pages of mapped files do
 not count: the system drops them when it is short. The figures by stage are the run's own.
@@ -74,7 +74,7 @@ def list_subjects(options: argparse.Namespace) -> list[Subject]:
             continue
         settings = PHOTO_SETS["cifar10"].make_settings(effort=options.effort)
         if name == "deep":
-            settings = PHOTO_SETS["cifar10"].make_settings(layers="all", budget=options.budget)
+            settings = PHOTO_SETS["cifar10"].make_settings(layers="all", epochs=options.epochs)
         subjects.append(Subject(name, prepare_photos("cifar10", options), settings))
     return subjects
 
@@ -109,7 +109,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--ceilings", nargs="*", default=["600MB", "1GB", "2GB"], help="(default: %(default)s)")
     parser.add_argument("--only", nargs="*", choices=("cifar10", "deep", "large"), default=["cifar10", "deep", "large"])
     parser.add_argument("--large", type=int, default=2000, help="photos of 12 megapixels (default: %(default)s)")
-    parser.add_argument("--budget", default="5m", help="of the training of all layers (default: %(default)s)")
+    parser.add_argument("--epochs", type=float, default=1.0, help="of all layers (default: %(default)s)")
     parser.add_argument("--effort", default="balanced", help="of the head's training (default: %(default)s)")
     parser.add_argument("--unlimited", action="store_true", help="also run without a ceiling")
     options = parser.parse_args(argv)

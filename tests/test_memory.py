@@ -50,13 +50,16 @@ def forecast(demand=DEMAND, **changes):
 def test_stages_are_forecast_in_their_order():
     assert list(forecast()) == ["preparing", "features", "head", "pixels", "all layers", "measuring", "report"]
     assert "all layers" not in forecast(FROZEN)
+    last = forecast(replace(DEMAND, is_last=True))
+    assert list(last)[3:5] == ["activations", "last blocks"]
+    assert last["activations"] > forecast()["pixels"]  # an engine runs meanwhile
     assert "all layers" not in forecast(is_deep=False)
 
 
 @pytest.mark.parametrize(("change", "stages"), [
     ({"threads": 1}, ["preparing", "features", "head", "pixels", "all layers", "measuring", "report"]),
     ({"engine": "onnxruntime"}, ["preparing", "features", "head", "pixels", "all layers", "measuring", "report"]),
-    ({"micro_pixels": 128**2}, ["all layers"]),
+    ({"micro_pixels": 128**2}, ["preparing", "all layers"]),
     ({"held_bytes": 16 * MB}, ["head"]),
     ({"views": 1}, ["features", "head"]),
 ])  # fmt: skip
@@ -139,8 +142,8 @@ def test_what_the_user_has_said_is_not_given_up():
 
 
 def test_settings_say_what_was_chosen():
-    chosen = plan("350MB", FROZEN, threads=8, effort="thorough")
-    settings = apply_plan(chosen, Settings(max_ram="350MB", effort="thorough"))
+    chosen = plan("380MB", FROZEN, threads=8, effort="thorough")
+    settings = apply_plan(chosen, Settings(max_ram="380MB", effort="thorough"))
     assert (settings.engine, settings.layers) == ("onnxruntime", "head")
     assert settings.views in {"auto", "mirror", "plain"}
     assert settings.threads == chosen.provision.threads

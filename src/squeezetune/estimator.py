@@ -46,6 +46,7 @@ class SqueezeTuneClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[mis
         layers: str = "auto",
         epochs: float = 0.0,
         budget: str = "",
+        max_ram: str = "",
         recipe: str = "auto",
         classifier_norm: str = "batch",
         last_fires: int = 0,
@@ -66,6 +67,7 @@ class SqueezeTuneClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[mis
         self.layers = layers
         self.epochs = epochs
         self.budget = budget
+        self.max_ram = max_ram
         self.recipe = recipe
         self.classifier_norm = classifier_norm
         self.last_fires = last_fires

@@ -17,7 +17,7 @@ from squeezetune.learn.graph import FEATURE_COUNT
 from squeezetune.learn.inference import BATCH_PIXELS, batch_size
 from squeezetune.prediction import CHUNK, HELD_PIXELS
 from squeezetune.scratch import HELD_BYTES
-from squeezetune.settings import Settings, parse_size
+from squeezetune.settings import LAYERS_NEED_TORCH, Settings, parse_size
 
 MB = 1_000_000
 # Python with numpy, scipy, ONNX and ONNX Runtime; then what each of the extras adds for good, once it was used.
@@ -29,13 +29,13 @@ ENGINE, ENGINE_THREAD = 50 * MB, 75 * MB
 # What SqueezeNet 1.0 takes, which makes images smaller later, as a share of what 1.1 does.
 SHARES = {"1.1": 1.0, "1.0": 2.2}
 # Timing the engines against each other, or one in its forms, and the ranges of int8: on top of what one engine takes.
-TIMING, TIMING_ONE = 90 * MB, 30 * MB
+TIMING, TIMING_ONE = 90 * MB, 70 * MB
 # `model.onnx` with a small batch on each thread; of large photos it runs so many together.
 MODEL, MODEL_THREAD, RUN_TOGETHER = 100 * MB, 60 * MB, 4
 # Rows of features that wait to be saved, and those of pixels; both are copied once.
 UNSAVED_IMAGES, UNSAVED_PIXELS = 2048, 160 * MB
 # Gradients and moments of a head; the sample of rows that gives many of them their curvature; then for each class.
-HEAD, HEAD_SAMPLE, HEAD_CLASS = 100 * MB, 100 * MB, 1 * MB
+HEAD, HEAD_SAMPLE, HEAD_CLASS = 100 * MB, 120 * MB, 1 * MB
 # Parameters, averages, moments, gradients and copies of a network whose layers are trained; then for each pixel that
 # goes through the network at once on a thread.
 NETWORK, NETWORK_THREAD, NETWORK_PIXEL = 110 * MB, 15 * MB, 420
@@ -54,7 +54,8 @@ class Demand:
     """What the memory of a run depends on: counts of images and classes, the size they are seen at, and the photos.
 
     `decoded_bytes` is what the largest photo takes while it is decoded. `is_deep` says that all layers are to be
-    trained, and `is_probed` that the machine is measured before. `version` is SqueezeNet's.
+    trained, or with `is_last` the last blocks on what the others gave, and `is_probed` that the machine is measured
+    before. `version` is SqueezeNet's.
     """
 
     images: int
@@ -65,6 +66,7 @@ class Demand:
     decoded_bytes: int
     is_deep: bool
     is_probed: bool
+    is_last: bool = False
     version: str = "1.1"
 
 
@@ -140,7 +142,7 @@ def apply_plan(plan: MemoryPlan, settings: Settings) -> Settings:
         threads=chosen.threads,
         engine=chosen.engine,
         views=settings.views if count_views(settings) <= chosen.views else {1: "plain", 2: "mirror"}[chosen.views],
-        layers=settings.layers if chosen.is_deep or settings.layers == "all" else "head",
+        layers=settings.layers if chosen.is_deep or settings.layers in LAYERS_NEED_TORCH else "head",
     )
 
 
@@ -159,21 +161,29 @@ def forecast_memory(demand: Demand, provision: Provision) -> tuple[StageMemory, 
     before = base + (TORCH if is_deep and demand.is_probed else 0)
     kept = before + _hold(demand.images, provision.views, 2, provision)  # the features, all through the run
     after = kept + (TORCH - (before - base) if is_deep else 0)
+    probe = _train_layers(demand, provision) if is_deep and demand.is_probed else 0
     stages = [
-        StageMemory("preparing", before + _run_engine(demand, provision) + timing),
+        StageMemory("preparing", before + max(probe, _run_engine(demand, provision) + timing)),
         StageMemory("features", kept + _run_engine(demand, provision) + _wait_for_saving(provision)),
         StageMemory("head", kept + _fit_head(demand, provision)),
     ]
     if is_deep:
         stages += [
-            StageMemory("pixels", after + UNSAVED_PIXELS + provision.threads * demand.decoded_bytes),
-            StageMemory("all layers", after + _train_layers(demand, provision)),
+            _forecast_rows(demand, provision, after),
+            StageMemory("last blocks" if demand.is_last else "all layers", after + _train_layers(demand, provision)),
         ]
     stages += [
         StageMemory("measuring", after + _measure_model(demand, provision)),
         StageMemory("report", after + MODEL + provision.threads * MODEL_THREAD // 2 + REPORT),
     ]
     return tuple(stages)
+
+
+def _forecast_rows(demand: Demand, provision: Provision, held: int) -> StageMemory:
+    """Forecast the pass that keeps what the training of layers reads: pixels, or activations from an engine."""
+    if demand.is_last:
+        return StageMemory("activations", held + UNSAVED_PIXELS + _run_engine(demand, provision))
+    return StageMemory("pixels", held + UNSAVED_PIXELS + provision.threads * demand.decoded_bytes)
 
 
 def _provide(demand: Demand, settings: Settings, threads: int) -> Provision:
@@ -194,7 +204,7 @@ def _list_savings(provision: Provision, settings: Settings) -> Iterator[dict[str
     while threads > 1:
         threads //= 2
         yield {"threads": threads}
-    if settings.layers != "all":
+    if settings.layers not in LAYERS_NEED_TORCH:
         yield {"is_deep": False}
 
 

@@ -22,7 +22,7 @@ from squeezetune.forecasts import (
     slow_down,
 )
 from squeezetune.learn.recipe import StagePlan
-from squeezetune.settings import Settings, parse_duration
+from squeezetune.settings import LAYERS_NEED_TORCH, Settings, parse_duration
 from squeezetune.stage_plans import list_stages
 
 # What was over sooner than this says nothing about a speed.
@@ -31,8 +31,6 @@ LEAST_SEEN_S = 2.0
 SHARES = (1.0, 0.6, 0.35, 0.2, 0.1, 0.05)
 # A plan that was made to fill the time exactly still fits.
 TOLERANCE_S = 0.1
-
-LAYERS_NEED_TORCH = ("last", "all")
 
 
 @dataclass(frozen=True)

@@ -173,6 +173,7 @@ def count_demand(index: ImageIndex, split: Split, settings: Settings, side: int,
         decoded_bytes=max(needs),
         is_deep=is_deep,
         is_probed=bool(settings.budget),
+        is_last=settings.layers == "last",
         version=version,
     )
 

@@ -15,6 +15,8 @@ from squeezetune.errors import SettingsError
 
 ORIGINAL_ONLY = ("classifier_norm",)
 UNKNOWN_TO_ORIGINAL = ("effort", "views", "head", "layers", "budget", "max_ram", "class_weight", "engine", "precision")
+# What the setting `layers` may ask for that the base installation cannot do.
+LAYERS_NEED_TORCH = ("last", "all")
 # What the setting `weights` may name: torchvision's published files, and files with these endings.
 PUBLISHED_WEIGHTS = ("squeezenet1_0", "squeezenet1_1")
 WEIGHTS_ENDINGS = (".safetensors", ".pth", ".pt")
