@@ -32,10 +32,11 @@ from squeezetune.data.index import ImageIndex
 from squeezetune.data.split import Split
 from squeezetune.engine import ThreadEngine
 from squeezetune.events import ignore_event
-from squeezetune.learning import CutIndex, learn_classifier, make_manifest
+from squeezetune.learning import learn_classifier, make_manifest
 from squeezetune.measurement import run_classifier
 from squeezetune.prediction import Classifier
 from squeezetune.settings import Settings
+from squeezetune.survey import CutIndex
 
 SEEDS = {"eth80": 5, "cifar10": 3}
 OBJECTS = 10  # of each class of ETH-80

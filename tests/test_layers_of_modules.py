@@ -30,6 +30,7 @@ LAYERS = [
     "original",
     "course",
     "deepening",
+    "survey",
     "deepened",
     "scene",
     "probing",

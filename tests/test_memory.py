@@ -90,7 +90,9 @@ def test_images_at_once_on_a_thread(side, micro_pixels, images):
 
 
 def test_the_forecast_knows_how_many_images_the_training_takes_at_once():
-    crew = pytest.importorskip("squeezetune.learn.crew", reason="torch, which trains layers, is not installed")
+    pytest.importorskip("torch", reason="torch, which trains layers, is not installed")
+    from squeezetune.learn import crew
+
     for side in (32, 96, 128, 160, 224, 512):
         assert count_micro(side, float("inf")) == crew._count_micro(side)
 

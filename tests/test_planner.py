@@ -18,6 +18,7 @@ from squeezetune.planner import (
     is_deep_wanted,
     make_plan,
     note_features,
+    note_pixels,
     note_training,
     plan_rest,
 )
@@ -226,6 +227,46 @@ def test_the_plan_says_how_much_memory_the_run_will_hold(shape_folder):
     assert result.exit_code == 0, result.output
     [line] = [line for line in result.output.splitlines() if line.startswith("memory at most")]
     assert 100 < int(line.split()[-2]) < 1000
+
+
+# ---- a quick beginning
+
+
+MANY = replace(WORK, train=30_000, validation=10_000, test=10_000, unseen=40_000, unkept=40_000, side=128)
+
+
+def test_where_the_head_would_take_much_of_the_time_it_is_fitted_on_the_images_of_the_probe():
+    short, long = budget(400, work=MANY), budget(3600, work=MANY)
+    assert (short.head_share, long.head_share) == (1 / 3, 1)
+    whole = next(item.seconds for item in long.forecasts if item.part == "features")
+    assert [item.seconds for item in short.forecasts if item.part == "features"] == [pytest.approx(whole / 3)]
+    assert 350 < short.total_s <= 400.2
+
+
+def test_a_few_images_are_all_looked_at():
+    assert budget(120).head_share == 1
+    assert budget(120).stage
+
+
+def test_a_head_alone_is_fitted_on_all_images():
+    assert budget(400, replace(DEEP, layers="head"), MANY, is_deep=False).head_share == 1
+
+
+def test_the_speed_of_a_quick_beginning_is_that_of_the_images_looked_at():
+    found = budget(400, work=MANY)
+    features = next(item.seconds for item in found.forecasts if item.part == "features")
+    assert note_features(found, features).speeds == found.speeds
+    assert note_features(found, 2 * features).speeds.view_s == pytest.approx(2 * SPEEDS.view_s)
+
+
+def test_pixels_that_are_kept_take_no_more_time():
+    found = note_pixels(budget(400, work=MANY))
+    assert found.work.unkept == 0
+    assert (
+        plan_rest(found, replace(DEEP, budget="400s"), 300, []).stage.epochs
+        > plan_rest(budget(400, work=MANY), replace(DEEP, budget="400s"), 300, []).stage.epochs
+    )
+    assert note_pixels(plan(DEEP)) == plan(DEEP)
 
 
 # ---- the last blocks

@@ -22,6 +22,7 @@ from squeezetune.data.split import Split
 from squeezetune.deepened import Deepened, find_best
 from squeezetune.engine import Engine
 from squeezetune.events import Listener
+from squeezetune.forecasts import PROBE_IMAGES
 from squeezetune.interruption import catch_interrupts
 from squeezetune.learn.calibration import fit_temperature, measure_loss
 from squeezetune.learn.dense import Layers, Task, fit_linear
@@ -45,9 +46,6 @@ if TYPE_CHECKING:
     from squeezetune.learn.feeds import Feed
     from squeezetune.learn.finetune import Tuned
     from squeezetune.learn.tapped import TappedNetwork
-
-# The probe that fine-tuning begins with is fitted on at most this many training images.
-PROBE_IMAGES = 10_000
 
 
 @dataclass(frozen=True)
@@ -192,6 +190,7 @@ def fit_probe(ground: Ground, settings: Settings, threads: int) -> tuple[Scaling
     """Fit a linear classifier on standardised features, whose roots fine-tuning could not bear near zero."""
     step = -(-len(ground.split.train) // PROBE_IMAGES)
     chosen = ground.split.train[::step]
+    chosen = chosen[ground.features.sizes[chosen].min(axis=1) > 0]  # a budget may have left some out
     features, labels = Selection(ground.features.values, chosen), ground.index.labels[chosen]
     scaling = measure_scaling(features, use_roots=False, views=ground.views)
     class_weights = weigh_classes(labels, len(ground.index.class_names), settings.class_weight)

@@ -12,10 +12,10 @@ from squeezetune.learn.weights import find_layout
 RESERVE_SHARE, RESERVE_S = 0.03, 3.5
 # A forward pass alone costs this share of a training step.
 FORWARD_SHARE = 0.4
-# The linear probe is fitted on about so many rows of features.
-PROBE_ROWS = 20_000
 # A measured speed is corrected by no more than this.
 MOST_SLOWING = 5.0
+# The linear probe that the training of layers begins with is fitted on at most this many images, in both views.
+PROBE_IMAGES = 10_000
 # The image and its mirror image are kept besides the views that are drawn.
 PLAIN_VIEWS = 2
 
@@ -90,7 +90,7 @@ def forecast_stage(stage: StagePlan, work: Workload, speeds: Speeds) -> float:
 
 def forecast_frame(stage: StagePlan, work: Workload, speeds: Speeds) -> float:
     """Forecast what a stage takes besides its epochs."""
-    probe_s = 1.0 + min(work.train, PROBE_ROWS) * speeds.linear_s
+    probe_s = 1.0 + PLAIN_VIEWS * min(work.train, PROBE_IMAGES) * speeds.linear_s
     image_s = speeds.read_s
     if not stage.is_whole:
         image_s += (PLAIN_VIEWS + stage.extra_views) * speeds.view_s + stage.extra_views * (speeds.draw_s or 0.0)

@@ -1,7 +1,6 @@
 """An index and its split -> a trained network and the file that predicts with it."""
 
 import json
-import time
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from datetime import datetime, timezone
@@ -22,10 +21,9 @@ from squeezetune.data.split import Split
 from squeezetune.deepened import Deepened, find_best
 from squeezetune.deepening import Ground, Workshop
 from squeezetune.engine import Engine, ThreadEngine, count_cores
-from squeezetune.errors import SourceError
 from squeezetune.events import EpochFinished, Listener
 from squeezetune.learn.dense import Layers
-from squeezetune.learn.features import Features, compute_features
+from squeezetune.learn.features import Features
 from squeezetune.learn.graph import build_classifier
 from squeezetune.learn.head import Candidate, Head, LabelledFeatures, fit_head
 from squeezetune.learn.pretrained import Pretrained, load_pretrained
@@ -33,12 +31,11 @@ from squeezetune.learn.stages import StageResult
 from squeezetune.learn.trunk import Trunk
 from squeezetune.learn.weights import Weights, detect_version
 from squeezetune.machine import list_libraries, name_version
-from squeezetune.original import CutIndex as CutIndex
 from squeezetune.original import LearnedOriginal, learn_original, pack_files
-from squeezetune.planner import note_features
-from squeezetune.scene import find_deadline, open_scene, plan_run, thin_out
+from squeezetune.scene import find_deadline, open_scene, plan_run
 from squeezetune.scratch import Selection
 from squeezetune.settings import Settings
+from squeezetune.survey import CutIndex, Survey, survey_images
 
 
 @dataclass(frozen=True)
@@ -48,15 +45,33 @@ class Learned:
     `trained` is what every stage of training layers left, in order: candidates against the frozen layers' head.
     """
 
-    index: ImageIndex
-    split: Split
-    features: Features
+    survey: Survey
     trunk: Trunk
     head: Head
     pretrained: Pretrained
     trained: tuple[Deepened, ...] = ()
     model: bytes = b""
     network: bytes = b""
+
+    @property
+    def index(self) -> ImageIndex:
+        """The photos that can be decoded."""
+        return self.survey.index
+
+    @property
+    def split(self) -> Split:
+        """Which of them train, which judge, and which measure."""
+        return self.survey.split
+
+    @property
+    def judges(self) -> NDArray[np.int64]:
+        """The validation images that the network in `model` was judged on."""
+        return self.split.validation if self.best else self.survey.seen.validation
+
+    @property
+    def features(self) -> Features:
+        """What the frozen layers make of the images that they have looked at."""
+        return self.survey.features
 
     @property
     def deepened(self) -> Deepened | None:
@@ -160,8 +175,6 @@ def learn_classifier(
 ) -> Learned:
     """Run the frozen layers once over every image and fit the head: what `train` and the estimator share.
 
-    Images that turn out to be undecodable move to `skipped`, and the others are split anew, so that a class
-    does not lose a part to them; the split follows content, so nearly all others stay where they were.
     Where layers are trained, the run is kept in `unfinished`, and goes on from what is there with `resume`.
     A budget is counted from the moment `started`, by `time.perf_counter`; otherwise from now.
     Without `pretrained`, the pretrained weights are loaded as the settings say.
@@ -172,25 +185,17 @@ def learn_classifier(
         WeightsError: the pretrained weights cannot be used.
 
     """
-    split = cut(index)
-    scene = open_scene(index, split, settings, cache, listen, pretrained)
+    scene = open_scene(index, cut(index), settings, cache, listen, pretrained)
     settings, weights, threads = scene.settings, scene.pretrained.weights, scene.threads
     engine = ThreadEngine(threads) if scene.memory.ceiling else engine
     deadline = find_deadline(settings, started)
     plan, trunk = plan_run(scene, deadline, started=started)
-    split, store = thin_out(split, plan.share), scene.open_features(trunk)
-    # where time counts, test images are looked at by the finished model alone
-    used = None if deadline is None else np.union1d(split.train, split.validation)
-    looking_since, scratch = time.perf_counter(), scene.open_scratch()
-    features = compute_features(index, trunk, store, engine, threads, listen, used, scratch)
-    plan = note_features(plan, time.perf_counter() - looking_since)
-    if features.failures:
-        check_readable(index, features)
-        index, features = index.without(features.failures), features.without_failures()
-        split = thin_out(cut(index), plan.share)
+    scratch = scene.open_scratch()
+    survey, plan = survey_images(scene, cut, plan, trunk, engine, scratch)
+    index, features = survey.index, survey.features
     train, validation = (
         LabelledFeatures(Selection(features.values, part), index.labels[part])
-        for part in (split.train, split.validation)
+        for part in (survey.seen.train, survey.seen.validation)
     )
     with threadpool_limits(1):  # our own threads share the work: those of BLAS stall when the machine is busy
         head = fit_head(
@@ -204,8 +209,9 @@ def learn_classifier(
         )
     workshop = Workshop(settings, cache, engine, threads, listen, scene.pretrained, unfinished, resume,
                         micro_pixels=scene.memory.provision.micro_pixels)  # fmt: skip
-    trained = train_stages(Ground(index, split, features, trunk, weights, head, scratch), plan, workshop, deadline)
-    return make_files(Learned(index, split, features, trunk, head, scene.pretrained, trained), weights)
+    ground = Ground(index, survey.split, features, trunk, weights, head, scratch)
+    trained = train_stages(ground, plan, workshop, deadline)
+    return make_files(Learned(survey, trunk, head, scene.pretrained, trained), weights)
 
 
 def learn_as_original(
@@ -259,18 +265,6 @@ def make_files(learned: Learned, weights: Weights) -> Learned:
         use_roots=use_roots,
     )
     return replace(learned, model=model, network=pack_network(weights, layers, learned.chosen.views, pixels, use_roots))
-
-
-def check_readable(index: ImageIndex, features: Features) -> None:
-    """Make sure that at least one image could be decoded.
-
-    Raises:
-        SourceError: there is none.
-
-    """
-    if len(features.failures) == len(index):
-        reason = f"{index.names[0]}: {features.failures[0]}"
-        raise SourceError(f"none of {len(index):,} images can be decoded, e.g. {reason}", "Replace the damaged files.")
 
 
 def describe_model(learned: Trained) -> dict[str, str]:

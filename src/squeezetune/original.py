@@ -1,11 +1,11 @@
 """The original work's training on somebody's photos: what `learn_classifier` does with the recipe `original`."""
 
 import json
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import asdict, dataclass, replace
 from importlib.metadata import version
-from typing import TYPE_CHECKING, Any, TypeAlias
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -30,6 +30,7 @@ from squeezetune.learn.stages import StageResult
 from squeezetune.learn.weights import Weights, detect_version
 from squeezetune.settings import Settings
 from squeezetune.store import StoredRows, lend_folder
+from squeezetune.survey import CutIndex
 
 if TYPE_CHECKING:
     from squeezetune.learn.network import SqueezeNet
@@ -38,8 +39,6 @@ if TYPE_CHECKING:
 STAGE = "original recipe"
 # Then as now: the photos of every set were brought to this size.
 SIDE_PX = 224
-
-CutIndex: TypeAlias = Callable[[ImageIndex], Split]
 
 
 @dataclass(frozen=True)
@@ -95,6 +94,11 @@ class LearnedOriginal:
     def split(self) -> Split:
         """Which of them train, which judge, and which measure."""
         return self.photos.split
+
+    @property
+    def judges(self) -> NDArray[np.int64]:
+        """The images that the network was judged on."""
+        return self.photos.judging
 
     @property
     def sizes(self) -> NDArray[np.int32]:

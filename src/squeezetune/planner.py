@@ -6,11 +6,12 @@ The plan is a pure function of counts and speeds; `probing` measures the speeds.
 from collections.abc import Collection, Iterator
 from dataclasses import dataclass, replace
 from importlib.util import find_spec
+from math import ceil
 
 from squeezetune.errors import INSTALL_TORCH, MissingExtraError
 from squeezetune.events import Listener, Notice, PlanMade
-from squeezetune.forecasts import RESERVE_SHARE as RESERVE_SHARE
 from squeezetune.forecasts import (
+    PROBE_IMAGES,
     Forecast,
     Speeds,
     Workload,
@@ -21,6 +22,7 @@ from squeezetune.forecasts import (
     measure_image,
     slow_down,
 )
+from squeezetune.forecasts import RESERVE_SHARE as RESERVE_SHARE
 from squeezetune.learn.recipe import StagePlan
 from squeezetune.settings import LAYERS_NEED_TORCH, Settings, parse_duration
 from squeezetune.stage_plans import list_stages
@@ -29,6 +31,8 @@ from squeezetune.stage_plans import list_stages
 LEAST_SEEN_S = 2.0
 # The parts of the photos that are looked at where a budget is too short for all of them.
 SHARES = (1.0, 0.6, 0.35, 0.2, 0.1, 0.05)
+# The frozen layers and their head may take this share of a budget in which layers are trained.
+MOST_BEGINNING = 0.15
 # A plan that was made to fill the time exactly still fits.
 TOLERANCE_S = 0.1
 
@@ -37,7 +41,8 @@ TOLERANCE_S = 0.1
 class Plan:
     """What a run does: with how many views, which head, and which stages of training layers behind it, in order.
 
-    `share` is the part of the training and validation images that are looked at: less than 1 where time is too short.
+    `share` is the part of the training and validation images that take part: less than 1 where time is too short.
+    `head_share` is the part of those that the frozen layers' head is fitted on: the others train layers alone.
     `forecasts` is empty where nobody asked for them; `after_training_s` is what comes after the last step of training.
     They rest on `work` and `speeds`. `peak_memory` is the most that the run will hold, in bytes.
     """
@@ -46,6 +51,7 @@ class Plan:
     head: str
     stages: tuple[StagePlan, ...] = ()
     share: float = 1.0
+    head_share: float = 1.0
     forecasts: tuple[Forecast, ...] = ()
     after_training_s: float = 0.0
     work: Workload | None = None
@@ -114,10 +120,10 @@ def add_forecasts(plan: Plan, work: Workload, speeds: Speeds) -> Plan:
 
 def forecast_beginning(plan: Plan, work: Workload, speeds: Speeds) -> tuple[Forecast, ...]:
     """Forecast the parts of a plan that come before the training of layers."""
-    head_s = speeds.hidden_s if plan.head != "linear" else speeds.linear_s
+    head_s, share = speeds.hidden_s if plan.head != "linear" else speeds.linear_s, plan.share * plan.head_share
     return (
-        Forecast("features", forecast_features(plan.views, plan.share * work.unseen, speeds)),
-        Forecast("head", 0.5 + plan.share * work.train * plan.views * head_s),
+        Forecast("features", forecast_features(plan.views, share * work.unseen, speeds)),
+        Forecast("head", 0.5 + share * work.train * plan.views * head_s),
     )
 
 
@@ -145,10 +151,16 @@ def note_features(plan: Plan, seconds: float) -> Plan:
     """Take the speed at which the frozen layers really went for that of all like it that is still to come."""
     if plan.work is None or plan.speeds is None:
         return plan
-    forecast_s = forecast_features(plan.views, plan.share * plan.work.unseen, plan.speeds)
+    share = plan.share * plan.head_share
+    forecast_s = forecast_features(plan.views, share * plan.work.unseen, plan.speeds)
     if forecast_s < LEAST_SEEN_S:
         return plan
     return replace(plan, speeds=slow_down(plan.speeds, seconds / forecast_s, ("read_s", "view_s", "file_s", "draw_s")))
+
+
+def note_pixels(plan: Plan) -> Plan:
+    """Take note that the images have been decoded for the training of layers."""
+    return plan if plan.work is None else replace(plan, work=replace(plan.work, unkept=0))
 
 
 def note_training(plan: Plan, stage: StagePlan, images_per_s: float | None) -> Plan:
@@ -175,15 +187,29 @@ def _list_plans(
     if is_deep:
         # a head that trained layers will replace need not be the best one where time is short
         frozen = Plan(min(2, views), _shorten(settings) if settings.budget else head)
-        others_s = 0.0
-        if speeds:
-            others_s = sum(item.seconds for item in add_forecasts(frozen, work, speeds).forecasts)
-        for stages in list_stages(work, settings, speeds, left_s - others_s):
-            yield replace(frozen, stages=stages)
+        for beginning in (*_list_quick_beginnings(frozen, work, speeds, left_s), frozen):
+            others_s = 0.0
+            if speeds:
+                others_s = sum(item.seconds for item in add_forecasts(beginning, work, speeds).forecasts)
+            for stages in list_stages(work, settings, speeds, left_s - others_s):
+                if beginning is frozen or all(stage.is_whole for stage in stages):
+                    yield replace(beginning, stages=stages)
     yield Plan(min(2, views) if settings.budget else views, head)
     if settings.budget:
         yield Plan(min(2, views), _shorten(settings))
         yield from (Plan(1, _shorten(settings), (), share) for share in SHARES)
+
+
+def _list_quick_beginnings(frozen: Plan, work: Workload, speeds: Speeds | None, left_s: float) -> list[Plan]:
+    """List the plan that fits the head on the probe's images alone, where all would take much of the time.
+
+    Training all layers gains more from that time than a head does from more images.
+    """
+    if speeds is None or work.train <= PROBE_IMAGES:
+        return []
+    whole_s = sum(item.seconds for item in forecast_beginning(frozen, work, speeds))
+    quick = replace(frozen, head_share=1 / ceil(work.train / PROBE_IMAGES))
+    return [quick] if whole_s > MOST_BEGINNING * left_s else []
 
 
 def _shorten(settings: Settings) -> str:

@@ -255,7 +255,7 @@ def measure_file(staging: Staging, manifest: Manifest, learned: Trained, job: Jo
     measured = run_classifier(classifier, learned.index, learned.split.test, job.engine, job.listen, store)
     if learned.knows(measured.positions):
         return measured, None
-    sample = learned.split.validation[:: -(-len(learned.split.validation) // COMPARED_IMAGES)]
+    sample = learned.judges[:: -(-len(learned.judges) // COMPARED_IMAGES)]
     return measured, run_classifier(classifier, learned.index, sample, job.engine, ignore_event, store)
 
 

@@ -29,7 +29,7 @@ def choose_pixel_side(side: int, sizes: NDArray[np.int32]) -> int:
     """Choose the side in pixels at which to keep images of these sizes (n, 2) for training at `side`.
 
     It is 15 % more than `side`, so that crops lose nothing, but no more than half of the images have themselves:
-    enlarging can wait until training. Example:
+    enlarging can wait until training. Sizes that nobody has looked at are 0 and do not count. Example:
 
         >>> choose_pixel_side(224, np.array([[640, 480], [500, 700]], np.int32))
         264
@@ -37,7 +37,8 @@ def choose_pixel_side(side: int, sizes: NDArray[np.int32]) -> int:
         32
     """
     wanted = SIDE_STEP * ceil(MARGIN * side / SIDE_STEP)
-    return max(1, min(wanted, int(np.median(sizes.max(axis=1)))))
+    known = sizes[sizes.min(axis=1) > 0]
+    return max(1, min(wanted, int(np.median(known.max(axis=1))))) if len(known) else wanted
 
 
 def open_pixel_store(folder: Path, pixels: PixelSettings) -> RowStore:
