@@ -9,7 +9,14 @@ import numpy as np
 import pytest
 
 from squeezetune import machine
-from squeezetune.machine import describe_machine, list_libraries, measure_peak_memory, name_processor, name_version
+from squeezetune.machine import (
+    describe_machine,
+    has_bfloat16,
+    list_libraries,
+    measure_peak_memory,
+    name_processor,
+    name_version,
+)
 
 
 def test_the_version_is_that_of_the_installed_package():
@@ -59,3 +66,13 @@ def test_a_processor_that_is_not_told_has_its_architecture(monkeypatch):
 
     monkeypatch.setattr(Path, "read_text", fail)
     assert re.fullmatch(r"\S.*", name_processor())
+
+
+@pytest.mark.parametrize(("line", "is_there"), [
+    ("flags\t\t: fpu avx512f avx512_bf16 amx_tile", True), ("flags\t\t: fpu amx_bf16", True),
+    ("Features\t: fp asimd bf16 i8mm", True), ("flags\t\t: fpu avx512f", False),
+    ("model name\t: bf16", False), ("", False),
+])  # fmt: skip
+def test_bfloat16_is_found_among_what_the_processor_can(line, is_there, monkeypatch):
+    monkeypatch.setattr(machine, "_read_lines", lambda _: ["processor\t: 0", line])
+    assert has_bfloat16() is is_there

@@ -81,6 +81,12 @@ def test_torch_counts_from_the_start_where_the_machine_is_measured_with_it():
     assert early["all layers"] == late["all layers"]
 
 
+def test_float32_takes_twice_the_memory_of_activations():
+    half, whole = forecast(), forecast(replace(DEMAND, has_bfloat16=False))
+    pixels = count_micro(DEMAND.side, float("inf")) * DEMAND.side**2
+    assert whole["all layers"] - half["all layers"] == 2 * 900 * pixels
+
+
 @pytest.mark.parametrize(("side", "micro_pixels", "images"), [
     (128, float("inf"), 18), (224, float("inf"), 5), (512, float("inf"), 4), (128, 128**2 * 3, 3), (512, 100, 1),
     (32, 1e9, 288),

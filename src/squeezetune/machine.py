@@ -7,6 +7,8 @@ import sys
 from pathlib import Path
 from typing import Any
 
+# What Linux calls bfloat16 on x86 and on Arm.
+BFLOAT16_FLAGS = frozenset({"avx512_bf16", "amx_bf16", "bf16"})
 LIBRARIES = ("numpy", "Pillow", "onnx", "onnxruntime", "openvino", "scikit-learn", "scipy")
 
 
@@ -63,6 +65,12 @@ def name_processor() -> str:
     """Return the processor's model name where the system tells it, else its architecture."""
     names = (line.split(":", 1)[1].strip() for line in _read_lines("/proc/cpuinfo") if line.startswith("model name"))
     return next(names, "") or platform.processor() or platform.machine()
+
+
+def has_bfloat16() -> bool:
+    """Say whether the processor computes in bfloat16, as far as Linux tells; elsewhere no."""
+    lines = [line for line in _read_lines("/proc/cpuinfo") if line.startswith(("flags", "Features"))]
+    return any(not BFLOAT16_FLAGS.isdisjoint(line.split()) for line in lines)
 
 
 def is_running(process: int) -> bool:

@@ -33,12 +33,12 @@ TIMING, TIMING_ONE = 90 * MB, 70 * MB
 # `model.onnx` with a small batch on each thread; of large photos it runs so many together.
 MODEL, MODEL_THREAD, RUN_TOGETHER = 100 * MB, 60 * MB, 4
 # Rows of features that wait to be saved, and those of pixels; both are copied once.
-UNSAVED_IMAGES, UNSAVED_PIXELS = 2048, 160 * MB
+UNSAVED_IMAGES, UNSAVED_PIXELS = 2048, 130 * MB
 # Gradients and moments of a head; the sample of rows that gives many of them their curvature; then for each class.
 HEAD, HEAD_SAMPLE, HEAD_CLASS = 100 * MB, 120 * MB, 1 * MB
 # Parameters, averages, moments, gradients and copies of a network whose layers are trained; then for each pixel that
-# goes through the network at once on a thread.
-NETWORK, NETWORK_THREAD, NETWORK_PIXEL = 110 * MB, 15 * MB, 420
+# goes through the network at once on a thread, in bfloat16 and in float32.
+NETWORK, NETWORK_THREAD, NETWORK_PIXEL = 30 * MB, 15 * MB, {True: 900, False: 1800}
 REPORT = 75 * MB
 
 # So many pixels, or four images, go through the network at once on a thread: as `learn.crew` has it, which needs torch.
@@ -55,7 +55,7 @@ class Demand:
 
     `decoded_bytes` is what the largest photo takes while it is decoded. `is_deep` says that all layers are to be
     trained, or with `is_last` the last blocks on what the others gave, and `is_probed` that the machine is measured
-    before. `version` is SqueezeNet's.
+    before. Layers are trained in bfloat16 where the processor `has_bfloat16`. `version` is SqueezeNet's.
     """
 
     images: int
@@ -67,6 +67,7 @@ class Demand:
     is_deep: bool
     is_probed: bool
     is_last: bool = False
+    has_bfloat16: bool = True
     version: str = "1.1"
 
 
@@ -183,7 +184,7 @@ def _forecast_rows(demand: Demand, provision: Provision, held: int) -> StageMemo
     """Forecast the pass that keeps what the training of layers reads: pixels, or activations from an engine."""
     if demand.is_last:
         return StageMemory("activations", held + UNSAVED_PIXELS + _run_engine(demand, provision))
-    return StageMemory("pixels", held + UNSAVED_PIXELS + provision.threads * demand.decoded_bytes)
+    return StageMemory("pixels", held + UNSAVED_PIXELS + _run_engine(demand, provision) * 2 // 3)
 
 
 def _provide(demand: Demand, settings: Settings, threads: int) -> Provision:
@@ -263,7 +264,8 @@ def _fit_head(demand: Demand, provision: Provision) -> int:
 
 def _train_layers(demand: Demand, provision: Provision) -> int:
     pixels = count_micro(demand.side, provision.micro_pixels) * demand.side**2
-    return NETWORK + provision.threads * (NETWORK_THREAD + round(NETWORK_PIXEL * SHARES[demand.version]) * pixels)
+    pixel = round(NETWORK_PIXEL[demand.has_bfloat16] * SHARES[demand.version])
+    return NETWORK + provision.threads * (NETWORK_THREAD + pixel * pixels)
 
 
 def _measure_model(demand: Demand, provision: Provision) -> int:

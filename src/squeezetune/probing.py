@@ -17,6 +17,7 @@ from squeezetune.engine import Engine, ThreadEngine
 from squeezetune.errors import ImageError
 from squeezetune.events import ignore_event
 from squeezetune.forecasts import Speeds
+from squeezetune.gauge import release_memory
 from squeezetune.learn.activations import Activations, draw_view, make_form
 from squeezetune.learn.dense import Task, fit_linear
 from squeezetune.learn.graph import BLOCKS, FEATURE_COUNT, build_trunk, count_channels
@@ -126,6 +127,7 @@ def time_training(site: Site, start: str, side: int) -> float:
     from squeezetune.learn.network import build_network
     from squeezetune.learn.tapped import TappedNetwork
 
+    release_memory()  # of the engines: both together would take the most of the whole run
     recipe = Recipe()
     positions = np.arange(recipe.batch * (STEPS + 1))
     version = detect_version(site.weights)

@@ -23,6 +23,7 @@ from squeezetune.learn.pretrained import Pretrained, load_pretrained
 from squeezetune.learn.quantization import CALIBRATION_IMAGES
 from squeezetune.learn.trunk import Trunk, TrunkOptions, prepare_trunk
 from squeezetune.learn.weights import detect_version
+from squeezetune.machine import has_bfloat16
 from squeezetune.memory import Demand, MemoryPlan, apply_plan, plan_memory
 from squeezetune.planner import (
     RESERVE_SHARE,
@@ -174,6 +175,7 @@ def count_demand(index: ImageIndex, split: Split, settings: Settings, side: int,
         is_deep=is_deep,
         is_probed=bool(settings.budget),
         is_last=settings.layers == "last",
+        has_bfloat16=has_bfloat16(),
         version=version,
     )
 
