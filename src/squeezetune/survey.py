@@ -84,12 +84,15 @@ def keep_known(split: Split, features: Features) -> Split:
 
 
 def check_readable(index: ImageIndex, features: Features) -> None:
-    """Make sure that at least one image could be decoded.
+    """Make sure that at least one of the images that were looked at could be decoded.
 
     Raises:
         SourceError: there is none.
 
     """
-    if len(features.failures) == len(index):
-        reason = f"{index.names[0]}: {features.failures[0]}"
-        raise SourceError(f"none of {len(index):,} images can be decoded, e.g. {reason}", "Replace the damaged files.")
+    if not (features.sizes.min(axis=1) > 0).any():
+        position, reason = min(features.failures.items())
+        example = f"{index.names[position]}: {reason}"
+        raise SourceError(
+            f"none of {len(features.failures):,} images can be decoded, e.g. {example}", "Replace the damaged files."
+        )

@@ -1,0 +1,81 @@
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+from squeezetune.data.index import scan_folder
+from squeezetune.data.split import split_index
+from squeezetune.errors import SourceError
+from squeezetune.events import ignore_event
+from squeezetune.learn.recipe import Phase, Recipe, StagePlan
+from squeezetune.planner import Plan
+from squeezetune.scene import open_scene
+from squeezetune.survey import survey_images
+
+STAGE = StagePlan("all layers", "conv1", (Phase(64, 1.0),), 1.0, Recipe())
+WHOLE, QUICK = Plan(1, "linear", (STAGE,)), Plan(1, "linear", (STAGE,), head_share=1 / 2)
+
+
+def cut(index):
+    return split_index(index, validation=0.2, test=0.2, seed=0)
+
+
+@pytest.fixture
+def survey(engine, fixed_settings, tmp_path):
+    """Survey a folder of photos with a budget, as a plan says."""
+
+    def run(folder, plan):
+        index = scan_folder(folder, engine=engine)
+        scene = open_scene(index, cut(index), replace(fixed_settings, budget="5m"), tmp_path / "cache", ignore_event)
+        return survey_images(scene, cut, plan, scene.prepare_trunk(1), engine, scene.open_scratch())[0]
+
+    return run
+
+
+def damage(path):
+    """Cut off the second half of a photo: an index, which looks at the beginning, takes it for an image."""
+    content = path.read_bytes()
+    path.write_bytes(content[: len(content) // 2])
+
+
+def find_known(found):
+    return np.flatnonzero(found.features.sizes.min(axis=1) > 0)
+
+
+def test_all_training_and_validation_images_are_looked_at(survey, shape_folder):
+    found = survey(shape_folder, WHOLE)
+    assert found.seen.train.tolist() == found.split.train.tolist()
+    assert find_known(found).tolist() == sorted([*found.split.train, *found.split.validation])
+
+
+def test_a_quick_beginning_looks_at_a_part_of_each(survey, shape_folder):
+    found = survey(shape_folder, QUICK)
+    assert found.seen.train.tolist() == found.split.train[::2].tolist()
+    assert found.seen.validation.tolist() == found.split.validation[::2].tolist()
+    assert find_known(found).tolist() == sorted([*found.seen.train, *found.seen.validation])
+    np.testing.assert_array_equal(found.features.values[found.split.train[1]], 0)
+
+
+@pytest.mark.parametrize("plan", [WHOLE, QUICK])
+def test_images_that_cannot_be_decoded_are_found_whether_looked_at_or_not(survey, write_shapes, tmp_path, engine, plan):
+    folder = write_shapes(tmp_path / "photos", 12)
+    index = scan_folder(folder, engine=engine)
+    split = cut(index)
+    looked_at, left_out = (index.names[position] for position in split.train[:2])
+    for name in (looked_at, left_out):
+        damage(folder / name)
+    found = survey(folder, plan)
+    assert len(found.index) == len(index) - 2
+    assert not {looked_at, left_out} & set(found.index.names)
+    assert {looked_at, left_out} <= {skipped.name for skipped in found.index.skipped}
+    positions = np.concatenate([found.seen.train, found.seen.validation])
+    assert found.features.knows(positions)
+    assert len(found.seen.train) >= len(found.split.train) // 2 - 2
+
+
+def test_a_folder_of_damaged_photos_is_refused(survey, write_shapes, tmp_path):
+    folder = write_shapes(tmp_path / "photos", 5)
+    for path in folder.rglob("*.png"):
+        damage(path)
+    with pytest.raises(SourceError, match="can be decoded"):
+        survey(folder, WHOLE)
