@@ -27,6 +27,7 @@ LAYERS = [
     "record",
     "measurement",
     "learning",
+    "learned",
     "original",
     "course",
     "deepening",

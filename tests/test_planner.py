@@ -243,6 +243,13 @@ def test_where_the_head_would_take_much_of_the_time_it_is_fitted_on_the_images_o
     assert 350 < short.total_s <= 400.2
 
 
+def test_validation_images_that_nobody_looks_at_take_no_time():
+    found = budget(400, work=MANY)
+    [part] = [item.seconds for item in found.forecasts if item.part.startswith("all layers")]
+    assert part == pytest.approx(forecast_stage(found.stage, replace(MANY, validation=3334), SPEEDS))
+    assert part < forecast_stage(found.stage, MANY, SPEEDS)
+
+
 def test_a_few_images_are_all_looked_at():
     assert budget(120).head_share == 1
     assert budget(120).stage

@@ -44,15 +44,16 @@ def find_known(found):
 
 def test_all_training_and_validation_images_are_looked_at(survey, shape_folder):
     found = survey(shape_folder, WHOLE)
-    assert found.seen.train.tolist() == found.split.train.tolist()
+    assert found.seen.tolist() == found.split.train.tolist()
+    assert len(found.split.validation) == 12
     assert find_known(found).tolist() == sorted([*found.split.train, *found.split.validation])
 
 
 def test_a_quick_beginning_looks_at_a_part_of_each(survey, shape_folder):
     found = survey(shape_folder, QUICK)
-    assert found.seen.train.tolist() == found.split.train[::2].tolist()
-    assert found.seen.validation.tolist() == found.split.validation[::2].tolist()
-    assert find_known(found).tolist() == sorted([*found.seen.train, *found.seen.validation])
+    assert found.seen.tolist() == found.split.train[::2].tolist()
+    assert (len(found.split.train), len(found.split.validation)) == (36, 6)
+    assert find_known(found).tolist() == sorted([*found.seen, *found.split.validation])
     np.testing.assert_array_equal(found.features.values[found.split.train[1]], 0)
 
 
@@ -68,9 +69,8 @@ def test_images_that_cannot_be_decoded_are_found_whether_looked_at_or_not(survey
     assert len(found.index) == len(index) - 2
     assert not {looked_at, left_out} & set(found.index.names)
     assert {looked_at, left_out} <= {skipped.name for skipped in found.index.skipped}
-    positions = np.concatenate([found.seen.train, found.seen.validation])
-    assert found.features.knows(positions)
-    assert len(found.seen.train) >= len(found.split.train) // 2 - 2
+    assert found.features.knows(np.concatenate([found.seen, found.split.validation]))
+    assert len(found.seen) >= len(found.split.train) // 2 - 2
 
 
 def test_a_folder_of_damaged_photos_is_refused(survey, write_shapes, tmp_path):

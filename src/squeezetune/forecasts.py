@@ -9,7 +9,7 @@ from squeezetune.learn.recipe import WATCHED_IMAGES, StagePlan
 from squeezetune.learn.weights import find_layout
 
 # Kept back of a budget: a share of it, and what writing the report and leaving take.
-RESERVE_SHARE, RESERVE_S = 0.03, 3.5
+RESERVE_SHARE, RESERVE_S = 0.03, 2.5
 # A forward pass alone costs this share of a training step.
 FORWARD_SHARE = 0.4
 # A measured speed is corrected by no more than this.

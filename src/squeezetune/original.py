@@ -96,11 +96,6 @@ class LearnedOriginal:
         return self.photos.split
 
     @property
-    def judges(self) -> NDArray[np.int64]:
-        """The images that the network was judged on."""
-        return self.photos.judging
-
-    @property
     def sizes(self) -> NDArray[np.int32]:
         """The photos' own widths and heights in pixels (n, 2); not positive where nobody has looked."""
         return self.photos.rows.sizes

@@ -42,7 +42,7 @@ class Plan:
     """What a run does: with how many views, which head, and which stages of training layers behind it, in order.
 
     `share` is the part of the training and validation images that take part: less than 1 where time is too short.
-    `head_share` is the part of those that the frozen layers' head is fitted on: the others train layers alone.
+    `head_share` is the part of those that the frozen layers look at: more training images train layers alone.
     `forecasts` is empty where nobody asked for them; `after_training_s` is what comes after the last step of training.
     They rest on `work` and `speeds`. `peak_memory` is the most that the run will hold, in bytes.
     """
@@ -62,6 +62,10 @@ class Plan:
     def stage(self) -> StagePlan | None:
         """The last stage, None where no layers are trained."""
         return self.stages[-1] if self.stages else None
+
+    def narrow(self, work: Workload) -> Workload:
+        """Leave the validation images out of the work that nobody will look at."""
+        return replace(work, validation=ceil(self.head_share * work.validation))
 
     @property
     def total_s(self) -> float:
@@ -111,10 +115,10 @@ def make_plan(
 
 def add_forecasts(plan: Plan, work: Workload, speeds: Speeds) -> Plan:
     """Add to a plan how long its parts will take."""
-    parts = (*forecast_beginning(plan, work, speeds), *forecast_rest(plan, work, speeds))
+    parts = (*forecast_beginning(plan, work, speeds), *forecast_rest(plan, plan.narrow(work), speeds))
     after = sum(part.seconds for part in parts[-2:])
     if plan.stage:
-        after += forecast_judgement(plan.stage, work, speeds)
+        after += forecast_judgement(plan.stage, plan.narrow(work), speeds)
     return replace(plan, forecasts=parts, after_training_s=after, work=work, speeds=speeds)
 
 
@@ -139,7 +143,7 @@ def plan_rest(plan: Plan, settings: Settings, left_s: float, done: Collection[st
     if work is None or speeds is None:
         return plan
     end_s = sum(part.seconds for part in forecast_rest(replace(plan, stages=()), work, speeds))
-    for stages in (*list_stages(work, settings, speeds, left_s - end_s, done), ()):
+    for stages in (*list_stages(plan.narrow(work), settings, speeds, left_s - end_s, done), ()):
         renewed = add_forecasts(replace(plan, stages=stages), work, speeds)
         renewed = replace(renewed, forecasts=renewed.forecasts[2:])  # features and head are done
         if renewed.total_s <= left_s + TOLERANCE_S:
@@ -191,7 +195,7 @@ def _list_plans(
             others_s = 0.0
             if speeds:
                 others_s = sum(item.seconds for item in add_forecasts(beginning, work, speeds).forecasts)
-            for stages in list_stages(work, settings, speeds, left_s - others_s):
+            for stages in list_stages(beginning.narrow(work), settings, speeds, left_s - others_s):
                 if beginning is frozen or all(stage.is_whole for stage in stages):
                     yield replace(beginning, stages=stages)
     yield Plan(min(2, views) if settings.budget else views, head)
@@ -208,7 +212,7 @@ def _list_quick_beginnings(frozen: Plan, work: Workload, speeds: Speeds | None, 
     if speeds is None or work.train <= PROBE_IMAGES:
         return []
     whole_s = sum(item.seconds for item in forecast_beginning(frozen, work, speeds))
-    quick = replace(frozen, head_share=1 / ceil(work.train / PROBE_IMAGES))
+    quick = replace(frozen, head_share=1 / ceil(work.train / PROBE_IMAGES))  # exactly those of the probe
     return [quick] if whole_s > MOST_BEGINNING * left_s else []
 
 

@@ -14,7 +14,7 @@ from squeezetune.events import EpochFinished, Event, PlanMade, StageFinished
 from squeezetune.learn.evaluation import Evaluation, wilson_interval
 from squeezetune.learn.head import VIEW_NAMES, Candidate
 from squeezetune.learn.stages import StageResult
-from squeezetune.learning import Trained
+from squeezetune.learned import Trained
 from squeezetune.machine import describe_machine, measure_peak_memory, name_version
 from squeezetune.measurement import Measured
 from squeezetune.settings import Settings, parse_size

@@ -29,12 +29,13 @@ CutIndex: TypeAlias = Callable[[ImageIndex], Split]
 class Survey:
     """The images that can be used, their split, and the features of those that the frozen layers have looked at.
 
-    `seen` is the part of the split that the frozen layers' head is fitted and judged on.
+    `seen` are the training images that the frozen layers' head is fitted on; all others train layers alone. Head and
+    layers are judged on the same validation images.
     """
 
     index: ImageIndex
     split: Split
-    seen: Split
+    seen: NDArray[np.int64]
     features: Features
 
 
@@ -49,10 +50,9 @@ def survey_images(
     Raises:
         DataError: no image can be decoded, or too few of a class.
     """
-    index, split = scene.index, thin_out(scene.split, plan.share)
-    seen, started = thin_out(split, plan.head_share), time.perf_counter()
+    index, (split, seen), started = scene.index, choose_parts(scene.split, plan), time.perf_counter()
     # where time counts, test images are looked at by the finished model alone
-    used = np.union1d(seen.train, seen.validation) if scene.settings.budget else None
+    used = np.union1d(seen, split.validation) if scene.settings.budget else None
     store = scene.open_features(trunk)
     features = compute_features(index, trunk, store, engine, scene.threads, scene.listen, used, scratch)
     plan = note_features(plan, time.perf_counter() - started)
@@ -62,9 +62,17 @@ def survey_images(
     if features.failures:
         check_readable(index, features)
         index, features = index.without(features.failures), features.without_failures()
-        split = thin_out(cut(index), plan.share)
-        seen = thin_out(split, plan.head_share)
-    return Survey(index, split, keep_known(seen, features), features), plan
+        split, seen = choose_parts(cut(index), plan)
+    is_known = features.sizes.min(axis=1) > 0  # an image may have come from the test part
+    split = replace(split, validation=split.validation[is_known[split.validation]])
+    return Survey(index, split, seen[is_known[seen]], features), plan
+
+
+def choose_parts(split: Split, plan: Plan) -> tuple[Split, NDArray[np.int64]]:
+    """Choose the images that take part, and those training images that the head is fitted on, as the plan says."""
+    split = thin_out(split, plan.share)
+    part = thin_out(split, plan.head_share)
+    return replace(split, validation=part.validation), part.train
 
 
 def find_unreadable(
@@ -74,13 +82,6 @@ def find_unreadable(
     used = np.union1d(split.train, split.validation)
     pixels = PixelSettings(choose_pixel_side(side, sizes[used]), scene.settings.resize)
     return find_pixel_rows(scene.index, pixels, open_pixel_store(cache, pixels), engine, scene.listen, used)[1]
-
-
-def keep_known(split: Split, features: Features) -> Split:
-    """Leave the images out of training and validation that the frozen layers have not looked at."""
-    is_known = features.sizes.min(axis=1) > 0
-    train, validation = (part[is_known[part]] for part in (split.train, split.validation))
-    return replace(split, train=train, validation=validation)
 
 
 def check_readable(index: ImageIndex, features: Features) -> None:

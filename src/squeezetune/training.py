@@ -41,7 +41,8 @@ from squeezetune.events import (
 from squeezetune.gauge import MemoryGauge, release_memory
 from squeezetune.learn.evaluation import evaluate_probabilities
 from squeezetune.learn.pretrained import Pretrained, load_pretrained
-from squeezetune.learning import RECIPES, Trained, make_manifest
+from squeezetune.learned import Trained
+from squeezetune.learning import RECIPES, make_manifest
 from squeezetune.measurement import Measured, run_classifier
 from squeezetune.planner import Plan
 from squeezetune.prediction import Classifier, load
@@ -255,7 +256,7 @@ def measure_file(staging: Staging, manifest: Manifest, learned: Trained, job: Jo
     measured = run_classifier(classifier, learned.index, learned.split.test, job.engine, job.listen, store)
     if learned.knows(measured.positions):
         return measured, None
-    sample = learned.judges[:: -(-len(learned.judges) // COMPARED_IMAGES)]
+    sample = learned.split.validation[:: -(-len(learned.split.validation) // COMPARED_IMAGES)]
     return measured, run_classifier(classifier, learned.index, sample, job.engine, ignore_event, store)
 
 

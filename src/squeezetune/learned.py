@@ -1,0 +1,143 @@
+"""What training left, as record and report know it."""
+
+from dataclasses import dataclass, replace
+from typing import TypeAlias
+
+import numpy as np
+from numpy.typing import NDArray
+
+from squeezetune.course import compare_stages
+from squeezetune.data.index import ImageIndex
+from squeezetune.data.pixels import PixelSettings
+from squeezetune.data.split import Split
+from squeezetune.deepened import Deepened, find_best
+from squeezetune.events import EpochFinished
+from squeezetune.learn.features import Features
+from squeezetune.learn.head import Candidate, Head
+from squeezetune.learn.pretrained import Pretrained
+from squeezetune.learn.stages import StageResult
+from squeezetune.learn.trunk import Trunk
+from squeezetune.original import LearnedOriginal
+from squeezetune.scratch import Selection
+from squeezetune.survey import Survey
+
+
+@dataclass(frozen=True)
+class Learned:
+    """A trained network: its parts, the features it was trained on, and the bytes of its two files.
+
+    `trained` is what every stage of training layers left, in order: candidates against the frozen layers' head.
+    """
+
+    survey: Survey
+    trunk: Trunk
+    head: Head
+    pretrained: Pretrained
+    trained: tuple[Deepened, ...] = ()
+    model: bytes = b""
+    network: bytes = b""
+
+    @property
+    def index(self) -> ImageIndex:
+        """The photos that can be decoded."""
+        return self.survey.index
+
+    @property
+    def split(self) -> Split:
+        """Which of them train, which judge, and which measure."""
+        return self.survey.split
+
+    @property
+    def features(self) -> Features:
+        """What the frozen layers make of the images that they have looked at."""
+        return self.survey.features
+
+    @property
+    def deepened(self) -> Deepened | None:
+        """What the last stage of training layers left; None where none were trained."""
+        return self.trained[-1] if self.trained else None
+
+    @property
+    def best(self) -> Deepened | None:
+        """The stage whose network `model` holds; None where the frozen layers' head is better on validation."""
+        return find_best(self.trained, self.head.chosen)
+
+    @property
+    def chosen(self) -> Candidate:
+        """The network that `model` holds, as a candidate."""
+        return self.best.candidate if self.best else self.head.chosen
+
+    @property
+    def is_deepened(self) -> bool:
+        """Say whether `model` holds trained layers, because they are better on the validation part."""
+        return self.best is not None
+
+    @property
+    def side(self) -> int:
+        """The size in pixels at which the network that `model` holds sees images."""
+        return self.best.plan.side if self.best else self.trunk.pixels.side
+
+    @property
+    def pixels(self) -> PixelSettings:
+        """How an image becomes what the network in `model` sees."""
+        return replace(self.trunk.pixels, side=self.side)
+
+    @property
+    def sizes(self) -> NDArray[np.int32]:
+        """The photos' own widths and heights in pixels (n, 2); not positive where nobody has looked."""
+        return self.features.sizes
+
+    @property
+    def network_name(self) -> str:
+        """Name the network and what was done with it."""
+        trained = f"{self.best.plan.name} trained" if self.best else "frozen"
+        return f"{self.pretrained.network}, {trained}"
+
+    @property
+    def engine_name(self) -> str:
+        """Name what ran the frozen layers."""
+        return str(self.trunk.runtime)
+
+    @property
+    def candidates(self) -> tuple[Candidate, ...]:
+        """All heads that were tried."""
+        return self.head.candidates
+
+    @property
+    def history(self) -> tuple[EpochFinished, ...]:
+        """The epochs of every stage, in order."""
+        return (*self.head.chosen.history, *(epoch for stage in self.trained for epoch in stage.candidate.history))
+
+    @property
+    def has_trained_layers(self) -> bool:
+        """Say whether layers were trained, better or not."""
+        return bool(self.trained)
+
+    @property
+    def is_finished(self) -> bool:
+        """Say whether nobody stopped the training early."""
+        return all(stage.is_finished for stage in self.trained)
+
+    def knows(self, positions: NDArray[np.int64]) -> bool:
+        """Say whether the probabilities that the training itself gives these images are known."""
+        if self.best:
+            return bool(np.isin(positions, self.split.validation).all())
+        return self.features.knows(positions)
+
+    def recall(self, positions: NDArray[np.int64]) -> NDArray[np.float32]:
+        """Return the probabilities (n, classes) that the training itself gives these images."""
+        if self.best:
+            return self.best.probabilities[np.searchsorted(self.split.validation, positions)]
+        return self.head.predict(Selection(self.features.values, positions))
+
+    @property
+    def stages(self) -> tuple[StageResult, ...]:
+        """The frozen layers' head and the trained layers, side by side; nothing where there is one of them only."""
+        test, named = self.split.test, None
+        if self.trained and self.features.knows(test):
+            named = self.head.predict(Selection(self.features.values, test)).argmax(axis=1) == self.index.labels[test]
+        return compare_stages(self.head, self.trained, named)
+
+
+# By whichever recipe: record and report know both by the names that they share.
+Trained: TypeAlias = Learned | LearnedOriginal
