@@ -16,6 +16,7 @@ from typing import Any
 from photos import PHOTO_SETS
 
 from squeezetune.errors import SettingsError
+from squeezetune.gauge import measure_held_memory
 from squeezetune.settings import Settings
 
 LOOK_EVERY_S = 0.02
@@ -125,11 +126,7 @@ def list_tree(root: int) -> list[int]:
 
 def measure_held(process: int) -> int:
     """Measure the anonymous and shared memory of a process in bytes; nothing if it has ended."""
-    try:
-        lines = Path(f"/proc/{process}/status").read_text().splitlines()
-    except OSError:
-        return 0
-    return sum(1024 * int(line.split()[1]) for line in lines if line.startswith(("RssAnon:", "RssShmem:")))
+    return measure_held_memory(Path(f"/proc/{process}/status")) or 0
 
 
 def train_command(name: str, photos: Path, output: Path, settings: Settings) -> list[str]:

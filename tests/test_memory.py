@@ -100,7 +100,7 @@ def test_the_forecast_knows_how_many_images_the_training_takes_at_once():
     from squeezetune.learn import crew
 
     for side in (32, 96, 128, 160, 224, 512):
-        assert count_micro(side, float("inf")) == crew._count_micro(side)
+        assert count_micro(side, float("inf")) == crew.count_micro(side)
 
 
 # ---- the choice

@@ -13,14 +13,16 @@ STATUS = Path("/proc/self/status")
 START = "starting"
 
 
-def measure_held_memory() -> int | None:
-    """Return the bytes that this process holds and the system cannot drop; None where it does not tell (only Linux).
+def measure_held_memory(status: Path | None = None) -> int | None:
+    """Return the bytes that a process holds and the system cannot drop; None where it does not tell (only Linux).
+
+    `status` is the system's file about the process; without it that about this one.
 
     That is anonymous and shared memory. Files that are mapped are not counted: the system writes them to the disk,
     and forgets them, when somebody needs the memory.
     """
     try:
-        lines = STATUS.read_text().splitlines()
+        lines = (status or STATUS).read_text().splitlines()
     except OSError:
         return None
     held = [int(line.split()[1]) for line in lines if line.startswith(("RssAnon:", "RssShmem:"))]

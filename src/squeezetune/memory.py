@@ -15,6 +15,7 @@ from squeezetune.data.decoding import BYTES_A_PIXEL
 from squeezetune.errors import SettingsError
 from squeezetune.learn.graph import FEATURE_COUNT
 from squeezetune.learn.inference import BATCH_PIXELS, batch_size
+from squeezetune.learn.recipe import MICRO_PIXELS, count_micro
 from squeezetune.prediction import CHUNK, HELD_PIXELS
 from squeezetune.scratch import HELD_BYTES
 from squeezetune.settings import LAYERS_NEED_TORCH, Settings, parse_size
@@ -40,9 +41,6 @@ HEAD, HEAD_SAMPLE, HEAD_CLASS = 100 * MB, 120 * MB, 1 * MB
 # goes through the network at once on a thread, in bfloat16 and in float32.
 NETWORK, NETWORK_THREAD, NETWORK_PIXEL = 30 * MB, 15 * MB, {True: 900, False: 1800}
 REPORT = 75 * MB
-
-# So many pixels, or four images, go through the network at once on a thread: as `learn.crew` has it, which needs torch.
-MICRO_PIXELS, LEAST_MICRO_IMAGES = 18 * 128 * 128, 4
 
 # What a ceiling makes of rows that are large: they go to the disk earlier.
 SMALLER_HELD = (64 * MB, 16 * MB)
@@ -245,11 +243,6 @@ def _run_engine(demand: Demand, provision: Provision) -> int:
     """Count what the frozen layers take: with large images a batch is one, and larger than others."""
     share = max(1.0, batch_size(demand.side, provision.views) * demand.side**2 * provision.views / BATCH_PIXELS)
     return ENGINE + provision.threads * (round(ENGINE_THREAD * share * SHARES[demand.version]) + demand.decoded_bytes)
-
-
-def count_micro(side: int, micro_pixels: float) -> int:
-    """Count the images that go through the network at once on a thread that trains."""
-    return int(min(max(LEAST_MICRO_IMAGES, MICRO_PIXELS // side**2), max(1, micro_pixels / side**2)))
 
 
 def _wait_for_saving(provision: Provision) -> int:

@@ -23,7 +23,7 @@ from squeezetune.learn.backprop import run_backward, run_forward
 from squeezetune.learn.choices import recall_choice
 from squeezetune.learn.feeds import Feed, Positions
 from squeezetune.learn.network import Tensor
-from squeezetune.learn.recipe import FIRST_BLOCK, WATCHED_IMAGES, Recipe
+from squeezetune.learn.recipe import FIRST_BLOCK, WATCHED_IMAGES, Recipe, count_micro
 from squeezetune.learn.tapped import TappedNetwork
 
 # isort: split
@@ -31,8 +31,6 @@ from squeezetune.learn.tapped import TappedNetwork
 import torch
 from torch.nn import functional
 
-# At most so many pixels go through the network at once on one thread: what stays in the processor's cache.
-MICRO_PIXELS = 18 * 128 * 128
 # What inner blocks read is smaller than the image that it is of: so many times more of them go through at once.
 INNER_TIMES = 4
 # bfloat16 is taken where it is this much faster: where the processor has it, and not where it is emulated.
@@ -130,8 +128,7 @@ class Crew:
 
     def _count_micro(self, side: int) -> int:
         """Count the images that go through the network at once on one thread, as far as memory allows."""
-        most = self._micro_times * max(1, self.conditions.micro_pixels / side**2)
-        return int(min(self._micro_times * _count_micro(side), most))
+        return count_micro(side, self.conditions.micro_pixels, self._micro_times)
 
     def _measure_part(self, positions: Positions, side: int, place: tuple[int, int]) -> tuple[list[Tensor], float, int]:
         """Measure one thread's part of a batch, a few images at a time."""
@@ -210,11 +207,6 @@ def _time_convolution(kind: Any) -> float:
     for _ in range(3):
         functional.conv2d(x, kernel, padding=1)
     return time.perf_counter() - start
-
-
-def _count_micro(side: int) -> int:
-    """Count the images that go through the network at once on one thread."""
-    return max(4, MICRO_PIXELS // side**2)
 
 
 def _mix_seed(*numbers: int) -> int:

@@ -2,11 +2,25 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from math import inf
 from typing import Any
 
 # The curve over the epochs, and the choice between the last and the averaged weights, take so many validation images.
 WATCHED_IMAGES = 2000
 FIRST_BLOCK = "conv1"
+
+
+# At most so many pixels, or four images, go through the network at once on one thread: what stays in the processor's
+# cache.
+MICRO_PIXELS, LEAST_MICRO_IMAGES = 18 * 128 * 128, 4
+
+
+def count_micro(side: int, most_pixels: float = inf, times: int = 1) -> int:
+    """Count the images that go through the network at once on a thread that trains, as far as memory allows.
+
+    `times` as many where what they are read from is so much smaller than the images.
+    """
+    return int(times * min(max(LEAST_MICRO_IMAGES, MICRO_PIXELS // side**2), max(1.0, most_pixels / side**2)))
 
 
 @dataclass(frozen=True)
