@@ -88,8 +88,8 @@ def test_float32_takes_twice_the_memory_of_activations():
 
 
 @pytest.mark.parametrize(("side", "micro_pixels", "images"), [
-    (128, float("inf"), 18), (224, float("inf"), 5), (512, float("inf"), 4), (128, 128**2 * 3, 3), (512, 100, 1),
-    (32, 1e9, 288),
+    (128, float("inf"), 36), (224, float("inf"), 11), (512, float("inf"), 4), (128, 128**2 * 3, 3), (512, 100, 1),
+    (32, 1e9, 576),
 ])  # fmt: skip
 def test_images_at_once_on_a_thread(side, micro_pixels, images):
     assert count_micro(side, micro_pixels) == images

@@ -61,6 +61,16 @@ def test_whole_images_are_those_that_pillow_makes(side):
     assert np.abs(found - expected).max() <= 1.01
 
 
+@pytest.mark.parametrize("side", [17, 64])
+def test_narrow_numbers_change_images_by_less_than_a_grey_level(side):
+    wide, narrow = (draw_images(make_pixels(), side, Augmentation(zoom=0.6), seeded(), kind)
+                    for kind in (torch.float32, torch.bfloat16))  # fmt: skip
+    assert narrow.dtype == torch.bfloat16
+    error = to_greys(narrow.float()) - to_greys(wide)
+    assert 0 < error.abs().mean() < 0.5
+    assert error.mean().abs() < 0.05
+
+
 def test_pixels_of_the_right_size_are_only_normalised():
     pixels = make_pixels(height=32, width=32)
     torch.testing.assert_close(show_images(pixels, 32), normalise(pixels))

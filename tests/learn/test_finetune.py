@@ -93,9 +93,9 @@ def test_every_image_is_seen_once_an_epoch_in_another_order(monkeypatch):
     task, seen = make_task(64, 8), []
     draw = type(task.feed).draw
 
-    def watch(feed, positions, side, generator):
+    def watch(feed, positions, side, generator, precision):
         seen.extend(positions.tolist())
-        return draw(feed, positions, side, generator)
+        return draw(feed, positions, side, generator, precision)
 
     monkeypatch.setattr(type(task.feed), "draw", watch)
     run_training(task, make_plan(2.0), make_conditions(threads=1))
@@ -225,8 +225,8 @@ class Failing:
     def __init__(self, feed, *fails):
         self.feed, self.fails, self.draws = feed, fails, count(1)
 
-    def draw(self, positions, side, generator):
-        images, taps = self.feed.draw(positions, side, generator)
+    def draw(self, positions, side, generator, precision):
+        images, taps = self.feed.draw(positions, side, generator, precision)
         return (images * math.nan if next(self.draws) in self.fails else images), taps
 
     def show(self, positions, side, view):
@@ -340,9 +340,9 @@ def test_sizes_follow_the_phases_and_the_epochs_are_counted_at_the_last(monkeypa
     said, task = [], make_task(64, 16, side=64)
     draw = type(task.feed).draw
 
-    def watch(feed, positions, side, generator):
+    def watch(feed, positions, side, generator, precision):
         sides.append(side)
-        return draw(feed, positions, side, generator)
+        return draw(feed, positions, side, generator, precision)
 
     monkeypatch.setattr(type(task.feed), "draw", watch)
     run_training(task, make_plan(2.0, phases=phases), make_conditions(said.append, threads=1))

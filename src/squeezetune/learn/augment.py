@@ -2,7 +2,8 @@
 
 Crop, zoom, mirror image and resize are one pair of matrix products: every row of an output image is a weighted sum of
 rows of the input, and so are the columns. The weights are those of Pillow's bilinear filter, which widens where
-pixels are shrunk, so that a whole image comes out as `data.pixels` would make it.
+pixels are shrunk, so that a whole image comes out as `data.pixels` would make it. In bfloat16, where the processor
+computes in it, that takes a fifth of the time.
 """
 
 import math
@@ -16,9 +17,14 @@ from squeezetune.learn.weights import MEAN, STD
 # after `network`, which says how to install torch where it is missing
 import torch
 
+# Pixels are counted from here, half of their range: whole numbers up to it are exact in bfloat16.
+CENTRE = 128
 
-def draw_images(pixels: Tensor, side: int, augmentation: Augmentation, generator: Any) -> Tensor:
-    """Make augmented, normalised images (n, 3, side, side) float32 of pixels (n, height, width, 3) uint8."""
+
+def draw_images(
+    pixels: Tensor, side: int, augmentation: Augmentation, generator: Any, precision: Any = torch.float32
+) -> Tensor:
+    """Make augmented, normalised images (n, 3, side, side), in `precision`, of pixels (n, height, width, 3) uint8."""
     count, height, width = pixels.shape[:3]
     share, stretch, top, left, light, contrast, colour = torch.rand(7, count, generator=generator)
     share = augmentation.zoom + (1 - augmentation.zoom) * share
@@ -28,23 +34,23 @@ def draw_images(pixels: Tensor, side: int, augmentation: Augmentation, generator
     rows = weigh_pixels((height - tall) * top, tall, height, side)
     columns = weigh_pixels((width - wide) * left, wide, width, side)
     columns = torch.where(mirrored[:, None, None], columns.flip(1), columns)
-    images = normalise(pixels)
-    if augmentation.light or augmentation.colour:  # before they are enlarged: the same values for less work
-        images = _change_colours(images, augmentation, light, contrast, colour)
-    images = resample(images, rows, columns)
+    images = resample(pixels, rows.to(precision), columns.to(precision))
+    if augmentation.light or augmentation.colour:
+        images = _change_colours(images, augmentation, light, contrast, colour).to(precision)
     return _erase_squares(images, augmentation.erase, generator) if augmentation.erase else images
 
 
 def show_images(pixels: Tensor, side: int, *, mirrored: bool = False) -> Tensor:
     """Make whole, normalised images (n, 3, side, side) float32 of pixels (n, height, width, 3) uint8."""
-    height, width = pixels.shape[1:3]
+    count, height, width = pixels.shape[:3]
     rows, columns = (weigh_pixels(torch.zeros(1), torch.full((1,), float(n)), n, side) for n in (height, width))
-    return resample(normalise(pixels), rows, columns.flip(1) if mirrored else columns)
+    columns = columns.flip(1) if mirrored else columns
+    return resample(pixels, rows.expand(count, -1, -1), columns.expand(count, -1, -1))
 
 
 def normalise(pixels: Tensor) -> Tensor:
     """Turn pixels (n, height, width, 3) uint8 into planes (n, 3, height, width) float32, as the network wants them."""
-    mean, deviation = (255 * torch.tensor(values)[:, None, None] for values in (MEAN, STD))
+    mean, deviation = _list_statistics()
     return (pixels.permute(0, 3, 1, 2).float() - mean) / deviation
 
 
@@ -60,9 +66,24 @@ def weigh_pixels(start: Tensor, length: Tensor, size: int, side: int) -> Tensor:
     return weights / weights.sum(2, keepdim=True)
 
 
-def resample(images: Tensor, rows: Tensor, columns: Tensor) -> Tensor:
-    """Mix the rows and the columns of images (n, 3, height, width) with weights (n or 1, side, height or width)."""
-    return (rows[:, None] @ images) @ columns[:, None].transpose(2, 3)
+def resample(pixels: Tensor, rows: Tensor, columns: Tensor) -> Tensor:
+    """Mix the rows and the columns of pixels (n, height, width, 3) uint8, and normalise them.
+
+    The weights (n, side, height or width) say in which type of number; images (n, 3, side, side) in that come out.
+    """
+    count, height, width = pixels.shape[:3]
+    side = rows.shape[1]
+    centred = pixels.view(count, height, 3 * width).to(rows.dtype) - CENTRE  # bfloat16 is exact up to here
+    lines = (rows @ centred).view(count, side, width, 3).permute(0, 3, 1, 2).reshape(count, 3 * side, width)
+    images = (lines @ columns.transpose(1, 2)).view(count, 3, side, side)
+    mean, deviation = _list_statistics()
+    return images.mul_((1 / deviation).to(rows.dtype)).add_(((CENTRE - mean) / deviation).to(rows.dtype))
+
+
+def _list_statistics() -> tuple[Tensor, Tensor]:
+    """List the mean and the standard deviation of each channel, (3, 1, 1) float32, of pixels from 0 to 255."""
+    mean, deviation = (255 * torch.tensor(values)[:, None, None] for values in (MEAN, STD))
+    return mean, deviation
 
 
 def _change_colours(

@@ -137,11 +137,10 @@ class Crew:
         trained, classifier = [parameters[name] for name in self.names], list(self._worker.classifier.parameters())
         sums = [torch.zeros(value.shape) for value in trained]
         loss, correct = 0.0, 0
-        micro = self._count_micro(side)
-        for at in range(0, len(positions), micro):
-            chosen = positions[at : at + micro]
+        pieces = -(-len(positions) // self._count_micro(side))
+        for chosen in np.array_split(positions, pieces) if pieces else []:
             labels = self._labels[chosen]
-            maps, taps = self.task.feed.draw(chosen, side, generator)
+            maps, taps = self.task.feed.draw(chosen, side, generator, self.conditions.precision)
             maps, taps, others, own = self._mix(maps, taps, generator)
             features, steps = run_forward(self._worker, self._convert(maps), taps)
             logits = self._worker.classify(features.requires_grad_())

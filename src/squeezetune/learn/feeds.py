@@ -21,8 +21,13 @@ Positions = NDArray[np.int64]
 class Feed(Protocol):
     """Where images, or inner activations, come from; both methods may be called from several threads at once."""
 
-    def draw(self, positions: Positions, side: int, generator: Any) -> tuple[Tensor, Tensor | None]:
-        """Make the network's input for training: augmented, (n, channels, height, width), and means of earlier taps."""
+    def draw(
+        self, positions: Positions, side: int, generator: Any, precision: Any = torch.float32
+    ) -> tuple[Tensor, Tensor | None]:
+        """Make the network's input for training: augmented, (n, channels, height, width), and means of earlier taps.
+
+        `precision` is the type of number that the network computes in; more than that is not needed.
+        """
         ...
 
     def show(self, positions: Positions, side: int, view: int) -> tuple[Tensor, Tensor | None]:
@@ -37,9 +42,12 @@ class PixelFeed:
     rows: Rows
     augmentation: Augmentation
 
-    def draw(self, positions: Positions, side: int, generator: Any) -> tuple[Tensor, None]:
-        """Make augmented images (n, 3, side, side) float32."""
-        return draw_images(torch.from_numpy(self.rows.gather(positions)), side, self.augmentation, generator), None
+    def draw(
+        self, positions: Positions, side: int, generator: Any, precision: Any = torch.float32
+    ) -> tuple[Tensor, None]:
+        """Make augmented images (n, 3, side, side) in `precision`."""
+        pixels = torch.from_numpy(self.rows.gather(positions))
+        return draw_images(pixels, side, self.augmentation, generator, precision), None
 
     def show(self, positions: Positions, side: int, view: int) -> tuple[Tensor, None]:
         """Make whole images (n, 3, side, side) float32, or their mirror images."""
@@ -52,7 +60,9 @@ class ActivationFeed:
 
     activations: Activations
 
-    def draw(self, positions: Positions, side: int, generator: Any) -> tuple[Tensor, Tensor]:
+    def draw(
+        self, positions: Positions, side: int, generator: Any, precision: Any = torch.float32
+    ) -> tuple[Tensor, Tensor]:
         """Make the block's input (n, channels, height, width) float32 of a view of each image, and earlier means."""
         return self._decode(
             positions, torch.randint(self.activations.form.views, (len(positions),), generator=generator)

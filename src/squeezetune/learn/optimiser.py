@@ -20,6 +20,10 @@ import torch
 # Coefficients of the quintic iteration that drives singular values towards 1 (Jordan et al. 2024).
 QUINTIC = (3.4445, -4.7750, 2.0315)
 ITERATIONS = 5
+# Matrices of fewer values times the length of their shorter side are faster in float32 than narrower numbers.
+LEAST_NARROW = 4_000_000
+# What AdamW keeps of the gradients.
+KINDS = ("momentum", "square")
 
 
 @dataclass(frozen=True)
@@ -52,36 +56,54 @@ class Optimiser:
     def step(self, gradients: Mapping[str, Tensor], share: float, precision: Any) -> None:
         """Take one step at `share` of every group's rate."""
         self.steps += 1
-        kernels = [(name, group) for group in self._groups if group.is_kernel for name in group.names]
-        tasks = [
-            self._pool.submit(self._step_kernel, name, group, gradients[name], share, precision)
-            for name, group in kernels
-        ]
         for group in self._groups:
-            for name in () if group.is_kernel else group.names:
-                self._step_adam(name, group, gradients[name], share)
-        for task in tasks:
-            task.result()
+            if not group.is_kernel:
+                self._step_adam(group, gradients, share)
+        self._step_kernels([group for group in self._groups if group.is_kernel], gradients, share, precision)
 
-    def _step_kernel(self, name: str, group: Group, gradient: Tensor, share: float, precision: Any) -> None:
-        parameter, momentum = self._parameters[name], self.state[f"{name}.momentum"]
-        momentum.mul_(self._momentum).add_(gradient)
-        direction = gradient.add(momentum, alpha=self._momentum)  # Nesterov's look ahead
-        update = orthogonalise(direction.flatten(1).to(precision)).float()
-        rate = group.rate * share
-        parameter.mul_(1 - rate * group.weight_decay)
-        scale = float(parameter.norm() / update.norm().clamp(min=1e-12))
-        parameter.sub_(update.view_as(parameter), alpha=rate * scale)
+    def _step_kernels(
+        self, groups: Sequence[Group], gradients: Mapping[str, Tensor], share: float, precision: Any
+    ) -> None:
+        """Muon, for all groups at once; the threads share the kernels."""
+        names = [name for group in groups for name in group.names]
+        if not names:
+            return
+        parameters, slopes = [self._parameters[name] for name in names], [gradients[name] for name in names]
+        rates = [group.rate * share for group in groups for _ in group.names]
+        decays = [group.weight_decay for group in groups for _ in group.names]
+        momenta = self._list_state(names, "momentum")
+        torch._foreach_mul_(momenta, self._momentum)
+        torch._foreach_add_(momenta, slopes)
+        directions = torch._foreach_add(slopes, momenta, alpha=self._momentum)  # Nesterov's look ahead
+        turned = self._pool.map(lambda direction: _turn(direction, precision), directions)
+        updates = [update.view_as(parameter) for update, parameter in zip(turned, parameters, strict=True)]
+        torch._foreach_mul_(parameters, [1 - rate * decay for rate, decay in zip(rates, decays, strict=True)])
+        norms, lengths = (torch.stack(torch._foreach_norm(values)) for values in (parameters, updates))
+        scales = (norms / lengths.clamp(min=1e-12)).tolist()
+        torch._foreach_mul_(updates, [rate * scale for rate, scale in zip(rates, scales, strict=True)])
+        torch._foreach_sub_(parameters, updates)
 
-    def _step_adam(self, name: str, group: Group, gradient: Tensor, share: float) -> None:
+    def _step_adam(self, group: Group, gradients: Mapping[str, Tensor], share: float) -> None:
         """AdamW: Loshchilov and Hutter 2019, "Decoupled Weight Decay Regularization"."""
-        parameter, rate = self._parameters[name], group.rate * share
-        mean, square = self.state[f"{name}.momentum"], self.state[f"{name}.square"]
-        mean.lerp_(gradient, 0.1)
-        square.lerp_(gradient.square(), 0.01)
-        parameter.mul_(1 - rate * group.weight_decay)
-        scale = (square / (1 - 0.99**self.steps)).sqrt_().add_(1e-8)
-        parameter.addcdiv_(mean, scale, value=-rate / (1 - 0.9**self.steps))
+        parameters, slopes = [self._parameters[name] for name in group.names], [gradients[name] for name in group.names]
+        rate, means, squares = group.rate * share, *(self._list_state(group.names, kind) for kind in KINDS)
+        torch._foreach_lerp_(means, slopes, 0.1)
+        torch._foreach_lerp_(squares, torch._foreach_mul(slopes, slopes), 0.01)
+        torch._foreach_mul_(parameters, 1 - rate * group.weight_decay)
+        scales = torch._foreach_div(squares, 1 - 0.99**self.steps)
+        torch._foreach_sqrt_(scales)
+        torch._foreach_add_(scales, 1e-8)
+        torch._foreach_addcdiv_(parameters, means, scales, value=-rate / (1 - 0.9**self.steps))
+
+    def _list_state(self, names: Sequence[str], kind: str) -> list[Tensor]:
+        return [self.state[f"{name}.{kind}"] for name in names]
+
+
+def _turn(direction: Tensor, precision: Any) -> Tensor:
+    """Orthogonalise the direction of a kernel, in `precision` where that is the faster one; float32 comes out."""
+    matrix = direction.flatten(1)
+    is_large = matrix.numel() * min(matrix.shape) >= LEAST_NARROW
+    return orthogonalise(matrix.to(precision) if is_large else matrix).float()
 
 
 def orthogonalise(matrix: Tensor) -> Tensor:
