@@ -101,13 +101,16 @@ def test_bfloat16_gives_what_bfloat16_gives_in_autograd(images, fuses):
 
 def test_the_gradient_on_the_first_input_is_not_asked_for(images, monkeypatch):
     asked = []
-    reverse = backprop._reverse
 
-    def watch(layer, gradient, maps, gradients, is_input_trained=True):
-        asked.append(is_input_trained)
-        return reverse(layer, gradient, maps, gradients, is_input_trained)
+    def watch(reverse):
+        def note(layer, gradient, maps, gradients, is_input_trained=True):
+            asked.append(is_input_trained)
+            return reverse(layer, gradient, maps, gradients, is_input_trained)
 
-    monkeypatch.setattr(backprop, "_reverse", watch)
+        return note
+
+    for name in ("_reverse", "_reverse_pointwise"):
+        monkeypatch.setattr(backprop, name, watch(getattr(backprop, name)))
     measure_by_hand(make_network(), images, None)
     assert asked == [True] * 24 + [False]
 

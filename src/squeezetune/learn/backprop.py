@@ -74,16 +74,16 @@ def _add_mean(gradient: Tensor | None, own: Tensor, shape: tuple[int, int, int, 
 
 def _pass_fire(fire: Fire, maps: Tensor, is_input_trained: bool) -> tuple[Tensor, Back]:
     squeezed = _convolve(fire.squeeze, maps)
-    layers = (fire.expand1x1, fire.expand3x3)
-    halves = [_convolve(layer, squeezed) for layer in layers]
+    joined = torch.cat([_convolve(layer, squeezed) for layer in (fire.expand1x1, fire.expand3x3)], 1)
 
     def back(gradient: Tensor, gradients: Gradients) -> Tensor:
-        parts = zip(layers, gradient.to(maps.dtype).chunk(2, 1), halves, strict=True)
-        inner = [_reverse(layer, _mask(part, half), squeezed, gradients) for layer, part, half in parts]
-        masked = _mask(inner[0].add_(inner[1]), squeezed)
-        return _reverse(fire.squeeze, masked, maps, gradients, is_input_trained)
+        halves = zip(gradient.to(maps.dtype).chunk(2, 1), joined.chunk(2, 1), strict=True)
+        near, far = (_mask(*half) for half in halves)
+        inner = _reverse(fire.expand3x3, far, squeezed, gradients)
+        inner = _reverse_pointwise(fire.expand1x1, near, squeezed, gradients).add_(inner)
+        return _reverse_pointwise(fire.squeeze, _mask(inner, squeezed), maps, gradients, is_input_trained)
 
-    return torch.cat(halves, 1), back
+    return joined, back
 
 
 def _pass_convolution(layer: Module, maps: Tensor, is_input_trained: bool) -> tuple[Tensor, Back]:
@@ -141,6 +141,19 @@ def _reverse(
         1, [is_input_trained, True, True],
     )  # fmt: skip
     return back
+
+
+def _reverse_pointwise(
+    layer: Module, gradient: Tensor, maps: Tensor, gradients: Gradients, is_input_trained: bool = True
+) -> Tensor:
+    """Do what `_reverse` does for a convolution of one pixel: as matrix products, which takes less time."""
+    rows, inputs = (value.permute(0, 2, 3, 1).reshape(-1, value.shape[1]) for value in (gradient, maps))
+    gradients[layer.weight] = (rows.T @ inputs).view_as(layer.weight)
+    gradients[layer.bias] = rows.sum(0)
+    if not is_input_trained:
+        return gradient  # nobody looks at it
+    count, _, height, width = maps.shape
+    return (rows @ layer.weight.flatten(1)).view(count, height, width, -1).permute(0, 3, 1, 2)
 
 
 def _find_fusion() -> bool:
