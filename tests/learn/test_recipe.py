@@ -37,3 +37,9 @@ def test_nothing_is_left_at_the_end():
 @pytest.mark.parametrize(("images", "batch"), [(1, 8), (100, 8), (320, 20), (2048, 128), (50_000, 128)])
 def test_batches_leave_enough_steps_an_epoch(images, batch):
     assert choose_recipe(images, 8.0).batch == batch
+
+
+@pytest.mark.parametrize(("images", "epochs", "mixing"), [(1000, 60.0, 0.0), (30_000, 10.0, 0.0), (30_000, 20.0, 0.25),
+                                                          (30_000, 40.0, 0.5), (1_000_000, 9.0, 0.5)])  # fmt: skip
+def test_images_are_mixed_where_a_run_is_long(images, epochs, mixing):
+    assert choose_recipe(images, epochs).mixing == mixing

@@ -2,13 +2,12 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from math import inf
+from math import inf, log2
 from typing import Any
 
 # The curve over the epochs, and the choice between the last and the averaged weights, take so many validation images.
 WATCHED_IMAGES = 2000
 FIRST_BLOCK = "conv1"
-
 
 # At most so many pixels, or four images, go through the network at once on one thread: more go over memory instead of
 # the processor's cache, and with fewer the fixed time of each layer's calls, 9 ms in all, weighs more.
@@ -21,6 +20,10 @@ def count_micro(side: int, most_pixels: float = inf, times: int = 1) -> int:
     `times` as many where what they are read from is so much smaller than the images.
     """
     return int(times * min(max(LEAST_MICRO_IMAGES, MICRO_PIXELS // side**2), max(1.0, most_pixels / side**2)))
+
+
+# Where more images than this are shown to the network, counting each time, pieces of others are put into some of them.
+IMAGES_BEFORE_MIXING, MOST_MIXING = 300_000, 0.5
 
 
 @dataclass(frozen=True)
@@ -127,9 +130,14 @@ class StagePlan:
 
 
 def choose_recipe(images: int, epochs: float) -> Recipe:
-    """Choose the numbers for so many training images and epochs; the batch leaves at least 16 steps an epoch."""
+    """Choose the numbers for so many training images and epochs.
+
+    The batch leaves at least 16 steps an epoch. Mixing begins where so many images are shown that the network would
+    know them by heart, and is at its strongest where there are four times as many.
+    """
     batch = max(8, min(128, images // 16))
-    return Recipe(batch=batch)
+    doublings = log2(max(1.0, images * epochs / IMAGES_BEFORE_MIXING))
+    return Recipe(batch=batch, mixing=round(MOST_MIXING * min(1.0, doublings / 2), 2))
 
 
 @dataclass(frozen=True)
