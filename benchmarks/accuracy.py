@@ -37,6 +37,7 @@ from squeezetune.measurement import run_classifier
 from squeezetune.prediction import Classifier
 from squeezetune.settings import Settings
 from squeezetune.survey import CutIndex
+from squeezetune.workshop import open_workshop
 
 SEEDS = {"eth80": 5, "cifar10": 3}
 OBJECTS = 10  # of each class of ETH-80
@@ -84,7 +85,7 @@ class Field:
     def train(self, cut: CutIndex, settings: Settings) -> Result:
         """Train on a split, and measure the file on its test part."""
         start, engine = time.perf_counter(), ThreadEngine()
-        learned = learn_classifier(self.index, cut, settings, self.cache, engine, ignore_event)
+        learned = learn_classifier(self.index, cut, open_workshop(settings, self.cache, ignore_event, engine))
         classifier = Classifier(learned.model, make_manifest(learned, settings))
         measured = run_classifier(classifier, learned.index, learned.split.test, engine, ignore_event)
         correct = measured.probabilities.argmax(axis=1) == learned.index.labels[measured.positions]

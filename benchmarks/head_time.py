@@ -27,13 +27,14 @@ from sklearn.linear_model import LogisticRegression
 from sklearn.neural_network import MLPClassifier
 from threadpoolctl import threadpool_limits
 
-from squeezetune.engine import ThreadEngine, count_cores
+from squeezetune.engine import count_cores
 from squeezetune.events import ignore_event
 from squeezetune.learn.dense import Layers, Task, apply_layers, fit_linear
 from squeezetune.learn.head import PENALTIES, measure_scaling
 from squeezetune.learn.hidden import HiddenOptions, fit_hidden
 from squeezetune.learning import learn_classifier
 from squeezetune.settings import Settings
+from squeezetune.workshop import open_workshop
 
 PENALTY = PENALTIES[0]
 HIDDEN = HiddenOptions()
@@ -68,7 +69,7 @@ def compute_rows(options: argparse.Namespace) -> Rows:
     index = scan_photos("cifar10", root)
     cut = partial(split_photos, settings=settings)
     with tempfile.TemporaryDirectory(dir=options.work) as cache:
-        learned = learn_classifier(index, cut, settings, Path(cache), ThreadEngine(), ignore_event)
+        learned = learn_classifier(index, cut, open_workshop(settings, Path(cache), ignore_event))
     values, labels, split = learned.features.values, learned.index.labels, learned.split
     scaling = measure_scaling(values[split.train])
     train, validation = (scaling.apply(values[part])[:, 0] for part in (split.train, split.validation))

@@ -15,6 +15,7 @@ from squeezetune.engine import ThreadEngine
 from squeezetune.events import EpochFinished, PlanChanged, StageStarted, ignore_event
 from squeezetune.learning import learn_classifier
 from squeezetune.training import train
+from squeezetune.workshop import open_workshop
 
 torch = pytest.importorskip("torch", reason="torch is an extra")
 from squeezetune import deepening  # noqa: E402
@@ -69,7 +70,8 @@ def learn(shape_folder, settings, tmp_path_factory):
 
     def learn_with(listen=ignore_event, unfinished=None, resume=False, **changes):
         changed = replace(settings, **changes)
-        return learn_classifier(index, cut, changed, cache, engine, listen, unfinished, resume=resume)
+        workshop = open_workshop(changed, cache, listen, engine)
+        return learn_classifier(index, cut, replace(workshop, unfinished=unfinished, is_resuming=resume))
 
     return learn_with
 

@@ -29,6 +29,7 @@ from squeezetune.learn.recipe import Recipe
 from squeezetune.learning import learn_classifier, make_files, make_manifest
 from squeezetune.prediction import Classifier, load
 from squeezetune.training import train
+from squeezetune.workshop import open_workshop
 
 torch = pytest.importorskip("torch", reason="torch is an extra")
 from squeezetune import deepening  # noqa: E402
@@ -85,7 +86,8 @@ def learn(shape_folder, settings, tmp_path_factory):
 
     def learn_with(listen=ignore_event, unfinished=None, resume=False, cut=cut, cache=cache, index=index, **changes):
         changed = replace(settings, **changes)
-        return learn_classifier(index, cut, changed, cache, engine, listen, unfinished, resume=resume)
+        workshop = open_workshop(changed, cache, listen, engine)
+        return learn_classifier(index, cut, replace(workshop, unfinished=unfinished, is_resuming=resume))
 
     return learn_with
 
@@ -503,6 +505,7 @@ def test_a_run_that_trains_the_last_blocks_is_reported(shape_folder, settings, t
 
 RUNS = """
 import os, signal, sys, time
+from dataclasses import replace
 from pathlib import Path
 
 from squeezetune.checkpoint import CheckpointFolder
@@ -513,6 +516,7 @@ from squeezetune.events import ignore_event
 from squeezetune.learn import activations, crew, finetune, keeping
 from squeezetune.learning import learn_classifier
 from squeezetune.settings import Settings
+from squeezetune.workshop import open_workshop
 
 import torch
 
@@ -539,7 +543,8 @@ def run(name):
     '''Train, or go on, and leave a digest.'''
     engine, unfinished = ThreadEngine(2), CheckpointFolder(place / f".{name}.unfinished")
     index = scan_folder(photos, engine=engine)
-    learned = learn_classifier(index, cut, settings, place / "cache", engine, ignore_event, unfinished, resume=True)
+    workshop = open_workshop(settings, place / "cache", ignore_event, engine)
+    learned = learn_classifier(index, cut, replace(workshop, unfinished=unfinished, is_resuming=True))
     arrays = [*learned.deepened.weights.values(), *learned.deepened.layers[0], learned.deepened.probabilities]
     (place / name).write_bytes(b"".join(array.tobytes() for array in arrays))
 

@@ -25,6 +25,7 @@ from squeezetune.learn.weights import WEIGHTS_SHA256
 from squeezetune.learning import learn_classifier, make_manifest
 from squeezetune.prediction import Classifier
 from squeezetune.scene import choose_side, draw_sample
+from squeezetune.workshop import open_workshop
 
 
 def cut(index):
@@ -40,7 +41,7 @@ def index(shape_folder, engine):
 def learn(index, fixed_settings, engine, tmp_path):
     def learn_with(**changes):
         settings = replace(fixed_settings, **changes)
-        return learn_classifier(index, cut, settings, tmp_path / "cache", engine, ignore_event)
+        return learn_classifier(index, cut, open_workshop(settings, tmp_path / "cache", ignore_event, engine))
 
     learn_with.settings = fixed_settings
     return learn_with
@@ -121,12 +122,13 @@ def test_images_that_cannot_be_decoded_are_skipped_and_the_rest_is_split_anew(
     for name in ("box/001.png", "disc/005.png"):
         (photos / name).write_bytes((photos / name).read_bytes()[:-2000])
     index = scan_folder(photos, engine=engine)
-    learned = learn_classifier(index, cut, fixed_settings, None, engine, ignore_event)
+    workshop = open_workshop(fixed_settings, None, ignore_event, engine)
+    learned = learn_classifier(index, cut, workshop)
     assert {item.name for item in learned.index.skipped} == {"box/001.png", "disc/005.png"}
     assert len(learned.index) == len(learned.features.values) == 28
     parts = np.concatenate([learned.split.train, learned.split.validation, learned.split.test])
     assert sorted(parts.tolist()) == list(range(28))
-    whole = learn_classifier(learned.index, cut, fixed_settings, None, engine, ignore_event)
+    whole = learn_classifier(learned.index, cut, workshop)
     assert whole.network == learned.network
 
 

@@ -15,6 +15,7 @@ from squeezetune.memory import MB, Demand, apply_plan, count_micro, forecast_mem
 from squeezetune.scene import open_scene
 from squeezetune.settings import Settings, parse_size
 from squeezetune.training import train
+from squeezetune.workshop import open_workshop
 
 # CIFAR-10, and all layers to be trained
 DEMAND = Demand(
@@ -198,7 +199,8 @@ def test_layers_that_do_not_fit_are_left_as_they_are_and_the_user_hears_of_it(sh
     pytest.importorskip("torch", reason="torch, which trains layers, is not installed")
     index, heard = scan_folder(shape_folder, engine=engine), []
     settings = replace(fixed_settings, max_ram="350MB", budget="5m")
-    scene = open_scene(index, split_index(index, validation=0.2, test=0.2, seed=0), settings, None, heard.append)
+    split = split_index(index, validation=0.2, test=0.2, seed=0)
+    scene = open_scene(index, split, open_workshop(settings, None, heard.append))
     assert scene.settings.layers == "head"
     assert heard == [Notice("layers cannot be trained within 350MB of memory, so the head alone is")]
 

@@ -17,6 +17,7 @@ from squeezetune.learning import learn_classifier, make_manifest
 from squeezetune.measurement import Measured, run_classifier
 from squeezetune.prediction import Classifier
 from squeezetune.record import GALLERY, Run, make_record, measure_agreement, order_mistakes, order_unsure, record_stages
+from squeezetune.workshop import open_workshop
 
 
 def cut(index):
@@ -27,7 +28,7 @@ def cut(index):
 def run(shape_folder, fixed_settings):
     engine = ThreadEngine(2)
     index = scan_folder(shape_folder, engine=engine)
-    learned = learn_classifier(index, cut, fixed_settings, None, engine, ignore_event)
+    learned = learn_classifier(index, cut, open_workshop(fixed_settings, None, ignore_event, engine))
     classifier = Classifier(learned.model, make_manifest(learned, fixed_settings))
     measured = run_classifier(classifier, index, learned.split.test, engine, ignore_event)
     evaluation = evaluate_probabilities(measured.probabilities, index.labels[measured.positions], index.class_names)

@@ -11,6 +11,7 @@ from squeezetune.learn.recipe import Phase, Recipe, StagePlan
 from squeezetune.planner import Plan
 from squeezetune.scene import open_scene
 from squeezetune.survey import survey_images
+from squeezetune.workshop import open_workshop
 
 STAGE = StagePlan("all layers", "conv1", (Phase(64, 1.0),), 1.0, Recipe())
 WHOLE, QUICK = Plan(1, "linear", (STAGE,)), Plan(1, "linear", (STAGE,), head_share=1 / 2)
@@ -26,8 +27,9 @@ def survey(engine, fixed_settings, tmp_path):
 
     def run(folder, plan):
         index = scan_folder(folder, engine=engine)
-        scene = open_scene(index, cut(index), replace(fixed_settings, budget="5m"), tmp_path / "cache", ignore_event)
-        return survey_images(scene, cut, plan, scene.prepare_trunk(1), engine, scene.open_scratch())[0]
+        workshop = open_workshop(replace(fixed_settings, budget="5m"), tmp_path / "cache", ignore_event, engine)
+        scene = open_scene(index, cut(index), workshop)
+        return survey_images(scene, cut, plan, scene.prepare_trunk(1), scene.open_scratch())[0]
 
     return run
 

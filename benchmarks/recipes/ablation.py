@@ -26,14 +26,13 @@ from photos import PHOTO_SETS, add_photo_options, prepare_photos, scan_photos, s
 
 from squeezetune.data.index import ImageIndex
 from squeezetune.data.split import Split
-from squeezetune.deepening import Ground, Workshop, deepen
-from squeezetune.engine import ThreadEngine, count_cores
+from squeezetune.deepening import Ground, deepen
 from squeezetune.events import EpochFinished, Event, ignore_event
-from squeezetune.learn.pretrained import load_pretrained
 from squeezetune.learn.recipe import Phase, StagePlan, choose_recipe
 from squeezetune.learn.weights import load_weights
 from squeezetune.learning import learn_classifier
 from squeezetune.stage_plans import plan_phases
+from squeezetune.workshop import Workshop, open_workshop
 
 Change = Callable[[StagePlan], StagePlan]
 
@@ -99,17 +98,15 @@ def open_task(name: str, seed: int, options: argparse.Namespace, cache: Path) ->
     """Fit the frozen layers' head on one split of a task."""
     photos = "eth80" if name == "objects" else "cifar10"
     settings = PHOTO_SETS[photos].make_settings(seed=seed, head="linear", views="mirror", layers="head")
-    engine = ThreadEngine()
     index = scan_photos(photos, prepare_photos(photos, options))
     split = cut_objects(index, seed) if name == "objects" else split_photos(index, settings)
     if name == "cifar1000":
         chosen = np.random.default_rng(seed).permutation(split.train)[:1000]
         split = replace(split, train=np.sort(chosen), validation=split.validation[::4])
-    learned = learn_classifier(index, lambda _: split, settings, cache, engine, ignore_event)
+    workshop = open_workshop(settings, cache, ignore_event)
+    learned = learn_classifier(index, lambda _: split, workshop)
     ground = Ground(index, split, learned.features, learned.trunk, load_weights(), learned.head)
-    listen = show_epoch if options.verbose else ignore_event
-    workshop = Workshop(settings, cache, engine, count_cores(), listen, load_pretrained())
-    return Task(name, ground, workshop)
+    return Task(name, ground, replace(workshop, listen=show_epoch if options.verbose else ignore_event))
 
 
 def cut_objects(index: ImageIndex, seed: int) -> Split:

@@ -8,13 +8,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from squeezetune.deepened import Deepened, find_best
-from squeezetune.deepening import Ground, Workshop, deepen, resume_stages
+from squeezetune.deepening import Ground, deepen, resume_stages
 from squeezetune.events import PlanChanged
 from squeezetune.forecasts import forecast_judgement, forecast_stage
 from squeezetune.learn.head import Head
 from squeezetune.learn.recipe import StagePlan
 from squeezetune.learn.stages import StageResult
 from squeezetune.planner import Plan, note_training, plan_rest
+from squeezetune.workshop import Workshop
 
 # A plan is another one, of which people are told, if a stage has so much less or more to do.
 SAME_EPOCHS = (0.75, 1.33)

@@ -1,6 +1,5 @@
 """From the frozen layers' head to trained layers: what `learn_classifier` does where there is time for more."""
 
-import math
 import time
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
@@ -14,14 +13,12 @@ from numpy.typing import NDArray
 from scipy.special import softmax
 from threadpoolctl import threadpool_limits
 
-from squeezetune.checkpoint import CheckpointFolder, CheckpointWriter
+from squeezetune.checkpoint import CheckpointWriter
 from squeezetune.data.index import ImageIndex
 from squeezetune.data.pixel_rows import choose_pixel_side, compute_pixel_rows, open_pixel_store
 from squeezetune.data.pixels import PixelSettings
 from squeezetune.data.split import Split
 from squeezetune.deepened import Deepened, find_best
-from squeezetune.engine import Engine
-from squeezetune.events import Listener
 from squeezetune.forecasts import PROBE_IMAGES
 from squeezetune.interruption import catch_interrupts
 from squeezetune.learn.calibration import fit_temperature, measure_loss
@@ -30,7 +27,6 @@ from squeezetune.learn.features import Features
 from squeezetune.learn.graph import BLOCKS
 from squeezetune.learn.head import PENALTIES, Candidate, Head, Scaling, measure_scaling, weigh_classes
 from squeezetune.learn.pace import ClockPace, EpochPace, Pace
-from squeezetune.learn.pretrained import Pretrained
 from squeezetune.learn.recipe import StagePlan
 from squeezetune.learn.trunk import Trunk
 from squeezetune.learn.weights import Weights, detect_version
@@ -40,6 +36,7 @@ from squeezetune.scratch import IN_MEMORY, Scratch, Selection
 from squeezetune.settings import Settings
 from squeezetune.stage_plans import MOST_EPOCHS
 from squeezetune.store import lend_folder
+from squeezetune.workshop import Workshop
 
 if TYPE_CHECKING:
     from squeezetune.learn.crew import Task as TuningTask
@@ -64,30 +61,6 @@ class Ground:
     def views(self) -> int:
         """How many views of an image are averaged: the mirror image takes part unless it did harm."""
         return min(2, self.head.views)
-
-
-@dataclass(frozen=True)
-class Workshop:
-    """Where and how the work is done; in `unfinished` the training is kept, to be resumed after a kill.
-
-    `training_ends` is the moment, by `time.perf_counter`, at which the last step has to be done; no more than
-    `micro_pixels` go through the network at once on a thread.
-    """
-
-    settings: Settings
-    cache: Path | None
-    engine: Engine
-    threads: int
-    listen: Listener
-    pretrained: Pretrained
-    unfinished: CheckpointFolder | None = None
-    is_resuming: bool = False
-    training_ends: float | None = None
-    micro_pixels: float = math.inf
-
-    def identify_settings(self) -> dict[str, Any]:
-        """Return the settings with the content of the pretrained weights in the place of their path."""
-        return self.settings.to_dict() | {"weights": self.pretrained.sha256}
 
 
 def deepen(ground: Ground, plan: StagePlan, workshop: Workshop, earlier: tuple[Deepened, ...] = ()) -> Deepened:

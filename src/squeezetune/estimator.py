@@ -11,13 +11,13 @@ from sklearn.utils.validation import check_is_fitted
 
 from squeezetune.data.index import ImageIndex, index_images
 from squeezetune.data.split import split_train_validation
-from squeezetune.engine import ThreadEngine, count_cores
 from squeezetune.errors import ImageError
 from squeezetune.events import ignore_event
 from squeezetune.learning import RECIPES, make_manifest
 from squeezetune.prediction import Classifier
 from squeezetune.settings import Settings, parse_settings
 from squeezetune.store import find_cache_folder
+from squeezetune.workshop import open_workshop
 
 
 class SqueezeTuneClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]  # scikit-learn has no types
@@ -87,18 +87,12 @@ class SqueezeTuneClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[mis
 
         """
         settings = self._make_settings()
-        workers = ThreadEngine(settings.threads or count_cores())
+        workshop = open_workshop(settings, find_cache_folder() if self.use_cache else None, ignore_event)
         images, labels = list(X), np.asarray(y)
-        index = index_images(images, labels.tolist(), engine=workers)
+        index = index_images(images, labels.tolist(), engine=workshop.engine)
         _refuse_skipped(index)
-        cache = find_cache_folder() if self.use_cache else None
         learned = RECIPES[settings.recipe](
-            index,
-            lambda images: split_train_validation(images, settings.validation, settings.seed),
-            settings,
-            cache,
-            workers,
-            ignore_event,
+            index, lambda images: split_train_validation(images, settings.validation, settings.seed), workshop, None
         )
         _refuse_skipped(learned.index)  # now also those that could not be decoded
         self.classes_ = np.unique(labels)

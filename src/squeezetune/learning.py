@@ -4,7 +4,6 @@ import json
 from collections.abc import Callable
 from dataclasses import replace
 from datetime import datetime, timezone
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -13,17 +12,13 @@ from safetensors.numpy import save
 from threadpoolctl import threadpool_limits
 
 from squeezetune.artifact import Manifest
-from squeezetune.checkpoint import CheckpointFolder
 from squeezetune.course import train_stages
 from squeezetune.data.index import ImageIndex
 from squeezetune.data.pixels import PixelSettings
-from squeezetune.deepening import Ground, Workshop
-from squeezetune.engine import Engine, ThreadEngine, count_cores
-from squeezetune.events import Listener
+from squeezetune.deepening import Ground
 from squeezetune.learn.dense import Layers
 from squeezetune.learn.graph import build_classifier
 from squeezetune.learn.head import LabelledFeatures, fit_head
-from squeezetune.learn.pretrained import Pretrained, load_pretrained
 from squeezetune.learn.weights import Weights, detect_version
 from squeezetune.learned import Learned, Trained
 from squeezetune.machine import list_libraries, name_version
@@ -32,40 +27,25 @@ from squeezetune.scene import find_deadline, open_scene, plan_run
 from squeezetune.scratch import Selection
 from squeezetune.settings import Settings
 from squeezetune.survey import CutIndex, survey_images
+from squeezetune.workshop import Workshop
 
 
-def learn_classifier(
-    index: ImageIndex,
-    cut: CutIndex,
-    settings: Settings,
-    cache: Path | None,
-    engine: Engine,
-    listen: Listener,
-    unfinished: CheckpointFolder | None = None,
-    *,
-    resume: bool = False,
-    started: float | None = None,
-    pretrained: Pretrained | None = None,
-) -> Learned:
-    """Run the frozen layers once over every image and fit the head: what `train` and the estimator share.
+def learn_classifier(index: ImageIndex, cut: CutIndex, workshop: Workshop, started: float | None = None) -> Learned:
+    """Run the frozen layers once over every image, fit the head, and train layers where the settings ask for it.
 
-    Where layers are trained, the run is kept in `unfinished`, and goes on from what is there with `resume`.
     A budget is counted from the moment `started`, by `time.perf_counter`; otherwise from now.
-    Without `pretrained`, the pretrained weights are loaded as the settings say.
 
     Raises:
         SettingsError: the run cannot fit under the ceiling of the settings.
         DataError: no image can be decoded, or too few of a class.
-        WeightsError: the pretrained weights cannot be used.
 
     """
-    scene = open_scene(index, cut(index), settings, cache, listen, pretrained)
-    settings, weights, threads = scene.settings, scene.pretrained.weights, scene.threads
-    engine = ThreadEngine(threads) if scene.memory.ceiling else engine
+    scene = open_scene(index, cut(index), workshop)
+    workshop, settings, weights = scene.workshop, scene.settings, workshop.pretrained.weights
     deadline = find_deadline(settings, started)
     plan, trunk = plan_run(scene, deadline, started=started)
     scratch = scene.open_scratch()
-    survey, plan = survey_images(scene, cut, plan, trunk, engine, scratch)
+    survey, plan = survey_images(scene, cut, plan, trunk, scratch)
     index, features = survey.index, survey.features
     train, validation = (
         LabelledFeatures(Selection(features.values, part), index.labels[part])
@@ -77,47 +57,34 @@ def learn_classifier(
             validation,
             len(index.class_names),
             replace(settings, head=plan.head),
-            listen,
-            threads=threads,
+            workshop.listen,
+            threads=workshop.threads,
             scratch=scratch,
         )
-    workshop = Workshop(settings, cache, engine, threads, listen, scene.pretrained, unfinished, resume,
-                        micro_pixels=scene.memory.provision.micro_pixels)  # fmt: skip
     ground = Ground(index, survey.split, features, trunk, weights, head, scratch)
     trained = train_stages(ground, plan, workshop, deadline)
-    return make_files(Learned(survey, trunk, head, scene.pretrained, trained), weights)
+    return make_files(Learned(survey, trunk, head, workshop.pretrained, trained), weights)
 
 
 def learn_as_original(
-    index: ImageIndex,
-    cut: CutIndex,
-    settings: Settings,
-    cache: Path | None,
-    engine: Engine,
-    listen: Listener,
-    unfinished: CheckpointFolder | None = None,
-    *,
-    resume: bool = False,
-    started: float | None = None,
-    pretrained: Pretrained | None = None,
+    index: ImageIndex, cut: CutIndex, workshop: Workshop, started: float | None = None
 ) -> LearnedOriginal:
-    """Train as the original work did, whatever that takes: for the rest, see `learn_classifier`.
+    """Train as the original work did, whatever that takes; `started` means nothing here.
 
     Raises:
         MissingExtraError: torch is not installed.
         DataError: no image can be decoded, or too few of a class.
-        WeightsError: the pretrained weights cannot be used.
 
     """
-    pretrained = pretrained or load_pretrained(settings.weights, cache, listen)
-    threads = settings.threads or count_cores()
-    workshop = Workshop(settings, cache, engine, threads, listen, pretrained, unfinished, resume)
     learned = learn_original(index, cut, workshop)
     return pack_files(learned, describe_model(learned))
 
 
 # The setting `recipe` says which of them trains.
-RECIPES: dict[str, Callable[..., Trained]] = {"auto": learn_classifier, "original": learn_as_original}
+RECIPES: dict[str, Callable[[ImageIndex, CutIndex, Workshop, float | None], Trained]] = {
+    "auto": learn_classifier,
+    "original": learn_as_original,
+}
 
 
 def make_files(learned: Learned, weights: Weights) -> Learned:

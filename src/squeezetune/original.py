@@ -17,7 +17,6 @@ from squeezetune.data.index import ImageIndex
 from squeezetune.data.pixel_rows import find_pixel_rows, open_pixel_store
 from squeezetune.data.pixels import PixelSettings
 from squeezetune.data.split import Split
-from squeezetune.deepening import Workshop
 from squeezetune.errors import SourceError
 from squeezetune.events import EpochFinished
 from squeezetune.interruption import catch_interrupts
@@ -31,6 +30,7 @@ from squeezetune.learn.weights import Weights, detect_version
 from squeezetune.settings import Settings
 from squeezetune.store import StoredRows, lend_folder
 from squeezetune.survey import CutIndex
+from squeezetune.workshop import Workshop
 
 if TYPE_CHECKING:
     from squeezetune.learn.network import SqueezeNet

@@ -5,7 +5,6 @@ import time
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from importlib.util import find_spec
-from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
@@ -14,12 +13,11 @@ from squeezetune.data.decoding import estimate_memory, read_size
 from squeezetune.data.index import ImageIndex
 from squeezetune.data.pixels import PixelSettings, load_pixels
 from squeezetune.data.split import Split
-from squeezetune.engine import count_cores
+from squeezetune.engine import ThreadEngine
 from squeezetune.errors import ImageError, SourceError
-from squeezetune.events import Listener, Notice
+from squeezetune.events import Notice
 from squeezetune.forecasts import Workload
 from squeezetune.learn.graph import FEATURE_COUNT
-from squeezetune.learn.pretrained import Pretrained, load_pretrained
 from squeezetune.learn.quantization import CALIBRATION_IMAGES
 from squeezetune.learn.trunk import Trunk, TrunkOptions, prepare_trunk
 from squeezetune.learn.weights import detect_version
@@ -38,6 +36,7 @@ from squeezetune.scratch import Scratch
 from squeezetune.settings import Settings, parse_duration
 from squeezetune.stage_plans import find_small_side, list_starts
 from squeezetune.store import RowStore, lend_folder, measure_room
+from squeezetune.workshop import Workshop
 
 SIDE_PX = 224
 SMALL_SIDE_PX = 128
@@ -49,34 +48,36 @@ MOST_ROOM_BYTES = 8_000_000_000
 
 @dataclass(frozen=True)
 class Scene:
-    """What a run is planned for."""
+    """What a run is planned for, and what it works with; its layers see images at `side` pixels."""
 
     index: ImageIndex
     split: Split
-    pretrained: Pretrained
     side: int
-    settings: Settings
-    cache: Path | None
-    threads: int
-    listen: Listener
+    workshop: Workshop
     memory: MemoryPlan
+
+    @property
+    def settings(self) -> Settings:
+        """The settings, as far as memory allows them."""
+        return self.workshop.settings
 
     def prepare_trunk(self, views: int) -> Trunk:
         """Make the frozen layers ready for so many views."""
-        settings, pixels = self.settings, PixelSettings(self.side, self.settings.resize)
-        options = TrunkOptions(pixels, views, settings.engine, settings.precision, self.threads, self.cache)
+        settings, shop, pixels = self.settings, self.workshop, PixelSettings(self.side, self.settings.resize)
+        options = TrunkOptions(pixels, views, settings.engine, settings.precision, shop.threads, shop.cache)
         train = self.split.train
         return prepare_trunk(
-            self.pretrained.weights, options, self.index, lambda: draw_sample(self.index, train, pixels), self.listen
+            shop.pretrained.weights, options, self.index, lambda: draw_sample(self.index, train, pixels), shop.listen
         )
 
     def open_features(self, trunk: Trunk) -> RowStore | None:
         """Open the store of features, where anything may be kept."""
-        return RowStore(self.cache / "features" / trunk.key, (trunk.views, FEATURE_COUNT)) if self.cache else None
+        cache = self.workshop.cache
+        return RowStore(cache / "features" / trunk.key, (trunk.views, FEATURE_COUNT)) if cache else None
 
     def open_scratch(self) -> Scratch:
         """Open the room for arrays that are too large for memory."""
-        folder = self.cache and self.cache / "scratch"
+        folder = self.workshop.cache and self.workshop.cache / "scratch"
         return Scratch(folder, self.memory.provision.held_bytes, is_strict=self.memory.ceiling is not None)
 
 
@@ -103,14 +104,13 @@ def plan_run(
 
     If there is a budget, or a forecast is asked for, the machine is measured first, and the plan announced.
     """
-    settings = scene.settings
-    is_deep = check_torch(settings, scene.listen) and bool(len(scene.split.validation))
+    settings, shop = scene.settings, scene.workshop
+    is_deep = check_torch(settings, shop.listen) and bool(len(scene.split.validation))
     if deadline is None and not is_forecast:
         plan = make_plan(count_work(scene, None), settings, None, math.inf, is_deep)
         return replace(plan, peak_memory=scene.memory.peak), scene.prepare_trunk(plan.views)
     trunk = scene.prepare_trunk({"plain": 1, "crops": 4}.get(settings.views, 2))
-    weights, micro_pixels = scene.pretrained.weights, scene.memory.provision.micro_pixels
-    site = Site(scene.index, trunk, weights, scene.threads, scene.cache, micro_pixels)
+    site = Site(scene.index, trunk, shop.pretrained.weights, shop.threads, shop.cache, shop.micro_pixels)
     left_s = math.inf if deadline is None else deadline - time.perf_counter()
     starts = list_starts(settings, scene.side, left_s) if is_deep else []
     speeds = measure_speeds(site, starts, find_small_side(scene.side))
@@ -118,7 +118,7 @@ def plan_run(
     left_s, spent_s = (math.inf if deadline is None else deadline - now), (now - started if started else 0.0)
     plan = make_plan(count_work(scene, trunk), settings, speeds, left_s, is_deep, spent_s)
     plan = replace(plan, peak_memory=scene.memory.peak)
-    announce_plan(plan, settings, scene.listen)
+    announce_plan(plan, settings, shop.listen)
     return plan, trunk if plan.views == trunk.views else scene.prepare_trunk(plan.views)
 
 
@@ -129,33 +129,29 @@ def count_work(scene: Scene, trunk: Trunk | None) -> Workload:
     store = scene.open_features(trunk) if trunk else None
     unseen = np.intersect1d(used, store.open_rows(scene.index.digests).missing) if store else used
     counts = len(split.train), len(split.validation), len(split.test), len(unseen), len(used)
-    with lend_folder(scene.cache) as folder:
+    with lend_folder(scene.workshop.cache) as folder:
         room_bytes = min(MOST_ROOM_BYTES, measure_room(folder))
-    return Workload(*counts, scene.side, room_bytes, detect_version(scene.pretrained.weights))
+    return Workload(*counts, scene.side, room_bytes, detect_version(scene.workshop.pretrained.weights))
 
 
-def open_scene(
-    index: ImageIndex,
-    split: Split,
-    settings: Settings,
-    cache: Path | None,
-    listen: Listener,
-    pretrained: Pretrained | None = None,
-) -> Scene:
-    """Choose the image size, load the pretrained weights unless they are given, and make the run fit into memory.
+def open_scene(index: ImageIndex, split: Split, workshop: Workshop) -> Scene:
+    """Choose the image size, and make the run fit into memory: the workshop becomes as small as it has to be.
 
     Raises:
         SettingsError: the run cannot fit under the ceiling of the settings.
 
     """
+    settings = workshop.settings
     side = settings.image_side or choose_side(index, split.train)
-    pretrained = pretrained or load_pretrained(settings.weights, cache, listen)
-    demand = count_demand(index, split, settings, side, detect_version(pretrained.weights))
-    memory = plan_memory(demand, settings, settings.threads or count_cores())
+    demand = count_demand(index, split, settings, side, detect_version(workshop.pretrained.weights))
+    memory = plan_memory(demand, settings, workshop.threads)
     if demand.is_deep and not memory.provision.is_deep:
-        listen(Notice(f"layers cannot be trained within {settings.max_ram} of memory, so the head alone is"))
-    settings, threads = apply_plan(memory, settings), memory.provision.threads
-    return Scene(index, split, pretrained, side, settings, cache, threads, listen, memory)
+        workshop.listen(Notice(f"layers cannot be trained within {settings.max_ram} of memory, so the head alone is"))
+    threads, micro_pixels = memory.provision.threads, memory.provision.micro_pixels
+    engine = ThreadEngine(threads) if memory.ceiling else workshop.engine
+    settings = apply_plan(memory, settings)
+    return Scene(index, split, side, replace(workshop, settings=settings, engine=engine, threads=threads,
+                                             micro_pixels=micro_pixels), memory)  # fmt: skip
 
 
 def count_demand(index: ImageIndex, split: Split, settings: Settings, side: int, version: str) -> Demand:

@@ -3,7 +3,6 @@
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from pathlib import Path
 from typing import TypeAlias
 
 import numpy as np
@@ -13,13 +12,14 @@ from squeezetune.data.index import ImageIndex
 from squeezetune.data.pixel_rows import choose_pixel_side, find_pixel_rows, open_pixel_store
 from squeezetune.data.pixels import PixelSettings
 from squeezetune.data.split import Split
-from squeezetune.engine import Engine
 from squeezetune.errors import SourceError
 from squeezetune.learn.features import Features, compute_features
 from squeezetune.learn.trunk import Trunk
 from squeezetune.planner import Plan, note_features, note_pixels
 from squeezetune.scene import Scene, thin_out
 from squeezetune.scratch import Scratch
+from squeezetune.store import lend_folder
+from squeezetune.workshop import Workshop
 
 # Cuts an index into training, validation and test images.
 CutIndex: TypeAlias = Callable[[ImageIndex], Split]
@@ -39,9 +39,7 @@ class Survey:
     features: Features
 
 
-def survey_images(
-    scene: Scene, cut: CutIndex, plan: Plan, trunk: Trunk, engine: Engine, scratch: Scratch
-) -> tuple[Survey, Plan]:
+def survey_images(scene: Scene, cut: CutIndex, plan: Plan, trunk: Trunk, scratch: Scratch) -> tuple[Survey, Plan]:
     """Run the frozen layers over the images that the plan has them look at; also return the plan with their real speed.
 
     Images that turn out to be undecodable move to `skipped`, and the others are split anew, so that a class does not
@@ -53,11 +51,11 @@ def survey_images(
     index, (split, seen), started = scene.index, choose_parts(scene.split, plan), time.perf_counter()
     # where time counts, test images are looked at by the finished model alone
     used = np.union1d(seen, split.validation) if scene.settings.budget else None
-    store = scene.open_features(trunk)
-    features = compute_features(index, trunk, store, engine, scene.threads, scene.listen, used, scratch)
+    store, shop = scene.open_features(trunk), scene.workshop
+    features = compute_features(index, trunk, store, shop.engine, shop.threads, shop.listen, used, scratch)
     plan = note_features(plan, time.perf_counter() - started)
-    if plan.head_share < 1 and scene.cache and plan.stage:
-        unreadable = find_unreadable(scene, scene.cache, split, plan.stage.side, features.sizes, engine)
+    if plan.head_share < 1 and shop.cache and plan.stage:
+        unreadable = find_unreadable(index, shop, split, plan.stage.side, features.sizes)
         features, plan = replace(features, failures={**unreadable, **features.failures}), note_pixels(plan)
     if features.failures:
         check_readable(index, features)
@@ -76,12 +74,14 @@ def choose_parts(split: Split, plan: Plan) -> tuple[Split, NDArray[np.int64]]:
 
 
 def find_unreadable(
-    scene: Scene, cache: Path, split: Split, side: int, sizes: NDArray[np.int32], engine: Engine
+    index: ImageIndex, workshop: Workshop, split: Split, side: int, sizes: NDArray[np.int32]
 ) -> dict[int, str]:
     """Decode all training and validation images, keep the pixels for the training of layers, and say what fails."""
     used = np.union1d(split.train, split.validation)
-    pixels = PixelSettings(choose_pixel_side(side, sizes[used]), scene.settings.resize)
-    return find_pixel_rows(scene.index, pixels, open_pixel_store(cache, pixels), engine, scene.listen, used)[1]
+    pixels = PixelSettings(choose_pixel_side(side, sizes[used]), workshop.settings.resize)
+    with lend_folder(workshop.cache) as folder:
+        store = open_pixel_store(folder, pixels)
+        return find_pixel_rows(index, pixels, store, workshop.engine, workshop.listen, used)[1]
 
 
 def check_readable(index: ImageIndex, features: Features) -> None:

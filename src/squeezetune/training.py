@@ -4,7 +4,7 @@ import os
 import shlex
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field, fields, replace
 from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
@@ -25,7 +25,6 @@ from squeezetune.checkpoint import CheckpointFolder, find_checkpoint_folder
 from squeezetune.data.index import ImageIndex, scan_folder
 from squeezetune.data.pixels import make_thumbnail
 from squeezetune.data.split import Split, split_index
-from squeezetune.engine import Engine, ThreadEngine, count_cores
 from squeezetune.errors import ImageError, SettingsError
 from squeezetune.events import (
     EpochFinished,
@@ -40,7 +39,6 @@ from squeezetune.events import (
 )
 from squeezetune.gauge import MemoryGauge, release_memory
 from squeezetune.learn.evaluation import evaluate_probabilities
-from squeezetune.learn.pretrained import Pretrained, load_pretrained
 from squeezetune.learned import Trained
 from squeezetune.learning import RECIPES, make_manifest
 from squeezetune.measurement import Measured, run_classifier
@@ -51,6 +49,7 @@ from squeezetune.reporting import draw_plots, render_report
 from squeezetune.scene import find_deadline, open_scene, plan_run
 from squeezetune.settings import Settings, parse_settings
 from squeezetune.store import RowStore, find_cache_folder
+from squeezetune.workshop import Workshop, open_workshop
 
 THUMBNAIL_PX = 240
 # The file is held against the trained network on at most so many images.
@@ -59,17 +58,24 @@ COMPARED_IMAGES = 500
 
 @dataclass(frozen=True)
 class Job:
-    """What a training run works with besides photos and settings; `cache` is None where nothing may be kept."""
+    """What is trained on, where the model goes, and what the run works with; the clock is what the workshop tells."""
 
     photos: Path
     output: Path
-    settings: Settings
-    pretrained: Pretrained
     class_pattern: str
-    cache: Path | None
-    engine: Engine
-    listen: "Clock"
+    workshop: Workshop
+    clock: "Clock"
     created: str = field(default_factory=lambda: datetime.now(timezone.utc).strftime("%Y-%m-%dT%H:%M:%SZ"))
+
+    @property
+    def settings(self) -> Settings:
+        """The settings, as the user gave them."""
+        return self.workshop.settings
+
+    def scan(self) -> ImageIndex:
+        """Find the photos."""
+        engine = self.workshop.engine
+        return scan_folder(self.photos, engine=engine, listen=self.clock, class_pattern=self.class_pattern)
 
     def cut_index(self, index: ImageIndex) -> Split:
         """Split the photos as the settings say."""
@@ -141,24 +147,13 @@ def train(
     """
     settings = parse_settings((settings.to_dict() if settings else {}) | knobs)
     job = open_job(photos, output, settings, class_pattern, use_cache, listen)
-    with job.listen:
+    with job.clock:
         unfinished = open_unfinished(job, resume)
-        index = scan_folder(job.photos, engine=job.engine, listen=job.listen, class_pattern=class_pattern)
-        learned = RECIPES[job.settings.recipe](
-            index,
-            job.cut_index,
-            job.settings,
-            job.cache,
-            job.engine,
-            job.listen,
-            unfinished,
-            resume=resume,
-            started=job.listen.started,
-            pretrained=job.pretrained,
-        )
+        workshop = replace(job.workshop, unfinished=unfinished, is_resuming=resume)
+        learned = RECIPES[settings.recipe](job.scan(), job.cut_index, workshop, job.clock.started)
         with stage_artifact(job.output) as staging:
             staging.write(NETWORK, learned.network)
-            manifest = make_manifest(learned, job.settings)
+            manifest = make_manifest(learned, settings)
             measured, compared = measure_file(staging, manifest, learned, job)
             write_report(staging, learned, measured, compared, job)
             staging.finish(manifest)
@@ -189,16 +184,15 @@ def forecast(
     573.2
 
     """
-    started = time.perf_counter()
+    clock = Clock(listen)
     settings = parse_settings((settings.to_dict() if settings else {}) | knobs)
     if settings.recipe == "original":
         raise SettingsError("the original recipe cannot be forecast", "Train with it: it says how long it will take.")
-    cache = find_cache_folder() if use_cache else None
-    job = Job(Path(photos), Path(), settings, load_pretrained(settings.weights, cache, listen), class_pattern, cache,
-              ThreadEngine(settings.threads or count_cores()), Clock(listen))  # fmt: skip
-    index = scan_folder(job.photos, engine=job.engine, listen=job.listen, class_pattern=class_pattern)
-    scene = open_scene(index, job.cut_index(index), settings, job.cache, job.listen, job.pretrained)
-    plan, _ = plan_run(scene, find_deadline(settings, started), started=started, is_forecast=True)
+    workshop = open_workshop(settings, find_cache_folder() if use_cache else None, clock)
+    job = Job(Path(photos), Path(), class_pattern, workshop, clock)
+    index = job.scan()
+    scene = open_scene(index, job.cut_index(index), workshop)
+    plan, _ = plan_run(scene, find_deadline(settings, clock.started), started=clock.started, is_forecast=True)
     return plan
 
 
@@ -220,17 +214,16 @@ def open_job(
         )
     check_target(target)
     remove_leftovers(target)
-    engine = ThreadEngine(settings.threads or count_cores())
-    cache, clock = find_cache_folder() if use_cache else None, Clock(listen)
-    pretrained = load_pretrained(settings.weights, cache, clock)
-    return Job(source, target, settings, pretrained, class_pattern, cache, engine, clock)
+    clock = Clock(listen)
+    workshop = open_workshop(settings, find_cache_folder() if use_cache else None, clock)
+    return Job(source, target, class_pattern, workshop, clock)
 
 
 def open_unfinished(job: Job, resume: bool) -> CheckpointFolder:
     """Open the place of the unfinished run beside the model; what is there goes, unless the run is to be resumed."""
     unfinished = CheckpointFolder(find_checkpoint_folder(job.output))
     if unfinished.path.exists() and not resume:
-        job.listen(Notice(f"an unfinished run in {unfinished.path} is dropped; --resume would have gone on with it"))
+        job.clock(Notice(f"an unfinished run in {unfinished.path} is dropped; --resume would have gone on with it"))
         unfinished.remove()
     return unfinished
 
@@ -242,32 +235,32 @@ def close_unfinished(unfinished: CheckpointFolder, learned: Trained, job: Job) -
     if learned.has_trained_layers and learned.is_finished:
         unfinished.remove()
     elif not learned.has_trained_layers:
-        job.listen(Notice(f"nothing was resumed: these settings train no layers; {unfinished.path} is left as it was"))
+        job.clock(Notice(f"nothing was resumed: these settings train no layers; {unfinished.path} is left as it was"))
 
 
 def measure_file(staging: Staging, manifest: Manifest, learned: Trained, job: Job) -> tuple[Measured, Measured | None]:
     """Write `model.onnx` and measure that very file on the test images, and on some that its training looked at."""
     path = staging.write(MODEL, learned.model)
-    store = None
-    if job.cache:
-        folder = job.cache / "measurements" / staging.checksums[MODEL][:32]
+    store, cache, engine = None, job.workshop.cache, job.workshop.engine
+    if cache:
+        folder = cache / "measurements" / staging.checksums[MODEL][:32]
         store = RowStore(folder, (len(manifest.class_names),), "<f4")
     classifier = Classifier(path, manifest)
-    measured = run_classifier(classifier, learned.index, learned.split.test, job.engine, job.listen, store)
+    measured = run_classifier(classifier, learned.index, learned.split.test, engine, job.clock, store)
     if learned.knows(measured.positions):
         return measured, None
     sample = learned.split.validation[:: -(-len(learned.split.validation) // COMPARED_IMAGES)]
-    return measured, run_classifier(classifier, learned.index, sample, job.engine, ignore_event, store)
+    return measured, run_classifier(classifier, learned.index, sample, engine, ignore_event, store)
 
 
 def write_report(staging: Staging, learned: Trained, measured: Measured, compared: Measured | None, job: Job) -> None:
     """Write the report for scripts, for people and for papers."""
     index = learned.index
     evaluation = evaluate_probabilities(measured.probabilities, index.labels[measured.positions], index.class_names)
-    job.listen(ModelMeasured(evaluation.accuracy, *evaluation.interval, evaluation.count))
-    command, heard, seconds = repeat_command(job), tuple(job.listen.heard), job.listen.total_s()
+    job.clock(ModelMeasured(evaluation.accuracy, *evaluation.interval, evaluation.count))
+    command, heard, seconds = repeat_command(job), tuple(job.clock.heard), job.clock.total_s()
     run = Run(job.settings, learned, measured, evaluation, command, job.created, heard, seconds, compared,
-              job.listen.gauge.peaks)  # fmt: skip
+              job.clock.gauge.peaks)  # fmt: skip
     record = make_record(run)
     for name, image in draw_plots(record).items():
         staging.write(f"plots/{name}", image)
