@@ -34,6 +34,7 @@ LAYERS = [
     "survey",
     "deepened",
     "scene",
+    "workshop",
     "probing",
     "planner",
     "stage_plans",
