@@ -8,7 +8,7 @@ from squeezetune.data.index import scan_folder
 from squeezetune.data.split import split_index
 from squeezetune.deepened import Deepened
 from squeezetune.engine import ThreadEngine
-from squeezetune.events import EpochFinished, PlanMade, StageFinished, ignore_event
+from squeezetune.events import EpochFinished, PlanChanged, PlanMade, StageFinished, ignore_event
 from squeezetune.learn.evaluation import evaluate_probabilities, wilson_interval
 from squeezetune.learn.head import Scaling
 from squeezetune.learn.recipe import Phase, Recipe, StagePlan
@@ -166,7 +166,7 @@ def test_without_a_plan_none_is_recorded(run):
 
 def test_the_forecast_stands_beside_what_its_parts_took(run):
     forecasts = (("preparing", 1.5), ("head", 0.9), ("all layers at 96, 128 px", 58.0), ("report", 3.5))
-    plan, later = PlanMade(forecasts, 63.9, 70.0), PlanMade((("head", 9.0),), 9.0, 70.0)
+    plan, later = PlanMade(forecasts, 63.9, 70.0), PlanChanged((("all layers at 96 px", 50.0),), 50.0, 60.0)
     stages = [(StageFinished("head", 1.0), 2.6), (StageFinished("all layers", 55.0), 63.0)]
     deepened = deepen(replace(run, heard=[(plan, 1.5), (later, 2.0), *stages]))
     assert make_record(deepened)["plan"] == {
@@ -179,6 +179,7 @@ def test_the_forecast_stands_beside_what_its_parts_took(run):
             {"part": "all layers at 96, 128 px", "forecast_s": 58.0, "seconds": 60.543},
             {"part": "report", "forecast_s": 3.5, "seconds": None},
         ],
+        "changes": [{"at_s": 2.0, "parts": [{"part": "all layers at 96 px", "forecast_s": 50.0}]}],
     }
 
 

@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from squeezetune.data.index import Skipped
-from squeezetune.events import EpochFinished, Event, PlanMade, StageFinished
+from squeezetune.events import EpochFinished, Event, PlanChanged, PlanMade, StageFinished
 from squeezetune.learn.evaluation import Evaluation, wilson_interval
 from squeezetune.learn.head import VIEW_NAMES, Candidate
 from squeezetune.learn.stages import StageResult
@@ -220,7 +220,10 @@ def record_timings(run: Run) -> list[dict[str, Any]]:
 
 
 def record_plan(run: Run) -> dict[str, Any] | None:
-    """Set the forecast that the run began with against what its parts took; None where no machine was measured."""
+    """Set the forecast that the run began with against what its parts took; None where no machine was measured.
+
+    `changes` are the plans of the rest that were made on the way, each with the seconds since the run began.
+    """
     plan = next((event for event, _ in run.heard if isinstance(event, PlanMade)), None)
     if plan is None:
         return None
@@ -231,7 +234,12 @@ def record_plan(run: Run) -> dict[str, Any] | None:
         {"part": part, "forecast_s": round(seconds, 3), "seconds": _find_seconds(part, taken)}
         for part, seconds in plan.forecasts
     ]
-    return {"budget_s": plan.budget_s, "forecast_s": round(plan.total_s, 3), "parts": parts}
+    changes = [
+        {"at_s": round(at, 3), "parts": [{"part": part, "forecast_s": round(s, 3)} for part, s in event.forecasts]}
+        for event, at in run.heard
+        if isinstance(event, PlanChanged)
+    ]
+    return {"budget_s": plan.budget_s, "forecast_s": round(plan.total_s, 3), "parts": parts, "changes": changes}
 
 
 def _find_seconds(part: str, taken: Mapping[str, float]) -> float | None:

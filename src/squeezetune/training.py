@@ -32,6 +32,7 @@ from squeezetune.events import (
     Listener,
     ModelMeasured,
     Notice,
+    PlanChanged,
     PlanMade,
     StageFinished,
     StageStarted,
@@ -101,7 +102,7 @@ class Clock:
 
     def __call__(self, event: Event) -> None:
         """Hear one event."""
-        if isinstance(event, PlanMade | EpochFinished | StageFinished):
+        if isinstance(event, PlanMade | PlanChanged | EpochFinished | StageFinished):
             self.heard.append((event, self.total_s()))
         if isinstance(event, StageStarted):
             self.gauge.enter(event.stage)
