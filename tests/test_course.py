@@ -12,7 +12,8 @@ from squeezetune.course import compare_stages, is_same
 from squeezetune.data.index import scan_folder
 from squeezetune.data.split import split_index
 from squeezetune.engine import ThreadEngine
-from squeezetune.events import EpochFinished, PlanChanged, StageStarted, ignore_event
+from squeezetune.events import EpochFinished, Notice, PlanChanged, StageStarted, ignore_event
+from squeezetune.interruption import STOPPING
 from squeezetune.learning import learn_classifier
 from squeezetune.training import train
 from squeezetune.workshop import open_workshop
@@ -61,14 +62,14 @@ def two_stages():
 
 @pytest.fixture(scope="module")
 def learn(shape_folder, settings, tmp_path_factory):
-    """Learn the shapes; further arguments are settings."""
+    """Learn the shapes; further arguments are settings, and a cache in the place of the one that all share."""
     cache, engine = tmp_path_factory.mktemp("course-cache"), ThreadEngine(2)
     index = scan_folder(shape_folder, engine=engine)
 
     def cut(index):
         return split_index(index, validation=0.2, test=0.2, seed=0)
 
-    def learn_with(listen=ignore_event, unfinished=None, resume=False, **changes):
+    def learn_with(listen=ignore_event, unfinished=None, resume=False, cache=cache, **changes):
         changed = replace(settings, **changes)
         workshop = open_workshop(changed, cache, listen, engine)
         return learn_classifier(index, cut, replace(workshop, unfinished=unfinished, is_resuming=resume))
@@ -176,6 +177,24 @@ def test_the_report_compares_all_stages(shape_folder, settings, tmp_path):
 
 def test_the_same_run_gives_the_same_bytes(learn, whole):
     assert digest(learn()) == digest(whole[0])
+
+
+@pytest.mark.parametrize(("work", "count"), [("activations", 0), ("pixels", 1)])
+def test_who_stops_before_a_stage_has_begun_gets_the_best_so_far(learn, whole, tmp_path, work, count):
+    said, unfinished = [], CheckpointFolder(tmp_path / ".model.unfinished")
+
+    def listen(event):
+        said.append(event)
+        if isinstance(event, StageStarted) and event.stage == work:
+            signal.raise_signal(signal.SIGINT)
+
+    stopped = learn(listen, unfinished, cache=tmp_path / "cache")
+    assert Notice(STOPPING) in said
+    assert not stopped.is_finished
+    assert stopped.model
+    assert len(stopped.trained) == count
+    if count:
+        assert digest(learn(ignore_event, unfinished, resume=True)) == digest(whole[0])
 
 
 @pytest.mark.parametrize("stage", [LAST, WHOLE])

@@ -11,6 +11,7 @@ from squeezetune.deepened import Deepened, find_best
 from squeezetune.deepening import Ground, deepen, resume_stages
 from squeezetune.events import PlanChanged
 from squeezetune.forecasts import forecast_judgement, forecast_stage
+from squeezetune.interruption import Stopped
 from squeezetune.learn.head import Head
 from squeezetune.learn.recipe import StagePlan
 from squeezetune.learn.stages import StageResult
@@ -21,26 +22,32 @@ from squeezetune.workshop import Workshop
 SAME_EPOCHS = (0.75, 1.33)
 
 
-def train_stages(ground: Ground, plan: Plan, workshop: Workshop, deadline: float | None) -> tuple[Deepened, ...]:
-    """Train the stages that are planned, or go on where an unfinished run stopped; what every one left, in order.
+def train_stages(
+    ground: Ground, plan: Plan, workshop: Workshop, deadline: float | None
+) -> tuple[tuple[Deepened, ...], bool]:
+    """Train the stages that are planned, or go on where an unfinished run stopped.
 
+    Returns what every one left, in order, and whether nobody stopped them.
     The run has to be over at the `deadline`, by `time.perf_counter`; the rest of the plan follows the time that is
     really left. Somebody who asks to stop gets what there is by then.
     """
     # photos that cannot be decoded may have left nothing to judge by
     if not plan.stages or not len(ground.split.validation):
-        return ()
+        return (), True
     trained = resume_stages(ground, workshop)
     while True:
         if deadline is not None and not workshop.is_resuming:  # an unfinished stage goes on with the plan that it had
             plan = renew_plan(plan, trained, workshop, deadline)
         stages = list_rest(plan, trained)
         if not stages:
-            return trained
+            return trained, True
         here = replace(workshop, training_ends=find_end(plan, stages, deadline))
-        trained = (*trained, deepen(ground, stages[0], here, trained))
+        try:
+            trained = (*trained, deepen(ground, stages[0], here, trained))
+        except Stopped:
+            return trained, False
         if not trained[-1].is_finished:
-            return trained
+            return trained, False
         history = trained[-1].candidate.history
         plan = note_training(plan, trained[-1].plan, history[-1].images_per_s if history else None)
         workshop = replace(workshop, is_resuming=False)

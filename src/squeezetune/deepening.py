@@ -72,6 +72,7 @@ def deepen(ground: Ground, plan: StagePlan, workshop: Workshop, earlier: tuple[D
         MissingExtraError: torch is not installed.
         DataError: a photo that could be read before cannot be read any more.
         CheckpointError: the unfinished run is of other photos or settings.
+        Stopped: somebody asked to stop before anything was trained.
 
     """
     from squeezetune.learn.crew import Conditions, recall_precision
@@ -84,8 +85,9 @@ def deepen(ground: Ground, plan: StagePlan, workshop: Workshop, earlier: tuple[D
     kept, plan, precision = found or (None, plan, recall_precision(workshop.cache))
     network = build_tapped(ground, plan, workshop, find_best(earlier, ground.head.chosen))
     with ExitStack() as stack:
-        task = make_task(ground, stack.enter_context(open_feed(ground, plan, workshop)), settings)
         interruption = stack.enter_context(catch_interrupts(listen))
+        feed = stack.enter_context(open_feed(ground, plan, replace(workshop, listen=interruption.tell)))
+        task = make_task(ground, feed, settings)
         keep = None
         if workshop.unfinished:
             writer = stack.enter_context(CheckpointWriter(workshop.unfinished, listen))

@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from types import FrameType
 
-from squeezetune.events import Listener, Notice
+from squeezetune.events import Event, Listener, Notice
 
 STOPPING = (
     "Stopping after this step and finishing with the best model so far; press Ctrl-C again to stop at once "
@@ -18,6 +18,10 @@ STOPPING = (
 )
 # The signals that ask for a stop, and what Python does about each by default.
 DEFAULTS = {signal.SIGINT: signal.default_int_handler, signal.SIGTERM: signal.SIG_DFL}
+
+
+class Stopped(Exception):  # noqa: N818  # nothing went wrong
+    """Leaves a piece of work that a request to stop makes superfluous."""
 
 
 class Interruption:
@@ -40,6 +44,17 @@ class Interruption:
             self._is_told = True
             self._listen(Notice(STOPPING))
         return self.is_requested
+
+    def tell(self, event: Event) -> None:
+        """Tell the listener of an event, and leave the work that it comes from where a stop is requested.
+
+        Raises:
+            Stopped: a stop is requested.
+
+        """
+        self._listen(event)
+        if self.poll():
+            raise Stopped
 
 
 @contextmanager

@@ -27,6 +27,7 @@ class Learned:
     """A trained network: its parts, the features it was trained on, and the bytes of its two files.
 
     `trained` is what every stage of training layers left, in order: candidates against the frozen layers' head.
+    `is_finished` says that nobody stopped the training early.
     """
 
     survey: Survey
@@ -34,6 +35,7 @@ class Learned:
     head: Head
     pretrained: Pretrained
     trained: tuple[Deepened, ...] = ()
+    is_finished: bool = True
     model: bytes = b""
     network: bytes = b""
 
@@ -112,11 +114,6 @@ class Learned:
     def has_trained_layers(self) -> bool:
         """Say whether layers were trained, better or not."""
         return bool(self.trained)
-
-    @property
-    def is_finished(self) -> bool:
-        """Say whether nobody stopped the training early."""
-        return all(stage.is_finished for stage in self.trained)
 
     def knows(self, positions: NDArray[np.int64]) -> bool:
         """Say whether the probabilities that the training itself gives these images are known."""

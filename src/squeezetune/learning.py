@@ -62,8 +62,8 @@ def learn_classifier(index: ImageIndex, cut: CutIndex, workshop: Workshop, start
             scratch=scratch,
         )
     ground = Ground(index, survey.split, features, trunk, weights, head, scratch)
-    trained = train_stages(ground, plan, workshop, deadline)
-    return make_files(Learned(survey, trunk, head, workshop.pretrained, trained), weights)
+    trained, is_finished = train_stages(ground, plan, workshop, deadline)
+    return make_files(Learned(survey, trunk, head, workshop.pretrained, trained, is_finished), weights)
 
 
 def learn_as_original(

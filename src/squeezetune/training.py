@@ -231,11 +231,11 @@ def open_unfinished(job: Job, resume: bool) -> CheckpointFolder:
 
 def close_unfinished(unfinished: CheckpointFolder, learned: Trained, job: Job) -> None:
     """Remove what was kept of a training that is finished now; one that other settings began stays."""
-    if not unfinished.path.exists():
+    if not unfinished.path.exists() or not learned.is_finished:
         return
-    if learned.has_trained_layers and learned.is_finished:
+    if learned.has_trained_layers:
         unfinished.remove()
-    elif not learned.has_trained_layers:
+    else:
         job.clock(Notice(f"nothing was resumed: these settings train no layers; {unfinished.path} is left as it was"))
 
 
