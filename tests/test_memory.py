@@ -82,10 +82,13 @@ def test_torch_counts_from_the_start_where_the_machine_is_measured_with_it():
     assert early["all layers"] == late["all layers"]
 
 
-def test_float32_takes_twice_the_memory_of_activations():
-    half, whole = forecast(), forecast(replace(DEMAND, has_bfloat16=False))
-    pixels = count_micro(DEMAND.side, float("inf")) * DEMAND.side**2
-    assert whole["all layers"] - half["all layers"] == 2 * 900 * pixels
+def test_float32_takes_twice_the_memory_of_activations_for_half_as_many_images():
+    pixels = 4 * DEMAND.side**2
+    half, whole = (
+        forecast(replace(DEMAND, has_bfloat16=has), micro_pixels=pixels)["all layers"] for has in (True, False)
+    )
+    assert whole - half == 2 * 900 * pixels
+    assert forecast(replace(DEMAND, has_bfloat16=False))["all layers"] == forecast()["all layers"]
 
 
 @pytest.mark.parametrize(("side", "micro_pixels", "images"), [
@@ -94,6 +97,10 @@ def test_float32_takes_twice_the_memory_of_activations():
 ])  # fmt: skip
 def test_images_at_once_on_a_thread(side, micro_pixels, images):
     assert count_micro(side, micro_pixels) == images
+
+
+def test_float32_takes_half_as_many_images_at_once():
+    assert count_micro(128, has_bfloat16=False) == 18
 
 
 def test_the_forecast_knows_how_many_images_the_training_takes_at_once():

@@ -194,7 +194,7 @@ def _provide(demand: Demand, settings: Settings, threads: int) -> Provision:
 def _list_savings(provision: Provision, settings: Settings) -> Iterator[dict[str, Any]]:
     """List what may be given up for memory, what costs least first."""
     yield from ({"held_bytes": held} for held in SMALLER_HELD)
-    yield from ({"micro_pixels": MICRO_PIXELS // share} for share in (2, 4))
+    yield from ({"micro_pixels": MICRO_PIXELS[True] // share} for share in (2, 4, 8))
     if settings.engine == "auto" and settings.precision != "bfloat16":  # which ONNX Runtime has not
         yield {"engine": "onnxruntime"}
     if settings.views == "auto":
@@ -256,9 +256,9 @@ def _fit_head(demand: Demand, provision: Provision) -> int:
 
 
 def _train_layers(demand: Demand, provision: Provision) -> int:
-    pixels = count_micro(demand.side, provision.micro_pixels) * demand.side**2
+    images = count_micro(demand.side, provision.micro_pixels, has_bfloat16=demand.has_bfloat16)
     pixel = round(NETWORK_PIXEL[demand.has_bfloat16] * SHARES[demand.version])
-    return NETWORK + provision.threads * (NETWORK_THREAD + pixel * pixels)
+    return NETWORK + provision.threads * (NETWORK_THREAD + pixel * images * demand.side**2)
 
 
 def _measure_model(demand: Demand, provision: Provision) -> int:

@@ -70,7 +70,7 @@ def test_gradients_are_those_of_a_plain_loop(network, task, threads):
 
 def test_gradients_do_not_depend_on_how_many_images_go_through_at_once(network, task, monkeypatch):
     expected = measure(network, task)
-    monkeypatch.setattr(module, "count_micro", lambda *given: 2)
+    monkeypatch.setattr(module, "count_micro", lambda *_, **__: 2)
     assert_same(measure(network, task), expected)
 
 
@@ -146,7 +146,7 @@ def test_logits_are_averaged_over_the_views(network, task, monkeypatch):
     pixels = torch.from_numpy(task.feed.rows.values[POSITIONS])
     with torch.no_grad():
         image, mirror = (network(show_images(pixels, SIDE, mirrored=mirrored)) for mirrored in (False, True))
-    monkeypatch.setattr(module, "count_micro", lambda *given: 2)
+    monkeypatch.setattr(module, "count_micro", lambda *_, **__: 2)
     with Crew(network, task, RECIPE, make_conditions()) as crew:
         torch.testing.assert_close(crew.infer(POSITIONS, SIDE, 1), image, rtol=1e-4, atol=1e-4)
         torch.testing.assert_close(crew.infer(POSITIONS, SIDE, 2), (image + mirror) / 2, rtol=1e-4, atol=1e-4)

@@ -128,7 +128,8 @@ class Crew:
 
     def _count_micro(self, side: int) -> int:
         """Count the images that go through the network at once on one thread, as far as memory allows."""
-        return count_micro(side, self.conditions.micro_pixels, self._micro_times)
+        has_bfloat16 = self.conditions.precision is torch.bfloat16
+        return count_micro(side, self.conditions.micro_pixels, self._micro_times, has_bfloat16=has_bfloat16)
 
     def _measure_part(self, positions: Positions, side: int, place: tuple[int, int]) -> tuple[list[Tensor], float, int]:
         """Measure one thread's part of a batch, a few images at a time."""

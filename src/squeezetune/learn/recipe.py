@@ -9,17 +9,18 @@ from typing import Any
 WATCHED_IMAGES = 2000
 FIRST_BLOCK = "conv1"
 
-# At most so many pixels, or four images, go through the network at once on one thread: more go over memory instead of
-# the processor's cache, and with fewer the fixed time of each layer's calls, 9 ms in all, weighs more.
-MICRO_PIXELS, LEAST_MICRO_IMAGES = 36 * 128 * 128, 4
+# At most so many pixels, or four images, go through the network at once on one thread, in bfloat16 and in float32: more
+# go over memory instead of the processor's cache, and with fewer the fixed time of each layer's calls weighs more.
+MICRO_PIXELS, LEAST_MICRO_IMAGES = {True: 36 * 128 * 128, False: 18 * 128 * 128}, 4
 
 
-def count_micro(side: int, most_pixels: float = inf, times: int = 1) -> int:
+def count_micro(side: int, most_pixels: float = inf, times: int = 1, *, has_bfloat16: bool = True) -> int:
     """Count the images that go through the network at once on a thread that trains, as far as memory allows.
 
     `times` as many where what they are read from is so much smaller than the images.
     """
-    return int(times * min(max(LEAST_MICRO_IMAGES, MICRO_PIXELS // side**2), max(1.0, most_pixels / side**2)))
+    best = max(LEAST_MICRO_IMAGES, MICRO_PIXELS[has_bfloat16] // side**2)
+    return int(times * min(best, max(1.0, most_pixels / side**2)))
 
 
 # Where more images than this are shown to the network, counting each time, pieces of others are put into some of them.
