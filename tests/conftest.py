@@ -1,6 +1,8 @@
 """Fixtures that more than one test module uses: small photos, as bytes and in folders."""
 
+import signal
 from collections.abc import Callable, Iterator, Mapping
+from dataclasses import replace
 from io import BytesIO
 from pathlib import Path
 
@@ -9,10 +11,18 @@ import pytest
 from example_weights import draw_weights
 from PIL import Image, ImageDraw
 
+from squeezetune.checkpoint import CheckpointFolder
+from squeezetune.data.index import ImageIndex, scan_folder
+from squeezetune.data.split import Split, split_index
 from squeezetune.engine import ThreadEngine
+from squeezetune.events import Listener, ignore_event
 from squeezetune.learn.weights import LAYOUTS, Weights, load_weights
+from squeezetune.learned import Learned
+from squeezetune.learning import learn_classifier
 from squeezetune.settings import Settings
+from squeezetune.survey import CutIndex
 from squeezetune.training import train
+from squeezetune.workshop import open_workshop
 
 
 @pytest.fixture
@@ -125,6 +135,53 @@ def shape_folder(write_shapes: Callable[..., Path], tmp_path_factory: pytest.Tem
 def fixed_settings() -> Settings:
     """Give settings under which two runs on one machine compute the same bits; small, so that they are fast."""
     return Settings(image_side=64, validation=0.2, test=0.2, **FIXED)
+
+
+@pytest.fixture(scope="session")
+def make_learn(shape_folder: Path) -> Callable[..., Callable[..., Learned]]:
+    """Make a function that learns the shapes with these settings; its further arguments are others of these."""
+    engine = ThreadEngine(2)
+    shapes = scan_folder(shape_folder, engine=engine)
+
+    def cut_evenly(index: ImageIndex) -> Split:
+        return split_index(index, validation=0.2, test=0.2, seed=0)
+
+    def make(settings: Settings, cache: Path) -> Callable[..., Learned]:
+        def learn(
+            listen: Listener = ignore_event,
+            unfinished: CheckpointFolder | None = None,
+            resume: bool = False,
+            cut: CutIndex = cut_evenly,
+            cache: Path = cache,
+            index: ImageIndex = shapes,
+            **changes: object,
+        ) -> Learned:
+            workshop = open_workshop(replace(settings, **changes), cache, listen, engine)
+            return learn_classifier(index, cut, replace(workshop, unfinished=unfinished, is_resuming=resume))
+
+        return learn
+
+    return make
+
+
+@pytest.fixture
+def usual_interrupts() -> Iterator[None]:
+    """Let Ctrl-C be what it is at a terminal: a job in the background starts with it ignored, as do its children."""
+    former = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, former)
+
+
+@pytest.fixture(scope="module")
+def float32() -> Iterator[None]:
+    """Train alike wherever the tests run, and save the time in which the kind of number is chosen. Needs torch."""
+    import torch
+
+    from squeezetune.learn import crew
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(crew, "choose_precision", lambda: torch.float32)
+        yield
 
 
 @pytest.fixture(scope="session")

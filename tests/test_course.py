@@ -9,36 +9,17 @@ import pytest
 from squeezetune import course, planner, stage_plans
 from squeezetune.checkpoint import CheckpointFolder
 from squeezetune.course import compare_stages, is_same
-from squeezetune.data.index import scan_folder
-from squeezetune.data.split import split_index
-from squeezetune.engine import ThreadEngine
 from squeezetune.events import EpochFinished, Notice, PlanChanged, StageStarted, ignore_event
 from squeezetune.interruption import STOPPING
-from squeezetune.learning import learn_classifier
 from squeezetune.training import train
-from squeezetune.workshop import open_workshop
 
 torch = pytest.importorskip("torch", reason="torch is an extra")
 from squeezetune import deepening  # noqa: E402
-from squeezetune.learn import crew, finetune  # noqa: E402
+from squeezetune.learn import finetune  # noqa: E402
+
+pytestmark = pytest.mark.usefixtures("usual_interrupts", "float32")
 
 LAST, WHOLE = "last 2 blocks", "all layers"
-
-
-@pytest.fixture(autouse=True)
-def usual_interrupts():
-    """Let Ctrl-C be what it is at a terminal."""
-    former = signal.signal(signal.SIGINT, signal.default_int_handler)
-    yield
-    signal.signal(signal.SIGINT, former)
-
-
-@pytest.fixture(scope="module", autouse=True)
-def float32():
-    """Compute alike wherever the tests run, and save the time in which that is found out."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(crew, "choose_precision", lambda: torch.float32)
-        yield
 
 
 @pytest.fixture(scope="module")
@@ -61,20 +42,8 @@ def two_stages():
 
 
 @pytest.fixture(scope="module")
-def learn(shape_folder, settings, tmp_path_factory):
-    """Learn the shapes; further arguments are settings, and a cache in the place of the one that all share."""
-    cache, engine = tmp_path_factory.mktemp("course-cache"), ThreadEngine(2)
-    index = scan_folder(shape_folder, engine=engine)
-
-    def cut(index):
-        return split_index(index, validation=0.2, test=0.2, seed=0)
-
-    def learn_with(listen=ignore_event, unfinished=None, resume=False, cache=cache, **changes):
-        changed = replace(settings, **changes)
-        workshop = open_workshop(changed, cache, listen, engine)
-        return learn_classifier(index, cut, replace(workshop, unfinished=unfinished, is_resuming=resume))
-
-    return learn_with
+def learn(make_learn, settings, tmp_path_factory):
+    return make_learn(settings, tmp_path_factory.mktemp("course-cache"))
 
 
 @pytest.fixture(scope="module")

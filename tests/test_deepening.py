@@ -19,40 +19,28 @@ from safetensors.numpy import save_file
 
 from squeezetune.checkpoint import CheckpointFolder
 from squeezetune.cli import main
-from squeezetune.data.index import index_images, scan_folder
-from squeezetune.data.split import split_index, split_train_validation
-from squeezetune.engine import ThreadEngine
+from squeezetune.data.index import index_images
+from squeezetune.data.split import split_train_validation
 from squeezetune.errors import CheckpointError
 from squeezetune.events import EpochFinished, Notice, StageStarted, ignore_event
 from squeezetune.interruption import STOPPING
 from squeezetune.learn.recipe import Recipe
-from squeezetune.learning import learn_classifier, make_files, make_manifest
+from squeezetune.learning import make_files, make_manifest
 from squeezetune.prediction import Classifier, load
 from squeezetune.training import train
-from squeezetune.workshop import open_workshop
 
 torch = pytest.importorskip("torch", reason="torch is an extra")
 from squeezetune import deepening  # noqa: E402
-from squeezetune.learn import activations, crew, finetune  # noqa: E402
+from squeezetune.learn import activations, finetune  # noqa: E402
 from squeezetune.learn.augment import normalise  # noqa: E402
 from squeezetune.learn.network import SqueezeNet  # noqa: E402
 from squeezetune.learn.tapped import TappedNetwork  # noqa: E402
 
+pytestmark = pytest.mark.usefixtures("usual_interrupts", "float32")
+
 LAYERS = "all layers"
 # What one run of three epochs is made of: 36 training images in batches of 8.
 EPOCHS = 3.0
-
-
-@pytest.fixture(autouse=True)
-def usual_interrupts():
-    """Let Ctrl-C be what it is at a terminal: a job in the background starts with it ignored, as do its children."""
-    former = signal.signal(signal.SIGINT, signal.default_int_handler)
-    yield
-    signal.signal(signal.SIGINT, former)
-
-
-def cut(index):
-    return split_index(index, validation=0.2, test=0.2, seed=0)
 
 
 def digest(deepened):
@@ -65,31 +53,14 @@ def count_checkpoints(folder):
     return len(list(folder.path.glob("checkpoint-*.json"))) if folder.path.exists() else 0
 
 
-@pytest.fixture(scope="module", autouse=True)
-def float32():
-    """Compute alike wherever the tests run, and save the time in which that is found out."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(crew, "choose_precision", lambda: torch.float32)
-        yield
-
-
 @pytest.fixture(scope="module")
 def settings(fixed_settings):
     return replace(fixed_settings, layers="all", epochs=EPOCHS)
 
 
 @pytest.fixture(scope="module")
-def learn(shape_folder, settings, tmp_path_factory):
-    """Learn the shapes; further arguments are those of `learn_classifier`, or settings."""
-    cache, engine = tmp_path_factory.mktemp("deep-cache"), ThreadEngine(2)
-    index = scan_folder(shape_folder, engine=engine)
-
-    def learn_with(listen=ignore_event, unfinished=None, resume=False, cut=cut, cache=cache, index=index, **changes):
-        changed = replace(settings, **changes)
-        workshop = open_workshop(changed, cache, listen, engine)
-        return learn_classifier(index, cut, replace(workshop, unfinished=unfinished, is_resuming=resume))
-
-    return learn_with
+def learn(make_learn, settings, tmp_path_factory):
+    return make_learn(settings, tmp_path_factory.mktemp("deep-cache"))
 
 
 @pytest.fixture(scope="module")

@@ -38,13 +38,8 @@ def index(shape_folder, engine):
 
 
 @pytest.fixture
-def learn(index, fixed_settings, engine, tmp_path):
-    def learn_with(**changes):
-        settings = replace(fixed_settings, **changes)
-        return learn_classifier(index, cut, open_workshop(settings, tmp_path / "cache", ignore_event, engine))
-
-    learn_with.settings = fixed_settings
-    return learn_with
+def learn(make_learn, fixed_settings, tmp_path):
+    return make_learn(fixed_settings, tmp_path / "cache")
 
 
 def read_pixels(learned, count):
@@ -135,7 +130,7 @@ def test_images_that_cannot_be_decoded_are_skipped_and_the_rest_is_split_anew(
 # ---- other pretrained weights
 
 
-def test_a_head_is_fitted_on_other_weights(learn, tmp_path):
+def test_a_head_is_fitted_on_other_weights(learn, fixed_settings, tmp_path):
     exact = perturb(draw_weights())  # float32, as somebody's training leaves it
     save_file(exact, tmp_path / "mine.safetensors", metadata={"license": "CC0-1.0"})
     learned, packaged = learn(weights=str(tmp_path / "mine.safetensors")), learn()
@@ -148,10 +143,10 @@ def test_a_head_is_fitted_on_other_weights(learn, tmp_path):
     assert (about["network"], about["weights"]) == ("SqueezeNet 1.0", "mine.safetensors")
     assert about["weights_sha256"] == hashlib.sha256((tmp_path / "mine.safetensors").read_bytes()).hexdigest()
     assert about["license"].startswith("weights CC0-1.0;")
-    assert make_manifest(learned, learn.settings).weights == learned.pretrained.describe()
+    assert make_manifest(learned, fixed_settings).weights == learned.pretrained.describe()
 
 
-def test_the_stored_network_is_that_of_the_model_file(learn, tmp_path):
+def test_the_stored_network_is_that_of_the_model_file(learn, fixed_settings, tmp_path):
     save_file(perturb(draw_weights()), tmp_path / "mine.safetensors")
     learned = learn(weights=str(tmp_path / "mine.safetensors"), head="linear")
     tensors = unpack_tensors(learned.network)
@@ -160,7 +155,7 @@ def test_the_stored_network_is_that_of_the_model_file(learn, tmp_path):
     pixels = read_pixels(learned, 12)
     features = open_graph(build_trunk(stored, views=learned.chosen.views), FLOAT_RUNTIME, 1)(pixels)
     expected = softmax(apply_layers(layers, np.sqrt(features)).mean(axis=1), axis=1)
-    classifier = Classifier(learned.model, make_manifest(learned, learn.settings))
+    classifier = Classifier(learned.model, make_manifest(learned, fixed_settings))
     np.testing.assert_allclose(classifier.run(list(pixels)), expected, atol=1e-4)
 
 
