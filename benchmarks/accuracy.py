@@ -30,7 +30,6 @@ from photos import PHOTO_SETS, add_photo_options, prepare_photos, scan_photos, s
 
 from squeezetune.data.index import ImageIndex
 from squeezetune.data.split import Split
-from squeezetune.engine import ThreadEngine
 from squeezetune.events import ignore_event
 from squeezetune.learning import learn_classifier, make_manifest
 from squeezetune.measurement import run_classifier
@@ -84,10 +83,10 @@ class Field:
 
     def train(self, cut: CutIndex, settings: Settings) -> Result:
         """Train on a split, and measure the file on its test part."""
-        start, engine = time.perf_counter(), ThreadEngine()
-        learned = learn_classifier(self.index, cut, open_workshop(settings, self.cache, ignore_event, engine))
+        start, workshop = time.perf_counter(), open_workshop(settings, self.cache, ignore_event)
+        learned = learn_classifier(self.index, cut, workshop)
         classifier = Classifier(learned.model, make_manifest(learned, settings))
-        measured = run_classifier(classifier, learned.index, learned.split.test, engine, ignore_event)
+        measured = run_classifier(classifier, learned.index, learned.split.test, workshop.engine, ignore_event)
         correct = measured.probabilities.argmax(axis=1) == learned.index.labels[measured.positions]
         seconds = time.perf_counter() - start
         return Result(int(correct.sum()), len(correct), seconds, str(learned.trunk.runtime), learned.chosen.name,
