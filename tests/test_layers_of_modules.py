@@ -70,6 +70,7 @@ MAY_IMPORT_TORCH = {
         "feeds",
         "optimiser",
         "crew",
+        "rates",
         "finetune",
         "keeping",
         "original",

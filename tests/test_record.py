@@ -10,8 +10,8 @@ from squeezetune.deepened import Deepened
 from squeezetune.engine import ThreadEngine
 from squeezetune.events import EpochFinished, PlanChanged, PlanMade, StageFinished, ignore_event
 from squeezetune.learn.evaluation import evaluate_probabilities, wilson_interval
-from squeezetune.learn.head import Scaling
 from squeezetune.learn.recipe import Phase, Recipe, StagePlan
+from squeezetune.learn.scaling import Scaling
 from squeezetune.learn.stages import StageResult
 from squeezetune.learning import learn_classifier, make_manifest
 from squeezetune.measurement import Measured, run_classifier

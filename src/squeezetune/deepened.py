@@ -9,8 +9,9 @@ from numpy.typing import NDArray
 
 from squeezetune.events import EpochFinished
 from squeezetune.learn.dense import Layers
-from squeezetune.learn.head import Candidate, Scaling
+from squeezetune.learn.head import Candidate
 from squeezetune.learn.recipe import StagePlan
+from squeezetune.learn.scaling import Scaling
 from squeezetune.learn.weights import Weights
 
 WEIGHTS = "weights."

@@ -25,9 +25,10 @@ from squeezetune.learn.calibration import fit_temperature, measure_loss
 from squeezetune.learn.dense import Layers, Task, fit_linear
 from squeezetune.learn.features import Features
 from squeezetune.learn.graph import BLOCKS
-from squeezetune.learn.head import PENALTIES, Candidate, Head, Scaling, measure_scaling, weigh_classes
+from squeezetune.learn.head import PENALTIES, Candidate, Head, weigh_classes
 from squeezetune.learn.pace import ClockPace, EpochPace, Pace
 from squeezetune.learn.recipe import StagePlan
+from squeezetune.learn.scaling import Scaling, measure_scaling
 from squeezetune.learn.trunk import Trunk
 from squeezetune.learn.weights import Weights, detect_version
 from squeezetune.machine import name_version

@@ -6,14 +6,14 @@ import numpy as np
 import pytest
 
 from squeezetune.events import EpochFinished, Notice, StageFinished, StageStarted, TrainingAdvanced
-from squeezetune.learn.recipe import Phase, Recipe
+from squeezetune.learn.recipe import Phase
 
 torch = pytest.importorskip("torch", reason="torch is an extra")
 from tiny_training import RECIPE, SIDE, make_conditions, make_plan, make_tapped, make_task, run_training  # noqa: E402
 
 from squeezetune.learn import finetune as module  # noqa: E402
-from squeezetune.learn.finetune import make_groups, schedule_rate  # noqa: E402
 from squeezetune.learn.pace import ClockPace, EpochPace  # noqa: E402
+from squeezetune.learn.rates import schedule_rate  # noqa: E402
 from squeezetune.learn.state import Kept  # noqa: E402
 
 EPOCHS, STEPS = 3, 4  # of 64 images in batches of 16
@@ -370,45 +370,3 @@ def test_a_clock_pace_ends_in_time_or_with_its_epochs(seconds, steps):
         left[0] -= 0.1
         count += 1
     assert count == pytest.approx(steps, abs=1)
-
-
-# ---- rates
-
-
-def test_rates_rise_and_fall_once():
-    recipe = Recipe(warm_up=0.2, final_rate=0.02)
-    shares = [schedule_rate(at / 100, recipe) for at in range(101)]
-    assert shares[0] == pytest.approx(0.05)
-    assert shares[20] == pytest.approx(1.0)
-    assert shares[100] == pytest.approx(0.02)
-    assert max(shares) == shares[20]
-    assert shares[:21] == sorted(shares[:21])
-    assert shares[20:] == sorted(shares[20:], reverse=True)
-    assert shares[60] == pytest.approx(0.51)  # the middle of the cosine
-
-
-def test_rates_fall_towards_the_first_block():
-    network = make_tapped()
-    rates, kernels, decays = {}, set(), {}
-    for group in make_groups(network, RECIPE):
-        for name in group.names:
-            assert name not in rates
-            rates[name], decays[name] = group.rate, group.weight_decay
-            kernels |= {name} if group.is_kernel else set()
-    parameters = dict(network.named_parameters())
-    assert rates.keys() == parameters.keys()
-    assert kernels == {name for name, value in parameters.items() if value.ndim == 4 and name != "features.0.weight"}
-    assert rates["classifier.weight"] == RECIPE.head_rate
-    assert rates["features.12.squeeze.weight"] == pytest.approx(RECIPE.layer_decay * RECIPE.rate)
-    assert rates["features.3.squeeze.weight"] == pytest.approx(RECIPE.layer_decay**8 * RECIPE.rate)
-    assert rates["features.0.weight"] == pytest.approx(RECIPE.layer_decay**9 * RECIPE.head_rate)
-    assert {name for name, decay in decays.items() if decay == 0} == {n for n in parameters if n.endswith(".bias")}
-
-
-def test_what_is_not_to_be_trained_stays():
-    network = make_tapped()
-    for name, value in network.named_parameters():
-        value.requires_grad_(name.startswith(("features.12", "classifier")))
-    names = [name for group in make_groups(network, RECIPE) for name in group.names]
-    assert names
-    assert all(name.startswith(("features.12", "classifier")) for name in names)

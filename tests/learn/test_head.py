@@ -1,5 +1,4 @@
 from dataclasses import replace
-from itertools import pairwise
 
 import numpy as np
 import pytest
@@ -12,10 +11,10 @@ from squeezetune.learn.head import (
     Candidate,
     LabelledFeatures,
     fit_head,
-    measure_scaling,
     weigh_classes,
 )
 from squeezetune.learn.hidden import HiddenOptions
+from squeezetune.learn.scaling import measure_scaling
 from squeezetune.scratch import Scratch, Selection
 from squeezetune.settings import Settings
 
@@ -72,39 +71,6 @@ def measure_accuracy(head, data):
 
 def take(data, rows):
     return LabelledFeatures(data.features[rows], data.labels[rows])
-
-
-# ---- scaling
-
-
-def test_scaling_is_the_mean_and_deviation_of_the_roots():
-    data = make_features(2100)  # more than two blocks
-    roots = np.sqrt(data.features.astype(np.float64)).reshape(-1, WIDTH)
-    scaling = measure_scaling(data.features)
-    np.testing.assert_allclose(scaling.mean, roots.mean(axis=0), rtol=1e-4, atol=1e-6)
-    np.testing.assert_allclose(scaling.deviation[4:], roots.std(axis=0)[4:], rtol=1e-3)
-    rows = scaling.apply(data.features)
-    np.testing.assert_allclose(rows.reshape(-1, WIDTH)[:, 4:].std(axis=0), 1, rtol=1e-3)
-
-
-def test_a_channel_that_never_fires_is_not_blown_up():
-    scaling = measure_scaling(make_features(50).features)
-    assert (scaling.deviation[:4] > 0.01).all()
-    assert np.isfinite(scaling.apply(make_features(50, seed=1).features)).all()
-
-
-@pytest.mark.parametrize("layer_count", [1, 2])
-@pytest.mark.parametrize("temperature", [1.0, 2.5])
-def test_folding_changes_nothing(layer_count, temperature):
-    rng = np.random.default_rng(0)
-    data = make_features(20)
-    scaling = measure_scaling(data.features)
-    widths = [WIDTH, 3] if layer_count == 1 else [WIDTH, 7, 3]
-    layers = tuple((rng.standard_normal((a, b)).astype(np.float32), rng.standard_normal(b).astype(np.float32))
-                   for a, b in pairwise(widths))  # fmt: skip
-    plain = apply_layers(layers, scaling.apply(data.features).reshape(-1, WIDTH)) / temperature
-    roots = np.sqrt(data.features.astype(np.float32)).reshape(-1, WIDTH)
-    np.testing.assert_allclose(apply_layers(scaling.fold(layers, temperature), roots), plain, rtol=1e-3, atol=1e-3)
 
 
 @pytest.mark.parametrize("settings", [LINEAR, Settings(head="hidden")])

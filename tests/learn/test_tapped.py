@@ -3,8 +3,8 @@ import pytest
 
 from squeezetune.learn.dense import apply_layers
 from squeezetune.learn.graph import BLOCKS, TAPS, build_activations, build_trunk
-from squeezetune.learn.head import Scaling
 from squeezetune.learn.inference import Runtime, open_graph, open_outputs
+from squeezetune.learn.scaling import Scaling
 from squeezetune.learn.weights import detect_version
 
 torch = pytest.importorskip("torch", reason="torch is an extra")

@@ -10,10 +10,10 @@ from squeezetune.learn.augment import show_images
 from squeezetune.learn.crew import Conditions, Task
 from squeezetune.learn.feeds import PixelFeed
 from squeezetune.learn.finetune import tune
-from squeezetune.learn.head import measure_scaling
 from squeezetune.learn.network import build_network, torch
 from squeezetune.learn.pace import EpochPace
 from squeezetune.learn.recipe import Augmentation, Phase, Recipe, StagePlan
+from squeezetune.learn.scaling import measure_scaling
 from squeezetune.learn.tapped import TappedNetwork
 
 SIDE = 32

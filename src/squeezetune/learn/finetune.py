@@ -1,8 +1,7 @@
 """The one training loop: the layers themselves, on a CPU.
 
 Linear probe first, then fine-tuning: Kumar et al. 2022, "Fine-Tuning can Distort Pretrained Features and Underperform
-Out-of-Distribution". Rates fall from the classifier down to conv1 (Howard and Ruder 2018, ULMFiT), and rise and fall
-once in the run (Smith 2018, one-cycle). Averaged weights: Polyak and Juditsky 1992.
+Out-of-Distribution". Averaged weights: Polyak and Juditsky 1992.
 """
 
 import math
@@ -18,11 +17,12 @@ from squeezetune.events import EpochFinished, Notice, StageFinished, StageStarte
 from squeezetune.learn.crew import Conditions, Crew, Task
 from squeezetune.learn.feeds import Positions
 from squeezetune.learn.network import Tensor
-from squeezetune.learn.optimiser import Group, Optimiser
+from squeezetune.learn.optimiser import Optimiser
 from squeezetune.learn.pace import EpochPace, Pace
-from squeezetune.learn.recipe import Recipe, StagePlan
+from squeezetune.learn.rates import make_groups, schedule_rate
+from squeezetune.learn.recipe import StagePlan
 from squeezetune.learn.state import Kept, State
-from squeezetune.learn.tapped import CLASSIFIER, TappedNetwork
+from squeezetune.learn.tapped import TappedNetwork
 
 # isort: split
 # after `network`, which says how to install torch where it is missing
@@ -82,20 +82,6 @@ def measure_step(network: TappedNetwork, task: Task, plan: StagePlan, conditions
             loop.take_step(task.train[at * crew.batch : (at + 1) * crew.batch])
             seconds.append(time.perf_counter() - start)
     return float(np.median(seconds[1:]))
-
-
-def make_groups(network: TappedNetwork, recipe: Recipe) -> list[Group]:
-    """Sort the parameters into groups of one rate; rates fall by `layer_decay` a block from the classifier down."""
-    order = [*network.places, CLASSIFIER]
-    groups: dict[tuple[bool, float, float], list[str]] = {}
-    trained = [(name, value) for name, value in network.named_parameters() if value.requires_grad]
-    for name, value in trained:
-        block = network.find_block(name)
-        is_kernel = value.ndim == 4 and block != order[0]  # conv1 is a bank of filters of its own kind
-        decay = recipe.layer_decay ** (len(order) - 1 - order.index(block))
-        rate = decay * (recipe.rate if is_kernel else recipe.head_rate)
-        groups.setdefault((is_kernel, rate, recipe.weight_decay if value.ndim > 1 else 0.0), []).append(name)
-    return [Group(tuple(names), rate, decay, is_kernel) for (is_kernel, rate, decay), names in groups.items()]
 
 
 class Loop:
@@ -292,11 +278,3 @@ class Loop:
         if self._keep_state and now > self._kept_at + KEPT_EVERY_S:
             self._keep_state(Kept(self.state, self._safe))
             self._kept_at = now
-
-
-def schedule_rate(progress: float, recipe: Recipe) -> float:
-    """Return the share of the rate at this progress: up along a line, then down along a cosine."""
-    if progress < recipe.warm_up:
-        return 0.05 + 0.95 * progress / recipe.warm_up
-    fall = 0.5 * (1 + math.cos(math.pi * (progress - recipe.warm_up) / (1 - recipe.warm_up)))
-    return recipe.final_rate + (1 - recipe.final_rate) * fall

@@ -4,8 +4,8 @@ from collections.abc import Mapping
 
 from squeezetune.learn.dense import Layers, Rows
 from squeezetune.learn.graph import TAPS
-from squeezetune.learn.head import Scaling
 from squeezetune.learn.network import SqueezeNet, Tensor, export_weights
+from squeezetune.learn.scaling import Scaling
 from squeezetune.learn.weights import FIRE_WIDTHS, find_layout
 
 # isort: split
