@@ -6,11 +6,19 @@ from click.testing import CliRunner
 from fast_options import FAST
 
 from squeezetune import planner as module
-from squeezetune import stage_plans
+from squeezetune import probing, stage_plans
 from squeezetune.cli import main
 from squeezetune.errors import MissingExtraError
 from squeezetune.events import Notice, PlanMade, ignore_event
-from squeezetune.forecasts import Speeds, Workload, forecast_stage
+from squeezetune.forecasts import (
+    FORWARD_SHARE,
+    Speeds,
+    Workload,
+    forecast_end,
+    forecast_judgement,
+    forecast_stage,
+    measure_epoch,
+)
 from squeezetune.learn.recipe import Phase
 from squeezetune.planner import (
     announce_plan,
@@ -207,7 +215,35 @@ def test_a_faster_machine_trains_longer():
 def test_a_stage_takes_longer_with_every_epoch():
     stage = plan(DEEP).stage
     once, twice = (forecast_stage(replace(stage, epochs=epochs), WORK, SPEEDS) for epochs in (1.0, 2.0))
-    assert twice - once == pytest.approx(WORK.train * 224**2 * SPEEDS.pixel_s)
+    looks = FORWARD_SHARE * WORK.validation
+    assert twice - once == pytest.approx((WORK.train + looks) * 224**2 * SPEEDS.pixel_s)
+
+
+def test_what_a_step_takes_besides_its_images_counts_for_every_step():
+    stage, slow = plan(DEEP).stage, replace(SPEEDS, step_s=0.03)
+    one_size = replace(stage, phases=stage.phases[-1:])
+    for planned, seen in ((one_size, 1.0), (stage, (1 + (224 / 160) ** 2) / 2)):  # more images fit in at 160 pixels
+        before, after = (measure_epoch(planned, WORK, speeds) for speeds in (SPEEDS, slow))
+        assert after - before == pytest.approx(0.03 * seen * WORK.train / planned.recipe.batch)
+    few = replace(WORK, train=320)
+    assert plan(DEEP, few).stage.recipe.batch == 20
+    assert forecast_judgement(stage, WORK, slow) == forecast_judgement(stage, WORK, SPEEDS)
+
+
+def test_a_step_and_its_images_are_told_apart_by_two_batches(monkeypatch):
+    monkeypatch.setattr(probing, "time_step", lambda site, start, side, batch: 0.03 + 0.002 * batch)
+    assert probing.time_whole(None, 96, 20) == pytest.approx((0.002, 0.03))
+    assert probing.time_whole(None, 96, 128) == pytest.approx((0.002 + 0.03 / 128, 0.0))
+    monkeypatch.setattr(probing, "time_step", lambda site, start, side, batch: 0.1)  # noise
+    assert probing.time_whole(None, 96, 20) == pytest.approx((0.0, 0.1))
+
+
+def test_the_file_is_held_against_the_network_on_some_validation_images():
+    found = {
+        count: forecast_end(224, 2, replace(WORK, validation=count), SPEEDS)[1].seconds for count in (0, 300, 9000)
+    }
+    image_s = SPEEDS.read_s + 2 * SPEEDS.file_s
+    assert found == pytest.approx({0: 2.5, 300: 2.5 + 300 * image_s, 9000: 2.5 + 500 * image_s})
 
 
 def test_a_plan_is_announced_with_its_budget():
@@ -253,6 +289,12 @@ def test_validation_images_that_nobody_looks_at_take_no_time():
 def test_a_few_images_are_all_looked_at():
     assert budget(120).head_share == 1
     assert budget(120).stage
+
+
+def test_all_images_are_looked_at_where_nothing_is_kept():
+    found = budget(600, work=replace(MANY, is_kept=False))
+    assert found.head_share == 1
+    assert found.stage
 
 
 def test_a_head_alone_is_fitted_on_all_images():
@@ -315,7 +357,7 @@ def test_each_view_takes_its_part_of_the_pass():
     fewer, more = (forecast_stage(replace(stage, extra_views=views), WORK, SPEEDS) for views in (1, 3))
     assert more - fewer == pytest.approx(2 * WORK.unkept * (SPEEDS.view_s + SPEEDS.draw_s))
     once, twice = (forecast_stage(replace(stage, epochs=epochs), WORK, SPEEDS) for epochs in (1.0, 2.0))
-    assert twice - once == pytest.approx(WORK.train * SPEEDS.last_s)
+    assert twice - once == pytest.approx((WORK.train + FORWARD_SHARE * WORK.validation) * SPEEDS.last_s)
 
 
 def test_too_little_time_for_the_last_blocks_trains_the_head():
@@ -356,12 +398,12 @@ def test_time_that_all_layers_leave_over_goes_to_the_last_blocks_first():
 
 
 def test_the_last_blocks_stand_in_for_all_layers_where_those_hardly_begin():
-    found = budget(40, AUTO, speeds=FAST_VIEWS)
-    assert budget(40, DEEP, speeds=FAST_VIEWS).stage.epochs < stage_plans.EPOCHS_FOR_ALL
+    found = budget(45, AUTO, speeds=FAST_VIEWS)
+    assert budget(45, DEEP, speeds=FAST_VIEWS).stage.epochs < stage_plans.EPOCHS_FOR_ALL
     [stage] = found.stages
     assert stage.name == "last 4 blocks"
     assert stage.epochs >= stage_plans.EPOCHS_FOR_LAST
-    assert found.total_s <= 40.2
+    assert found.total_s <= 45.2
 
 
 # ---- the rest of a plan, made again

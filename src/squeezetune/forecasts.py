@@ -16,6 +16,8 @@ FORWARD_SHARE = 0.4
 MOST_SLOWING = 5.0
 # The linear probe that the training of layers begins with is fitted on at most this many images, in both views.
 PROBE_IMAGES = 10_000
+# The file that a run leaves is held against the trained network on at most so many validation images.
+COMPARED_IMAGES = 500
 # The image and its mirror image are kept besides the views that are drawn.
 PLAIN_VIEWS = 2
 
@@ -25,8 +27,8 @@ class Workload:
     """How much there is to do: counts of images, and the size that they are seen at.
 
     `unseen` training and validation images lack features, `unkept` ones lack pixels, or activations, for the training
-    of layers; `room_bytes` may be filled with those (the default is more than anybody needs). `version` is that of
-    the network.
+    of layers; `room_bytes` may be filled with those (the default is more than anybody needs). `is_kept` says that what
+    is computed once is there for the rest of the run. `version` is that of the network.
     """
 
     train: int
@@ -36,6 +38,7 @@ class Workload:
     unkept: int
     side: int
     room_bytes: int = 10**12
+    is_kept: bool = True
     version: str = "1.1"
 
 
@@ -45,6 +48,7 @@ class Speeds:
 
     `read_s` decodes an image, `view_s` runs the frozen layers on a view, `file_s` does so as `model.onnx` does,
     `linear_s` and `hidden_s` learn a row, and `pixel_s` trains all layers on one pixel of an image; None without torch.
+    `step_s` is what a step of that takes besides, 0 where so many images share it that it is counted among theirs.
     `last_s` trains the last blocks on what the blocks before them gave for an image, `draw_s` draws a random view;
     None where nobody may want it.
     """
@@ -54,7 +58,8 @@ class Speeds:
     file_s: float
     linear_s: float
     hidden_s: float
-    pixel_s: float | None
+    pixel_s: float | None = None
+    step_s: float = 0.0
     last_s: float | None = None
     draw_s: float | None = None
 
@@ -74,8 +79,9 @@ def forecast_features(views: int, images: float, speeds: Speeds) -> float:
 
 def forecast_end(side: int, views: int, work: Workload, speeds: Speeds) -> tuple[Forecast, Forecast]:
     """Forecast what follows the training of a network for images of this size."""
-    file_s = speeds.file_s * (side / work.side) ** 2
-    return Forecast("measuring", work.test * (speeds.read_s + views * file_s)), Forecast("report", RESERVE_S)
+    image_s = speeds.read_s + views * speeds.file_s * (side / work.side) ** 2
+    compared = min(work.validation, COMPARED_IMAGES)
+    return Forecast("measuring", work.test * image_s), Forecast("report", RESERVE_S + compared * image_s)
 
 
 def forecast_stages(stages: Sequence[StagePlan], work: Workload, speeds: Speeds) -> tuple[Forecast, ...]:
@@ -104,8 +110,9 @@ def forecast_judgement(stage: StagePlan, work: Workload, speeds: Speeds) -> floa
 
 
 def measure_epoch(stage: StagePlan, work: Workload, speeds: Speeds) -> float:
-    """Forecast the seconds of an epoch at the last size of a stage."""
-    return work.train * measure_image(stage, speeds)
+    """Forecast the seconds of an epoch, counted at the last size of a stage, and of the look at validation images."""
+    watched = min(work.validation, WATCHED_IMAGES)
+    return work.train * measure_training(stage, speeds) + watched * FORWARD_SHARE * measure_image(stage, speeds)
 
 
 def measure_room(stage: StagePlan, work: Workload) -> int:
@@ -126,6 +133,16 @@ def describe_stage(stage: StagePlan) -> str:
     return f"{stage.name} at {', '.join(str(phase.side) for phase in stage.phases)} px"
 
 
+def measure_training(stage: StagePlan, speeds: Speeds) -> float:
+    """Return the seconds that a stage trains on an image, counted at its last size, with its part of the step."""
+    if not stage.is_whole:
+        return measure_image(stage, speeds)
+    # smaller images count for less, so more of them are seen
+    seen = sum(phase.share * (stage.side / phase.side) ** 2 for phase in stage.phases)
+    seen /= sum(phase.share for phase in stage.phases)
+    return measure_image(stage, speeds) + seen * speeds.step_s / stage.recipe.batch
+
+
 def measure_image(stage: StagePlan, speeds: Speeds) -> float:
-    """Return the seconds that a stage trains on an image of its last size."""
+    """Return the seconds that an image of its last size takes a stage, without what a step takes besides."""
     return (stage.side**2 * (speeds.pixel_s or 0.0)) if stage.is_whole else (speeds.last_s or 0.0)

@@ -19,7 +19,7 @@ from squeezetune.forecasts import (
     forecast_features,
     forecast_judgement,
     forecast_stages,
-    measure_image,
+    measure_training,
     slow_down,
 )
 from squeezetune.forecasts import RESERVE_SHARE as RESERVE_SHARE
@@ -169,10 +169,10 @@ def note_pixels(plan: Plan) -> Plan:
 
 def note_training(plan: Plan, stage: StagePlan, images_per_s: float | None) -> Plan:
     """Take the speed at which a stage really went for that of all training that is still to come."""
-    image_s = measure_image(stage, plan.speeds) if plan.speeds else 0.0
+    image_s = measure_training(stage, plan.speeds) if plan.speeds else 0.0
     if plan.speeds is None or not images_per_s or not image_s or len(stage.phases) > 1:
         return plan
-    return replace(plan, speeds=slow_down(plan.speeds, 1 / images_per_s / image_s, ("pixel_s", "last_s")))
+    return replace(plan, speeds=slow_down(plan.speeds, 1 / images_per_s / image_s, ("pixel_s", "step_s", "last_s")))
 
 
 def announce_plan(plan: Plan, settings: Settings, listen: Listener) -> None:
@@ -207,9 +207,10 @@ def _list_plans(
 def _list_quick_beginnings(frozen: Plan, work: Workload, speeds: Speeds | None, left_s: float) -> list[Plan]:
     """List the plan that fits the head on the probe's images alone, where all would take much of the time.
 
-    Training all layers gains more from that time than a head does from more images.
+    Training all layers gains more from that time than a head does from more images. All others have to be decoded
+    before, to find those that cannot be, and once more where nothing is kept.
     """
-    if speeds is None or work.train <= PROBE_IMAGES:
+    if speeds is None or work.train <= PROBE_IMAGES or not work.is_kept:
         return []
     whole_s = sum(item.seconds for item in forecast_beginning(frozen, work, speeds))
     quick = replace(frozen, head_share=1 / ceil(work.train / PROBE_IMAGES))  # exactly those of the probe

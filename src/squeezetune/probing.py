@@ -3,7 +3,7 @@
 import math
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -56,21 +56,26 @@ class Site:
     micro_pixels: float = math.inf
 
 
-def measure_speeds(site: Site, starts: Sequence[str], side: int) -> Speeds:
+def measure_speeds(site: Site, starts: Sequence[str], side: int, batch: int) -> Speeds:
     """Measure how fast this machine reads and runs, and trains the layers from each of these blocks on.
 
-    All layers are trained at `side`, the last blocks at the size that the frozen layers see.
+    All layers are trained at `side`, the last blocks at the size that the frozen layers see, `batch` images a step.
     """
     linear_s = time_linear(site.threads)
-    last = [start for start in starts if start != FIRST_BLOCK]
-    return Speeds(
+    frozen = Speeds(
         read_s=time_reading(site, ThreadEngine(site.threads)),
         view_s=time_graph(site.trunk.open(site.threads), site) / site.trunk.views,
         file_s=time_graph(open_graph(build_trunk(site.weights), FLOAT_RUNTIME, site.threads), site),
         linear_s=linear_s,
         hidden_s=HIDDEN_TIMES * linear_s,
-        pixel_s=time_training(site, FIRST_BLOCK, side) / side**2 if FIRST_BLOCK in starts else None,
-        last_s=time_training(site, last[0], site.trunk.pixels.side) if last else None,
+    )
+    last = [start for start in starts if start != FIRST_BLOCK]
+    image_s, step_s = time_whole(site, side, batch) if FIRST_BLOCK in starts else (None, 0.0)
+    return replace(
+        frozen,
+        pixel_s=image_s and image_s / side**2,
+        step_s=step_s,
+        last_s=time_step(site, last[0], site.trunk.pixels.side, batch) / batch if last else None,
         draw_s=time_drawing(site, ThreadEngine(site.threads)) if last else None,
     )
 
@@ -119,8 +124,18 @@ def time_drawing(site: Site, engine: Engine) -> float:
     return _time_once(lambda: list(engine.map(draw, range(DRAWN_VIEWS)))) / DRAWN_VIEWS
 
 
-def time_training(site: Site, start: str, side: int) -> float:
-    """Time how long an image takes in a step of training from a block on, batch and augmentation included."""
+def time_whole(site: Site, side: int, batch: int) -> tuple[float, float]:
+    """Time how long an image takes in training all layers, and a step besides where it has few images to share it."""
+    full, few_s = Recipe().batch, time_step(site, FIRST_BLOCK, side, batch)
+    if batch >= full:
+        return few_s / batch, 0.0
+    full_s = time_step(site, FIRST_BLOCK, side, full)
+    step_s = min(few_s, max(0.0, (full * few_s - batch * full_s) / (full - batch)))  # the line through both
+    return (few_s - step_s) / batch, step_s
+
+
+def time_step(site: Site, start: str, side: int, batch: int) -> float:
+    """Time a step of training from a block on, augmentation included."""
     from squeezetune.learn.crew import Conditions, recall_precision
     from squeezetune.learn.crew import Task as TuningTask
     from squeezetune.learn.finetune import measure_step
@@ -128,7 +143,7 @@ def time_training(site: Site, start: str, side: int) -> float:
     from squeezetune.learn.tapped import TappedNetwork
 
     release_memory()  # of the engines: both together would take the most of the whole run
-    recipe = Recipe()
+    recipe = Recipe(batch=batch)
     positions = np.arange(recipe.batch * (STEPS + 1))
     version = detect_version(site.weights)
     feed = make_feed(start, side, recipe, find_layout(version))
@@ -137,7 +152,7 @@ def time_training(site: Site, start: str, side: int) -> float:
     precision = recall_precision(site.cache)
     conditions = Conditions("probe", 0, site.threads, precision, ignore_event, micro_pixels=site.micro_pixels)
     network = TappedNetwork(build_network(site.weights, version=version), 2, start, recipe.first_trained)
-    return measure_step(network, task, plan, conditions, STEPS) / recipe.batch
+    return measure_step(network, task, plan, conditions, STEPS)
 
 
 def make_feed(start: str, side: int, recipe: Recipe, layout: Layout) -> "Feed":

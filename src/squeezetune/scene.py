@@ -19,6 +19,7 @@ from squeezetune.events import Notice
 from squeezetune.forecasts import Workload
 from squeezetune.learn.graph import FEATURE_COUNT
 from squeezetune.learn.quantization import CALIBRATION_IMAGES
+from squeezetune.learn.recipe import choose_recipe
 from squeezetune.learn.trunk import Trunk, TrunkOptions, prepare_trunk
 from squeezetune.learn.weights import detect_version
 from squeezetune.machine import has_bfloat16
@@ -113,7 +114,8 @@ def plan_run(
     site = Site(scene.index, trunk, shop.pretrained.weights, shop.threads, shop.cache, shop.micro_pixels)
     left_s = math.inf if deadline is None else deadline - time.perf_counter()
     starts = list_starts(settings, scene.side, left_s) if is_deep else []
-    speeds = measure_speeds(site, starts, find_small_side(scene.side))
+    batch = choose_recipe(len(scene.split.train), 1.0).batch
+    speeds = measure_speeds(site, starts, find_small_side(scene.side), batch)
     now = time.perf_counter()
     left_s, spent_s = (math.inf if deadline is None else deadline - now), (now - started if started else 0.0)
     plan = make_plan(count_work(scene, trunk), settings, speeds, left_s, is_deep, spent_s)
@@ -129,9 +131,11 @@ def count_work(scene: Scene, trunk: Trunk | None) -> Workload:
     store = scene.open_features(trunk) if trunk else None
     unseen = np.intersect1d(used, store.open_rows(scene.index.digests).missing) if store else used
     counts = len(split.train), len(split.validation), len(split.test), len(unseen), len(used)
-    with lend_folder(scene.workshop.cache) as folder:
+    cache = scene.workshop.cache
+    with lend_folder(cache) as folder:
         room_bytes = min(MOST_ROOM_BYTES, measure_room(folder))
-    return Workload(*counts, scene.side, room_bytes, detect_version(scene.workshop.pretrained.weights))
+    version = detect_version(scene.workshop.pretrained.weights)
+    return Workload(*counts, scene.side, room_bytes, cache is not None, version)
 
 
 def open_scene(index: ImageIndex, split: Split, workshop: Workshop) -> Scene:

@@ -54,7 +54,7 @@ def survey_images(scene: Scene, cut: CutIndex, plan: Plan, trunk: Trunk, scratch
     store, shop = scene.open_features(trunk), scene.workshop
     features = compute_features(index, trunk, store, shop.engine, shop.threads, shop.listen, used, scratch)
     plan = note_features(plan, time.perf_counter() - started)
-    if plan.head_share < 1 and shop.cache and plan.stage:
+    if plan.head_share < 1 and plan.stage:
         unreadable = find_unreadable(index, shop, split, plan.stage.side, features.sizes)
         features, plan = replace(features, failures={**unreadable, **features.failures}), note_pixels(plan)
     if features.failures:

@@ -38,6 +38,7 @@ from squeezetune.events import (
     StageStarted,
     ignore_event,
 )
+from squeezetune.forecasts import COMPARED_IMAGES
 from squeezetune.gauge import MemoryGauge, release_memory
 from squeezetune.learn.evaluation import evaluate_probabilities
 from squeezetune.learned import Trained
@@ -53,8 +54,6 @@ from squeezetune.store import RowStore, find_cache_folder
 from squeezetune.workshop import Workshop, open_workshop
 
 THUMBNAIL_PX = 240
-# The file is held against the trained network on at most so many images.
-COMPARED_IMAGES = 500
 
 
 @dataclass(frozen=True)
