@@ -5,15 +5,19 @@ from dataclasses import dataclass, replace
 
 from squeezetune.learn.activations import make_form
 from squeezetune.learn.graph import BLOCKS
+from squeezetune.learn.head import PILOT_IMAGES
 from squeezetune.learn.recipe import WATCHED_IMAGES, StagePlan
 from squeezetune.learn.weights import find_layout
 
 # Kept back of a budget: a share of it, and what writing the report and leaving take.
 RESERVE_SHARE, RESERVE_S = 0.03, 2.5
 # A forward pass alone costs this share of a training step.
-FORWARD_SHARE = 0.4
+FORWARD_SHARE = 0.5
 # A measured speed is corrected by no more than this.
 MOST_SLOWING = 5.0
+# Before a linear head is fitted on all images, it is fitted on a pilot for each penalty and for fewer views, at so many
+# times the cost of a row; reading and scaling the features of all takes the other part of the second factor.
+PILOT_FITS, PILOT_TIMES, HEAD_TIMES = 4, 2.0, 1.5
 # The linear probe that the training of layers begins with is fitted on at most this many images, in both views.
 PROBE_IMAGES = 10_000
 # The file that a run leaves is held against the trained network on at most so many validation images.
@@ -75,6 +79,13 @@ class Forecast:
 def forecast_features(views: int, images: float, speeds: Speeds) -> float:
     """Forecast the seconds in which the frozen layers look at so many images."""
     return images * (speeds.read_s + views * speeds.view_s)
+
+
+def forecast_head(views: int, images: float, speeds: Speeds, *, is_linear: bool) -> float:
+    """Forecast the seconds in which a head is fitted on so many images."""
+    pilot = PILOT_FITS * PILOT_TIMES * min(images, PILOT_IMAGES)
+    linear_s = views * speeds.linear_s * (pilot + HEAD_TIMES * images)
+    return 0.5 + linear_s + (0.0 if is_linear else views * images * speeds.hidden_s)
 
 
 def forecast_end(side: int, views: int, work: Workload, speeds: Speeds) -> tuple[Forecast, Forecast]:

@@ -17,6 +17,7 @@ from squeezetune.forecasts import (
     Workload,
     forecast_end,
     forecast_features,
+    forecast_head,
     forecast_judgement,
     forecast_stages,
     measure_training,
@@ -33,8 +34,9 @@ LEAST_SEEN_S = 2.0
 SHARES = (1.0, 0.6, 0.35, 0.2, 0.1, 0.05)
 # The frozen layers and their head may take this share of a budget in which layers are trained.
 MOST_BEGINNING = 0.15
-# A plan that was made to fill the time exactly still fits.
-TOLERANCE_S = 0.1
+# A plan that was made to fill the time exactly still fits; one without layers, whose training ends by the clock, has to
+# leave so large a share of itself for what takes longer than forecast.
+TOLERANCE_S, SLACK = 0.1, 0.08
 
 
 @dataclass(frozen=True)
@@ -72,6 +74,10 @@ class Plan:
         """How long the run will take."""
         return sum(forecast.seconds for forecast in self.forecasts)
 
+    def fits(self, left_s: float) -> bool:
+        """Say whether the run will be over in so many seconds."""
+        return self.total_s * (1.0 if self.stages else 1 + SLACK) <= left_s + TOLERANCE_S
+
 
 def is_deep_wanted(settings: Settings) -> bool:
     """Say whether the settings ask for the layers themselves to be trained, if there is time."""
@@ -108,26 +114,38 @@ def make_plan(
     plans = list(_list_plans(work, settings, speeds, left_s, is_deep))
     if speeds is None:
         return plans[0]
-    forecast = [add_forecasts(plan, work, speeds) for plan in plans]
-    plan = next((plan for plan in forecast if plan.total_s <= left_s + TOLERANCE_S), forecast[-1])
+    spare_s = find_spare(settings)
+    forecast = [add_forecasts(plan, work, speeds, spare_s) for plan in plans]
+    plan = next((plan for plan in forecast if plan.fits(left_s)), forecast[-1])
     return replace(plan, forecasts=(Forecast("preparing", spent_s), *plan.forecasts))
 
 
-def add_forecasts(plan: Plan, work: Workload, speeds: Speeds) -> Plan:
-    """Add to a plan how long its parts will take."""
+def find_spare(settings: Settings) -> float:
+    """Find the seconds of a budget that may be used up by something unlikely; as many again are for slow moments."""
+    return RESERVE_SHARE / 2 * (parse_duration(settings.budget) or 0.0) if settings.budget else 0.0
+
+
+def add_forecasts(plan: Plan, work: Workload, speeds: Speeds, spare_s: float = 0.0) -> Plan:
+    """Add to a plan how long its parts will take.
+
+    The frozen layers may turn out to be better than trained ones, and see larger images: what measuring those takes
+    longer has to end in time as well, with `spare_s` beyond the plan's own end.
+    """
     parts = (*forecast_beginning(plan, work, speeds), *forecast_rest(plan, plan.narrow(work), speeds))
     after = sum(part.seconds for part in parts[-2:])
     if plan.stage:
         after += forecast_judgement(plan.stage, plan.narrow(work), speeds)
+        larger_s = sum(part.seconds for part in forecast_end(work.side, plan.views, plan.narrow(work), speeds))
+        after += max(0.0, larger_s - sum(part.seconds for part in parts[-2:]) - spare_s)
     return replace(plan, forecasts=parts, after_training_s=after, work=work, speeds=speeds)
 
 
 def forecast_beginning(plan: Plan, work: Workload, speeds: Speeds) -> tuple[Forecast, ...]:
     """Forecast the parts of a plan that come before the training of layers."""
-    head_s, share = speeds.hidden_s if plan.head != "linear" else speeds.linear_s, plan.share * plan.head_share
+    share, is_linear = plan.share * plan.head_share, plan.head == "linear"
     return (
         Forecast("features", forecast_features(plan.views, share * work.unseen, speeds)),
-        Forecast("head", 0.5 + share * work.train * plan.views * head_s),
+        Forecast("head", forecast_head(plan.views, share * work.train, speeds, is_linear=is_linear)),
     )
 
 
@@ -144,7 +162,7 @@ def plan_rest(plan: Plan, settings: Settings, left_s: float, done: Collection[st
         return plan
     end_s = sum(part.seconds for part in forecast_rest(replace(plan, stages=()), work, speeds))
     for stages in (*list_stages(plan.narrow(work), settings, speeds, left_s - end_s, done), ()):
-        renewed = add_forecasts(replace(plan, stages=stages), work, speeds)
+        renewed = add_forecasts(replace(plan, stages=stages), work, speeds, find_spare(settings))
         renewed = replace(renewed, forecasts=renewed.forecasts[2:])  # features and head are done
         if renewed.total_s <= left_s + TOLERANCE_S:
             break

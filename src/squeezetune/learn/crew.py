@@ -116,7 +116,7 @@ class Crew:
 
     def infer(self, positions: Positions, side: int, views: int) -> Tensor:
         """Compute the logits (n, classes) of images, averaged over their views."""
-        size = 2 * self._count_micro(side)
+        size = self._count_micro(side)
         chunks = [positions[at : at + size] for at in range(0, len(positions), size)]
 
         def run(chunk: Positions) -> Tensor:
@@ -176,7 +176,8 @@ class Crew:
         return own * measure(labels) + (1 - own) * measure(labels[others])
 
     def _forward(self, maps: Tensor, taps: Tensor | None) -> Tensor:
-        return self._worker(self._convert(maps), taps)
+        features, _ = run_forward(self._worker, self._convert(maps), taps)
+        return self._worker.classify(features)
 
     def _convert(self, maps: Tensor) -> Tensor:
         return maps.to(self.conditions.precision, memory_format=torch.channels_last)
