@@ -117,13 +117,16 @@ def run_rounds(target: Target, ledger: Ledger, options: argparse.Namespace) -> t
     """Run the uninterrupted training, the same again, and all rounds; return what the first and the others left."""
     base = {"program": hash_program(), "photos": options.photos, "images": options.images, "epochs": options.epochs,
             "layers": options.layers}  # fmt: skip
+
+    def recall(number: int, moments: list[float]) -> tuple[list[float], dict[str, Any]]:
+        key = {**base, "run": number, "killed_after": moments}
+        return moments, ledger.recall(key, lambda: target.run_killed(moments))
+
     whole = ledger.recall({**base, "run": "uninterrupted"}, target.run_whole)
-    moments = [[], *draw_moments(options.rounds, options.kills, whole["seconds"], options.seed)]
-    found = [
-        (each, ledger.recall({**base, "run": number, "killed_after": each}, lambda each=each: target.run_killed(each)))  # type: ignore[misc]
-        for number, each in enumerate(moments)
-    ]
-    return whole, found
+    rounds = [recall(0, [])]
+    length_s = min(whole["seconds"], rounds[0][1]["rest_s"])  # a kill is to come before the end
+    drawn = draw_moments(options.rounds, options.kills, length_s, options.seed)
+    return whole, rounds + [recall(number, moments) for number, moments in enumerate(drawn, 1)]
 
 
 def print_rounds(whole: Mapping[str, Any], rounds: Sequence[tuple[Sequence[float], Mapping[str, Any]]]) -> None:
