@@ -34,8 +34,8 @@ LEAST_SEEN_S = 2.0
 SHARES = (1.0, 0.6, 0.35, 0.2, 0.1, 0.05)
 # The frozen layers and their head may take this share of a budget in which layers are trained.
 MOST_BEGINNING = 0.15
-# A plan that was made to fill the time exactly still fits; one without layers, whose training ends by the clock, has to
-# leave so large a share of itself for what takes longer than forecast.
+# A plan that was made to fill the time exactly still fits. The training of layers ends by the clock; a plan without it
+# has to leave so large a share of itself for what takes longer than forecast.
 TOLERANCE_S, SLACK = 0.1, 0.08
 
 
@@ -164,7 +164,7 @@ def plan_rest(plan: Plan, settings: Settings, left_s: float, done: Collection[st
     for stages in (*list_stages(plan.narrow(work), settings, speeds, left_s - end_s, done), ()):
         renewed = add_forecasts(replace(plan, stages=stages), work, speeds, find_spare(settings))
         renewed = replace(renewed, forecasts=renewed.forecasts[2:])  # features and head are done
-        if renewed.total_s <= left_s + TOLERANCE_S:
+        if renewed.fits(left_s):
             break
     return renewed
 
