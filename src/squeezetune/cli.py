@@ -90,6 +90,7 @@ def main() -> None:
 @json_option
 @quiet_option
 @guard_errors
+# click hands every option over by its name, so that they cannot be one record; the settings come together
 def train(
     photos: Path,
     output: Path | None,

@@ -131,11 +131,12 @@ def add_forecasts(plan: Plan, work: Workload, speeds: Speeds, spare_s: float = 0
     The frozen layers may turn out to be better than trained ones, and see larger images: what measuring those takes
     longer has to end in time as well, with `spare_s` beyond the plan's own end.
     """
-    parts = (*forecast_beginning(plan, work, speeds), *forecast_rest(plan, plan.narrow(work), speeds))
+    narrowed = plan.narrow(work)
+    parts = (*forecast_beginning(plan, work, speeds), *forecast_rest(plan, narrowed, speeds))
     after = sum(part.seconds for part in parts[-2:])
     if plan.stage:
-        after += forecast_judgement(plan.stage, plan.narrow(work), speeds)
-        larger_s = sum(part.seconds for part in forecast_end(work.side, plan.views, plan.narrow(work), speeds))
+        after += forecast_judgement(plan.stage, narrowed, speeds)
+        larger_s = sum(part.seconds for part in forecast_end(work.side, plan.views, narrowed, speeds))
         after += max(0.0, larger_s - sum(part.seconds for part in parts[-2:]) - spare_s)
     return replace(plan, forecasts=parts, after_training_s=after, work=work, speeds=speeds)
 
