@@ -1,8 +1,10 @@
 """How much memory this process holds while it works, looked at again and again, and giving back what is free."""
 
 import ctypes
+import math
 import sys
 import threading
+import time
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -11,6 +13,8 @@ from types import TracebackType
 LOOK_EVERY_S = 0.02
 STATUS = Path("/proc/self/status")
 START = "starting"
+# Close to a ceiling, memory that was freed is given back at once, but not all the time: it takes tens of milliseconds.
+NEAR_CEILING, RELEASED_EVERY_S = 0.9, 0.5
 
 
 def measure_held_memory(status: Path | None = None) -> int | None:
@@ -40,12 +44,15 @@ def release_memory() -> None:
 class MemoryGauge:
     """Notes the most memory that is held in every stage, from a thread of its own, within a `with` block.
 
-    `peaks` are bytes by stage, in order; empty where the system does not tell.
+    `peaks` are bytes by stage, in order; empty where the system does not tell. Close to `ceiling`, in bytes, it gives
+    free memory back: threads that take and free large pieces may leave as much of it lying about as they use.
     """
 
+    ceiling: int | None = None
     peaks: dict[str, int] = field(default_factory=dict)
     stage: str = START
     _is_done: threading.Event = field(default_factory=threading.Event, repr=False)
+    _released_at: float = field(default=-math.inf, repr=False)
 
     @property
     def peak(self) -> int | None:
@@ -76,5 +83,10 @@ class MemoryGauge:
 
     def _look(self) -> None:
         held = measure_held_memory()
-        if held is not None:
-            self.peaks[self.stage] = max(held, self.peaks.get(self.stage, 0))
+        if held is None:
+            return
+        self.peaks[self.stage] = max(held, self.peaks.get(self.stage, 0))
+        now = time.monotonic()
+        if self.ceiling and held > NEAR_CEILING * self.ceiling and now > self._released_at + RELEASED_EVERY_S:
+            release_memory()
+            self._released_at = now

@@ -49,7 +49,7 @@ from squeezetune.prediction import Classifier, load
 from squeezetune.record import Run, make_record
 from squeezetune.reporting import draw_plots, render_report
 from squeezetune.scene import find_deadline, open_scene, plan_run
-from squeezetune.settings import Settings, parse_settings
+from squeezetune.settings import Settings, parse_settings, parse_size
 from squeezetune.store import RowStore, find_cache_folder
 from squeezetune.workshop import Workshop, open_workshop
 
@@ -214,7 +214,8 @@ def open_job(
         )
     check_target(target)
     remove_leftovers(target)
-    clock = Clock(listen)
+    ceiling = parse_size(settings.max_ram) if settings.max_ram else None
+    clock = Clock(listen, gauge=MemoryGauge(ceiling))
     workshop = open_workshop(settings, find_cache_folder() if use_cache else None, clock)
     return Job(source, target, class_pattern, workshop, clock)
 
