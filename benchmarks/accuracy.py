@@ -125,7 +125,8 @@ def hold_out(index: ImageIndex, validation: Sequence[int], test: Sequence[int]) 
     objects = read_objects(index)
     is_validation, is_test = np.isin(objects, validation), np.isin(objects, test)
     parts = [np.flatnonzero(mask).astype(np.int64) for mask in (~is_test & ~is_validation, is_validation, is_test)]
-    return Split(train=parts[0], validation=parts[1], test=parts[2])
+    units = index.labels * (OBJECTS + 1) + objects
+    return Split(train=parts[0], validation=parts[1], test=parts[2], groups=len(np.unique(units)), units=units)
 
 
 def open_field(name: str, cache: Path, options: argparse.Namespace) -> Field:

@@ -9,6 +9,7 @@ import pytest
 from squeezetune import course, planner, stage_plans
 from squeezetune.checkpoint import CheckpointFolder
 from squeezetune.course import compare_stages, is_same
+from squeezetune.deepened import Deepened, find_best
 from squeezetune.events import EpochFinished, Notice, PlanChanged, StageStarted, ignore_event
 from squeezetune.interruption import STOPPING
 from squeezetune.training import train
@@ -114,6 +115,32 @@ def test_a_stage_begins_from_the_best_so_far(learn, monkeypatch, weights, helps)
     assert bool(np.abs(last - pretrained).max()) is True
     assert learned.is_deepened is helps
     assert ("no better on the validation images" in learned.stages[1].note) is not helps
+
+
+def test_trained_layers_that_are_better_on_one_group_alone_are_not_taken(whole):
+    learned, _ = whole
+    right, wrong = (np.full_like(learned.head.chosen.is_correct, value) for value in (True, False))
+
+    def judge_all(units):
+        head = replace(learned.head, chosen=replace(learned.head.chosen, is_correct=wrong, units=units))
+        trained = tuple(
+            replace(stage, candidate=replace(stage.candidate, is_correct=right, units=units))
+            for stage in learned.trained
+        )
+        return find_best(trained, head.chosen), compare_stages(head, trained, None)
+
+    units = np.arange(len(right))
+    assert judge_all(None)[0] and judge_all(units)[0]
+    best, stages = judge_all(np.zeros_like(units))
+    assert best is None
+    assert "better on the validation images, but not surely on other groups than these 1" in stages[1].note
+
+
+def test_the_groups_of_a_stage_survive_its_checkpoint(whole):
+    stage = whole[0].trained[0]
+    for units in (None, np.arange(len(stage.candidate.is_correct))):
+        grouped = replace(stage, candidate=replace(stage.candidate, units=units))
+        np.testing.assert_array_equal(Deepened.from_plain(*grouped.to_plain()).candidate.units, units)
 
 
 def test_the_best_of_all_stages_is_the_model(whole):

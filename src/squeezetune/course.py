@@ -12,7 +12,7 @@ from squeezetune.deepening import Ground, deepen, resume_stages
 from squeezetune.events import PlanChanged
 from squeezetune.forecasts import forecast_judgement, forecast_stage
 from squeezetune.interruption import Stopped
-from squeezetune.learn.head import Head
+from squeezetune.learn.head import Candidate, Head
 from squeezetune.learn.recipe import StagePlan
 from squeezetune.learn.stages import StageResult
 from squeezetune.planner import Plan, note_training, plan_rest
@@ -87,6 +87,14 @@ def find_end(plan: Plan, stages: Sequence[StagePlan], deadline: float | None) ->
     return deadline - plan.after_training_s - later - own
 
 
+def explain_refusal(candidate: Candidate, best: Candidate) -> str:
+    """Say why a network does not take the place of another: what stands before the other's name."""
+    if candidate.units is None or candidate.rank <= best.rank:
+        return "no better on the validation images than"
+    groups = len(np.unique(candidate.units))
+    return f"better on the validation images, but not surely on other groups than these {groups:,}, than"
+
+
 def compare_stages(
     head: Head, trained: Sequence[Deepened], is_correct_test: NDArray[np.bool_] | None
 ) -> tuple[StageResult, ...]:
@@ -101,8 +109,8 @@ def compare_stages(
     best, name = head.chosen, "the frozen layers"
     for deepened in trained:
         candidate = deepened.candidate
-        is_better = candidate.rank > best.rank
-        note = "" if is_better else f"no better on the validation images than {name}, so not gone on with"
+        is_better = candidate.replaces(best)
+        note = "" if is_better else f"{explain_refusal(candidate, best)} {name}, so not gone on with"
         own = deepened.plan.name
         results.append(StageResult(own, candidate.is_correct, None, candidate.seconds, deepened is chosen, note))
         if is_better:

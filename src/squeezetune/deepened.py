@@ -49,6 +49,7 @@ class Deepened:
             "deviation": self.scaling.deviation,
             "is_correct": candidate.is_correct,
             "probabilities": self.probabilities,
+            **({} if candidate.units is None else {"units": candidate.units}),
             **{f"{WEIGHTS}{name}": value for name, value in self.weights.items()},
         }
         names = ("name", "views", "penalty", "validation_loss", "temperature", "seconds")
@@ -62,6 +63,7 @@ class Deepened:
         candidate = Candidate(
             layers=((arrays["classifier.weight"], arrays["classifier.bias"]),),
             is_correct=arrays["is_correct"],
+            units=arrays.get("units"),
             history=tuple(EpochFinished(**epoch) for epoch in about["history"]),
             **about["candidate"],
         )
@@ -77,5 +79,8 @@ class Deepened:
 
 def find_best(trained: Sequence[Deepened], frozen: Candidate) -> Deepened | None:
     """Find the stage that is best on the validation images; None where the frozen layers' head is."""
-    best = max(trained, key=lambda deepened: deepened.candidate.rank, default=None)
-    return best if best and best.candidate.rank > frozen.rank else None
+    best, chosen = None, frozen
+    for deepened in trained:
+        if deepened.candidate.replaces(chosen):
+            best, chosen = deepened, deepened.candidate
+    return best

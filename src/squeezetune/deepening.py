@@ -253,6 +253,7 @@ def judge(ground: Ground, plan: StagePlan, network: "TappedNetwork", tuned: "Tun
         temperature,
         seconds,
         tuned.history,
+        ground.split.find_units(ground.split.validation),
     )
     probabilities = softmax(tuned.logits / temperature, axis=1).astype(np.float32)
     return Deepened(plan, candidate, scaling, round_weights(weights), probabilities, tuned.is_finished)

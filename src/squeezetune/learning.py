@@ -48,7 +48,7 @@ def learn_classifier(index: ImageIndex, cut: CutIndex, workshop: Workshop, start
     survey, plan = survey_images(scene, cut, plan, trunk, scratch)
     index, features = survey.index, survey.features
     train, validation = (
-        LabelledFeatures(Selection(features.values, part), index.labels[part])
+        LabelledFeatures(Selection(features.values, part), index.labels[part], survey.split.find_units(part))
         for part in (survey.seen, survey.split.validation)
     )
     with threadpool_limits(1):  # our own threads share the work: those of BLAS stall when the machine is busy

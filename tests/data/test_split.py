@@ -154,6 +154,9 @@ def test_groups_are_on_one_side(sizes, seed):
     assert split.groups == len(sizes)
     for group in range(len(sizes)):
         assert len(set(parts[groups == group])) == 1
+        assert len(set(split.find_units(np.flatnonzero(groups == group)))) == 1
+    assert len(set(split.units)) == len(sizes)
+    assert split_index(index, **SHARES, seed=seed).find_units(split.train) is None
     assert min(min(counts) for counts in count_parts(split, index)) >= 1
 
 

@@ -173,8 +173,8 @@ def test_settings_say_which_heads_are_tried(settings, layers, kinds):
     assert sum(candidate is head.chosen for candidate in head.candidates) == 1
 
 
-def make_candidate(is_correct, name="linear"):
-    return Candidate(name, (), 2, 80.0, np.array(is_correct), 0.5, 1.0, 0.1)
+def make_candidate(is_correct, name="linear", units=None):
+    return Candidate(name, (), 2, 80.0, np.array(is_correct), 0.5, 1.0, 0.1, units=units)
 
 
 @pytest.mark.parametrize(("wins", "losses", "pays"), [(0, 0, False), (1, 0, False), (2, 0, True), (5, 2, True),
@@ -183,6 +183,28 @@ def test_a_head_pays_by_more_than_a_standard_error(wins, losses, pays):
     simple = make_candidate([False] * wins + [True] * losses + [True, False] * 20)
     better = make_candidate([True] * wins + [False] * losses + [True, False] * 20)
     assert better.pays_over(simple) is pays
+
+
+@pytest.mark.parametrize(("gains", "pays"), [
+    ((8, 0, 0, 0), False), ((8, 1, 0, 0), True), ((8, -1, 0, 0), False), ((3, 3, 0, 0), True), ((3, 3, -2, 0), False),
+])  # fmt: skip
+def test_images_of_a_group_count_as_one_observation(gains, pays):
+    simple, better = (np.concatenate([np.arange(10) < 5 + max(0, sign * gain) for gain in gains]) for sign in (-1, 1))
+    units = np.repeat([7, 3, 9, 4], 10)
+    candidates = [make_candidate(is_correct, units=units) for is_correct in (simple, better)]
+    assert candidates[1].pays_over(candidates[0]) is candidates[1].replaces(candidates[0]) is pays
+
+
+def test_without_groups_the_better_network_replaces_the_other():
+    assert make_candidate([True, False, True]).replaces(make_candidate([True, False, False])) is True
+    assert make_candidate([True, False]).replaces(make_candidate([True, False])) is False
+
+
+def test_the_groups_of_validation_images_come_to_the_candidates():
+    validation = make_folded(200, seed=1)
+    grouped = LabelledFeatures(validation.features, validation.labels, np.arange(200) // 10)
+    head = fit(make_folded(600), grouped, Settings(effort="quick", head="hidden"))
+    assert all((candidate.units == grouped.units).all() for candidate in head.candidates)
 
 
 def test_many_images_are_chosen_on_a_pilot_and_fitted_on_all(monkeypatch):

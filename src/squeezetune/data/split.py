@@ -32,7 +32,8 @@ class Split:
     `groups` is the number of groups that were kept together, None without `group_by`. `duplicates` counts
     images whose bytes an earlier one has; `conflicts` counts contents that stand in two classes or more.
     `leaked` counts images of an already split source that are left out, since a twin or their group is in a
-    later part.
+    later part. `units` (n,) tells of each image of the index with which others it was kept together, where
+    groups were asked for.
     """
 
     train: Ints
@@ -42,6 +43,11 @@ class Split:
     duplicates: int = 0
     conflicts: int = 0
     leaked: int = 0
+    units: Ints | None = None
+
+    def find_units(self, positions: Ints) -> Ints | None:
+        """Find the units of some images, by their positions in the index; None where there are no groups."""
+        return None if self.units is None else self.units[positions]
 
 
 @dataclass(frozen=True)
@@ -230,4 +236,5 @@ def _make_split(index: ImageIndex, units: _Units, parts: NDArray[np.int8]) -> Sp
         duplicates=len(index) - len(content_classes),
         conflicts=int(np.count_nonzero(content_classes > 1)),
         leaked=int(np.count_nonzero(parts == LEFT_OUT)),
+        units=None if units.groups is None else units.of_image,
     )

@@ -33,15 +33,22 @@ VIEW_NAMES = {1: "image", 2: "image and mirror image", 4: "image, mirror image a
 
 @dataclass(frozen=True)
 class LabelledFeatures:
-    """Features (n, views, 2048) float16 of the frozen layers, and the class of each image (n,)."""
+    """Features (n, views, 2048) float16 of the frozen layers, and the class of each image (n,).
+
+    `units` (n,) numbers the groups that the images belong to, where there are any.
+    """
 
     features: NDArray[np.float16] | Selection
     labels: NDArray[np.int64]
+    units: NDArray[np.int64] | None = None
 
 
 @dataclass(frozen=True)
 class Candidate:
-    """One head that was tried, and what the validation part says of it; `is_correct` (n,) tells of each image."""
+    """One head that was tried, and what the validation part says of it; `is_correct` (n,) tells of each image.
+
+    `units` (n,) numbers the groups that the validation images belong to, where there are any.
+    """
 
     name: str
     layers: Layers
@@ -52,6 +59,7 @@ class Candidate:
     temperature: float
     seconds: float
     history: tuple[EpochFinished, ...] = ()
+    units: NDArray[np.int64] | None = None
 
     @property
     def validation_accuracy(self) -> float:
@@ -64,10 +72,23 @@ class Candidate:
         return (self.validation_accuracy, -self.validation_loss)
 
     def pays_over(self, other: "Candidate") -> bool:
-        """Say whether this one is better than a simpler one by more than a standard error of the paired difference."""
-        wins = int((self.is_correct & ~other.is_correct).sum())
-        losses = int((other.is_correct & ~self.is_correct).sum())
-        return bool(wins - losses > np.sqrt(wins + losses))
+        """Say whether this one is better than a simpler one by more than a standard error of the paired difference.
+
+        Images of one group are hardly more than one observation: with groups, differences are of groups
+        (Liang and Zeger 1986, "Longitudinal data analysis using generalized linear models").
+        """
+        gains = self.is_correct.astype(np.float64) - other.is_correct
+        if self.units is not None:
+            gains = np.bincount(np.unique(self.units, return_inverse=True)[1], gains)
+        return bool(gains.sum() > np.sqrt((gains**2).sum()))
+
+    def replaces(self, other: "Candidate") -> bool:
+        """Say whether this one, a network with more of its layers trained, takes the place of another.
+
+        It has to be better, and where there are groups, so much better that it is not the luck of a few of them: new
+        images of known groups gain from trained layers, new groups may lose.
+        """
+        return self.pays_over(other) if self.units is not None else self.rank > other.rank
 
 
 @dataclass(frozen=True)
@@ -112,9 +133,9 @@ def fit_head(
     scaling = measure_scaling(train.features)
     weights = weigh_classes(train.labels, class_count, settings.class_weight)
     rows, unseen = scaling.spread(train.features, scratch), scaling.spread(validation.features, scratch)
-    bench = Bench(rows, train.labels, unseen, validation.labels, weights, threads)
+    bench = Bench(rows, train.labels, unseen, validation.labels, weights, threads, validation.units)
     if not len(validation.labels):  # too few images to hold any back: the training images themselves must do
-        bench = replace(bench, validation_rows=rows, validation_labels=train.labels)
+        bench = replace(bench, validation_rows=rows, validation_labels=train.labels, units=train.units)
     best, candidates = choose_head(bench, settings, listen)
     listen(StageFinished(STAGE, time.perf_counter() - start))
     return Head(scaling.fold(best.layers, best.temperature), best.views, best, tuple(candidates))
@@ -130,7 +151,10 @@ def weigh_classes(labels: NDArray[np.int64], class_count: int, policy: str) -> N
 
 @dataclass(frozen=True)
 class Bench:
-    """Training and validation rows (n, views, 2048), standardised, with labels, and the weights of the classes."""
+    """Training and validation rows (n, views, 2048), standardised, with labels, and the weights of the classes.
+
+    `units` (n,) numbers the groups of the validation images, where there are any.
+    """
 
     rows: Rows
     labels: NDArray[np.int64]
@@ -138,6 +162,7 @@ class Bench:
     validation_labels: NDArray[np.int64]
     class_weights: NDArray[np.float32]
     threads: int
+    units: NDArray[np.int64] | None = None
 
     def make_task(self, views: int) -> Task:
         """Make every view of every image one row."""
@@ -185,7 +210,8 @@ class Bench:
         is_correct = logits.argmax(axis=1) == labels
         loss = measure_loss(logits, labels, temperature)
         name = f"{name}, {VIEW_NAMES[views]}"
-        return Candidate(name, layers, views, penalty, is_correct, loss, temperature, time.perf_counter() - start)
+        seconds = time.perf_counter() - start
+        return Candidate(name, layers, views, penalty, is_correct, loss, temperature, seconds, units=self.units)
 
 
 def apply_to_views(layers: Layers, rows: Rows) -> NDArray[np.float32]:
