@@ -77,9 +77,12 @@ class Candidate:
         Images of one group are hardly more than one observation: with groups, differences are of groups
         (Liang and Zeger 1986, "Longitudinal data analysis using generalized linear models").
         """
-        gains = self.is_correct.astype(np.float64) - other.is_correct
+        gains = self.is_correct.astype(np.int64) - other.is_correct
         if self.units is not None:
-            gains = np.bincount(np.unique(self.units, return_inverse=True)[1], gains)
+            units, group_of = np.unique(self.units, return_inverse=True)
+            sums = np.zeros(len(units), np.int64)
+            np.add.at(sums, group_of, gains)
+            gains = sums
         return bool(gains.sum() > np.sqrt((gains**2).sum()))
 
     def replaces(self, other: "Candidate") -> bool:
