@@ -130,7 +130,8 @@ def test_trained_layers_that_are_better_on_one_group_alone_are_not_taken(whole):
         return find_best(trained, head.chosen), compare_stages(head, trained, None)
 
     units = np.arange(len(right))
-    assert judge_all(None)[0] and judge_all(units)[0]
+    assert judge_all(None)[0]
+    assert judge_all(units)[0]
     best, stages = judge_all(np.zeros_like(units))
     assert best is None
     assert "better on the validation images, but not surely on other groups than these 1" in stages[1].note

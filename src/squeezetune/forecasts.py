@@ -117,13 +117,18 @@ def forecast_frame(stage: StagePlan, work: Workload, speeds: Speeds) -> float:
 def forecast_judgement(stage: StagePlan, work: Workload, speeds: Speeds) -> float:
     """Forecast the seconds in which the last and the averaged weights name validation images, in two views."""
     images = work.validation + 2 * min(work.validation, WATCHED_IMAGES)
-    return 2 * images * FORWARD_SHARE * measure_image(stage, speeds)
+    return 2 * images * measure_naming(stage, speeds)
 
 
 def measure_epoch(stage: StagePlan, work: Workload, speeds: Speeds) -> float:
     """Forecast the seconds of an epoch, counted at the last size of a stage, and of the look at validation images."""
     watched = min(work.validation, WATCHED_IMAGES)
-    return work.train * measure_training(stage, speeds) + watched * FORWARD_SHARE * measure_image(stage, speeds)
+    return work.train * measure_training(stage, speeds) + watched * measure_naming(stage, speeds)
+
+
+def measure_naming(stage: StagePlan, speeds: Speeds) -> float:
+    """Return the seconds that the network in training takes to name an image."""
+    return FORWARD_SHARE * measure_image(stage, speeds)
 
 
 def measure_room(stage: StagePlan, work: Workload) -> int:

@@ -123,3 +123,11 @@ def test_a_kernel_that_is_no_number_shows_in_the_gradients(images, fuses):
     loss = functional.cross_entropy(network.classify(features.requires_grad_()), torch.arange(3))
     gradients = run_backward(torch.autograd.grad(loss, features)[0], steps)
     assert not all(gradient.isfinite().all() for gradient in gradients.values())
+
+
+def test_without_training_the_features_are_the_same_and_there_is_no_way_back(images):
+    network = make_network()
+    trained, named = (run_forward(network, images, None, is_training=is_training) for is_training in (True, False))
+    assert torch.equal(trained[0], named[0])
+    assert len(trained[1]) > 0
+    assert named[1] == []

@@ -196,7 +196,12 @@ def test_a_repeated_run_computes_in_what_the_first_one_chose(monkeypatch, tmp_pa
 
 def test_a_limit_of_pixels_lets_fewer_images_through_at_once(network, task, monkeypatch):
     seen, run_forward = [], module.run_forward
-    monkeypatch.setattr(module, "run_forward", lambda *given: seen.append(len(given[1])) or run_forward(*given))
+
+    def run_noted(network, maps, taps):
+        seen.append(len(maps))
+        return run_forward(network, maps, taps)
+
+    monkeypatch.setattr(module, "run_forward", run_noted)
     expected = measure(network, task)
     assert max(seen) == len(POSITIONS) // 2
     for micro_pixels, most in ((2 * SIDE**2, 2), (1, 1)):

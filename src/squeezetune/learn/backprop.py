@@ -36,15 +36,20 @@ class Step:
     is_tapped: bool
 
 
-def run_forward(network: TappedNetwork, maps: Tensor, taps: Tensor | None) -> tuple[Tensor, list[Step]]:
-    """Compute the features (n, 2048) float32, as `TappedNetwork.compute_features` does, and the steps back."""
+def run_forward(
+    network: TappedNetwork, maps: Tensor, taps: Tensor | None, *, is_training: bool = True
+) -> tuple[Tensor, list[Step]]:
+    """Compute the features (n, 2048) float32, as `TappedNetwork.compute_features` does, and in training the steps back.
+
+    The steps hold what every layer reads; without them it goes as soon as the next layer has read it.
+    """
     means, steps = [] if taps is None else [taps], []
     tapped = {network.places[name] for name in TAPS}
     with torch.no_grad():
         for place in range(network.places[network.start], len(network.features)):
             layer = network.features[place]
             maps, back = PASSES[type(layer)](layer, maps, place > network.first_trained)
-            if place >= network.first_trained:
+            if is_training and place >= network.first_trained:
                 steps.append(Step(back, tuple(maps.shape), place in tapped))
             if place in tapped:
                 means.append(maps.mean((2, 3), dtype=torch.float32))

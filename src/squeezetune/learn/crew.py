@@ -176,7 +176,7 @@ class Crew:
         return own * measure(labels) + (1 - own) * measure(labels[others])
 
     def _forward(self, maps: Tensor, taps: Tensor | None) -> Tensor:
-        features, _ = run_forward(self._worker, self._convert(maps), taps)
+        features, _ = run_forward(self._worker, self._convert(maps), taps, is_training=False)
         return self._worker.classify(features)
 
     def _convert(self, maps: Tensor) -> Tensor:
