@@ -23,8 +23,8 @@ sys.path.append(str(Path(__file__).resolve().parent / "recipes"))
 
 import numpy as np
 import torch
+from ablation import Regime, open_task
 from ablation import Task as PhotoTask
-from ablation import make_plan, open_task
 from figures import format_mean, format_spread, print_machine, print_table
 from photos import add_photo_options
 from seed_recipe import build_classifier, build_trunk
@@ -148,7 +148,7 @@ def train_both(task: PhotoTask, epochs: float) -> tuple[float, float]:
     side, images = task.ground.trunk.pixels.side, len(task.ground.split.train)
     recipe = choose_recipe(images, epochs)
     last = StagePlan("last 4 blocks", BLOCKS[-4], (Phase(side, 1.0),), epochs, recipe, EXTRA_VIEWS)
-    plans = last, make_plan(task, epochs, ())
+    plans = last, task.plan
     first, second = (deepen(task.ground, plan, task.workshop).candidate.validation_accuracy for plan in plans)
     return first, second
 
@@ -159,7 +159,7 @@ def measure_accuracy(options: argparse.Namespace) -> None:
     cache.mkdir(parents=True, exist_ok=True)
     found: list[tuple[float, float, float]] = []
     for seed in range(options.seeds):
-        task = open_task("cifar1000", seed, options, cache)
+        task = open_task("cifar1000", seed, Regime(options.epochs), options, cache)
         found.append((task.ground.head.chosen.validation_accuracy, *train_both(task, options.epochs)))
     frozen, last, whole = zip(*found, strict=True)
     loss = [100 * (one - other) for one, other in zip(whole, last, strict=True)]

@@ -1,33 +1,43 @@
 """Try recipes for the training of layers against each other, on validation images alone. Needs torch.
 
-    python benchmarks/recipes/ablation.py rate --task cifar10 --data FOLDER [--seeds 3] [--epochs 4] [--sides 96]
+    python benchmarks/recipes/ablation.py --data FOLDER [--tables rate views] [--tasks objects] [--seeds 3]
 
 A table changes one thing at a time and leaves the rest as the product has it. The tasks: `cifar10`, 30,000 training
-and 10,000 validation images; `cifar1000`, 1,000 and 2,500 of them; `objects`, ETH-80 with the next two objects of
-every class held out for validation. The test parts are never looked at. Each row gives the accuracy on the validation
+and 10,000 validation images, two epochs at 96 px; `cifar1000`, 1,000 and 2,500 of them, 20 epochs at 96 px; `objects`,
+ETH-80 with the next two objects of every class held out for validation, two epochs at the product's own sizes.
+`--epochs` and `--sides` change that. The test parts are never looked at. Each row gives the accuracy on the validation
 images (mean and standard deviation over seeds), the last epoch's accuracy in training, and the seconds of training.
+
+Finished trainings are kept in `recipes.jsonl` in the work folder and not made again; with `--known` nothing is trained
+and the tables show what is there. `--write FILE` also writes them to a file.
 """
 
 import argparse
 import sys
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, redirect_stdout
 from dataclasses import dataclass, replace
-from functools import reduce
+from functools import cached_property, partial, reduce
 from pathlib import Path
 from statistics import mean
+from typing import Any
+from unittest.mock import patch
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # the programs beside this folder
 
 import numpy as np
 from accuracy import OBJECTS, hold_out
 from figures import format_mean, print_machine, print_table
+from ledger import Ledger, add_ledger_options, open_ledger
 from photos import PHOTO_SETS, add_photo_options, prepare_photos, scan_photos, split_photos
 
 from squeezetune.data.index import ImageIndex
 from squeezetune.data.split import Split
 from squeezetune.deepening import Ground, deepen
 from squeezetune.events import EpochFinished, Event, ignore_event
+from squeezetune.learn.graph import TAPS, count_features
+from squeezetune.learn.head import LabelledFeatures, fit_head
 from squeezetune.learn.recipe import Phase, StagePlan, choose_recipe
 from squeezetune.learn.weights import load_weights
 from squeezetune.learning import learn_classifier
@@ -35,6 +45,54 @@ from squeezetune.stage_plans import plan_phases
 from squeezetune.workshop import Workshop, open_workshop
 
 Change = Callable[[StagePlan], StagePlan]
+Figures = dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Regime:
+    """For how many epochs a task is trained, at which sizes; without sizes at the product's own."""
+
+    epochs: float
+    sides: tuple[int, ...] = ()
+
+
+FROZEN = "frozen layers, linear head"
+REGIMES = {"cifar10": Regime(2, (96,)), "cifar1000": Regime(20, (96,)), "objects": Regime(2)}
+
+
+@dataclass(frozen=True)
+class Task:
+    """A training part and a validation part, and the frozen layers' head on them."""
+
+    name: str
+    ground: Ground
+    workshop: Workshop
+    regime: Regime
+
+    @cached_property
+    def plan(self) -> StagePlan:
+        """The product's plan for the training of all layers."""
+        side, images, sides = self.ground.trunk.pixels.side, len(self.ground.split.train), self.regime.sides
+        phases = tuple(Phase(each, 1 / len(sides)) for each in sides) if sides else plan_phases(side)
+        return StagePlan("all layers", "conv1", phases, self.regime.epochs, choose_recipe(images, self.regime.epochs))
+
+    def train(self, plan: StagePlan) -> Figures:
+        """Train the layers as planned."""
+        deepened = deepen(self.ground, plan, self.workshop)
+        last = deepened.candidate.history[-1]
+        accuracy = deepened.candidate.validation_accuracy
+        return {"validation": accuracy, "training": last.train_accuracy, "seconds": last.seconds}
+
+
+Row = Callable[[Task], Figures]
+
+
+# ---- rows: what is tried
+
+
+def change(*changes: Change) -> Row:
+    """Train with changes of the plan, one after another."""
+    return lambda task: task.train(reduce(lambda plan, each: each(plan), changes, task.plan))
 
 
 def change_recipe(**values: object) -> Change:
@@ -47,54 +105,104 @@ def change_augmentation(**values: object) -> Change:
     return lambda plan: change_recipe(augmentation=replace(plan.recipe.augmentation, **values))(plan)  # type: ignore[arg-type]
 
 
-def combine(*changes: Change) -> Change:
-    """Make several changes, one after another."""
-    return lambda plan: reduce(lambda changed, change: change(changed), changes, plan)
-
-
 def change_sides(*phases: tuple[int, float]) -> Change:
     """Change the image sizes; the epochs stay the same number of passes at the last size."""
     return lambda plan: replace(plan, phases=tuple(Phase(side, share) for side, share in phases))
 
 
-# By table, by row: what is changed; the first row is the product as it is.
-TABLES: Mapping[str, Mapping[str, Change]] = {
-    "base": {"as it is": lambda plan: plan},
-    "rate": {f"rate {rate:g}": change_recipe(rate=rate) for rate in (0.001, 0.002, 0.0035, 0.005, 0.007, 0.01)},
-    "decay": {f"layer decay {decay:g}": change_recipe(layer_decay=decay) for decay in (0.75, 0.85, 0.95)},
-    "weights": {f"weight decay {decay:g}": change_recipe(weight_decay=decay) for decay in (0.0, 0.05, 1.0, 4.0)},
-    "batch": {f"batch {batch}": change_recipe(batch=batch) for batch in (32, 64, 128, 256)},
-    "smoothing": {f"smoothing {share:g}": change_recipe(smoothing=share) for share in (0.0, 0.05, 0.1, 0.2)},
-    "zoom": {f"zoom {zoom:g}": change_augmentation(zoom=zoom) for zoom in (1.0, 0.85, 0.7, 0.5)},
-    "erase": {f"erase {share:g}": change_augmentation(erase=share) for share in (0.0, 0.25, 0.5)},
-    "colour": {
-        f"light and colour {share:g}": change_augmentation(light=share, colour=share) for share in (0.0, 0.2, 0.4)
+def begin_at(block: str, extra_views: int = 0) -> Change:
+    """Train from this block on, from kept activations, with so many random views besides image and mirror image."""
+    return lambda plan: replace(
+        plan, name=f"from {block} on", start=block, phases=plan.phases[-1:], extra_views=extra_views
+    )
+
+
+def use_adamw(rate: float) -> Row:
+    """Train the kernels with AdamW too, at this rate, instead of Muon."""
+
+    def run(task: Task) -> Figures:
+        from squeezetune.learn.rates import make_groups
+
+        def make_plain(*given: Any) -> list[Any]:
+            return [replace(group, is_kernel=False) for group in make_groups(*given)]
+
+        with patch("squeezetune.learn.finetune.make_groups", make_plain):
+            return task.train(change_recipe(rate=rate)(task.plan))
+
+    return run
+
+
+def use_taps(*taps: str) -> Row:
+    """Fit the linear head on the frozen layers' features of these Fire modules only."""
+
+    def run(task: Task) -> Figures:
+        start, ground, settings = time.perf_counter(), task.ground, task.workshop.settings
+        is_used = np.concatenate([np.full(count_features([tap]), tap in taps) for tap in TAPS])
+        train, validation = (
+            LabelledFeatures(ground.features.values[part] * is_used.astype(np.float16), ground.index.labels[part])
+            for part in (ground.split.train, ground.split.validation)
+        )
+        classes = len(ground.index.class_names)
+        head = fit_head(train, validation, classes, settings, ignore_event, threads=task.workshop.threads)
+        seconds = time.perf_counter() - start
+        return {"validation": head.chosen.validation_accuracy, "training": None, "seconds": seconds}
+
+    return run
+
+
+def measure_frozen(task: Task) -> Figures:
+    """Say what the frozen layers' linear head reaches."""
+    chosen = task.ground.head.chosen
+    return {"validation": chosen.validation_accuracy, "training": None, "seconds": chosen.seconds}
+
+
+# By table, by row: what is tried.
+TABLES: Mapping[str, Mapping[str, Row]] = {
+    "rate": {f"rate {rate:g}": change(change_recipe(rate=rate)) for rate in (0.002, 0.005, 0.007, 0.01)},
+    "optimiser": {
+        "Muon 0.007": change(),
+        **{f"AdamW {rate:g}": use_adamw(rate) for rate in (0.0005, 0.001, 0.002)},
     },
-    "mixing": {f"mix {share:g}": change_recipe(mixing=share) for share in (0.0, 0.5, 1.0)},
-    "first": {f"from {block} on": change_recipe(first_trained=block) for block in ("conv1", "fire2", "fire4", "fire6")},
+    "decay": {f"layer decay {decay:g}": change(change_recipe(layer_decay=decay)) for decay in (0.75, 0.85, 0.95)},
+    "batch": {f"batch {batch}": change(change_recipe(batch=batch)) for batch in (32, 64, 128, 256)},
+    "smoothing": {f"smoothing {share:g}": change(change_recipe(smoothing=share)) for share in (0.0, 0.05, 0.1, 0.2)},
+    "averaging": {f"averaging {share:g}": change(change_recipe(averaging=share)) for share in (0.01, 0.05, 0.2)},
+    "zoom": {f"zoom {zoom:g}": change(change_augmentation(zoom=zoom)) for zoom in (1.0, 0.85, 0.7, 0.5)},
+    "erase": {f"erase {share:g}": change(change_augmentation(erase=share)) for share in (0.0, 0.5)},
+    "colour": {
+        f"light and colour {share:g}": change(change_augmentation(light=share, colour=share))
+        for share in (0.0, 0.2, 0.4)
+    },
+    "mixing": {f"mix {share:g}": change(change_recipe(mixing=share)) for share in (0.0, 0.5, 1.0)},
     "strength": {
-        f"mix {mix:g}, zoom {zoom:g}": combine(change_recipe(mixing=mix), change_augmentation(zoom=zoom))
+        f"mix {mix:g}, zoom {zoom:g}": change(change_recipe(mixing=mix), change_augmentation(zoom=zoom))
         for mix, zoom in ((0.0, 0.85), (0.5, 0.85), (0.5, 0.7), (1.0, 0.7), (0.5, 0.5))
     },
+    "depth": {
+        **{
+            f"from pixels, {block} and on trained": change(change_recipe(first_trained=block))
+            for block in ("conv1", "fire2", "fire4", "fire6")
+        },
+        **{f"from activations, {block} and on": change(begin_at(block)) for block in ("fire6", "fire8")},
+    },
+    "views": {f"from fire6 on, {count} more views": change(begin_at("fire6", count)) for count in (0, 2, 4)},
     "sides": {
-        "96": change_sides((96, 1.0)),
-        "128": change_sides((128, 1.0)),
-        "96, 128": change_sides((96, 0.5), (128, 0.5)),
-        "160": change_sides((160, 1.0)),
+        "96": change(change_sides((96, 1.0))),
+        "128": change(change_sides((128, 1.0))),
+        "96, 128": change(change_sides((96, 0.5), (128, 0.5))),
+        "160": change(change_sides((160, 1.0))),
+    },
+    "taps": {
+        f"{taps[0]} to {taps[-1]}" if len(taps) > 1 else taps[0]: use_taps(*taps)
+        for taps in (TAPS, TAPS[1:], TAPS[2:], TAPS[3:], TAPS[4:])
     },
 }
 
 
-@dataclass(frozen=True)
-class Task:
-    """A training part and a validation part, and the frozen layers' head on them."""
-
-    name: str
-    ground: Ground
-    workshop: Workshop
+# ---- tasks
 
 
-def open_task(name: str, seed: int, options: argparse.Namespace, cache: Path) -> Task:
+def open_task(name: str, seed: int, regime: Regime, options: argparse.Namespace, cache: Path) -> Task:
     """Fit the frozen layers' head on one split of a task."""
     photos = "eth80" if name == "objects" else "cifar10"
     settings = PHOTO_SETS[photos].make_settings(seed=seed, head="linear", views="mirror", layers="head")
@@ -106,7 +214,13 @@ def open_task(name: str, seed: int, options: argparse.Namespace, cache: Path) ->
     workshop = open_workshop(settings, cache, ignore_event)
     learned = learn_classifier(index, lambda _: split, workshop)
     ground = Ground(index, split, learned.features, learned.trunk, load_weights(), learned.head)
-    return Task(name, ground, replace(workshop, listen=show_epoch if options.verbose else ignore_event))
+    return Task(name, ground, replace(workshop, listen=show_epoch if options.verbose else ignore_event), regime)
+
+
+def choose_regime(name: str, options: argparse.Namespace) -> Regime:
+    """Choose epochs and sizes: the task's own, or those of the options."""
+    own = REGIMES[name]
+    return Regime(options.epochs or own.epochs, own.sides if options.sides is None else tuple(options.sides))
 
 
 def cut_objects(index: ImageIndex, seed: int) -> Split:
@@ -121,55 +235,103 @@ def show_epoch(event: Event) -> None:
               f"validation {event.validation_accuracy:.1%} {event.images_per_s:.0f}/s", flush=True)  # fmt: skip
 
 
-def make_plan(task: Task, epochs: float, sides: Sequence[int]) -> StagePlan:
-    """Make the product's plan for a task."""
-    side, images = task.ground.trunk.pixels.side, len(task.ground.split.train)
-    phases = tuple(Phase(each, 1 / len(sides)) for each in sides) if sides else plan_phases(side)
-    return StagePlan("all layers", "conv1", phases, epochs, choose_recipe(images, epochs))
+# ---- tables
 
 
-def run_table(name: str, options: argparse.Namespace, cache: Path) -> None:
-    """Train every row of a table with every seed, and print it."""
-    found: dict[str, list[tuple[float, float, float]]] = {row: [] for row in TABLES[name]}
-    frozen = []
-    for seed in range(options.first_seed, options.first_seed + options.seeds):
-        task = open_task(options.task, seed, options, cache)
-        frozen.append(task.ground.head.chosen.validation_accuracy)
-        for row, change in TABLES[name].items():
-            if options.rows and row not in options.rows:
-                continue
-            start = time.perf_counter()
-            deepened = deepen(task.ground, change(make_plan(task, options.epochs, options.sides)), task.workshop)
-            last = deepened.candidate.history[-1]
-            found[row].append((deepened.candidate.validation_accuracy, last.train_accuracy, last.seconds))
-            print(f"{row}, seed {seed}: {found[row][-1][0]:.2%} in {time.perf_counter() - start:.0f} s", flush=True)
-    rows = [
-        (row, format_mean([each[0] for each in results]), f"{mean(each[1] for each in results):.1%}",
-         f"{mean(each[2] for each in results):.0f}")
-        for row, results in found.items() if results
-    ]  # fmt: skip
-    rows.insert(0, ("frozen layers, linear head", format_mean(frozen), "", ""))
-    print(f"\n{name} on {options.task}, {options.epochs:g} epochs, sides {options.sides or 'as planned'}")
-    print_table(("", "validation accuracy", "in training", "seconds of training"), rows)
+@dataclass
+class Tasks:
+    """The splits of a task; one is opened when it is needed."""
+
+    name: str
+    options: argparse.Namespace
+    cache: Path
+    last: tuple[int, Task] | None = None
+
+    def run(self, row: Row, seed: int) -> Figures:
+        """Do what a row says on the split of a seed; the latest one is kept."""
+        if self.last is None or self.last[0] != seed:
+            regime = choose_regime(self.name, self.options)
+            self.last = (seed, open_task(self.name, seed, regime, self.options, self.cache))
+        return row(self.last[1])
+
+
+def run_tables(name: str, tasks: Tasks, ledger: Ledger, options: argparse.Namespace) -> None:
+    """Train every row of every table that is not known yet, seed by seed."""
+    for seed in range(options.seeds):
+        for table, row, run in [("", FROZEN, measure_frozen), *list_rows(options.tables)]:
+            ledger.recall(make_key(name, table, row, seed, options), partial(tasks.run, run, seed))
+
+
+def list_rows(tables: Sequence[str]) -> list[tuple[str, str, Row]]:
+    """List the rows of some tables: table, name, and what to do."""
+    return [(table, name, run) for table in tables for name, run in TABLES[table].items()]
+
+
+def make_key(name: str, table: str, row: str, seed: int, options: argparse.Namespace) -> Figures:
+    """Name all that a training depends on."""
+    regime = choose_regime(name, options)
+    key = {"task": name, "table": table, "row": row, "seed": seed, "images": options.images}
+    return key | {"epochs": regime.epochs, "sides": list(regime.sides)}
+
+
+def print_tables(name: str, ledger: Ledger, options: argparse.Namespace) -> None:
+    """Print what is known of a task."""
+    regime = choose_regime(name, options)
+    sizes = f"{', '.join(map(str, regime.sides))} px" if regime.sides else "the product's own sizes"
+    for table in options.tables:
+        rows = []
+        for at, row in [("", FROZEN), *((table, row) for row in TABLES[table])]:
+            keys = [make_key(name, at, row, seed, options) for seed in range(options.seeds)]
+            known = [figures for key in keys if (figures := ledger.find(key))]
+            rows += [describe_row(row, known)] if known else []
+        if len(rows) > 1:
+            print(f"\n{table} on {name}, {regime.epochs:g} epochs, {sizes}\n")
+            print_table(("", "validation accuracy", "in training", "seconds"), rows)
+
+
+def describe_row(row: str, known: Sequence[Figures]) -> tuple[str, ...]:
+    """Sum up what the seeds of a row have given."""
+    trained = [figures["training"] for figures in known if figures["training"] is not None]
+    return (
+        row,
+        format_mean([figures["validation"] for figures in known]),
+        f"{mean(trained):.1%}" if trained else "",
+        f"{mean(figures['seconds'] for figures in known):.0f}",
+    )
+
+
+@contextmanager
+def write_to(path: Path | None) -> Iterator[None]:
+    """Print to a file, where there is one."""
+    if path is None:
+        yield
+        return
+    with path.open("w") as file, redirect_stdout(file):
+        yield
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("tables", nargs="+", choices=sorted(TABLES))
-    parser.add_argument("--task", choices=("cifar10", "cifar1000", "objects"), default="cifar10")
+    parser.add_argument("--tables", nargs="+", choices=sorted(TABLES), default=list(TABLES), metavar="TABLE")
+    parser.add_argument("--tasks", nargs="+", choices=list(REGIMES), default=list(REGIMES))
     parser.add_argument("--seeds", type=int, default=3)
-    parser.add_argument("--first-seed", type=int, default=0)
-    parser.add_argument("--epochs", type=float, default=4.0)
-    parser.add_argument("--sides", type=int, nargs="*", default=())
-    parser.add_argument("--rows", nargs="*", default=(), help="only these rows of the tables")
+    parser.add_argument("--epochs", type=float, default=0.0)
+    parser.add_argument("--sides", type=int, nargs="*")
     parser.add_argument("--verbose", action="store_true", help="print every epoch")
+    parser.add_argument("--known", action="store_true", help="train nothing, print what is known")
+    parser.add_argument("--write", type=Path, metavar="FILE", help="write the tables to this file")
     add_photo_options(parser)
+    add_ledger_options(parser)
     options = parser.parse_args()
-    print_machine()
-    cache = options.work / "recipes-cache"
+    ledger, cache = open_ledger("recipes", options), options.work / "recipes-cache"
     cache.mkdir(parents=True, exist_ok=True)
-    for name in options.tables:
-        run_table(name, options, cache)
+    if not options.known:
+        for name in options.tasks:
+            run_tables(name, Tasks(name, options, cache), ledger, options)
+    with write_to(options.write):
+        for name in options.tasks:
+            print_tables(name, ledger, options)
+        print_machine()
 
 
 if __name__ == "__main__":
