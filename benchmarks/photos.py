@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from zipfile import ZipFile
 
-from squeezetune.data.index import ImageIndex, scan_folder
+from squeezetune.data.index import ImageIndex, index_photos
 from squeezetune.data.split import Split, split_index
 from squeezetune.engine import ThreadEngine
 from squeezetune.settings import Settings
@@ -85,7 +85,7 @@ def draw_photos(root: Path, target: Path, count: int) -> Path:
 
 def scan_photos(name: str, root: Path) -> ImageIndex:
     """Index a set's photos."""
-    return scan_folder(root, engine=ThreadEngine(), class_pattern=PHOTO_SETS[name].class_pattern)
+    return index_photos(root, engine=ThreadEngine(), class_pattern=PHOTO_SETS[name].class_pattern)
 
 
 def split_photos(index: ImageIndex, settings: Settings) -> Split:

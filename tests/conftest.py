@@ -12,7 +12,7 @@ from example_weights import draw_weights
 from PIL import Image, ImageDraw
 
 from squeezetune.checkpoint import CheckpointFolder
-from squeezetune.data.index import ImageIndex, scan_folder
+from squeezetune.data.index import ImageIndex, index_photos
 from squeezetune.data.split import Split, split_index
 from squeezetune.engine import ThreadEngine
 from squeezetune.events import Listener, ignore_event
@@ -141,7 +141,7 @@ def fixed_settings() -> Settings:
 def make_learn(shape_folder: Path) -> Callable[..., Callable[..., Learned]]:
     """Make a function that learns the shapes with these settings; its further arguments are others of these."""
     engine = ThreadEngine(2)
-    shapes = scan_folder(shape_folder, engine=engine)
+    shapes = index_photos(shape_folder, engine=engine)
 
     def cut_evenly(index: ImageIndex) -> Split:
         return split_index(index, validation=0.2, test=0.2, seed=0)

@@ -480,7 +480,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from squeezetune.checkpoint import CheckpointFolder
-from squeezetune.data.index import scan_folder
+from squeezetune.data.index import index_photos
 from squeezetune.data.split import split_index
 from squeezetune.engine import ThreadEngine
 from squeezetune.events import ignore_event
@@ -513,7 +513,7 @@ keeping.load_kept = tell
 def run(name):
     '''Train, or go on, and leave a digest.'''
     engine, unfinished = ThreadEngine(2), CheckpointFolder(place / f".{name}.unfinished")
-    index = scan_folder(photos, engine=engine)
+    index = index_photos(photos, engine=engine)
     workshop = open_workshop(settings, place / "cache", ignore_event, engine)
     learned = learn_classifier(index, cut, replace(workshop, unfinished=unfinished, is_resuming=True))
     arrays = [*learned.deepened.weights.values(), *learned.deepened.layers[0], learned.deepened.probabilities]

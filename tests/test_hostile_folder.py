@@ -16,7 +16,7 @@ from fast_options import FAST
 from PIL import Image
 
 from squeezetune.cli import main
-from squeezetune.data import sources
+from squeezetune.data import folders as folders_module
 
 
 def to_bytes(image, kind, **options):
@@ -95,14 +95,14 @@ def hostile_folder(write_shapes, draw_shape, tmp_path, monkeypatch):
 
 def refuse_file(monkeypatch, ending):
     """Refuse to open files of this name, as the system does to all but a superuser."""
-    opened = sources.FileIO
+    opened = folders_module.FileIO
 
     def guarded(path, *arguments):
         if os.fsdecode(path).endswith(ending):
             raise PermissionError(13, "Permission denied")
         return opened(path, *arguments)
 
-    monkeypatch.setattr(sources, "FileIO", guarded)
+    monkeypatch.setattr(folders_module, "FileIO", guarded)
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="Windows refuses such names and links")

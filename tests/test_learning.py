@@ -12,7 +12,7 @@ from safetensors.numpy import load as unpack_tensors
 from safetensors.numpy import load_file, save_file
 from scipy.special import softmax
 
-from squeezetune.data.index import index_images, scan_folder
+from squeezetune.data.index import index_images, index_photos
 from squeezetune.data.pixels import PixelSettings, load_pixels
 from squeezetune.data.split import split_index
 from squeezetune.errors import SourceError
@@ -34,7 +34,7 @@ def cut(index):
 
 @pytest.fixture
 def index(shape_folder, engine):
-    return scan_folder(shape_folder, engine=engine)
+    return index_photos(shape_folder, engine=engine)
 
 
 @pytest.fixture
@@ -116,7 +116,7 @@ def test_images_that_cannot_be_decoded_are_skipped_and_the_rest_is_split_anew(
     photos = write_shapes(tmp_path / "photos", 10)
     for name in ("box/001.png", "disc/005.png"):
         (photos / name).write_bytes((photos / name).read_bytes()[:-2000])
-    index = scan_folder(photos, engine=engine)
+    index = index_photos(photos, engine=engine)
     workshop = open_workshop(fixed_settings, None, ignore_event, engine)
     learned = learn_classifier(index, cut, workshop)
     assert {item.name for item in learned.index.skipped} == {"box/001.png", "disc/005.png"}

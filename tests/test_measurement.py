@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from squeezetune.data.index import scan_folder
+from squeezetune.data.index import index_photos
 from squeezetune.errors import ArtifactError, ClassesError, SourceError
 from squeezetune.events import Notice, StageAdvanced, StageFinished, StageStarted, ignore_event
 from squeezetune.measurement import evaluate, run_classifier
@@ -78,7 +78,7 @@ def test_a_folder_without_a_readable_image_is_an_error(classifier, unseen):
 
 @pytest.fixture
 def index(unseen, engine):
-    return scan_folder(unseen, engine=engine)
+    return index_photos(unseen, engine=engine)
 
 
 def test_chosen_images_are_run_in_order(classifier, index, engine):

@@ -6,7 +6,7 @@ import pytest
 from fast_options import FAST
 
 from squeezetune import memory as module
-from squeezetune.data.index import scan_folder
+from squeezetune.data.index import index_photos
 from squeezetune.data.split import split_index
 from squeezetune.errors import SettingsError
 from squeezetune.events import Notice
@@ -204,7 +204,7 @@ def test_a_run_that_cannot_fit_leaves_nothing(shape_folder, fixed_settings, tmp_
 
 def test_layers_that_do_not_fit_are_left_as_they_are_and_the_user_hears_of_it(shape_folder, fixed_settings, engine):
     pytest.importorskip("torch", reason="torch, which trains layers, is not installed")
-    index, heard = scan_folder(shape_folder, engine=engine), []
+    index, heard = index_photos(shape_folder, engine=engine), []
     settings = replace(fixed_settings, max_ram="350MB", budget="5m")
     split = split_index(index, validation=0.2, test=0.2, seed=0)
     scene = open_scene(index, split, open_workshop(settings, None, heard.append))

@@ -16,8 +16,8 @@ from safetensors.numpy import load_file, save_file
 
 from squeezetune.artifact import read_manifest, read_report
 from squeezetune.cli import main
+from squeezetune.data.folders import FolderSource
 from squeezetune.data.pixels import PixelSettings, load_pixels
-from squeezetune.data.sources import FolderSource
 from squeezetune.errors import CheckpointError, SettingsError, SourceError
 from squeezetune.estimator import SqueezeTuneClassifier
 from squeezetune.events import EpochFinished, StageStarted, ignore_event

@@ -8,7 +8,7 @@ import onnx
 import pytest
 
 from squeezetune.artifact import MODEL
-from squeezetune.data.sources import FolderSource
+from squeezetune.data.folders import FolderSource
 from squeezetune.errors import ArtifactError, ImageError
 from squeezetune.prediction import Classifier, Prediction, load
 

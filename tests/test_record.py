@@ -4,7 +4,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from squeezetune.data.index import scan_folder
+from squeezetune.data.index import index_photos
 from squeezetune.data.split import split_index
 from squeezetune.deepened import Deepened
 from squeezetune.engine import ThreadEngine
@@ -27,7 +27,7 @@ def cut(index):
 @pytest.fixture(scope="module")
 def run(shape_folder, fixed_settings):
     engine = ThreadEngine(2)
-    index = scan_folder(shape_folder, engine=engine)
+    index = index_photos(shape_folder, engine=engine)
     learned = learn_classifier(index, cut, open_workshop(fixed_settings, None, ignore_event, engine))
     classifier = Classifier(learned.model, make_manifest(learned, fixed_settings))
     measured = run_classifier(classifier, index, learned.split.test, engine, ignore_event)

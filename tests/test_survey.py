@@ -3,7 +3,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from squeezetune.data.index import scan_folder
+from squeezetune.data.index import index_photos
 from squeezetune.data.split import split_index
 from squeezetune.errors import SourceError
 from squeezetune.events import ignore_event
@@ -26,7 +26,7 @@ def survey(engine, fixed_settings, tmp_path):
     """Survey a folder of photos with a budget, as a plan says."""
 
     def run(folder, plan):
-        index = scan_folder(folder, engine=engine)
+        index = index_photos(folder, engine=engine)
         workshop = open_workshop(replace(fixed_settings, budget="5m"), tmp_path / "cache", ignore_event, engine)
         scene = open_scene(index, cut(index), workshop)
         return survey_images(scene, cut, plan, scene.prepare_trunk(1), scene.open_scratch())[0]
@@ -62,7 +62,7 @@ def test_a_quick_beginning_looks_at_a_part_of_each(survey, shape_folder):
 @pytest.mark.parametrize("plan", [WHOLE, QUICK])
 def test_images_that_cannot_be_decoded_are_found_whether_looked_at_or_not(survey, write_shapes, tmp_path, engine, plan):
     folder = write_shapes(tmp_path / "photos", 12)
-    index = scan_folder(folder, engine=engine)
+    index = index_photos(folder, engine=engine)
     split = cut(index)
     looked_at, left_out = (index.names[position] for position in split.train[:2])
     for name in (looked_at, left_out):

@@ -16,7 +16,7 @@ import onnxruntime
 import pytest
 from PIL import Image
 
-from squeezetune.data.index import scan_folder
+from squeezetune.data.index import index_photos
 from squeezetune.data.split import split_index
 from squeezetune.errors import ArtifactError, ClassesError, SettingsError, SourceError
 from squeezetune.events import ModelMeasured, StageAdvanced, StageFinished, StageStarted
@@ -44,7 +44,7 @@ def read_models(folder):
 
 
 def cut_again(folder, settings, engine):
-    index = scan_folder(folder, engine=engine)
+    index = index_photos(folder, engine=engine)
     return index, split_index(index, validation=settings.validation, test=settings.test, seed=settings.seed)
 
 

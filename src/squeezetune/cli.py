@@ -63,6 +63,13 @@ class_option = click.option(
     help="Find the class in an image's path: the expression's first group, or the whole match. "
     "Without it, the photos' subfolders are the classes.",
 )
+columns_option = click.option(
+    "--columns",
+    default="",
+    metavar="ROLE=NAME,...",
+    help="Which column of a table (CSV, TSV) is the path, label, split and group of a photo, where that is guessed "
+    "wrong: path=file,label=species.",
+)
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"]})
@@ -81,6 +88,7 @@ def main() -> None:
 @click.argument("photos", type=click.Path(path_type=Path))
 @click.option("-o", "--output", type=click.Path(path_type=Path), help="The model's folder.  [default: PHOTOS-model]")
 @class_option
+@columns_option
 @settings_options
 @click.option("--no-cache", is_flag=True, help="Neither use nor keep features of the photos.")
 @click.option("--plan", "only_plan", is_flag=True, help="Print what would be done and how long it takes, and stop.")
@@ -95,6 +103,7 @@ def train(
     photos: Path,
     output: Path | None,
     class_pattern: str,
+    columns: str,
     no_cache: bool,
     only_plan: bool,
     resume: bool,
@@ -104,13 +113,17 @@ def train(
     quiet: bool,
     **knobs: Any,
 ) -> None:
-    """Train a classifier on PHOTOS, one subfolder for each class, and measure it."""
+    """Train a classifier on PHOTOS and measure it.
+
+    PHOTOS is a folder with one subfolder for each class, a .zip or .tar of one,
+    or a table (.csv, .tsv) of paths and classes.
+    """
     trackers = {"tensorboard": tensorboard, "mlflow": mlflow}
+    options = {"class_pattern": class_pattern, "columns": columns, "use_cache": not no_cache}
     if only_plan:
-        _print_plan(photos, parse_settings(knobs), as_json, class_pattern=class_pattern, use_cache=not no_cache)
+        _print_plan(photos, parse_settings(knobs), as_json, **options)
         return
-    options = {"class_pattern": class_pattern, "use_cache": not no_cache, "resume": resume}
-    _train(photos, output, parse_settings(knobs), as_json, quiet, options, trackers)
+    _train(photos, output, parse_settings(knobs), as_json, quiet, options | {"resume": resume}, trackers)
 
 
 @main.command()
@@ -196,16 +209,17 @@ def _print_training(folder: Path, report: dict[str, Any]) -> None:
 @click.argument("model", type=click.Path(path_type=Path))
 @click.argument("photos", type=click.Path(path_type=Path))
 @class_option
+@columns_option
 @json_option
 @quiet_option
 @guard_errors
-def evaluate(model: Path, photos: Path, class_pattern: str, as_json: bool, quiet: bool) -> None:
+def evaluate(model: Path, photos: Path, class_pattern: str, columns: str, as_json: bool, quiet: bool) -> None:
     """Measure MODEL on PHOTOS, one subfolder for each class."""
     from squeezetune.console import ProgressListener, format_share, print_json, print_lines, print_table
     from squeezetune.measurement import evaluate as evaluate_classifier
 
     with ProgressListener(is_quiet=quiet or as_json) as listen:
-        found = evaluate_classifier(model, photos, class_pattern=class_pattern, listen=listen)
+        found = evaluate_classifier(model, photos, class_pattern=class_pattern, columns=columns, listen=listen)
     result = found.evaluation
     if as_json:
         print_json(result.to_dict() | {"skipped": [vars(item) for item in found.skipped]})

@@ -124,7 +124,8 @@ class Learned:
     def recall(self, positions: NDArray[np.int64]) -> NDArray[np.float32]:
         """Return the probabilities (n, classes) that the training itself gives these images."""
         if self.best:
-            return self.best.probabilities[np.searchsorted(self.split.validation, positions)]
+            order = np.argsort(self.split.validation)
+            return self.best.probabilities[order[np.searchsorted(self.split.validation, positions, sorter=order)]]
         return self.head.predict(Selection(self.features.values, positions))
 
     @property

@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from squeezetune.data.index import ImageIndex, Skipped, list_some, scan_folder
+from squeezetune.data.index import ImageIndex, Skipped, index_photos, list_some
 from squeezetune.engine import Engine, ThreadEngine
 from squeezetune.errors import ClassesError, ImageError, SourceError
 from squeezetune.events import Listener, Notice, StageAdvanced, StageFinished, StageStarted, ignore_event
@@ -42,9 +42,10 @@ def evaluate(
     photos: str | os.PathLike[str],
     *,
     class_pattern: str = "",
+    columns: str = "",
     listen: Listener = ignore_event,
 ) -> FolderEvaluation:
-    """Measure a classifier on a folder of photos, one subfolder for each class.
+    """Measure a classifier on photos: a folder with a subfolder for each class, an archive of one, or a table.
 
     Raises:
         ArtifactError: the model cannot be used.
@@ -53,7 +54,7 @@ def evaluate(
     """
     classifier = model if isinstance(model, Classifier) else load(model)
     engine = ThreadEngine()
-    index = scan_folder(Path(photos), engine=engine, listen=listen, class_pattern=class_pattern)
+    index = index_photos(Path(photos), engine=engine, listen=listen, class_pattern=class_pattern, columns=columns)
     unknown = sorted(set(index.class_names) - set(classifier.class_names))
     if unknown:
         raise ClassesError(

@@ -12,8 +12,10 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from squeezetune.artifact import MODEL, Manifest, read_manifest, read_payload, read_report
+from squeezetune.data.content import RawImage
 from squeezetune.data.decoding import open_image
-from squeezetune.data.sources import ImageSource, MemorySource, RawImage
+from squeezetune.data.listing import ImageSource
+from squeezetune.data.sources import MemorySource
 from squeezetune.engine import Engine, ThreadEngine
 from squeezetune.errors import ArtifactError, ImageError
 

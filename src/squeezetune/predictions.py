@@ -12,7 +12,9 @@ from pathlib import Path
 from typing import TypeAlias
 
 from squeezetune.data.content import recognise_format
-from squeezetune.data.sources import FolderSource, ImageSource, MemorySource, list_files
+from squeezetune.data.folders import FolderSource, list_files
+from squeezetune.data.listing import ImageSource
+from squeezetune.data.sources import MemorySource
 from squeezetune.engine import ThreadEngine
 from squeezetune.errors import ImageError, SourceError
 from squeezetune.prediction import Classifier, Prediction

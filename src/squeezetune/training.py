@@ -3,11 +3,11 @@
 import os
 import shlex
 import time
-from collections.abc import Sequence
+from collections.abc import Hashable, Iterable, Sequence
 from dataclasses import dataclass, field, fields, replace
 from datetime import datetime, timezone
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 
 from squeezetune.artifact import (
     MODEL,
@@ -22,9 +22,12 @@ from squeezetune.artifact import (
     to_json,
 )
 from squeezetune.checkpoint import CheckpointFolder, find_checkpoint_folder
-from squeezetune.data.index import ImageIndex, scan_folder
+from squeezetune.data.content import RawImage
+from squeezetune.data.index import ImageIndex, index_images, index_photos
 from squeezetune.data.pixels import make_thumbnail
+from squeezetune.data.sources import name_source
 from squeezetune.data.split import Split, split_index
+from squeezetune.engine import Engine
 from squeezetune.errors import ImageError, SettingsError
 from squeezetune.events import (
     EpochFinished,
@@ -53,16 +56,51 @@ from squeezetune.settings import Settings, parse_settings, parse_size
 from squeezetune.store import RowStore, find_cache_folder
 from squeezetune.workshop import Workshop, open_workshop
 
+# One image, or the path of its file, and its class.
+LabelledImage: TypeAlias = tuple[RawImage | str | os.PathLike[str], Hashable]
+# What can be trained on: a path, or any number of images with their classes.
+Photos: TypeAlias = str | os.PathLike[str] | Iterable[LabelledImage]
 THUMBNAIL_PX = 240
+
+
+@dataclass(frozen=True)
+class Origin:
+    """Where the photos come from: a path, or pairs of image and label, and how their classes are read."""
+
+    photos: Path | tuple[LabelledImage, ...]
+    class_pattern: str = ""
+    columns: str = ""
+
+    def scan(self, engine: Engine, listen: Listener) -> ImageIndex:
+        """Find the photos."""
+        if isinstance(self.photos, Path):
+            how = {"class_pattern": self.class_pattern, "columns": self.columns}
+            return index_photos(self.photos, engine=engine, listen=listen, **how)
+        images, labels = [image for image, _ in self.photos], [label for _, label in self.photos]
+        return index_images(images, labels, engine=engine, listen=listen)
+
+    @property
+    def name(self) -> str:
+        """What the model is called after."""
+        return name_source(self.photos.resolve()) if isinstance(self.photos, Path) else "squeezetune"
+
+    def __str__(self) -> str:
+        return str(self.photos) if isinstance(self.photos, Path) else f"{len(self.photos):,} images in memory"
+
+
+def find_origin(photos: Photos, class_pattern: str, columns: str) -> Origin:
+    """Take photos as a path, or as pairs of image and label."""
+    if isinstance(photos, (str, os.PathLike)):
+        return Origin(Path(photos), class_pattern, columns)
+    return Origin(tuple(photos), class_pattern, columns)
 
 
 @dataclass(frozen=True)
 class Job:
     """What is trained on, where the model goes, and what the run works with; the clock is what the workshop tells."""
 
-    photos: Path
+    origin: Origin
     output: Path
-    class_pattern: str
     workshop: Workshop
     clock: "Clock"
     created: str = field(default_factory=lambda: datetime.now(timezone.utc).strftime("%Y-%m-%dT%H:%M:%SZ"))
@@ -74,8 +112,7 @@ class Job:
 
     def scan(self) -> ImageIndex:
         """Find the photos."""
-        engine = self.workshop.engine
-        return scan_folder(self.photos, engine=engine, listen=self.clock, class_pattern=self.class_pattern)
+        return self.origin.scan(self.workshop.engine, self.clock)
 
     def cut_index(self, index: ImageIndex) -> Split:
         """Split the photos as the settings say."""
@@ -117,22 +154,26 @@ class Clock:
 
 
 def train(
-    photos: str | os.PathLike[str],
+    photos: Photos,
     output: str | os.PathLike[str] | None = None,
     settings: Settings | None = None,
     *,
     class_pattern: str = "",
+    columns: str = "",
     use_cache: bool = True,
     resume: bool = False,
     listen: Listener = ignore_event,
     **knobs: Any,
 ) -> Classifier:
-    """Train a classifier on a folder of photos, one subfolder for each class, and measure it on photos it never saw.
+    """Train a classifier on photos and measure it on others that it never saw.
 
-    The model, with its report, is a new folder `output`; by default `<name of the photos' folder>-model` in the
-    current one. `class_pattern` is a regular expression that finds the class in an image's path instead. Settings
-    may also be given one by one, as further arguments. With `resume`, the training of an unfinished run with the same
-    photos, settings and output goes on where it stopped, to the same end.
+    `photos` is a folder with a subfolder for each class; a zip or tar archive of one; a table (.csv, .tsv) of paths and
+    classes; images in .parquet, .npz or .npy files or WebDataset shards; or pairs of image and label. The model, with
+    its report, is a new folder `output`; by default `<name of the photos>-model` in the current one. `class_pattern`
+    is a regular expression that finds the class in an image's path instead; `columns` says what a table's columns are
+    where that is guessed wrong: "path=file,label=species". Settings may also be given one by one, as further
+    arguments. With `resume`, the training of an unfinished run with the same photos, settings and output goes on
+    where it stopped, to the same end.
 
     Raises:
         SettingsError: the settings do not fit together or the photos.
@@ -146,7 +187,8 @@ def train(
 
     """
     settings = parse_settings((settings.to_dict() if settings else {}) | knobs)
-    job = open_job(photos, output, settings, class_pattern, use_cache, listen)
+    origin = find_origin(photos, class_pattern, columns)
+    job = open_job(origin, output, settings, use_cache, listen)
     with job.clock:
         unfinished = open_unfinished(job, resume)
         workshop = replace(job.workshop, unfinished=unfinished, is_resuming=resume)
@@ -162,10 +204,11 @@ def train(
 
 
 def forecast(
-    photos: str | os.PathLike[str],
+    photos: Photos,
     settings: Settings | None = None,
     *,
     class_pattern: str = "",
+    columns: str = "",
     use_cache: bool = True,
     listen: Listener = ignore_event,
     **knobs: Any,
@@ -189,7 +232,7 @@ def forecast(
     if settings.recipe == "original":
         raise SettingsError("the original recipe cannot be forecast", "Train with it: it says how long it will take.")
     workshop = open_workshop(settings, find_cache_folder() if use_cache else None, clock)
-    job = Job(Path(photos), Path(), class_pattern, workshop, clock)
+    job = Job(find_origin(photos, class_pattern, columns), Path(), workshop, clock)
     index = job.scan()
     scene = open_scene(index, job.cut_index(index), workshop)
     plan, _ = plan_run(scene, find_deadline(settings, clock.started), started=clock.started, is_forecast=True)
@@ -197,17 +240,11 @@ def forecast(
 
 
 def open_job(
-    photos: str | os.PathLike[str],
-    output: str | os.PathLike[str] | None,
-    settings: Settings,
-    class_pattern: str,
-    use_cache: bool,
-    listen: Listener,
+    origin: Origin, output: str | os.PathLike[str] | None, settings: Settings, use_cache: bool, listen: Listener
 ) -> Job:
     """Check where to read and write, and load the pretrained weights, before anything is computed."""
-    source = Path(photos)
-    target = Path(output) if output else Path(f"{source.resolve().name}-model")
-    if target.resolve().is_relative_to(source.resolve()):
+    source, target = origin.photos, Path(output) if output else Path(f"{origin.name}-model")
+    if isinstance(source, Path) and target.resolve().is_relative_to(source.resolve()):
         raise SettingsError(
             f"the model's folder {target} lies inside the photos' folder {source}",
             "SqueezeTune writes nothing among the photos; give another folder with --output.",
@@ -217,7 +254,7 @@ def open_job(
     ceiling = parse_size(settings.max_ram) if settings.max_ram else None
     clock = Clock(listen, gauge=MemoryGauge(ceiling))
     workshop = open_workshop(settings, find_cache_folder() if use_cache else None, clock)
-    return Job(source, target, class_pattern, workshop, clock)
+    return Job(origin, target, workshop, clock)
 
 
 def open_unfinished(job: Job, resume: bool) -> CheckpointFolder:
@@ -284,10 +321,11 @@ def make_thumbnails(index: ImageIndex, names: Sequence[str]) -> dict[str, bytes]
 
 def repeat_command(job: Job) -> str:
     """Write the command that repeats this run: every setting that is not the default."""
-    words = ["squeezetune", "train", str(job.photos), "--output", str(job.output)]
+    words = ["squeezetune", "train", str(job.origin), "--output", str(job.output)]
     for item in fields(Settings):
         value = getattr(job.settings, item.name)
         if value != item.default:
             words += [f"--{item.name.replace('_', '-')}", str(value)]
-    words += ["--class-pattern", job.class_pattern] if job.class_pattern else []
+    words += ["--class-pattern", job.origin.class_pattern] if job.origin.class_pattern else []
+    words += ["--columns", job.origin.columns] if job.origin.columns else []
     return shlex.join(words)

@@ -7,10 +7,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from squeezetune.data import folders
 from squeezetune.data import index as index_module
-from squeezetune.data import sources
 from squeezetune.data.content import hash_image
-from squeezetune.data.index import Skipped, index_images, list_some, scan_folder
+from squeezetune.data.index import Skipped, index_images, index_photos, list_some
 from squeezetune.engine import ThreadEngine
 from squeezetune.errors import ClassesError, SettingsError, SourceError
 from squeezetune.events import StageAdvanced, StageFinished, StageStarted
@@ -27,7 +27,7 @@ def list_classes(index):
 
 
 def test_folder_of_classes(photo_folder, engine):
-    index = scan_folder(photo_folder, engine=engine)
+    index = index_photos(photo_folder, engine=engine)
     assert len(index) == 30
     assert index.class_names == ("bee", "cow", "owl")
     assert list(index.names) == sorted(index.names)
@@ -44,7 +44,7 @@ def test_folder_of_classes(photo_folder, engine):
 
 def test_images_may_lie_deeper_in_the_class_folder(write_files, make_photo, engine):
     root = write_files({"cat/a/b/1.jpg": make_photo(0), "cat/2.jpg": make_photo(1), "dog/old/3.jpg": make_photo(2)})
-    index = scan_folder(str(root), engine=engine)
+    index = index_photos(str(root), engine=engine)
     assert list_classes(index) == {"cat/2.jpg": "cat", "cat/a/b/1.jpg": "cat", "dog/old/3.jpg": "dog"}
 
 
@@ -64,7 +64,7 @@ def test_every_hostile_file_is_skipped_with_its_reason(photo_folder, write_files
     write_files(hostile)
     (photo_folder / "bee" / "loop").symlink_to(photo_folder)
     refuse_file(monkeypatch, "secret.jpg")
-    index = scan_folder(photo_folder, engine=engine)
+    index = index_photos(photo_folder, engine=engine)
     assert len(index) == 31  # the JPEG called .png is one of them
     assert "bee/really.jpg.png" in index.names
     assert list_skipped(index) == {
@@ -88,13 +88,13 @@ def refuse_file(monkeypatch, ending):
                 raise PermissionError(13, "Permission denied")
             super().__init__(path)
 
-    monkeypatch.setattr(sources, "FileIO", GuardedFile)
+    monkeypatch.setattr(folders, "FileIO", GuardedFile)
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="other systems refuse such names")
 def test_odd_names_of_classes_and_files_survive(write_files, make_photo, engine):
     names = ['it\'s a "cat"/new\nline.jpg', "кот 猫/ü.jpg", os.fsdecode(b"caf\xe9/\xff.jpg")]
-    index = scan_folder(write_files({name: make_photo(i) for i, name in enumerate(names)}), engine=engine)
+    index = index_photos(write_files({name: make_photo(i) for i, name in enumerate(names)}), engine=engine)
     assert set(index.names) == set(names)
     assert set(index.class_names) == {name.split("/")[0] for name in names}
     assert len(index.fingerprint) == 32  # undecodable bytes do not stop it
@@ -109,7 +109,7 @@ def test_scan_writes_nothing(photo_folder, engine):
         }
 
     before = look()
-    scan_folder(photo_folder, engine=engine)
+    index_photos(photo_folder, engine=engine)
     assert look() == before
 
 
@@ -118,20 +118,20 @@ def test_class_pattern_joins_folders(write_files, make_photo, engine):
              for k, name in enumerate(("apple", "pear")) for i in (1, 2) for j in range(3)}  # fmt: skip
     root = write_files({**files, "apple9.png": make_photo(999, kind="PNG"), "42/x.png": make_photo(998, kind="PNG")})
     (root / "nothing").mkdir()
-    index = scan_folder(root, engine=engine, class_pattern="^([a-z]+)[0-9]")
+    index = index_photos(root, engine=engine, class_pattern="^([a-z]+)[0-9]")
     assert index.class_names == ("apple", "pear")
     assert index.class_counts.tolist() == [7, 6]
     assert list_classes(index)["apple9.png"] == "apple"  # a file in the root is as good as any
     assert list_skipped(index) == {"42/x.png": "its path does not match class_pattern"}
-    whole = scan_folder(root, engine=engine, class_pattern="apple|pear")
+    whole = index_photos(root, engine=engine, class_pattern="apple|pear")
     assert whole.class_names == ("apple", "pear")
 
 
 def test_class_pattern_that_is_wrong_or_matches_nothing(photo_folder, engine):
     with pytest.raises(SettingsError, match="no regular expression"):
-        scan_folder(photo_folder, engine=engine, class_pattern="(")
+        index_photos(photo_folder, engine=engine, class_pattern="(")
     with pytest.raises(SettingsError, match=r"for example, 'bee/0\.jpg'"):
-        scan_folder(photo_folder, engine=engine, class_pattern="^zebra")
+        index_photos(photo_folder, engine=engine, class_pattern="^zebra")
 
 
 @pytest.mark.parametrize("validation", ["", "val", "Valid", "validation"])
@@ -139,7 +139,7 @@ def test_split_folder(write_files, make_photo, engine, validation):
     tops = [top for top in ("Train", "TEST", validation) if top]
     files = {f"{top}/{name}/{i}.jpg": make_photo(100 * t + 10 * c + i)
              for t, top in enumerate(tops) for c, name in enumerate(("cat", "dog")) for i in range(2)}  # fmt: skip
-    index = scan_folder(write_files({**files, "Train/stray.jpg": make_photo(999)}), engine=engine)
+    index = index_photos(write_files({**files, "Train/stray.jpg": make_photo(999)}), engine=engine)
     assert index.class_names == ("cat", "dog")
     assert sorted(index.names) == sorted(files)
     expected = {"Train": TRAIN, "TEST": TEST, validation: VALIDATION}
@@ -150,7 +150,7 @@ def test_split_folder(write_files, make_photo, engine, validation):
 
 def test_class_in_only_one_part_is_a_class(write_files, make_photo, engine):
     files = {f"{name}.jpg": make_photo(i) for i, name in enumerate(["train/a/1", "train/b/1", "test/c/1"])}
-    assert scan_folder(write_files(files), engine=engine).class_names == ("a", "b", "c")
+    assert index_photos(write_files(files), engine=engine).class_names == ("a", "b", "c")
 
 
 @pytest.mark.parametrize(
@@ -164,7 +164,7 @@ def test_class_in_only_one_part_is_a_class(write_files, make_photo, engine):
     ],
 )
 def test_class_called_train_is_no_split(write_files, make_photo, engine, names):
-    index = scan_folder(write_files({f"{n}.jpg": make_photo(i) for i, n in enumerate(names)}), engine=engine)
+    index = index_photos(write_files({f"{n}.jpg": make_photo(i) for i, n in enumerate(names)}), engine=engine)
     assert index.parts is None
     assert index.class_names == tuple(sorted({name.split("/")[0] for name in names}))
 
@@ -172,13 +172,13 @@ def test_class_called_train_is_no_split(write_files, make_photo, engine, names):
 def test_test_part_without_classes_is_refused(write_files, make_photo, engine):
     root = write_files({"train/a/1.jpg": make_photo(0), "train/b/1.jpg": make_photo(1), "test/1.jpg": make_photo(2)})
     with pytest.raises(ClassesError, match="the images in 'test' lie in no class folder"):
-        scan_folder(root, engine=engine)
+        index_photos(root, engine=engine)
 
 
 def test_class_pattern_keeps_a_given_split(write_files, make_photo, engine):
     names = ["train/cat1", "train/dog1", "test/cat2", "test/dog2"]
     root = write_files({f"{name}.jpg": make_photo(i) for i, name in enumerate(names)})
-    index = scan_folder(root, engine=engine, class_pattern="/([a-z]+)")
+    index = index_photos(root, engine=engine, class_pattern="/([a-z]+)")
     assert index.class_names == ("cat", "dog")
     assert index.parts.tolist() == [TEST, TEST, TRAIN, TRAIN]
 
@@ -186,33 +186,33 @@ def test_class_pattern_keeps_a_given_split(write_files, make_photo, engine):
 def test_folder_without_images(write_files, engine, tmp_path):
     root = write_files({"cat/a.txt": b"text", "cat/b.txt": b"more", "dog/c.txt": b""})
     with pytest.raises(SourceError, match=r"no image in '.*photos': 3 files were seen") as caught:
-        scan_folder(root, engine=engine)
+        index_photos(root, engine=engine)
     assert "photos/<class>/<image>" in caught.value.hint
     empty = tmp_path / "empty"
     empty.mkdir()
     with pytest.raises(SourceError, match="0 files were seen"):
-        scan_folder(empty, engine=engine)
+        index_photos(empty, engine=engine)
 
 
 def test_missing_folder(engine, tmp_path):
     with pytest.raises(SourceError, match="there is no folder"):
-        scan_folder(tmp_path / "nowhere", engine=engine)
+        index_photos(tmp_path / "nowhere", engine=engine)
 
 
 def test_one_class_only(write_files, make_photo, engine):
     root = write_files({f"all/{name}/{i}.jpg": make_photo(i) for i, name in enumerate(("cat", "dog"))})
     with pytest.raises(ClassesError, match=r"has one class, 'all', of 2 images; needed are two") as caught:
-        scan_folder(root, engine=engine)
+        index_photos(root, engine=engine)
     assert "If the folders in 'all' are the classes" in caught.value.hint
     with pytest.raises(ClassesError, match="lies in a class folder"):
-        scan_folder(root / "all" / "cat", engine=engine)
+        index_photos(root / "all" / "cat", engine=engine)
 
 
 def test_empty_class_folders_are_named(photo_folder, write_files, engine):
     write_files({"dog/1.jpg": b"", "dog/2.jpg": b"text"})
     (photo_folder / "ant").mkdir()
     with pytest.raises(ClassesError) as caught:
-        scan_folder(photo_folder, engine=engine)
+        index_photos(photo_folder, engine=engine)
     assert caught.value.message == (
         "2 class folders have no image: 'ant', 'dog' (2 skipped, e.g. 'dog/1.jpg': the file is empty)"
     )
@@ -223,7 +223,7 @@ def test_many_empty_class_folders_are_counted(photo_folder, engine):
     for number in range(2000):
         (photo_folder / f"empty{number:04}").mkdir()
     with pytest.raises(ClassesError, match="2,000 class folders have no image: 'empty0000', ") as caught:
-        scan_folder(photo_folder, engine=engine)
+        index_photos(photo_folder, engine=engine)
     assert caught.value.message.endswith("'empty0004' and 1,995 more")
 
 
@@ -237,13 +237,13 @@ def test_unreadable_class_folder_is_named_with_the_reason(photo_folder, engine, 
 
     monkeypatch.setattr(os, "scandir", refuse)
     with pytest.raises(ClassesError, match=r"'cow' \(no permission to read it\)"):
-        scan_folder(photo_folder, engine=engine)
+        index_photos(photo_folder, engine=engine)
 
 
 def test_fingerprint_follows_content_and_class_alone(write_files, make_photo, engine):
     def take_fingerprint(folder, *names):
         files = {name: make_photo(seed) for seed, name in enumerate(names)}
-        return scan_folder(write_files(files, folder), engine=engine).fingerprint
+        return index_photos(write_files(files, folder), engine=engine).fingerprint
 
     first = take_fingerprint("first", "cat/1.jpg", "cat/2.jpg", "dog/1.jpg", "dog/2.jpg")
     assert take_fingerprint("renamed", "cat/b.jpg", "cat/a.jpg", "dog/d.jpg", "dog/c.jpg") == first
@@ -253,7 +253,7 @@ def test_fingerprint_follows_content_and_class_alone(write_files, make_photo, en
 def test_without_moves_images_to_skipped(write_files, make_photo, engine):
     names = [f"{part}/{label}/{i}.jpg" for part in ("test", "train") for label in "ab" for i in range(2)]
     files = {name: make_photo(i) for i, name in enumerate(names)}
-    index = scan_folder(write_files({**files, "train/a/empty.jpg": b""}), engine=engine)
+    index = index_photos(write_files({**files, "train/a/empty.jpg": b""}), engine=engine)
     fewer = index.without({6: "the file is cut short", 1: "damaged"})
     kept = [0, 2, 3, 4, 5, 7]
     assert fewer.names == tuple(index.names[i] for i in kept)
@@ -280,7 +280,7 @@ class SlowEngine:
 def test_events_are_few_and_in_order(photo_folder, monkeypatch):
     monkeypatch.setattr(index_module, "BATCH_FILES", 1)
     events = []
-    scan_folder(photo_folder, engine=SlowEngine(), listen=events.append)
+    index_photos(photo_folder, engine=SlowEngine(), listen=events.append)
     assert events[0] == StageStarted("reading", 30, "files")
     assert isinstance(events[-1], StageFinished)
     assert events[-1].stage == "reading"
@@ -291,7 +291,7 @@ def test_events_are_few_and_in_order(photo_folder, monkeypatch):
 
 
 def test_engines_of_any_width_agree(photo_folder):
-    one, four = (scan_folder(photo_folder, engine=ThreadEngine(threads)) for threads in (1, 4))
+    one, four = (index_photos(photo_folder, engine=ThreadEngine(threads)) for threads in (1, 4))
     assert one.names == four.names
     assert np.array_equal(one.digests, four.digests)
 

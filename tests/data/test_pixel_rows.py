@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from squeezetune.data import pixel_rows
-from squeezetune.data.index import scan_folder
+from squeezetune.data.index import index_photos
 from squeezetune.data.pixel_rows import choose_pixel_side, compute_pixel_rows, find_pixel_rows, open_pixel_store
 from squeezetune.data.pixels import PixelSettings, load_pixels
 from squeezetune.events import StageStarted, ignore_event
@@ -12,7 +12,7 @@ from squeezetune.events import StageStarted, ignore_event
 
 @pytest.fixture
 def photos(photo_folder, engine):
-    return scan_folder(photo_folder, engine=engine)
+    return index_photos(photo_folder, engine=engine)
 
 
 @pytest.mark.parametrize("pixels", [PixelSettings(32), PixelSettings(37, "crop"), PixelSettings(9, "pad")])
@@ -36,7 +36,7 @@ def test_images_that_cannot_be_decoded_are_named_with_the_reason(write_files, ma
     broken = make_photo(3, 64, 48)[:-200]
     files = {f"{name}/{i}.jpg": make_photo(i) for i, name in enumerate("aabb")}
     root = write_files(files | {"a/broken.jpg": broken, "b/copy.jpg": broken, "b/unseen.jpg": make_photo(9)[:-100]})
-    photos, pixels = scan_folder(root, engine=engine), PixelSettings(16)
+    photos, pixels = index_photos(root, engine=engine), PixelSettings(16)
     wanted = np.array([at for at, name in enumerate(photos.names) if "unseen" not in name])
     store = open_pixel_store(tmp_path, pixels)
     for _ in range(2):  # computed, and then found in the store

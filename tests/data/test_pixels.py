@@ -6,8 +6,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from squeezetune.data.folders import FolderSource
 from squeezetune.data.pixels import PixelSettings, fit_image, load_pixels, make_thumbnail, open_image
-from squeezetune.data.sources import FolderSource, MemorySource
+from squeezetune.data.sources import MemorySource
 from squeezetune.errors import ImageError, SettingsError
 
 RED, GREEN, BLUE = (255, 0, 0), (0, 255, 0), (0, 0, 255)

@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 
 from squeezetune.data import rows as rows_module
-from squeezetune.data.index import index_images, scan_folder
+from squeezetune.data.index import index_images, index_photos
 from squeezetune.data.pixels import PixelSettings, load_pixels
 from squeezetune.data.rows import RowBatch, RowWork, compute_rows, load_batch
 from squeezetune.errors import DataError, SourceError
@@ -22,7 +22,7 @@ def store(tmp_path):
 
 @pytest.fixture
 def photos(photo_folder, engine):
-    return scan_folder(photo_folder, engine=engine)
+    return index_photos(photo_folder, engine=engine)
 
 
 @pytest.fixture
@@ -81,10 +81,10 @@ def test_the_same_content_is_computed_once(store, engine, make_photo, compute):
 
 
 def test_new_photos_cost_what_is_new(photo_folder, store, engine, make_photo, compute):
-    compute(scan_folder(photo_folder, engine=engine), store)
+    compute(index_photos(photo_folder, engine=engine), store)
     compute.computed.clear()
     (photo_folder / "cow" / "new.jpg").write_bytes(make_photo(500))
-    index = scan_folder(photo_folder, engine=engine)
+    index = index_photos(photo_folder, engine=engine)
     rows = compute(index, store)
     assert [index.names[position] for position in compute.computed] == ["cow/new.jpg"]
     np.testing.assert_array_equal(rows.gather(np.arange(31)), load_all(index))

@@ -7,7 +7,9 @@ import pytest
 from PIL import Image
 
 from squeezetune.data.content import hash_image, recognise_format
-from squeezetune.data.sources import FolderSource, MemorySource, list_files, quote_name
+from squeezetune.data.folders import FolderSource, list_files
+from squeezetune.data.listing import quote_name
+from squeezetune.data.sources import MemorySource
 from squeezetune.errors import ImageError, SourceError
 
 

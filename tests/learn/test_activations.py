@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 from example_weights import perturb
 
-from squeezetune.data.index import scan_folder
+from squeezetune.data.index import index_photos
 from squeezetune.data.pixels import PixelSettings, load_pixels
 from squeezetune.events import StageStarted, ignore_event
 from squeezetune.learn.activations import (
@@ -35,7 +35,7 @@ if importlib.util.find_spec("openvino"):
 
 @pytest.fixture
 def photos(photo_folder, engine):
-    return scan_folder(photo_folder, engine=engine)
+    return index_photos(photo_folder, engine=engine)
 
 
 def read_pixels(index):
@@ -226,7 +226,7 @@ def test_a_second_run_computes_nothing(photos, run, draw):
 def test_new_photos_cost_what_is_new(photo_folder, run, engine, make_photo):
     first, said = run(ActivationOptions("fire5")), []
     (photo_folder / "owl" / "zzz.jpg").write_bytes(make_photo(700))
-    index = scan_folder(photo_folder, engine=engine)
+    index = index_photos(photo_folder, engine=engine)
     more = run(ActivationOptions("fire5"), index=index, listen=said.append)
     assert said[0] == StageStarted("activations", 1)
     np.testing.assert_array_equal(first.rows.gather(np.arange(30)), more.rows.gather(np.arange(30)))

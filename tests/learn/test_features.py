@@ -3,7 +3,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from squeezetune.data.index import index_images, scan_folder
+from squeezetune.data.index import index_images, index_photos
 from squeezetune.data.pixels import PixelSettings, load_pixels
 from squeezetune.events import Notice, StageAdvanced, StageFinished, StageStarted, ignore_event
 from squeezetune.learn import features as features_module
@@ -26,7 +26,7 @@ def store(tmp_path, trunk):
 
 @pytest.fixture
 def photos(photo_folder, engine):
-    return scan_folder(photo_folder, engine=engine)
+    return index_photos(photo_folder, engine=engine)
 
 
 @pytest.fixture
@@ -107,12 +107,12 @@ def test_the_same_content_is_computed_once(photos, trunk, engine, make_photo, de
 
 
 def test_broken_images_are_failures_with_reasons(photo_folder, trunk, store, engine, make_photo):
-    whole = scan_folder(photo_folder, engine=engine)
+    whole = index_photos(photo_folder, engine=engine)
     expected = compute(whole, trunk, None, engine)
     cut = make_photo(77, width=64, height=64)[:-200]
     for name in ("bee/3.jpg", "cow/0.jpg", "owl/0.jpg"):  # the last two are copies
         (photo_folder / name).write_bytes(cut if name < "c" else cut[:-50])
-    broken = scan_folder(photo_folder, engine=engine)
+    broken = index_photos(photo_folder, engine=engine)
     for _ in range(2):  # failures are not kept, so the second run finds them again
         features = compute(broken, trunk, store, engine)
         bad = {broken.names.index(name) for name in ("bee/3.jpg", "cow/0.jpg", "owl/0.jpg")}
@@ -129,7 +129,7 @@ def test_a_file_that_vanishes_is_a_failure(photos, photo_folder, trunk, engine):
 def test_no_readable_image_at_all(photo_folder, trunk, store, engine, make_photo):
     for path in photo_folder.rglob("*.jpg"):
         path.write_bytes(path.read_bytes()[:-120])
-    features = compute(scan_folder(photo_folder, engine=engine), trunk, store, engine)
+    features = compute(index_photos(photo_folder, engine=engine), trunk, store, engine)
     assert sorted(features.failures) == list(range(30))
     assert not store.folder.exists()
 
@@ -146,28 +146,28 @@ def test_a_second_run_decodes_nothing_and_runs_nothing(photos, trunk, store, eng
 
 
 def test_ten_new_photos_cost_ten(photo_folder, trunk, store, engine, make_photo, decoded):
-    compute(scan_folder(photo_folder, engine=engine), trunk, store, engine)
+    compute(index_photos(photo_folder, engine=engine), trunk, store, engine)
     decoded.clear()
     for number in range(10):
         (photo_folder / "cow" / f"new{number}.jpg").write_bytes(make_photo(500 + number))
-    features = compute(scan_folder(photo_folder, engine=engine), trunk, store, engine)
+    features = compute(index_photos(photo_folder, engine=engine), trunk, store, engine)
     assert sorted(decoded) == sorted(f"cow/new{number}.jpg" for number in range(10))
     assert features.computed == 10
-    assert_same(features, compute(scan_folder(photo_folder, engine=engine), trunk, None, engine))
+    assert_same(features, compute(index_photos(photo_folder, engine=engine), trunk, None, engine))
 
 
 def test_renamed_photos_cost_nothing(photo_folder, trunk, store, engine, request):
-    compute(scan_folder(photo_folder, engine=engine), trunk, store, engine)
+    compute(index_photos(photo_folder, engine=engine), trunk, store, engine)
     for path in photo_folder.rglob("*.jpg"):
         path.rename(path.with_name(f"renamed-{path.name}"))
     request.getfixturevalue("no_work")
-    assert compute(scan_folder(photo_folder, engine=engine), trunk, store, engine).computed == 0
+    assert compute(index_photos(photo_folder, engine=engine), trunk, store, engine).computed == 0
 
 
 def test_a_photo_that_changes_under_its_name_is_computed(photo_folder, trunk, store, engine, make_photo):
-    before = compute(scan_folder(photo_folder, engine=engine), trunk, store, engine)
+    before = compute(index_photos(photo_folder, engine=engine), trunk, store, engine)
     (photo_folder / "bee/0.jpg").write_bytes(make_photo(900))
-    after = compute(scan_folder(photo_folder, engine=engine), trunk, store, engine)
+    after = compute(index_photos(photo_folder, engine=engine), trunk, store, engine)
     assert after.computed == 1
     assert np.abs(after.values[0] - before.values[0]).max() > 0.1
 

@@ -2,17 +2,20 @@
 
 import hashlib
 import os
+import re
 import time
 from collections import Counter
 from collections.abc import Hashable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property, partial
+from itertools import compress
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from squeezetune.data.columns import parse_columns
 from squeezetune.data.content import DIGEST_BYTES, FORMATS, RawImage
 from squeezetune.data.layout import (
     Layout,
@@ -22,13 +25,15 @@ from squeezetune.data.layout import (
     explain_skipped,
     find_layout,
 )
-from squeezetune.data.sources import FolderSource, ImageSource, Listing, MemorySource, list_files, quote_name
+from squeezetune.data.listing import Columns, ImageSource, Listing, quote_name
+from squeezetune.data.sources import MemorySource, open_source
 from squeezetune.engine import Engine
-from squeezetune.errors import ClassesError, ImageError, SourceError
-from squeezetune.events import Listener, StageAdvanced, StageFinished, StageStarted, ignore_event
+from squeezetune.errors import ClassesError, ImageError, SettingsError, SourceError
+from squeezetune.events import Listener, Notice, StageAdvanced, StageFinished, StageStarted, ignore_event
 
 BATCH_FILES = 64  # of one task of the engine: a task costs about as much as reading one small file
 TELL_EVERY_S = 0.05
+_NUMBER = re.compile("-?[0-9]+")
 LAYOUT_HINT = "Put the photos into one folder for each class: photos/<class>/<image>."
 
 
@@ -46,6 +51,7 @@ class ImageIndex:
 
     `labels` (n,) int64 are positions in `class_names`; `digests` (n, 16) uint8 are BLAKE2b of the content.
     `parts` (n,) int8 is 0, 1, 2 for train, validation, test where the source is already split, else None.
+    `groups` (n,) are the names of what has to stay together where the source tells them, "" of an image alone.
     """
 
     source: ImageSource
@@ -55,6 +61,7 @@ class ImageIndex:
     digests: NDArray[np.uint8]
     parts: NDArray[np.int8] | None = None
     skipped: tuple[Skipped, ...] = ()
+    groups: tuple[str, ...] | None = None
 
     def __len__(self) -> int:
         return len(self.names)
@@ -83,48 +90,77 @@ class ImageIndex:
         gone = tuple(Skipped(self.names[position], reasons[position]) for position in sorted(reasons))
         return replace(
             self,
-            names=tuple(name for name, is_kept in zip(self.names, keep, strict=True) if is_kept),
+            names=tuple(compress(self.names, keep)),
             labels=self.labels[keep],
             digests=self.digests[keep],
             parts=None if self.parts is None else self.parts[keep],
             skipped=self.skipped + gone,
+            groups=None if self.groups is None else tuple(compress(self.groups, keep)),
         )
 
 
-def scan_folder(
-    root: str | Path, *, engine: Engine, listen: Listener = ignore_event, class_pattern: str = ""
+def index_photos(
+    path: str | Path, *, engine: Engine, listen: Listener = ignore_event, class_pattern: str = "", columns: str = ""
 ) -> ImageIndex:
-    """Find the images below a folder and read the class of each from its path; nothing is ever written.
+    """Find the images in a folder, an archive or a table, and the class of each; nothing is ever written.
 
-    A class is an immediate subfolder of `root`, and its images lie in it at any depth. `class_pattern` is a
-    regular expression searched in the path below `root`, whose first group (or whole match) names the class
-    instead: `^([a-z]+)` reads `apple1/x.jpg` and `apple2/y.jpg` as one class. Where all subfolders are called
+    In a folder or an archive a class is an immediate subfolder, and its images lie in it at any depth.
+    `class_pattern` is a regular expression searched in the path below, whose first group (or whole match) names the
+    class instead: `^([a-z]+)` reads `apple1/x.jpg` and `apple2/y.jpg` as one class. Where all subfolders are called
     train, test and perhaps validation, they are the parts of a split and hold the folders of the classes.
+    A table, CSV or TSV, names the path and the class of each image, and perhaps its part and group; which column is
+    which is guessed and told, or given by `columns`: "path=file,label=species".
     An image is known by its content, not its name; whatever is no image is in `skipped` with the reason.
 
     Raises:
-        SourceError: the folder is missing or holds no image.
+        SourceError: the source is missing, cannot be read, or holds no image.
         ClassesError: there are fewer than two classes, or a class folder has no image.
-        SettingsError: `class_pattern` is no regular expression, or matches nothing.
+        SettingsError: `class_pattern` is no regular expression, or matches nothing; `columns` are not there.
 
     """
-    pattern = compile_pattern("class_pattern", class_pattern)
-    source = FolderSource(Path(root))
-    listing = list_files(source.root)
+    pattern, wanted = compile_pattern("class_pattern", class_pattern), parse_columns(columns)
+    source, listing = open_source(Path(path), wanted)
+    for note in listing.notes:
+        listen(Notice(note))
+    if wanted and not listing.columns:
+        raise SettingsError(f"{quote_name(source.describe())} is no table and has no columns", "Leave columns out.")
     digests, unread = _read_digests(source, listing.files, engine, listen)
     if not digests:
         raise _explain_no_image(source, listing, unread)
+    if listing.columns and not pattern:
+        return _index_table(source, listing, listing.columns, digests, unread)
     layout = find_layout(digests, pattern)
     places, misplaced = _place_images(digests, layout)
-    skipped = dict(sorted((listing.refused | unread | misplaced).items()))
+    skipped = dict(sorted((dict(listing.refused) | unread | misplaced).items()))
     if pattern and not places:
         raise explain_no_match("class_pattern", class_pattern, digests)
-    class_names = sorted({place.class_name for place in places.values()})
+    class_names = sort_classes(place.class_name for place in places.values())
     if not pattern:
         _check_folders(layout.find_empty(listing.folders, class_names), skipped)
     if len(class_names) < 2:
         raise _explain_few_classes(source, places, skipped)
     return _build_index(source, places, digests, class_names, skipped)
+
+
+def _index_table(
+    source: ImageSource, listing: Listing, columns: Columns, digests: Mapping[str, bytes], unread: Mapping[str, str]
+) -> ImageIndex:
+    """Index the images that a table names."""
+    parts = columns.parts or (-1,) * len(listing.files)
+    rows = zip(listing.files, columns.labels, parts, strict=True)
+    places = {name: Place(label, part) for name, label, part in rows if name in digests}
+    skipped = dict(sorted((dict(listing.refused) | dict(unread)).items()))
+    class_names = sort_classes(place.class_name for place in places.values())
+    if len(class_names) < 2:
+        raise ClassesError(
+            f"{quote_name(source.describe())} has one class, {quote_name(class_names[0])}; needed are two or more"
+            f"{explain_skipped(skipped)}",
+            "Say which column is the class if it is another one: --columns label=NAME.",
+        )
+    index = _build_index(source, places, digests, class_names, skipped)
+    if columns.groups is None:
+        return index
+    return replace(index, groups=tuple(compress(columns.groups, (name in digests for name in listing.files))))
 
 
 def index_images(
@@ -164,6 +200,16 @@ def index_images(
             "Give images of the other classes too.",
         )
     return _build_index(source, places, digests, list(class_of.values()), skipped)
+
+
+def sort_classes(names: Iterable[str]) -> list[str]:
+    """Sort the names of classes: by their letters, or by their values where all are whole numbers.
+
+    >>> sort_classes({"10", "9", "2"})
+    ['2', '9', '10']
+    """
+    found = set(names)
+    return sorted(found, key=int if all(_NUMBER.fullmatch(name) for name in found) else None)
 
 
 def list_some(items: Sequence[str], limit: int = 5) -> str:
@@ -211,19 +257,21 @@ def _place_images(names: Iterable[str], layout: Layout) -> tuple[dict[str, Place
 
 
 def _name_labels(labels: Iterable[Any]) -> dict[Any, str]:
-    """Return the name of every label, in the labels' order (in the names' order if labels do not compare)."""
-    try:
-        ordered = sorted(labels)
-    except TypeError:
-        ordered = sorted(labels, key=str)
-    class_of = {label: str(label) for label in ordered}
+    """Return the name of every label, in the labels' order; words, and what does not compare, as classes are sorted."""
+    found = list(labels)
+    class_of = {label: str(label) for label in found}
     twice = [name for name, count in Counter(class_of.values()).items() if count > 1]
     if twice:
         raise ClassesError(
             f"different labels have the same name: {list_some([quote_name(name) for name in twice])}",
             "Give labels of one type.",
         )
-    return class_of
+    places = {name: place for place, name in enumerate(sort_classes(class_of.values()))}
+    try:
+        ordered = sorted(found, key=lambda label: places[label] if isinstance(label, str) else label)
+    except TypeError:
+        ordered = sorted(found, key=lambda label: places[class_of[label]])
+    return {label: class_of[label] for label in ordered}
 
 
 def _build_index(
@@ -272,7 +320,7 @@ def _explain_no_image(source: ImageSource, listing: Listing, unread: dict[str, s
     found = "1 file was" if count == 1 else f"{count:,} files were"
     return SourceError(
         f"no image in {quote_name(source.describe())}: {found} seen, none of {FORMATS}"
-        f"{explain_skipped(listing.refused | unread)}",
+        f"{explain_skipped({**listing.refused, **unread})}",
         LAYOUT_HINT,
     )
 

@@ -1,10 +1,10 @@
 """What the path of an image says: its class, and its part where the source is already split."""
 
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
-from squeezetune.data.sources import quote_name
+from squeezetune.data.listing import quote_name
 from squeezetune.errors import ClassesError, SettingsError
 
 # The folders of an already split source, in lower case, and what they are in `ImageIndex.parts`.
@@ -77,6 +77,17 @@ def find_layout(names: Iterable[str], pattern: "re.Pattern[str] | None" = None) 
             "Put them into class folders as well (test/<class>/<image>), or move them out of the folder.",
         )
     return Layout(pattern is not None or not flat, pattern)
+
+
+def find_shard_parts(names: Sequence[str]) -> dict[str, int]:
+    """Find the part that each file's name begins with, as in `train-00001.tar`; nothing unless they are a split.
+
+    They are if all do, and if train and another part are there.
+    """
+    words = {name: re.split("[^a-z]", name.lower())[0] for name in names}
+    parts = {name: PARTS[word] for name, word in words.items() if word in PARTS}
+    is_split = len(parts) == len(names) and 0 in parts.values() and len(set(parts.values())) > 1
+    return parts if is_split else {}
 
 
 def compile_pattern(setting: str, pattern: str) -> "re.Pattern[str] | None":

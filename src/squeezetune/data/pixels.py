@@ -12,7 +12,7 @@ from PIL import Image
 from squeezetune.data.decoding import MAX_PIXELS as MAX_PIXELS
 from squeezetune.data.decoding import Box, Size, decode_photo
 from squeezetune.data.decoding import open_image as open_image
-from squeezetune.data.sources import ImageSource
+from squeezetune.data.listing import ImageSource
 from squeezetune.errors import SettingsError
 
 THUMBNAIL_QUALITY = 80

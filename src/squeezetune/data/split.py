@@ -14,8 +14,8 @@ from numpy.typing import NDArray
 
 from squeezetune.data.index import ImageIndex, list_some
 from squeezetune.data.layout import compile_pattern, explain_no_match, match_name
+from squeezetune.data.listing import quote_name
 from squeezetune.data.placement import PART_COUNT, count_targets, count_units, place_units
-from squeezetune.data.sources import quote_name
 from squeezetune.errors import ClassesError, SettingsError
 
 TRAIN, VALIDATION, TEST = 0, 1, 2  # as in `ImageIndex.parts`
@@ -27,7 +27,9 @@ Ints = NDArray[np.int64]
 
 @dataclass(frozen=True)
 class Split:
-    """The positions of the images of each part in the index, sorted int64 arrays.
+    """The positions of the images of each part in the index, int64 arrays, by class and then by content.
+
+    So the order is the same whatever the images are called and wherever they come from.
 
     `groups` is the number of groups that were kept together, None without `group_by`. `duplicates` counts
     images whose bytes an earlier one has; `conflicts` counts contents that stand in two classes or more.
@@ -67,7 +69,8 @@ def split_index(index: ImageIndex, *, validation: float, test: float, seed: int,
     """Split an index into train, validation and test: seeded, the same share of every class in each part.
 
     Files with the same bytes are always in one part, and so are images whose path matches `group_by` alike:
-    its first group, or the whole match, names the group; an image that does not match is its own group.
+    its first group, or the whole match, names the group; an image that does not match is its own group. Without
+    `group_by` the groups that the source tells are kept together.
     A source that is already split keeps its parts, but for images whose twin (or group) is in a later part,
     which are left out; a part that it lacks is taken from train, as that share of train.
 
@@ -110,15 +113,23 @@ def _gather_units(index: ImageIndex, seed: int, group_by: str = "") -> _Units:
     """Find what must stay together; units are numbered and ordered by content, not by name."""
     distinct, contents = np.unique(np.ascontiguousarray(index.digests).view("S16").ravel(), return_inverse=True)
     keys = _hash_words(distinct.view("<u8")[::2], seed)
-    pattern = compile_pattern("group_by", group_by)
-    if pattern is None:
+    found = _find_groups(index, group_by)
+    if found is None:
         return _Units(contents, keys, contents)
-    found = [match_name(pattern, name) for name in index.names]
-    if not any(found):
-        raise explain_no_match("group_by", group_by, index.names)
     groups: list[Hashable] = [group or position for position, group in enumerate(found)]
     first_contents, of_image = np.unique(_join_groups(contents, groups)[contents], return_inverse=True)
     return _Units(of_image, keys[first_contents], contents, len(set(groups)))
+
+
+def _find_groups(index: ImageIndex, group_by: str) -> Sequence[str] | None:
+    """Find the name of each image's group, "" where it has none: by a pattern, else as the source says."""
+    pattern = compile_pattern("group_by", group_by)
+    if pattern is None:
+        return index.groups
+    found = [match_name(pattern, name) for name in index.names]
+    if not any(found):
+        raise explain_no_match("group_by", group_by, index.names)
+    return found
 
 
 def _hash_words(words: NDArray[np.uint64], seed: int) -> NDArray[np.uint64]:
@@ -226,7 +237,9 @@ def _check_units(counts: Ints, class_names: Sequence[str], parts: Ints, *, is_gr
 
 
 def _make_split(index: ImageIndex, units: _Units, parts: NDArray[np.int8]) -> Split:
-    train, validation, test = (np.flatnonzero(parts == part).astype(np.int64) for part in range(PART_COUNT))
+    halves = np.ascontiguousarray(index.digests).view("<u8")
+    order = np.lexsort((halves[:, 1], halves[:, 0], index.labels))
+    train, validation, test = (order[parts[order] == part].astype(np.int64) for part in range(PART_COUNT))
     content_classes = count_units(index.labels, units.contents, int(units.contents.max()) + 1)
     return Split(
         train=train,

@@ -1,0 +1,223 @@
+"""Archives as a source of images: zip and tar, read in place. Nothing is unpacked, so no name in one is a path here."""
+
+import tarfile
+import zipfile
+import zlib
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from io import FileIO
+from pathlib import Path
+from typing import TypeVar
+
+from squeezetune.data.folders import READ_BYTES, explain_os_error
+from squeezetune.data.listing import Listing, hash_parts, is_clutter, quote_name
+from squeezetune.errors import ImageError, SourceError
+
+# No photo is larger; a bomb of few bytes says that it is.
+MOST_BYTES = 1 << 29
+ENCRYPTED = 0x1
+Entry = TypeVar("Entry")
+# What reading a damaged or foreign zip archive may raise.
+_ZIP_ERRORS = (zipfile.BadZipFile, zlib.error, EOFError, NotImplementedError, RuntimeError, ValueError)
+
+
+@dataclass(frozen=True)
+class ZipSource:
+    """The files in a zip archive, by their paths in it; may be read by several threads at once."""
+
+    path: Path
+    archive: zipfile.ZipFile = field(repr=False)
+    entries: Mapping[str, zipfile.ZipInfo] = field(repr=False)
+
+    def read(self, name: str) -> bytes:
+        """Return the bytes of a file; ImageError where they are damaged."""
+        return b"".join(self._read_parts(name))
+
+    def digest(self, name: str) -> bytes:
+        """Return the digest of a file's bytes; ImageError where it is no image."""
+        return hash_parts(self._read_parts(name))
+
+    def describe(self) -> str:
+        """Return the archive's path."""
+        return str(self.path)
+
+    def _read_parts(self, name: str) -> Iterator[bytes]:
+        try:
+            with self.archive.open(self.entries[name]) as file:
+                while part := file.read(READ_BYTES):
+                    yield part
+        except OSError as error:
+            raise ImageError(explain_os_error(error)) from error
+        except _ZIP_ERRORS as error:
+            raise ImageError(f"damaged in the archive: {error}") from error
+
+
+def open_zip(path: Path, columns: Mapping[str, str]) -> tuple[ZipSource, Listing]:
+    """Open a zip archive and list the files in it.
+
+    Raises:
+        SourceError: it cannot be opened, or is no zip archive.
+
+    """
+    try:
+        archive = zipfile.ZipFile(path)
+    except OSError as error:
+        raise _explain_archive(path, explain_os_error(error)) from error
+    except _ZIP_ERRORS as error:
+        raise _explain_archive(path, str(error)) from error
+    found = {_clean_name(info.filename): info for info in archive.infolist() if not info.is_dir()}
+    entries, listing = _list_entries(found, _refuse_zipped)
+    return ZipSource(path, archive, entries), listing
+
+
+def _refuse_zipped(info: zipfile.ZipInfo) -> str:
+    """Say why a file of a zip archive is not read; nothing where it is."""
+    if info.flag_bits & ENCRYPTED:
+        return "encrypted with a password"
+    return _refuse_size(info.file_size)
+
+
+@dataclass(frozen=True)
+class Extent:
+    """Where the bytes of a file in a tar archive are; `refusal` says why it is not read."""
+
+    start: int
+    size: int
+    refusal: str = ""
+
+
+@dataclass(frozen=True)
+class TarSource:
+    """The files in a tar archive that is not compressed, by their paths in it."""
+
+    path: Path
+    entries: Mapping[str, Extent] = field(repr=False)
+
+    def read(self, name: str) -> bytes:
+        """Return the bytes of a file; ImageError where the archive ends before it does."""
+        return b"".join(self._read_parts(name))
+
+    def digest(self, name: str) -> bytes:
+        """Return the digest of a file's bytes; ImageError where it is no image."""
+        return hash_parts(self._read_parts(name))
+
+    def describe(self) -> str:
+        """Return the archive's path."""
+        return str(self.path)
+
+    def _read_parts(self, name: str) -> Iterator[bytes]:
+        extent = self.entries[name]
+        left = extent.size
+        try:
+            with FileIO(self.path) as file:
+                file.seek(extent.start)
+                while left:
+                    part = file.read(min(left, READ_BYTES))
+                    if not part:
+                        raise ImageError("the archive ends before it does")
+                    left -= len(part)
+                    yield part
+        except OSError as error:
+            raise ImageError(explain_os_error(error)) from error
+
+
+def open_tar(path: Path, columns: Mapping[str, str]) -> tuple[TarSource, Listing]:
+    """Open a tar archive and list the files in it; what is whole before a damaged place is used.
+
+    Raises:
+        SourceError: it cannot be opened, or is no tar archive.
+
+    """
+    found: dict[str, Extent] = {}
+    damage = {}
+    try:
+        with tarfile.open(path, "r:") as archive:
+            try:
+                while member := archive.next():
+                    archive.members.clear()  # type: ignore[attr-defined]  # else a kilobyte stays for every file
+                    if not member.isdir():
+                        found[_clean_name(member.name)] = _locate(member)
+            except tarfile.TarError as error:
+                damage[path.name] = f"the archive is damaged behind {len(found):,} files: {error}"
+        if path.stat().st_size % tarfile.BLOCKSIZE:
+            damage[path.name] = f"the archive is torn behind {len(found):,} files"
+    except OSError as error:
+        raise _explain_archive(path, explain_os_error(error)) from error
+    except tarfile.TarError as error:
+        raise _explain_archive(path, str(error)) from error
+    entries, listing = _list_entries(found, lambda extent: extent.refusal)
+    return TarSource(path, entries), Listing(listing.files, listing.folders, {**listing.refused, **damage})
+
+
+def _locate(member: tarfile.TarInfo) -> Extent:
+    """Note where the bytes of a file are, or why it is not read."""
+    refusal = _refuse_size(member.size) if member.isreg() and not member.issparse() else "not a regular file"
+    return Extent(member.offset_data, member.size, refusal)
+
+
+def refuse_compressed_tar(path: Path, columns: Mapping[str, str]) -> tuple[TarSource, Listing]:
+    """Say that a compressed tar archive cannot be read in place.
+
+    Raises:
+        SourceError: always.
+
+    """
+    raise SourceError(
+        f"{quote_name(str(path))} is compressed as a whole, so that no photo in it can be read by itself",
+        "Unpack it, or pack the photos as .zip or .tar: photos do not become smaller by compression anyway.",
+    )
+
+
+def _refuse_size(size: int) -> str:
+    return f"larger than {MOST_BYTES >> 20:,} MB" if size > MOST_BYTES else ""
+
+
+def _clean_name(name: str) -> str:
+    """Write a path in an archive with `/`, as Windows' own archives do not, and without `./`."""
+    return "/".join(part for part in (name if "/" in name else name.replace("\\", "/")).split("/") if part != ".")
+
+
+def _list_entries(found: Mapping[str, Entry], refuse: Callable[[Entry], str]) -> tuple[dict[str, Entry], Listing]:
+    """List the files of an archive as they would be listed below a folder; the one folder around all goes away."""
+    visible = {name: entry for name, entry in found.items() if not _is_hidden(name)}
+    reasons = {name: _refuse_name(name) or refuse(entry) for name, entry in visible.items()}
+    used = [name for name, reason in reasons.items() if not reason]
+    start = _measure_wrapping(used)
+    entries = {name[start:]: visible[name] for name in sorted(used)}
+    refused = {name[start:] or name: reason for name, reason in reasons.items() if reason}
+    return entries, Listing(tuple(entries), _list_folders(entries), refused)
+
+
+def _is_hidden(name: str) -> bool:
+    return any(is_clutter(part) for part in name.split("/") if part != "..")
+
+
+def _refuse_name(name: str) -> str:
+    is_inside = name and not name.startswith("/") and ".." not in name.split("/")
+    return "" if is_inside else "its path leads out of the archive"
+
+
+def _measure_wrapping(names: Sequence[str]) -> int:
+    """Measure how many letters of every path are folders around all others, as in `photos/cat/1.jpg`."""
+    start = 0
+    while names and any(name.count("/", start) > 1 for name in names):
+        tops = {name[start:].partition("/")[0] for name in names}
+        if len(tops) > 1 or any("/" not in name[start:] for name in names):
+            break
+        start += len(tops.pop()) + 1
+    return start
+
+
+def _list_folders(names: Iterable[str]) -> tuple[str, ...]:
+    """List all folders that files lie in."""
+    folders = {name.rpartition("/")[0] for name in names} - {""}
+    for folder in list(folders):
+        while folder := folder.rpartition("/")[0]:
+            folders.add(folder)
+    return tuple(sorted(folders))
+
+
+def _explain_archive(path: Path, reason: str) -> SourceError:
+    return SourceError(
+        f"{quote_name(str(path))} cannot be read as an archive: {reason}", "Fetch or pack it again, or unpack it."
+    )

@@ -1,0 +1,138 @@
+"""Files and folders as a source of images: listed without following links, read in small parts."""
+
+import errno
+import os
+import stat
+from collections.abc import Iterator
+from dataclasses import dataclass
+from io import FileIO
+from pathlib import Path
+
+from squeezetune.data.listing import Listing, hash_parts, is_clutter, quote_name
+from squeezetune.errors import ImageError, SourceError
+
+READ_BYTES = 1 << 17  # of one read: most small photos in one, large ones without much memory
+_OS_REASONS = {
+    errno.ENOENT: "the file is gone",
+    errno.EACCES: "no permission to read it",
+    errno.EPERM: "no permission to read it",
+    errno.EISDIR: "a folder, not a file",
+    errno.EIO: "the disk cannot read it",
+    errno.ELOOP: "a symbolic link in a circle",
+    errno.ENAMETOOLONG: "its path is too long",
+}
+
+
+@dataclass(frozen=True)
+class FolderSource:
+    """The files below a folder; a name is the path from the folder, with `/` on every system."""
+
+    root: Path
+
+    def read(self, name: str) -> bytes:
+        """Return the bytes of the file; ImageError where it cannot be read or lies outside the folder."""
+        return b"".join(read_file(self._locate(name)))
+
+    def digest(self, name: str) -> bytes:
+        """Return the digest of the file's bytes; ImageError where it is no image."""
+        return hash_file(self._locate(name))
+
+    def describe(self) -> str:
+        """Return the folder's path."""
+        return str(self.root)
+
+    def _locate(self, name: str) -> str:
+        if name.startswith("/") or ".." in name.split("/"):
+            raise ImageError("it lies outside the folder")
+        return f"{self.root}{os.sep}{name}"  # pathlib would cost as much as reading a small file
+
+
+def list_files(root: str | Path) -> Listing:
+    """List everything below a folder without reading or following anything.
+
+    No symbolic link is followed and no linked file is used, wherever it leads: that is the one rule under
+    which a tree has no circles, nothing outside the folder is read, and no image is counted twice. Hidden
+    files and the clutter of desktop systems are left out without a word.
+
+    Raises:
+        SourceError: the folder is missing, is a file, or cannot be opened.
+
+    """
+    files: list[str] = []
+    folders: list[str] = []
+    refused: dict[str, str] = {}
+    waiting = [""]
+    while waiting:
+        folder = waiting.pop()
+        listing = _list_folder(root, folder)
+        if isinstance(listing, OSError):
+            if not folder:
+                raise _explain_root(Path(root), listing) from listing
+            refused[folder] = explain_os_error(listing)
+            continue
+        files += listing.files
+        folders += listing.folders
+        waiting += listing.folders
+        refused |= listing.refused
+    return Listing(tuple(sorted(files)), tuple(sorted(folders)), refused)
+
+
+def _list_folder(root: str | Path, folder: str) -> Listing | OSError:
+    """List what lies immediately in a folder, by path from the root; the error where it cannot be opened."""
+    files, folders, refused = [], [], {}
+    try:
+        with os.scandir(f"{root}{os.sep}{folder}") as entries:
+            for entry in entries:
+                if is_clutter(entry.name):
+                    continue
+                name = f"{folder}/{entry.name}" if folder else entry.name
+                is_folder = entry.is_dir(follow_symlinks=False)
+                if entry.is_symlink() or (is_folder and _is_junction(entry)):
+                    refused[name] = "a symbolic link, which is not followed"
+                elif is_folder:
+                    folders.append(name)
+                elif entry.is_file(follow_symlinks=False):
+                    files.append(name)
+                else:
+                    refused[name] = "not a regular file"
+    except OSError as error:
+        return error
+    return Listing(tuple(files), tuple(folders), refused)
+
+
+def _is_junction(entry: "os.DirEntry[str]") -> bool:
+    """Say whether a folder is a junction, a link on Windows that `is_symlink` does not see."""
+    mount_point = getattr(stat, "IO_REPARSE_TAG_MOUNT_POINT", -1)
+    return os.name == "nt" and getattr(entry.stat(follow_symlinks=False), "st_reparse_tag", 0) == mount_point
+
+
+def _explain_root(root: Path, error: OSError) -> SourceError:
+    path = quote_name(str(root))
+    if isinstance(error, FileNotFoundError):
+        return SourceError(f"there is no folder {path}", "Check the spelling, or give the full path.")
+    if isinstance(error, NotADirectoryError):
+        return SourceError(
+            f"{path} is a file; needed is a folder of photos",
+            "Give the folder that holds one folder for each class: photos/<class>/<image>.",
+        )
+    return SourceError(f"{path} cannot be opened: {explain_os_error(error)}", "Check the permissions of the folder.")
+
+
+def explain_os_error(error: OSError) -> str:
+    """Say in words why a file cannot be read."""
+    return _OS_REASONS.get(error.errno or 0) or (error.strerror or str(error) or type(error).__name__).lower()
+
+
+def read_file(path: str) -> Iterator[bytes]:
+    """Yield the file's bytes, at most 128 kB at once."""
+    try:
+        with FileIO(path) as file:
+            while part := file.read(READ_BYTES):
+                yield part
+    except OSError as error:
+        raise ImageError(explain_os_error(error)) from error
+
+
+def hash_file(path: str) -> bytes:
+    """Hash a file in small parts; a large file that is no image is left after its first part."""
+    return hash_parts(read_file(path))

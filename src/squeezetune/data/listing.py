@@ -1,0 +1,117 @@
+"""What a source of images is: the names in it, what is behind each, and perhaps its class, part and group."""
+
+import hashlib
+import re
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from typing import NamedTuple, Protocol
+
+from squeezetune.data.content import DIGEST_BYTES, RawImage, recognise_format
+
+_IMAGE_NAME = re.compile(r"\.(jpe?g|png|webp|bmp|gif|tiff?)$", re.IGNORECASE)
+_CLUTTER = ("thumbs.db", "desktop.ini", "__macosx")  # in lower case; hidden files are clutter too
+
+
+class ImageSource(Protocol):
+    """Reads images by name; names are unique and stable."""
+
+    def read(self, name: str) -> RawImage:
+        """Return the image of this name.
+
+        Raises:
+            ImageError: it cannot be read (any more); the message is the reason alone, without the name.
+
+        """
+        ...
+
+    def digest(self, name: str) -> bytes:
+        """Return the 16 bytes of BLAKE2b of the image's content.
+
+        Raises:
+            ImageError: it cannot be read, or is no image of a known format.
+
+        """
+        ...
+
+    def describe(self) -> str:
+        """Return what a person calls this source, e.g. the folder's path."""
+        ...
+
+
+@dataclass(frozen=True)
+class Columns:
+    """What a table says of each image besides its path, in the order of the files; None where it has no such column.
+
+    `labels` are the names of the classes, `parts` 0, 1, 2 for train, validation and test, or -1 where none is named,
+    `groups` the names of what stays together, or "" where there is none.
+    """
+
+    labels: tuple[str, ...]
+    parts: tuple[int, ...] | None = None
+    groups: tuple[str, ...] | None = None
+
+
+@dataclass(frozen=True)
+class Listing:
+    """What a source holds: sorted paths of `files` and `folders`, and `refused` paths with reasons.
+
+    `columns` are what a table says of the files; `notes` are what the user should know of how it was read.
+    """
+
+    files: tuple[str, ...]
+    folders: tuple[str, ...] = ()
+    refused: Mapping[str, str] = field(default_factory=dict)
+    columns: Columns | None = None
+    notes: tuple[str, ...] = ()
+
+
+class Entry(NamedTuple):
+    """An image, by its name in a source, and what a table says of it: see `Columns`."""
+
+    name: str
+    label: str
+    part: int = -1
+    group: str = ""
+
+
+def list_entries(entries: Iterable[Entry], refused: Mapping[str, str], notes: tuple[str, ...] = ()) -> Listing:
+    """Make a listing of what a table says of each image."""
+    ordered = sorted(entries)
+    parts, groups = (tuple(entry.part for entry in ordered), tuple(entry.group for entry in ordered))
+    columns = Columns(
+        tuple(entry.label for entry in ordered),
+        parts if max(parts, default=-1) >= 0 else None,
+        groups if any(groups) else None,
+    )
+    return Listing(tuple(entry.name for entry in ordered), (), refused, columns, notes)
+
+
+def is_clutter(name: str) -> bool:
+    """Say whether a file or folder is hidden, or what desktop systems leave everywhere."""
+    return name.startswith(".") or name.lower() in _CLUTTER
+
+
+def is_image_name(name: str) -> bool:
+    """Say whether a name ends as those of images do; what is an image is told by the content alone."""
+    return _IMAGE_NAME.search(name.strip()) is not None
+
+
+def quote_name(name: str) -> str:
+    """Quote a name so that it can be printed anywhere: newlines and undecodable bytes are escaped."""
+    return f"'{name}'" if name.isprintable() else repr(name)
+
+
+def hash_parts(parts: Iterable[bytes]) -> bytes:
+    """Hash a file that comes in parts; a large one that is no image is left after its first part.
+
+    Raises:
+        ImageError: it is no image of a known format.
+
+    """
+    parts = iter(parts)
+    first = next(parts, b"")
+    recognise_format(first[:32])
+    state = hashlib.blake2b(first, digest_size=DIGEST_BYTES)
+    for part in parts:
+        state.update(part)
+    return state.digest()

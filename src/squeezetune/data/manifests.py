@@ -1,0 +1,150 @@
+"""A table of images as a source: a CSV or TSV file with the path and the class of each, perhaps its part and group."""
+
+import csv
+import os
+import sys
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from itertools import islice
+from pathlib import Path
+
+from squeezetune.data.columns import GUESSES, check_places, describe_places, find_named, guess_places
+from squeezetune.data.folders import explain_os_error, hash_file, read_file
+from squeezetune.data.layout import PARTS
+from squeezetune.data.listing import Entry, Listing, is_image_name, list_entries, quote_name
+from squeezetune.errors import SourceError
+
+DELIMITERS = ",;\t|"
+SAMPLE_LINES = 100
+
+
+@dataclass(frozen=True)
+class ManifestSource:
+    """The files that a table names; paths are relative to the table's folder, or absolute."""
+
+    table: Path
+
+    def read(self, name: str) -> bytes:
+        """Return the bytes of a file; ImageError where it cannot be read."""
+        return b"".join(read_file(self._locate(name)))
+
+    def digest(self, name: str) -> bytes:
+        """Return the digest of a file's bytes; ImageError where it is no image."""
+        return hash_file(self._locate(name))
+
+    def describe(self) -> str:
+        """Return the table's path."""
+        return str(self.table)
+
+    def _locate(self, name: str) -> str:
+        return os.path.join(self.table.parent, name)  # noqa: PTH118  # pathlib would cost as much as a small file
+
+
+@dataclass(frozen=True)
+class Table:
+    """The form of a table: what separates its columns, their names, and the place of each that says something."""
+
+    delimiter: str
+    names: tuple[str, ...]
+    places: Mapping[str, int]
+    has_header: bool
+
+    def read(self, role: str, row: Sequence[str]) -> str:
+        """Return what a row says of an image's path, label, split or group; nothing where it does not."""
+        at = self.places.get(role, len(row))
+        return row[at].strip() if at < len(row) else ""
+
+
+def open_manifest(path: Path, columns: Mapping[str, str]) -> tuple[ManifestSource, Listing]:
+    """Read a table of images; what each column is, is guessed from its name unless `columns` says so.
+
+    Raises:
+        SourceError: the table cannot be read, or does not say which column is what.
+        SettingsError: a column that was named is not there.
+
+    """
+    try:
+        with path.open(newline="", encoding="utf-8-sig", errors="surrogateescape") as file:
+            table = find_columns(path, file, columns)
+            file.seek(0)
+            return ManifestSource(path), _list_rows(path, table, file)
+    except OSError as error:
+        reason = explain_os_error(error)
+        raise SourceError(f"{quote_name(str(path))} cannot be read: {reason}", "Check its permissions.") from error
+    except csv.Error as error:
+        raise SourceError(f"{quote_name(str(path))} is not a table: {error}", "Save it as CSV in UTF-8.") from error
+
+
+def find_columns(path: Path, lines: Iterable[str], columns: Mapping[str, str]) -> Table:
+    """Find out from the first lines of a table which column says what.
+
+    Raises:
+        SourceError: it is empty, or the path or the class stands in no column that is known.
+        SettingsError: a column that was named is not there.
+
+    """
+    sample = list(islice(lines, SAMPLE_LINES))
+    if not sample:
+        raise SourceError(f"{quote_name(str(path))} is empty", "It needs a line for each photo: path,label.")
+    delimiter = max(DELIMITERS, key=sample[0].count)
+    rows = [row for row in csv.reader(sample, delimiter=delimiter) if row]
+    has_header = not any(map(is_image_name, rows[0]))
+    names = tuple(cell.strip() for cell in rows[0]) if has_header else tuple(str(at + 1) for at in range(len(rows[0])))
+    places = find_named(path, names, columns)
+    for role in GUESSES:
+        if role not in columns:
+            places |= _guess_column(role, names, rows[has_header:], places)
+    return Table(delimiter, names, check_places(path, names, places), has_header)
+
+
+def _guess_column(
+    role: str, names: Sequence[str], rows: Sequence[Sequence[str]], taken: Mapping[str, int]
+) -> dict[str, int]:
+    """Guess which column plays a role: by its name, and where that says nothing, by what is in it."""
+    free = [at for at in range(len(names)) if at not in taken.values()]
+    found = guess_places(role, names, free)
+    if role == "path":
+        found += [at for at in free if sum(_is_image(row, at) for row in rows) > len(rows) / 2]
+        found.sort(key=lambda at: -sum(_is_image(row, at) for row in rows))  # stable: names come first
+    if role == "label" and len(free) == 1:
+        found += free
+    return {role: found[0]} if found else {}
+
+
+def _is_image(row: Sequence[str], at: int) -> bool:
+    return at < len(row) and is_image_name(row[at])
+
+
+def _list_rows(path: Path, table: Table, lines: Iterable[str]) -> Listing:
+    """Read all rows of a table."""
+    found: dict[str, Entry] = {}
+    refused: dict[str, str] = {}
+    rows = csv.reader(lines, delimiter=table.delimiter)
+    for row in islice(rows, int(table.has_header), None):
+        place = f"{path.name}, line {rows.line_num}"
+        name = _clean_path(table.read("path", row))
+        label, part = table.read("label", row), table.read("split", row)
+        if reason := _refuse_row(name, label, part, table):
+            refused.update({name or place: reason} if row else {})
+        elif name in found:
+            refused[f"{name} ({place})"] = "named before" + ("" if found[name].label == label else " as another class")
+        else:
+            group = table.read("group", row)
+            found[name] = Entry(name, sys.intern(label), PARTS.get(part.lower(), -1), sys.intern(group))
+    return list_entries(found.values(), refused, (describe_places(path, table.names, table.places),))
+
+
+def _clean_path(path: str) -> str:
+    """Write a path with `/`, as tables from Windows do not."""
+    return path if "/" in path else path.replace("\\", "/")
+
+
+def _refuse_row(name: str, label: str, part: str, table: Table) -> str:
+    """Say why a row is not used; nothing where it is."""
+    if not name:
+        return "no path"
+    if not label:
+        return "no class"
+    if "split" in table.places and part.lower() not in PARTS:
+        return f"its part is {part!r}; needed is train, validation or test"
+    return ""

@@ -1,0 +1,124 @@
+"""WebDataset shards as a source: tar archives in which `key.jpg` and `key.cls`, or `key.json`, are one sample.
+
+Format: https://github.com/webdataset/webdataset, "The WebDataset Format".
+"""
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from squeezetune.data.archives import TarSource, open_tar
+from squeezetune.data.layout import find_shard_parts
+from squeezetune.data.listing import Entry, Listing, is_image_name, list_entries
+from squeezetune.errors import ImageError
+
+SUFFIX = ".tar"
+# What a sample has beside its image: `.cls` is the class itself, the key of an object in `.json` names it.
+CLASS, OBJECT = ".cls", ".json"
+KEYS = ("label", "class", "cls", "class_name", "category")
+
+
+@dataclass(frozen=True)
+class ShardedSource:
+    """The files in several tar archives; a name is that of the archive and the path in it."""
+
+    folder: Path
+    shards: Mapping[str, TarSource] = field(repr=False)
+
+    def read(self, name: str) -> bytes:
+        """Return the bytes of a file; ImageError where they cannot be read."""
+        shard, inner = self._locate(name)
+        return shard.read(inner)
+
+    def digest(self, name: str) -> bytes:
+        """Return the digest of a file's bytes; ImageError where it is no image."""
+        shard, inner = self._locate(name)
+        return shard.digest(inner)
+
+    def describe(self) -> str:
+        """Return the folder's path."""
+        return str(self.folder)
+
+    def _locate(self, name: str) -> tuple[TarSource, str]:
+        shard, _, inner = name.partition(f"{SUFFIX}/")
+        return self.shards[shard + SUFFIX], inner
+
+
+def open_shard(path: Path, columns: Mapping[str, str]) -> tuple[TarSource, Listing]:
+    """Open a tar archive; where it is a shard, what it says of the classes counts, and not its folders.
+
+    Raises:
+        SourceError: it cannot be opened, or is no tar archive.
+
+    """
+    source, listing = open_tar(path, columns)
+    return source, read_samples(source, listing) or listing
+
+
+def open_shards(
+    folder: Path, files: Sequence[Path], columns: Mapping[str, str]
+) -> tuple[ShardedSource, Listing] | None:
+    """Open all tar archives of a folder as one source; None where they are no shards.
+
+    Shards called like a part, `train-0001.tar` and `val-0001.tar`, are the parts of a split.
+
+    Raises:
+        SourceError: one of them cannot be opened.
+
+    """
+    opened = {file.relative_to(folder).as_posix(): open_shard(file, columns) for file in files}
+    listings = {name: listing for name, (_, listing) in opened.items()}
+    if not all(listing.columns for listing in listings.values()):
+        return None
+    parts = find_shard_parts([file.name for file in files])
+    entries = (
+        Entry(f"{name}/{file}", label, parts.get(Path(name).name, -1))
+        for name, listing in listings.items()
+        for file, label in zip(listing.files, listing.columns.labels if listing.columns else (), strict=True)
+    )
+    refused = {f"{name}/{file}": reason for name, each in listings.items() for file, reason in each.refused.items()}
+    source = ShardedSource(folder, {name: source for name, (source, _) in opened.items()})
+    return source, list_entries(entries, refused)
+
+
+def read_samples(source: TarSource, listing: Listing) -> Listing | None:
+    """Read the class of every sample of a shard; None where none says any."""
+    samples: dict[str, dict[str, str]] = {}
+    for name in listing.files:
+        key, ending = _split_name(name)
+        samples.setdefault(key, {})[ending] = name
+    classes = {key: _read_class(source, files) for key, files in samples.items()}
+    if not any(classes.values()):
+        return None
+    images = [(name, classes[key]) for key, files in samples.items() for name in files.values() if is_image_name(name)]
+    refused = {name: "its sample does not say its class" for name, label in images if not label}
+    entries = (Entry(name, label) for name, label in images if label)
+    return list_entries(entries, {**listing.refused, **refused}, listing.notes)
+
+
+def _split_name(name: str) -> tuple[str, str]:
+    """Split a name into the sample's key and the rest, which begins at the first dot of the last part."""
+    folder, slash, base = name.rpartition("/")
+    stem, dot, ending = base.partition(".")
+    return folder + slash + stem, (dot + ending).lower()
+
+
+def _read_class(source: TarSource, files: Mapping[str, str]) -> str:
+    """Read what a sample says of its class; nothing where it does not."""
+    if text := _read_text(source, files.get(CLASS)):
+        return text
+    try:
+        about = json.loads(_read_text(source, files.get(OBJECT)) or "{}")
+    except ValueError:
+        return ""
+    found = [about[key] for key in KEYS if isinstance(about.get(key), (str, int))] if isinstance(about, dict) else []
+    return str(found[0]).strip() if found else ""
+
+
+def _read_text(source: TarSource, name: str | None) -> str:
+    """Read the text of a file; nothing where there is none, or it cannot be read."""
+    try:
+        return "" if name is None else source.read(name).decode("utf-8", "replace").strip()
+    except ImageError:
+        return ""
