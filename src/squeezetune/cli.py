@@ -1,6 +1,7 @@
 """The command line: thin doors to the public functions. Heavy modules are imported by the command that needs them."""
 
 import functools
+import shlex
 import sys
 from collections.abc import Callable, Mapping
 from dataclasses import fields
@@ -201,7 +202,7 @@ def _print_training(folder: Path, report: dict[str, Any]) -> None:
         *([f"Note: {len(skipped):,} files were not used; the report names them."] if skipped else []),
         f"Model   {folder}  ({report['model']['file_bytes'] / 1e6:.1f} MB, {report['total_seconds']:.1f} s)",
         f"Report  {folder / 'report.html'}",
-        f"Try it  squeezetune predict {folder} PHOTO.jpg",
+        f"Try it  squeezetune predict {shlex.quote(str(folder))} PHOTO.jpg",
     )
 
 

@@ -43,7 +43,7 @@ def test_columns_are_guessed_by_their_names(write_table, header, roles):
 
 def test_a_guess_names_the_flag_that_would_say_so(write_table):
     (note,) = read(write_table("file,species\na.jpg,bee\n")).notes
-    assert note == "photos.csv: path=file, label=species; --columns path=file,label=species would say so"
+    assert note == 'photos.csv: path=file, label=species; --columns "path=file,label=species" would say so'
 
 
 @pytest.mark.parametrize("text", ["a.jpg,bee\nb.jpg,cow\n", "bee,a.jpg\ncow,b.jpg\n"])

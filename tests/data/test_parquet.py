@@ -75,7 +75,7 @@ def test_columns_are_guessed_and_may_be_named(tmp_path, photos, engine):
     path = write_table(tmp_path / "a.parquet", photos, [0, 1, 2] * 4, column="img", **others)
     index = index_photos(path, engine=engine, listen=heard.append)
     assert index.groups == tuple(str(at // 2) for at in range(12))
-    assert heard[0].message.startswith("a.parquet: path=img, label=label, group=patient_id; --columns path=img")
+    assert heard[0].message.startswith('a.parquet: path=img, label=label, group=patient_id; --columns "path=img')
     assert index_photos(path, engine=engine, columns="label=kind,group=").class_names == ("x", "y")
     with pytest.raises(SettingsError, match="has no column 'sort'; it has img, label"):
         index_photos(path, engine=engine, columns="label=sort")

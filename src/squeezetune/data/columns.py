@@ -72,7 +72,7 @@ def check_places(path: Path, names: Sequence[str], places: Mapping[str, int]) ->
     if missing:
         raise SourceError(
             f"{quote_name(str(path))} has no column that is surely the {missing[0]}; it has {', '.join(names)}",
-            f"Say which columns they are, for example --columns path={names[0]},label={names[-1]}.",
+            f'Say which columns they are, for example --columns "path={names[0]},label={names[-1]}".',
         )
     return {role: places[role] for role in GUESSES if role in places}
 
@@ -80,4 +80,4 @@ def check_places(path: Path, names: Sequence[str], places: Mapping[str, int]) ->
 def describe_places(path: Path, names: Sequence[str], places: Mapping[str, int]) -> str:
     """Say what was made of the columns, and how to say it otherwise."""
     told = [f"{role}={names[at]}" for role, at in places.items()]
-    return f"{path.name}: {', '.join(told)}; --columns {','.join(told)} would say so"
+    return f'{path.name}: {", ".join(told)}; --columns "{",".join(told)}" would say so'

@@ -109,7 +109,7 @@ def _is_junction(entry: "os.DirEntry[str]") -> bool:
 def _explain_root(root: Path, error: OSError) -> SourceError:
     path = quote_name(str(root))
     if isinstance(error, FileNotFoundError):
-        return SourceError(f"there is no folder {path}", "Check the spelling, or give the full path.")
+        return SourceError(f"there is no folder or file {path}", "Check the spelling, or give the full path.")
     if isinstance(error, NotADirectoryError):
         return SourceError(
             f"{path} is a file; needed is a folder of photos",
