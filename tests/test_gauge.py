@@ -49,11 +49,11 @@ def test_the_peak_of_each_stage_is_noted():
     assert gauge.peak == gauge.peaks["large"]
 
 
-def hear_releases(monkeypatch, ceiling, size):
+def hear_releases(monkeypatch, ceiling, size, pause_s=0.0):
     """Hold so much for a while under a ceiling; say how often free memory was given back."""
     releases = []
     monkeypatch.setattr(module, "release_memory", lambda: releases.append(1))
-    monkeypatch.setattr(module, "RELEASED_EVERY_S", 2 * module.LOOK_EVERY_S)
+    monkeypatch.setattr(module, "RELEASED_EVERY_S", pause_s)
     with MemoryGauge(ceiling), take(size):
         threading.Event().wait(20 * module.LOOK_EVERY_S)
     return len(releases)
@@ -62,7 +62,8 @@ def hear_releases(monkeypatch, ceiling, size):
 @needs_linux
 def test_close_to_the_ceiling_free_memory_is_given_back_now_and_then(monkeypatch):
     held = measure_held_memory()
-    assert 1 <= hear_releases(monkeypatch, held + TAKEN, TAKEN) <= 12
+    assert hear_releases(monkeypatch, held + TAKEN, TAKEN) > 1
+    assert hear_releases(monkeypatch, held + TAKEN, TAKEN, pause_s=60.0) == 1
     assert hear_releases(monkeypatch, 2 * held + 2 * TAKEN, TAKEN) == 0
     assert hear_releases(monkeypatch, None, TAKEN) == 0
 

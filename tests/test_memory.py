@@ -49,20 +49,21 @@ def forecast(demand=DEMAND, **changes):
 
 
 def test_stages_are_forecast_in_their_order():
-    assert list(forecast()) == ["preparing", "features", "head", "pixels", "all layers", "measuring", "report"]
+    assert list(forecast()) == ["preparing", "features", "head", "probe", "pixels", "all layers", "measuring", "report"]
     assert "all layers" not in forecast(FROZEN)
     last = forecast(replace(DEMAND, is_last=True))
-    assert list(last)[3:5] == ["activations", "last blocks"]
+    assert list(last)[3:6] == ["probe", "activations", "last blocks"]
     assert last["activations"] > forecast()["pixels"]  # an engine runs meanwhile
     assert "all layers" not in forecast(is_deep=False)
 
 
 @pytest.mark.parametrize(("change", "stages"), [
-    ({"threads": 1}, ["preparing", "features", "head", "pixels", "all layers", "measuring", "report"]),
-    ({"engine": "onnxruntime"}, ["preparing", "features", "head", "pixels", "all layers", "measuring", "report"]),
+    ({"threads": 1}, ["preparing", "features", "head", "probe", "pixels", "all layers", "measuring", "report"]),
+    ({"engine": "onnxruntime"},
+     ["preparing", "features", "head", "probe", "pixels", "all layers", "measuring", "report"]),
     ({"micro_pixels": 128**2}, ["preparing", "all layers"]),
-    ({"held_bytes": 16 * MB}, ["head"]),
-    ({"views": 1}, ["features", "head"]),
+    ({"held_bytes": 16 * MB}, ["head", "probe"]),
+    ({"views": 1}, ["features", "head", "probe"]),
 ])  # fmt: skip
 def test_what_is_given_up_saves_memory_in_its_stages(change, stages):
     before, after = forecast(held_bytes=200 * MB), forecast(**{"held_bytes": 200 * MB, **change})

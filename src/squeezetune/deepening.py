@@ -19,7 +19,6 @@ from squeezetune.data.pixel_rows import choose_pixel_side, compute_pixel_rows, o
 from squeezetune.data.pixels import PixelSettings
 from squeezetune.data.split import Split
 from squeezetune.deepened import Deepened, find_best
-from squeezetune.forecasts import PROBE_IMAGES
 from squeezetune.interruption import catch_interrupts
 from squeezetune.learn.calibration import fit_temperature, measure_loss
 from squeezetune.learn.dense import Layers, Task, fit_linear
@@ -27,7 +26,7 @@ from squeezetune.learn.features import Features
 from squeezetune.learn.graph import BLOCKS
 from squeezetune.learn.head import PENALTIES, Candidate, Head, weigh_classes
 from squeezetune.learn.pace import ClockPace, EpochPace, Pace
-from squeezetune.learn.recipe import StagePlan
+from squeezetune.learn.recipe import PROBE_IMAGES, StagePlan
 from squeezetune.learn.scaling import Scaling, measure_scaling
 from squeezetune.learn.trunk import Trunk
 from squeezetune.learn.weights import Weights, detect_version

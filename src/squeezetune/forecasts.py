@@ -6,7 +6,7 @@ from dataclasses import dataclass, replace
 from squeezetune.learn.activations import make_form
 from squeezetune.learn.graph import BLOCKS
 from squeezetune.learn.head import PILOT_IMAGES
-from squeezetune.learn.recipe import WATCHED_IMAGES, StagePlan
+from squeezetune.learn.recipe import PROBE_IMAGES, WATCHED_IMAGES, StagePlan
 from squeezetune.learn.weights import find_layout
 
 # Kept back of a budget: a share of it, and what writing the report and leaving take.
@@ -18,8 +18,6 @@ MOST_SLOWING = 5.0
 # Before a linear head is fitted on all images, it is fitted on a pilot for each penalty and for fewer views, at so many
 # times the cost of a row; reading and scaling the features of all takes the other part of the second factor.
 PILOT_FITS, PILOT_TIMES, HEAD_TIMES = 4, 2.0, 1.5
-# The linear probe that the training of layers begins with is fitted on at most this many images, in both views.
-PROBE_IMAGES = 10_000
 # The file that a run leaves is held against the trained network on at most so many validation images.
 COMPARED_IMAGES = 500
 # The image and its mirror image are kept besides the views that are drawn.

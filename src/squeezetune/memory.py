@@ -15,7 +15,7 @@ from squeezetune.data.decoding import BYTES_A_PIXEL
 from squeezetune.errors import SettingsError
 from squeezetune.learn.graph import FEATURE_COUNT
 from squeezetune.learn.inference import BATCH_PIXELS, batch_size
-from squeezetune.learn.recipe import MICRO_PIXELS, count_micro
+from squeezetune.learn.recipe import MICRO_PIXELS, PROBE_IMAGES, count_micro
 from squeezetune.prediction import CHUNK, HELD_PIXELS
 from squeezetune.scratch import HELD_BYTES
 from squeezetune.settings import LAYERS_NEED_TORCH, Settings, parse_size
@@ -167,7 +167,9 @@ def forecast_memory(demand: Demand, provision: Provision) -> tuple[StageMemory, 
         StageMemory("head", kept + _fit_head(demand, provision)),
     ]
     if is_deep:
+        probed = replace(demand, train=min(demand.train, PROBE_IMAGES), validation=0)
         stages += [
+            StageMemory("probe", after + _fit_head(probed, provision)),
             _forecast_rows(demand, provision, after),
             StageMemory("last blocks" if demand.is_last else "all layers", after + _train_layers(demand, provision)),
         ]

@@ -10,8 +10,8 @@ from math import ceil
 
 from squeezetune.errors import INSTALL_TORCH, MissingExtraError
 from squeezetune.events import Listener, Notice, PlanMade
+from squeezetune.forecasts import RESERVE_SHARE as RESERVE_SHARE
 from squeezetune.forecasts import (
-    PROBE_IMAGES,
     Forecast,
     Speeds,
     Workload,
@@ -23,8 +23,7 @@ from squeezetune.forecasts import (
     measure_training,
     slow_down,
 )
-from squeezetune.forecasts import RESERVE_SHARE as RESERVE_SHARE
-from squeezetune.learn.recipe import StagePlan
+from squeezetune.learn.recipe import PROBE_IMAGES, StagePlan
 from squeezetune.settings import LAYERS_NEED_TORCH, Settings, parse_duration
 from squeezetune.stage_plans import list_stages
 

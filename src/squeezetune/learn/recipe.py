@@ -8,6 +8,8 @@ from typing import Any
 # The curve over the epochs, and the choice between the last and the averaged weights, take so many validation images.
 WATCHED_IMAGES = 2000
 FIRST_BLOCK = "conv1"
+# The linear probe that the training of layers begins with is fitted on at most this many images, in both views.
+PROBE_IMAGES = 10_000
 
 # At most so many pixels, or four images, go through the network at once on one thread, in bfloat16 and in float32: more
 # go over memory instead of the processor's cache, and with fewer the fixed time of each layer's calls weighs more.
