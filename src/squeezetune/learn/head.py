@@ -74,16 +74,11 @@ class Candidate:
     def pays_over(self, other: "Candidate") -> bool:
         """Say whether this one is better than a simpler one by more than a standard error of the paired difference.
 
-        Images of one group are hardly more than one observation: with groups, differences are of groups
-        (Liang and Zeger 1986, "Longitudinal data analysis using generalized linear models").
+        Images of one group are hardly more than one observation: with groups, it has to be so for their differences
+        too (Liang and Zeger 1986, "Longitudinal data analysis using generalized linear models").
         """
         gains = self.is_correct.astype(np.int64) - other.is_correct
-        if self.units is not None:
-            units, group_of = np.unique(self.units, return_inverse=True)
-            sums = np.zeros(len(units), np.int64)
-            np.add.at(sums, group_of, gains)
-            gains = sums
-        return bool(gains.sum() > np.sqrt((gains**2).sum()))
+        return is_sure(gains) and (self.units is None or is_sure(sum_groups(gains, self.units)))
 
     def replaces(self, other: "Candidate") -> bool:
         """Say whether this one, a network with more of its layers trained, takes the place of another.
@@ -92,6 +87,19 @@ class Candidate:
         images of known groups gain from trained layers, new groups may lose.
         """
         return self.pays_over(other) if self.units is not None else self.rank > other.rank
+
+
+def is_sure(gains: NDArray[np.int64]) -> bool:
+    """Say whether the sum of differences is above its standard error, if there were no difference."""
+    return bool(gains.sum() > np.sqrt((gains**2).sum()))
+
+
+def sum_groups(gains: NDArray[np.int64], units: NDArray[np.int64]) -> NDArray[np.int64]:
+    """Add up the differences (n,) of the images of each group."""
+    groups, group_of = np.unique(units, return_inverse=True)
+    sums = np.zeros(len(groups), np.int64)
+    np.add.at(sums, group_of, gains)
+    return sums
 
 
 @dataclass(frozen=True)
