@@ -64,12 +64,12 @@ def pack_shards(pack, make_photo, names):
 
 
 def test_a_folder_of_shards_is_one_source(pack, make_photo, engine):
-    index = index_photos(pack_shards(pack, make_photo, ("x-0.tar", "x-1.tar")), engine=engine)
+    index = index_photos(pack_shards(pack, make_photo, ("x-0.tar", "x-1.TAR")), engine=engine)
     assert index.class_names == ("0", "1")
     assert index.names[0] == "x-0.tar/000.jpg"
     assert len(index) == 20
     assert index.parts is None
-    assert index.source.read("x-1.tar/003.jpg") == make_photo(13)
+    assert index.source.read("x-1.TAR/003.jpg") == make_photo(13)
 
 
 def test_shards_may_be_the_parts_of_a_split(pack, make_photo, engine):

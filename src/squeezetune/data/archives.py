@@ -16,7 +16,7 @@ from squeezetune.errors import ImageError, SourceError
 # No photo is larger; a bomb of few bytes says that it is.
 MOST_BYTES = 1 << 29
 ENCRYPTED = 0x1
-Entry = TypeVar("Entry")
+Item = TypeVar("Item")
 # What reading a damaged or foreign zip archive may raise.
 _ZIP_ERRORS = (zipfile.BadZipFile, zlib.error, EOFError, NotImplementedError, RuntimeError, ValueError)
 
@@ -177,7 +177,7 @@ def _clean_name(name: str) -> str:
     return "/".join(part for part in (name if "/" in name else name.replace("\\", "/")).split("/") if part != ".")
 
 
-def _list_entries(found: Mapping[str, Entry], refuse: Callable[[Entry], str]) -> tuple[dict[str, Entry], Listing]:
+def _list_entries(found: Mapping[str, Item], refuse: Callable[[Item], str]) -> tuple[dict[str, Item], Listing]:
     """List the files of an archive as they would be listed below a folder; the one folder around all goes away."""
     visible = {name: entry for name, entry in found.items() if not _is_hidden(name)}
     reasons = {name: _refuse_name(name) or refuse(entry) for name, entry in visible.items()}

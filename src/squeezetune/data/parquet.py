@@ -19,7 +19,6 @@ from squeezetune.data.layout import find_shard_parts
 from squeezetune.data.listing import Entry, Listing, list_entries, quote_name
 from squeezetune.errors import ImageError, MissingExtraError, SourceError
 
-SUFFIX = ".parquet"
 # Groups of rows whose images are held in memory at once: those that the threads are reading.
 HELD_GROUPS = 4
 

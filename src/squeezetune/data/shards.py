@@ -41,8 +41,8 @@ class ShardedSource:
         return str(self.folder)
 
     def _locate(self, name: str) -> tuple[TarSource, str]:
-        shard, _, inner = name.partition(f"{SUFFIX}/")
-        return self.shards[shard + SUFFIX], inner
+        end = name.lower().index(f"{SUFFIX}/") + len(SUFFIX)
+        return self.shards[name[:end]], name[end + 1 :]
 
 
 def open_shard(path: Path, columns: Mapping[str, str]) -> tuple[TarSource, Listing]:
