@@ -5,6 +5,7 @@ import zipfile
 import zlib
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from io import FileIO
 from pathlib import Path
 from typing import TypeVar
@@ -22,37 +23,26 @@ _ZIP_ERRORS = (zipfile.BadZipFile, zlib.error, EOFError, NotImplementedError, Ru
 
 
 @dataclass(frozen=True)
-class ZipSource:
-    """The files in a zip archive, by their paths in it; may be read by several threads at once."""
+class ArchiveSource:
+    """The files in an archive, by their paths in it; `read_parts` yields the bytes of one, on any thread."""
 
     path: Path
-    archive: zipfile.ZipFile = field(repr=False)
-    entries: Mapping[str, zipfile.ZipInfo] = field(repr=False)
+    read_parts: Callable[[str], Iterator[bytes]] = field(repr=False)
 
     def read(self, name: str) -> bytes:
         """Return the bytes of a file; ImageError where they are damaged."""
-        return b"".join(self._read_parts(name))
+        return b"".join(self.read_parts(name))
 
     def digest(self, name: str) -> bytes:
         """Return the digest of a file's bytes; ImageError where it is no image."""
-        return hash_parts(self._read_parts(name))
+        return hash_parts(self.read_parts(name))
 
     def describe(self) -> str:
         """Return the archive's path."""
         return str(self.path)
 
-    def _read_parts(self, name: str) -> Iterator[bytes]:
-        try:
-            with self.archive.open(self.entries[name]) as file:
-                while part := file.read(READ_BYTES):
-                    yield part
-        except OSError as error:
-            raise ImageError(explain_os_error(error)) from error
-        except _ZIP_ERRORS as error:
-            raise ImageError(f"damaged in the archive: {error}") from error
 
-
-def open_zip(path: Path, columns: Mapping[str, str]) -> tuple[ZipSource, Listing]:
+def open_zip(path: Path, columns: Mapping[str, str]) -> tuple[ArchiveSource, Listing]:
     """Open a zip archive and list the files in it.
 
     Raises:
@@ -67,7 +57,19 @@ def open_zip(path: Path, columns: Mapping[str, str]) -> tuple[ZipSource, Listing
         raise _explain_archive(path, str(error)) from error
     found = {_clean_name(info.filename): info for info in archive.infolist() if not info.is_dir()}
     entries, listing = _list_entries(found, _refuse_zipped)
-    return ZipSource(path, archive, entries), listing
+    return ArchiveSource(path, partial(_read_zipped, archive, entries)), listing
+
+
+def _read_zipped(archive: zipfile.ZipFile, entries: Mapping[str, zipfile.ZipInfo], name: str) -> Iterator[bytes]:
+    """Yield the bytes of a file in a zip archive."""
+    try:
+        with archive.open(entries[name]) as file:
+            while part := file.read(READ_BYTES):
+                yield part
+    except OSError as error:
+        raise ImageError(explain_os_error(error)) from error
+    except _ZIP_ERRORS as error:
+        raise ImageError(f"damaged in the archive: {error}") from error
 
 
 def _refuse_zipped(info: zipfile.ZipInfo) -> str:
@@ -86,42 +88,7 @@ class Extent:
     refusal: str = ""
 
 
-@dataclass(frozen=True)
-class TarSource:
-    """The files in a tar archive that is not compressed, by their paths in it."""
-
-    path: Path
-    entries: Mapping[str, Extent] = field(repr=False)
-
-    def read(self, name: str) -> bytes:
-        """Return the bytes of a file; ImageError where the archive ends before it does."""
-        return b"".join(self._read_parts(name))
-
-    def digest(self, name: str) -> bytes:
-        """Return the digest of a file's bytes; ImageError where it is no image."""
-        return hash_parts(self._read_parts(name))
-
-    def describe(self) -> str:
-        """Return the archive's path."""
-        return str(self.path)
-
-    def _read_parts(self, name: str) -> Iterator[bytes]:
-        extent = self.entries[name]
-        left = extent.size
-        try:
-            with FileIO(self.path) as file:
-                file.seek(extent.start)
-                while left:
-                    part = file.read(min(left, READ_BYTES))
-                    if not part:
-                        raise ImageError("the archive ends before it does")
-                    left -= len(part)
-                    yield part
-        except OSError as error:
-            raise ImageError(explain_os_error(error)) from error
-
-
-def open_tar(path: Path, columns: Mapping[str, str]) -> tuple[TarSource, Listing]:
+def open_tar(path: Path, columns: Mapping[str, str]) -> tuple[ArchiveSource, Listing]:
     """Open a tar archive and list the files in it; what is whole before a damaged place is used.
 
     Raises:
@@ -146,7 +113,25 @@ def open_tar(path: Path, columns: Mapping[str, str]) -> tuple[TarSource, Listing
     except tarfile.TarError as error:
         raise _explain_archive(path, str(error)) from error
     entries, listing = _list_entries(found, lambda extent: extent.refusal)
-    return TarSource(path, entries), Listing(listing.files, listing.folders, {**listing.refused, **damage})
+    source = ArchiveSource(path, partial(_read_extent, path, entries))
+    return source, Listing(listing.files, listing.folders, {**listing.refused, **damage})
+
+
+def _read_extent(path: Path, entries: Mapping[str, Extent], name: str) -> Iterator[bytes]:
+    """Yield the bytes of a file in a tar archive."""
+    extent = entries[name]
+    left = extent.size
+    try:
+        with FileIO(path) as file:
+            file.seek(extent.start)
+            while left:
+                part = file.read(min(left, READ_BYTES))
+                if not part:
+                    raise ImageError("the archive ends before it does")
+                left -= len(part)
+                yield part
+    except OSError as error:
+        raise ImageError(explain_os_error(error)) from error
 
 
 def _locate(member: tarfile.TarInfo) -> Extent:
@@ -155,7 +140,7 @@ def _locate(member: tarfile.TarInfo) -> Extent:
     return Extent(member.offset_data, member.size, refusal)
 
 
-def refuse_compressed_tar(path: Path, columns: Mapping[str, str]) -> tuple[TarSource, Listing]:
+def refuse_compressed_tar(path: Path, columns: Mapping[str, str]) -> tuple[ArchiveSource, Listing]:
     """Say that a compressed tar archive cannot be read in place.
 
     Raises:

@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from squeezetune.data.archives import TarSource, open_tar
+from squeezetune.data.archives import ArchiveSource, open_tar
 from squeezetune.data.layout import find_shard_parts
 from squeezetune.data.listing import Entry, Listing, is_image_name, list_entries
 from squeezetune.errors import ImageError
@@ -24,7 +24,7 @@ class ShardedSource:
     """The files in several tar archives; a name is that of the archive and the path in it."""
 
     folder: Path
-    shards: Mapping[str, TarSource] = field(repr=False)
+    shards: Mapping[str, ArchiveSource] = field(repr=False)
 
     def read(self, name: str) -> bytes:
         """Return the bytes of a file; ImageError where they cannot be read."""
@@ -40,12 +40,12 @@ class ShardedSource:
         """Return the folder's path."""
         return str(self.folder)
 
-    def _locate(self, name: str) -> tuple[TarSource, str]:
+    def _locate(self, name: str) -> tuple[ArchiveSource, str]:
         end = name.lower().index(f"{SUFFIX}/") + len(SUFFIX)
         return self.shards[name[:end]], name[end + 1 :]
 
 
-def open_shard(path: Path, columns: Mapping[str, str]) -> tuple[TarSource, Listing]:
+def open_shard(path: Path, columns: Mapping[str, str]) -> tuple[ArchiveSource, Listing]:
     """Open a tar archive; where it is a shard, what it says of the classes counts, and not its folders.
 
     Raises:
@@ -82,7 +82,7 @@ def open_shards(
     return source, list_entries(entries, refused)
 
 
-def read_samples(source: TarSource, listing: Listing) -> Listing | None:
+def read_samples(source: ArchiveSource, listing: Listing) -> Listing | None:
     """Read the class of every sample of a shard; None where none says any."""
     samples: dict[str, dict[str, str]] = {}
     for name in listing.files:
@@ -104,7 +104,7 @@ def _split_name(name: str) -> tuple[str, str]:
     return folder + slash + stem, (dot + ending).lower()
 
 
-def _read_class(source: TarSource, files: Mapping[str, str]) -> str:
+def _read_class(source: ArchiveSource, files: Mapping[str, str]) -> str:
     """Read what a sample says of its class; nothing where it does not."""
     if text := _read_text(source, files.get(CLASS)):
         return text
@@ -116,7 +116,7 @@ def _read_class(source: TarSource, files: Mapping[str, str]) -> str:
     return str(found[0]).strip() if found else ""
 
 
-def _read_text(source: TarSource, name: str | None) -> str:
+def _read_text(source: ArchiveSource, name: str | None) -> str:
     """Read the text of a file; nothing where there is none, or it cannot be read."""
     try:
         return "" if name is None else source.read(name).decode("utf-8", "replace").strip()
