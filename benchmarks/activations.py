@@ -32,7 +32,7 @@ from squeezetune.learn.activations import (
     prepare_activations,
     round_to_bfloat16,
 )
-from squeezetune.learn.features import compute_features
+from squeezetune.learn.features import FeatureStores, compute_features
 from squeezetune.learn.graph import FEATURE_COUNT, TAPS, build_activations, build_trunk
 from squeezetune.learn.inference import list_runtimes, open_graph
 from squeezetune.learn.network import build_network
@@ -132,7 +132,7 @@ def measure_round(index: ImageIndex, trunk: Trunk, sample: Callable[[], Any]) ->
         folder = Path(name)
         store = RowStore(folder / "features", (1, FEATURE_COUNT))
         jobs: list[Callable[[], object]] = [
-            lambda: compute_features(index, trunk, store, engine, threads, ignore_event)
+            lambda: compute_features(index, trunk, FeatureStores(store), engine, threads, ignore_event)
         ]
         for kind in ("uint8", "bfloat16"):
             options = ActivationOptions(SPEED_BLOCK, kind)

@@ -90,8 +90,9 @@ def scan_photos(name: str, root: Path) -> ImageIndex:
 
 def split_photos(index: ImageIndex, settings: Settings) -> Split:
     """Split photos as `squeezetune train` does with these settings."""
-    shares = {"validation": settings.validation, "test": settings.test}
-    return split_index(index, **shares, seed=settings.seed, group_by=settings.group_by)
+    return split_index(
+        index, validation=settings.validation, test=settings.test, seed=settings.seed, group_by=settings.group_by
+    )
 
 
 def main(argv: Sequence[str] | None = None) -> None:

@@ -49,10 +49,12 @@ def forecast(demand=DEMAND, **changes):
 
 
 def test_stages_are_forecast_in_their_order():
-    assert list(forecast()) == ["preparing", "features", "head", "probe", "pixels", "all layers", "measuring", "report"]
+    assert list(forecast()) == [
+        "preparing", "features", "near-duplicates", "head", "probe", "pixels", "all layers", "measuring", "report"
+    ]  # fmt: skip
     assert "all layers" not in forecast(FROZEN)
     last = forecast(replace(DEMAND, is_last=True))
-    assert list(last)[3:6] == ["probe", "activations", "last blocks"]
+    assert list(last)[4:7] == ["probe", "activations", "last blocks"]
     assert last["activations"] > forecast()["pixels"]  # an engine runs meanwhile
     assert "all layers" not in forecast(is_deep=False)
 
@@ -60,7 +62,7 @@ def test_stages_are_forecast_in_their_order():
 @pytest.mark.parametrize(("change", "stages"), [
     ({"threads": 1}, ["preparing", "features", "head", "probe", "pixels", "all layers", "measuring", "report"]),
     ({"engine": "onnxruntime"},
-     ["preparing", "features", "head", "probe", "pixels", "all layers", "measuring", "report"]),
+     ["preparing", "features", "near-duplicates", "head", "probe", "pixels", "all layers", "measuring", "report"]),
     ({"micro_pixels": 128**2}, ["preparing", "all layers"]),
     ({"held_bytes": 16 * MB}, ["head", "probe"]),
     ({"views": 1}, ["features", "head", "probe"]),

@@ -115,7 +115,10 @@ def make_data(names, count):
     return {
         "source": "photos", "images": 10 * count, "classes": len(names),
         "parts": {"train": 8 * count, "validation": count, "test": count},
-        "duplicates": 12, "groups": None, "fingerprint": "ab12" * 8,
+        "duplicates": 12, "near_duplicates": 3, "groups": None,
+        "leaks": {"validation": 1, "test": 2,
+                  "test_without": {"accuracy": 0.9, "low": 0.8, "high": 0.95, "images": 98}},
+        "fingerprint": "ab12" * 8,
         "side": {"smallest": 256, "median": 480, "largest": 4000},
         "skipped": [{"name": "cat/broken.jpg", "reason": "the file is truncated"}],
     }  # fmt: skip
@@ -241,7 +244,8 @@ def test_the_page_shows_the_figures_of_the_report():
         "99.7 % of 320 test images, set aside from the start", "95 % interval is 98.3–99.9 %", "98.1 %",
         "3.4 points", "3,200", "14.2 s", "1.5 MB", "class 'apple' has only 2 test images",
         "squeezetune train photos --seed 0", "cat/broken.jpg the file is truncated",
-        "12, never on both sides", "hidden layer of 512 99.4 % 9.4 s ✓ chosen", "features 9.8 s", "512 MB",
+        "12, of the same bytes", "near-duplicates 3", "2 of 320 test photos have a copy", "On the other 98",
+            "hidden layer of 512 99.4 % 9.4 s ✓ chosen", "features 9.8 s", "512 MB",
         "onnxruntime 1.32.0", "effort balanced", "Always saying “apple” would reach 12.5 %",
     ):  # fmt: skip
         assert words in text

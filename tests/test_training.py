@@ -14,12 +14,13 @@ from itertools import groupby
 import numpy as np
 import onnxruntime
 import pytest
-from PIL import Image
+from PIL import Image, ImageOps
 
+import squeezetune.training as training_module
 from squeezetune.data.index import index_photos
 from squeezetune.data.split import split_index
 from squeezetune.errors import ArtifactError, ClassesError, SettingsError, SourceError
-from squeezetune.events import ModelMeasured, StageAdvanced, StageFinished, StageStarted
+from squeezetune.events import ModelMeasured, Notice, StageAdvanced, StageFinished, StageStarted
 from squeezetune.prediction import load
 from squeezetune.settings import Settings
 from squeezetune.store import RowStore
@@ -266,7 +267,7 @@ def test_events_tell_the_story_in_order(write_shapes, tmp_path, fixed_settings, 
     assert isinstance(measured, ModelMeasured)
     assert 0 <= measured.low <= measured.accuracy <= measured.high <= 1
     stages = [(stage, list(events)) for stage, events in groupby(said, lambda event: event.stage)]
-    assert [stage for stage, _ in stages] == ["reading", "features", "head", "measuring"]
+    assert [stage for stage, _ in stages] == ["reading", "features", "near-duplicates", "head", "measuring"]
     for _, (first, *middle, last) in stages:
         assert isinstance(first, StageStarted)
         assert isinstance(last, StageFinished)
@@ -450,3 +451,68 @@ def test_cifar10_small_photos_with_little_room(real_data, tmp_path):
     report = train(tmp_path / "cifar10", tmp_path / "model").report
     assert report["model"]["image_side"] == 128
     assert report["test"]["accuracy"] > 0.6
+
+
+# ---- copies and near-duplicates
+
+
+@pytest.fixture
+def copied_shapes(write_shapes, tmp_path):
+    """Write shapes and, of the first four of each, a copy that is mirrored and of another format."""
+    folder = write_shapes(tmp_path / "photos", 20)
+    for path in sorted(folder.rglob("00[0-3].png")):
+        ImageOps.mirror(Image.open(path)).save(path.with_name(f"copy-of-{path.stem}.jpg"), quality=90)
+    return folder
+
+
+def test_near_duplicates_are_in_one_part(copied_shapes, tmp_path, fixed_settings, monkeypatch):
+    splits = []
+    cut = training_module.split_index
+
+    def note_split(index, **how):
+        splits.append((index, cut(index, **how)))
+        return splits[-1][1]
+
+    monkeypatch.setattr(training_module, "split_index", note_split)
+    report = train(copied_shapes, tmp_path / "model", fixed_settings).report
+    index, split = splits[-1]
+    part_of = {index.names[at]: part for part in ("train", "validation", "test") for at in getattr(split, part)}
+    copies = [name for name in index.names if "copy-of-" in name]
+    assert len(copies) == 12
+    assert all(part_of[name] == part_of[name.replace("copy-of-", "").replace("jpg", "png")] for name in copies)
+    assert report["data"]["near_duplicates"] >= 24
+    assert report["data"]["leaks"] == {"validation": 0, "test": 0, "test_without": None}
+
+
+def test_leaks_of_a_given_split_are_told_with_what_is_left_without(copied_shapes, tmp_path, fixed_settings):
+    given = tmp_path / "given"
+    for path in sorted(copied_shapes.rglob("*.*")):
+        number = int(path.stem[-3:])
+        part = "test" if "copy" in path.name or number >= 16 else "val" if number >= 12 else "train"
+        target = given / part / path.parent.name / path.name
+        target.parent.mkdir(parents=True, exist_ok=True)
+        path.rename(target)
+    said = train(given, tmp_path / "model", fixed_settings).report["data"]
+    assert said["parts"] == {"train": 36, "validation": 12, "test": 24}
+    assert (said["leaks"]["test"], said["leaks"]["validation"]) == (12, 0)
+    assert said["leaks"]["test_without"]["images"] == 12
+    page = (tmp_path / "model" / "report.html").read_text()
+    assert "12 of 24 test photos have a copy, a near-duplicate" in page
+
+
+def test_near_duplicates_may_be_ignored(copied_shapes, tmp_path, fixed_settings):
+    settings = replace(fixed_settings, near_duplicates="ignored")
+    report = train(copied_shapes, tmp_path / "model", settings).report
+    assert (report["data"]["near_duplicates"], report["data"]["leaks"]["test"]) == (None, 0)
+
+
+def test_classes_of_one_picture_are_parted_all_the_same(write_shapes, tmp_path, fixed_settings):
+    folder, said = write_shapes(tmp_path / "photos", 1), []
+    for path in sorted(folder.rglob("*.png")):
+        image = Image.open(path).convert("RGB")
+        for quality in range(60, 96, 4):
+            image.save(path.with_name(f"{quality}.jpg"), quality=quality)
+    report = train(folder, tmp_path / "model", fixed_settings, listen=said.append).report
+    assert any("so many photos are near-duplicates" in event.message for event in said if isinstance(event, Notice))
+    assert report["data"]["leaks"]["test"] == report["data"]["parts"]["test"]
+    assert report["data"]["leaks"]["test_without"] is None

@@ -25,6 +25,8 @@ MB = 1_000_000
 BASE, OPENVINO, TORCH = 115 * MB, 40 * MB, 150 * MB
 # What the lists of names, digests and labels take for an image.
 INDEX_ROW = 600
+# Finding near-duplicates: for the cosines of both threads, and for each image.
+LIKENESS, LIKENESS_ROW = 100 * MB, 2_500
 # An engine with a batch of `BATCH_PIXELS`: opened once, and then for each thread.
 ENGINE, ENGINE_THREAD = 50 * MB, 75 * MB
 # What SqueezeNet 1.0 takes, which makes images smaller later, as a share of what 1.1 does.
@@ -164,6 +166,7 @@ def forecast_memory(demand: Demand, provision: Provision) -> tuple[StageMemory, 
     stages = [
         StageMemory("preparing", before + max(probe, _run_engine(demand, provision) + timing)),
         StageMemory("features", kept + _run_engine(demand, provision) + _wait_for_saving(provision)),
+        StageMemory("near-duplicates", kept + LIKENESS + LIKENESS_ROW * demand.images),
         StageMemory("head", kept + _fit_head(demand, provision)),
     ]
     if is_deep:

@@ -136,11 +136,38 @@ def record_data(run: Run) -> dict[str, Any]:
         "parts": {"train": len(split.train), "validation": len(split.validation), "test": len(split.test)},
         "duplicates": split.duplicates,
         "conflicts": split.conflicts,
-        "leaked": split.leaked,
+        "near_duplicates": count_near_duplicates(run),
+        "leaks": record_leaks(run),
         "groups": split.groups,
         "fingerprint": index.fingerprint,
         "side": {"smallest": int(sides.min()), "median": int(np.median(sides)), "largest": int(sides.max())},
         "skipped": [vars(item) for item in list_skipped(run)],
+    }
+
+
+def count_near_duplicates(run: Run) -> int | None:
+    """Count the photos that show the same picture as another one of other bytes; None where nobody looked."""
+    index = run.learned.index
+    if index.pictures is None:
+        return None
+    firsts = np.unique(index.digests, axis=0, return_index=True)[1]
+    pictures = index.pictures[firsts]
+    return int((np.bincount(pictures)[pictures] > 1).sum())
+
+
+def record_leaks(run: Run) -> dict[str, Any]:
+    """Say how many validation and test images have a copy, near-duplicate or group in an earlier part.
+
+    `test_without` is the accuracy on the other test images, None where there are no leaks.
+    """
+    split, measured = run.learned.split, run.measured
+    leaks = split.leaks
+    is_clean = ~np.isin(measured.positions, leaks)
+    is_correct = measured.probabilities.argmax(axis=1) == run.learned.index.labels[measured.positions]
+    return {
+        "validation": int(np.isin(split.validation, leaks).sum()),
+        "test": int(np.isin(split.test, leaks).sum()),
+        "test_without": None if is_clean.all() else record_share(is_correct[is_clean]),
     }
 
 

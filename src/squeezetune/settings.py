@@ -48,6 +48,10 @@ class Settings:
     test: float = knob(0.1, "Share of the images for the final measurement only.", low=0.02, high=0.45)
     group_by: str = knob("", "Keep images together whose path matches this regular expression alike; "
                              "its first group, or the whole match, names the group.")  # fmt: skip
+    near_duplicates: str = knob("together", "Photos that show the same picture, in another format or size, cropped a "
+                                            "little, turned or mirrored: together keeps them in one part of the split; "
+                                            "reported only says how many stand in two; ignored does not look for them.",
+                                choices=("together", "reported", "ignored"))  # fmt: skip
     image_side: int = knob(0, "Side in pixels at which images are seen; 0 takes 224, or 128 for small images.",
                            low=0, high=512)  # fmt: skip
     resize: str = knob("squash", "How an image is made square.", choices=("squash", "crop", "pad"))

@@ -3,17 +3,21 @@
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
 
 from squeezetune.data.index import ImageIndex
+from squeezetune.data.likeness import find_near_duplicates, join_pairs
+from squeezetune.data.looks import find_looks, open_look_store
 from squeezetune.data.pixel_rows import choose_pixel_side, find_pixel_rows, open_pixel_store
 from squeezetune.data.pixels import PixelSettings
 from squeezetune.data.split import Split
-from squeezetune.errors import SourceError
-from squeezetune.learn.features import Features, compute_features
+from squeezetune.errors import DataError, SourceError
+from squeezetune.events import Notice, StageFinished, StageStarted
+from squeezetune.learn.features import Features, FeatureStores, compute_features
 from squeezetune.learn.trunk import Trunk
 from squeezetune.planner import Plan, note_features, note_pixels
 from squeezetune.scene import Scene, thin_out
@@ -21,6 +25,7 @@ from squeezetune.scratch import Scratch
 from squeezetune.store import lend_folder
 from squeezetune.workshop import Workshop
 
+NEAR_DUPLICATES = "near-duplicates"
 # Cuts an index into training, validation and test images.
 CutIndex: TypeAlias = Callable[[ImageIndex], Split]
 
@@ -42,8 +47,8 @@ class Survey:
 def survey_images(scene: Scene, cut: CutIndex, plan: Plan, trunk: Trunk, scratch: Scratch) -> tuple[Survey, Plan]:
     """Run the frozen layers over the images that the plan has them look at; also return the plan with their real speed.
 
-    Images that turn out to be undecodable move to `skipped`, and the others are split anew, so that a class does not
-    lose a part to them; the split follows content, so nearly all others stay where they were.
+    Images that turn out to be undecodable move to `skipped`, near-duplicates are found, and the images are split anew,
+    so that a class does not lose a part to them; the split follows content, so nearly all stay where they were.
 
     Raises:
         DataError: no image can be decoded, or too few of a class.
@@ -51,8 +56,14 @@ def survey_images(scene: Scene, cut: CutIndex, plan: Plan, trunk: Trunk, scratch
     index, (split, seen), started = scene.index, choose_parts(scene.split, plan), time.perf_counter()
     # where time counts, test images are looked at by the finished model alone
     used = np.union1d(seen, split.validation) if scene.settings.budget else None
-    store, shop = scene.open_features(trunk), scene.workshop
-    features = compute_features(index, trunk, store, shop.engine, shop.threads, shop.listen, used, scratch)
+    shop = scene.workshop
+    with lend_folder(shop.cache) as folder:
+        stores = FeatureStores(scene.open_features(trunk), open_look_store(folder, trunk.pixels))
+        features = compute_features(index, trunk, stores, shop.engine, shop.threads, shop.listen, used, scratch)
+        if scene.settings.near_duplicates != "ignored":
+            involved = np.concatenate([split.train, split.validation, split.test])
+            readable = np.setdiff1d(involved, list(features.failures))
+            index = mark_near_duplicates(index, readable, trunk.pixels, folder, shop, scratch)
     plan = note_features(plan, time.perf_counter() - started)
     if plan.head_share < 1 and plan.stage:
         unreadable = find_unreadable(index, shop, split, plan.stage.side, features.sizes)
@@ -60,10 +71,33 @@ def survey_images(scene: Scene, cut: CutIndex, plan: Plan, trunk: Trunk, scratch
     if features.failures:
         check_readable(index, features)
         index, features = index.without(features.failures), features.without_failures()
+    if index is not scene.index:
         split, seen = choose_parts(cut(index), plan)
     is_known = features.sizes.min(axis=1) > 0  # an image may have come from the test part
     split = replace(split, validation=split.validation[is_known[split.validation]])
     return Survey(index, split, seen[is_known[seen]], features), plan
+
+
+def mark_near_duplicates(
+    index: ImageIndex,
+    positions: NDArray[np.int64],
+    pixels: PixelSettings,
+    folder: Path,
+    workshop: Workshop,
+    scratch: Scratch,
+) -> ImageIndex:
+    """Find out which of the images at some positions show the same picture, and note it in the index."""
+    engine, listen = workshop.engine, workshop.listen
+    try:
+        looks = find_looks(index, pixels, open_look_store(folder, pixels), engine, listen, positions, scratch)
+    except DataError as error:  # a full disk
+        listen(Notice(f"near-duplicates are not looked for: {error.message}"))
+        return index
+    started = time.perf_counter()
+    listen(StageStarted(NEAR_DUPLICATES))
+    likeness = find_near_duplicates(index, looks, pixels.resize, engine)
+    listen(StageFinished(NEAR_DUPLICATES, time.perf_counter() - started))
+    return replace(index, pictures=join_pairs(len(index), likeness))
 
 
 def choose_parts(split: Split, plan: Plan) -> tuple[Split, NDArray[np.int64]]:

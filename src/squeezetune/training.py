@@ -6,6 +6,7 @@ import time
 from collections.abc import Hashable, Iterable, Sequence
 from dataclasses import dataclass, field, fields, replace
 from datetime import datetime, timezone
+from functools import partial
 from pathlib import Path
 from typing import Any, TypeAlias
 
@@ -28,7 +29,7 @@ from squeezetune.data.pixels import make_thumbnail
 from squeezetune.data.sources import name_source
 from squeezetune.data.split import Split, split_index
 from squeezetune.engine import Engine
-from squeezetune.errors import ImageError, SettingsError
+from squeezetune.errors import ClassesError, ImageError, SettingsError
 from squeezetune.events import (
     EpochFinished,
     Event,
@@ -115,9 +116,16 @@ class Job:
         return self.origin.scan(self.workshop.engine, self.clock)
 
     def cut_index(self, index: ImageIndex) -> Split:
-        """Split the photos as the settings say."""
+        """Split the photos as the settings say; near-duplicates are parted where a class has too few without."""
         s = self.settings
-        return split_index(index, validation=s.validation, test=s.test, seed=s.seed, group_by=s.group_by)
+        cut = partial(split_index, index, validation=s.validation, test=s.test, seed=s.seed, group_by=s.group_by)
+        try:
+            return cut(near_duplicates=s.near_duplicates)
+        except ClassesError:
+            if index.pictures is None or s.near_duplicates != "together":
+                raise
+        self.clock(Notice("so many photos are near-duplicates that they cannot all be kept in one part of the split"))
+        return cut(near_duplicates="reported")
 
 
 @dataclass

@@ -7,7 +7,7 @@ from squeezetune.data.index import index_images, index_photos
 from squeezetune.data.pixels import PixelSettings, load_pixels
 from squeezetune.events import Notice, StageAdvanced, StageFinished, StageStarted, ignore_event
 from squeezetune.learn import features as features_module
-from squeezetune.learn.features import compute_features
+from squeezetune.learn.features import FeatureStores, compute_features
 from squeezetune.learn.graph import FEATURE_COUNT, build_trunk
 from squeezetune.learn.inference import Runtime
 from squeezetune.learn.trunk import Trunk
@@ -50,7 +50,7 @@ def decoded(monkeypatch):
 
 
 def compute(index, trunk, store, engine, listen=ignore_event):
-    return compute_features(index, trunk, store, engine, 2, listen)
+    return compute_features(index, trunk, FeatureStores(store), engine, 2, listen)
 
 
 def assert_same(found, expected):

@@ -52,6 +52,8 @@ class ImageIndex:
     `labels` (n,) int64 are positions in `class_names`; `digests` (n, 16) uint8 are BLAKE2b of the content.
     `parts` (n,) int8 is 0, 1, 2 for train, validation, test where the source is already split, else None.
     `groups` (n,) are the names of what has to stay together where the source tells them, "" of an image alone.
+    `pictures` (n,) int64 numbers the pictures that the images show, where near-duplicates were looked for: those of
+    one picture have one number.
     """
 
     source: ImageSource
@@ -62,6 +64,7 @@ class ImageIndex:
     parts: NDArray[np.int8] | None = None
     skipped: tuple[Skipped, ...] = ()
     groups: tuple[str, ...] | None = None
+    pictures: NDArray[np.int64] | None = None
 
     def __len__(self) -> int:
         return len(self.names)
@@ -96,6 +99,7 @@ class ImageIndex:
             parts=None if self.parts is None else self.parts[keep],
             skipped=self.skipped + gone,
             groups=None if self.groups is None else tuple(compress(self.groups, keep)),
+            pictures=None if self.pictures is None else self.pictures[keep],
         )
 
 

@@ -9,10 +9,9 @@ import PIL
 from numpy.typing import NDArray
 
 from squeezetune.data.index import ImageIndex
-from squeezetune.data.pixels import PixelSettings, load_pixels
-from squeezetune.data.rows import RowBatch, RowWork, compute_rows, load_batch
+from squeezetune.data.pixels import PixelSettings
+from squeezetune.data.rows import RowBatch, RowWork, compute_rows, load_batch, try_batch
 from squeezetune.engine import Engine
-from squeezetune.errors import ImageError
 from squeezetune.events import Listener
 from squeezetune.store import RowStore, StoredRows
 
@@ -83,28 +82,10 @@ def find_pixel_rows(
         DataError: the disk has not enough room.
     """
     reasons: dict[bytes, str] = {}  # by digest, since equal contents are decoded once
-    work = RowWork(STAGE, BATCH_IMAGES, lambda: partial(_try_batch, index, pixels, reasons))
+    work = RowWork(STAGE, BATCH_IMAGES, lambda: partial(try_batch, index, pixels, reasons))
     rows = compute_rows(index, work, store, engine, listen, positions)
     failed = np.intersect1d(rows.missing, positions).tolist()
     return rows, {position: reasons[index.digests[position].tobytes()] for position in failed}
-
-
-def _try_batch(
-    index: ImageIndex, pixels: PixelSettings, reasons: dict[bytes, str], positions: NDArray[np.int64]
-) -> RowBatch:
-    """Decode what can be decoded of a batch, and note the reasons of the others."""
-    good, squares, sizes = [], [], []
-    for position in positions:
-        try:
-            square, size = load_pixels(index.source, index.names[position], pixels)
-        except ImageError as error:
-            reasons[index.digests[position].tobytes()] = error.message
-            continue
-        good.append(position)
-        squares.append(square)
-        sizes.append(size)
-    values = np.array(squares, np.uint8).reshape(-1, pixels.side, pixels.side, 3)
-    return RowBatch(np.array(good, np.int64), values, np.array(sizes, np.int32).reshape(-1, 2))
 
 
 def _decode_batch(index: ImageIndex, pixels: PixelSettings, positions: NDArray[np.int64]) -> RowBatch:

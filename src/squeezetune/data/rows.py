@@ -101,6 +101,24 @@ def load_batch(
     return images, sizes
 
 
+def try_batch(
+    index: ImageIndex, pixels: PixelSettings, reasons: dict[bytes, str], positions: NDArray[np.int64]
+) -> RowBatch:
+    """Decode what can be decoded of a batch, and note the reasons of the others, by digest."""
+    good, squares, sizes = [], [], []
+    for position in positions:
+        try:
+            square, size = load_pixels(index.source, index.names[position], pixels)
+        except ImageError as error:
+            reasons[index.digests[position].tobytes()] = error.message
+            continue
+        good.append(position)
+        squares.append(square)
+        sizes.append(size)
+    values = np.array(squares, np.uint8).reshape(-1, pixels.side, pixels.side, 3)
+    return RowBatch(np.array(good, np.int64), values, np.array(sizes, np.int32).reshape(-1, 2))
+
+
 def _leave_out_copies(digests: NDArray[np.uint8], positions: NDArray[np.int64]) -> NDArray[np.int64]:
     """Return the first position of every content, in order."""
     _, first = np.unique(digests[positions], axis=0, return_index=True)

@@ -1,16 +1,18 @@
 """Which images train, which choose and which measure: an index cut into train, validation and test.
 
-Images that must stay together form a unit: files with the same bytes, and the images of one group. Units
-of one image are cut by a seeded hash of their content, so that each class has its exact counts, file names
+Images that must stay together form a unit: files with the same bytes, near-duplicates, and the images of one group.
+Units of one image are cut by a seeded hash of their content, so that each class has its exact counts, file names
 and order do not matter, and a photo that is added later leaves nearly every other one in its part. Larger
 units are placed before them, the largest first, where the classes miss most.
 """
 
 from collections.abc import Hashable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 from numpy.typing import NDArray
+from scipy.sparse import coo_array
+from scipy.sparse.csgraph import connected_components
 
 from squeezetune.data.index import ImageIndex, list_some
 from squeezetune.data.layout import compile_pattern, explain_no_match, match_name
@@ -19,7 +21,6 @@ from squeezetune.data.placement import PART_COUNT, count_targets, count_units, p
 from squeezetune.errors import ClassesError, SettingsError
 
 TRAIN, VALIDATION, TEST = 0, 1, 2  # as in `ImageIndex.parts`
-LEFT_OUT = -1
 PART_NAMES = ("train", "validation", "test")
 
 Ints = NDArray[np.int64]
@@ -33,9 +34,9 @@ class Split:
 
     `groups` is the number of groups that were kept together, None without `group_by`. `duplicates` counts
     images whose bytes an earlier one has; `conflicts` counts contents that stand in two classes or more.
-    `leaked` counts images of an already split source that are left out, since a twin or their group is in a
-    later part. `units` (n,) tells of each image of the index with which others it was kept together, where
-    groups were asked for.
+    `leaks` are the positions of validation and test images of which a copy, a near-duplicate, or another image of the
+    group is in an earlier part. `units` (n,) tells of each image of the index with which others it was kept together,
+    where groups were asked for.
     """
 
     train: Ints
@@ -44,7 +45,7 @@ class Split:
     groups: int | None = None
     duplicates: int = 0
     conflicts: int = 0
-    leaked: int = 0
+    leaks: Ints = field(default_factory=lambda: np.empty(0, np.int64))
     units: Ints | None = None
 
     def find_units(self, positions: Ints) -> Ints | None:
@@ -53,7 +54,7 @@ class Split:
 
 
 @dataclass(frozen=True)
-class _Units:
+class Units:
     """What stays together: `of_image` (n,) is the unit of each image, `keys` (units,) uint64 a seeded order.
 
     `contents` (n,) numbers the different contents; `groups` is the number of groups, None without `group_by`.
@@ -65,14 +66,22 @@ class _Units:
     groups: int | None = None
 
 
-def split_index(index: ImageIndex, *, validation: float, test: float, seed: int, group_by: str = "") -> Split:
+def split_index(
+    index: ImageIndex,
+    *,
+    validation: float,
+    test: float,
+    seed: int,
+    group_by: str = "",
+    near_duplicates: str = "together",
+) -> Split:
     """Split an index into train, validation and test: seeded, the same share of every class in each part.
 
-    Files with the same bytes are always in one part, and so are images whose path matches `group_by` alike:
-    its first group, or the whole match, names the group; an image that does not match is its own group. Without
-    `group_by` the groups that the source tells are kept together.
-    A source that is already split keeps its parts, but for images whose twin (or group) is in a later part,
-    which are left out; a part that it lacks is taken from train, as that share of train.
+    Files with the same bytes are always in one part, and so are images of one picture, unless `near_duplicates` is
+    another word than "together", and images whose path matches `group_by` alike: its first group, or the whole match,
+    names the group; an image that does not match is its own group. Without `group_by` the groups that the source tells
+    are kept together.
+    A source that is already split keeps its parts; a part that it lacks is taken from train, as that share of train.
 
     Raises:
         ClassesError: a class has too few different images (or groups) to be in every part.
@@ -80,11 +89,14 @@ def split_index(index: ImageIndex, *, validation: float, test: float, seed: int,
 
     """
     _check_shares(validation=validation, test=test)
-    units = _gather_units(index, seed, group_by)
+    known = gather_units(index, seed, group_by)
+    units = known if near_duplicates == "together" else gather_units(replace(index, pictures=None), seed, group_by)
     shares = np.array([1 - validation - test, validation, test])
-    if index.parts is not None:
-        return _make_split(index, units, _complete_parts(index, index.parts, units, shares))
-    return _make_split(index, units, _assign_parts(index.labels, index.class_names, units, shares))
+    if index.parts is None:
+        parts = _assign_parts(index.labels, index.class_names, units, shares)
+    else:
+        parts = _complete_parts(index, index.parts, units, shares)
+    return replace(_make_split(index, units, parts), leaks=_find_leaks(known, parts))
 
 
 def split_train_validation(index: ImageIndex, share: float, seed: int) -> Split:
@@ -98,7 +110,7 @@ def split_train_validation(index: ImageIndex, share: float, seed: int) -> Split:
 
     """
     _check_shares(validation=share)
-    units = _gather_units(index, seed)
+    units = gather_units(index, seed)
     shares = np.array([1 - share, share, 0])
     return _make_split(index, units, _assign_parts(index.labels, index.class_names, units, shares, lenient=True))
 
@@ -109,16 +121,20 @@ def _check_shares(**shares: float) -> None:
         raise SettingsError(f"{found}; needed are shares above 0 that leave images to train on", "Try 0.1.")
 
 
-def _gather_units(index: ImageIndex, seed: int, group_by: str = "") -> _Units:
+def gather_units(index: ImageIndex, seed: int, group_by: str = "") -> Units:
     """Find what must stay together; units are numbered and ordered by content, not by name."""
     distinct, contents = np.unique(np.ascontiguousarray(index.digests).view("S16").ravel(), return_inverse=True)
     keys = _hash_words(distinct.view("<u8")[::2], seed)
     found = _find_groups(index, group_by)
-    if found is None:
-        return _Units(contents, keys, contents)
-    groups: list[Hashable] = [group or position for position, group in enumerate(found)]
-    first_contents, of_image = np.unique(_join_groups(contents, groups)[contents], return_inverse=True)
-    return _Units(of_image, keys[first_contents], contents, len(set(groups)))
+    if found is None and index.pictures is None:
+        return Units(contents, keys, contents)
+    ties = [] if index.pictures is None else [index.pictures]
+    if found is not None:
+        names: list[Hashable] = [group or position for position, group in enumerate(found)]
+        numbers = {name: number for number, name in enumerate(dict.fromkeys(names))}
+        ties.append(np.array([numbers[name] for name in names], np.int64))
+    first_contents, of_image = np.unique(_join_contents(contents, ties)[contents], return_inverse=True)
+    return Units(of_image, keys[first_contents], contents, None if found is None else len(numbers))
 
 
 def _find_groups(index: ImageIndex, group_by: str) -> Sequence[str] | None:
@@ -142,30 +158,29 @@ def _hash_words(words: NDArray[np.uint64], seed: int) -> NDArray[np.uint64]:
     return mixed
 
 
-def _join_groups(contents: Ints, groups: Sequence[Hashable]) -> Ints:
-    """Join contents that share a group, directly or through others; give each its lowest (union-find)."""
-    parents = list(range(int(contents.max()) + 1))
+def _join_contents(contents: Ints, ties: Sequence[Ints]) -> Ints:
+    """Join contents whose images share a number in one of the ties (n,), directly or through others.
 
-    def find(content: int) -> int:
-        while parents[content] != content:
-            parents[content] = content = parents[parents[content]]
-        return content
-
-    members: dict[Hashable, int] = {}
-    for content, group in zip(contents.tolist(), groups, strict=True):
-        low, high = sorted((find(content), find(members.setdefault(group, content))))
-        parents[high] = low
-    return np.array([find(content) for content in range(len(parents))], np.int64)
+    Returns the lowest content of those joined with each.
+    """
+    count = nodes = int(contents.max()) + 1
+    ends = []
+    for tie in ties:  # its numbers are nodes of a graph, like the contents
+        ends.append(nodes + tie)
+        nodes += int(tie.max()) + 1
+    links = (np.tile(contents, len(ties)), np.concatenate(ends))
+    graph = coo_array((np.ones(len(links[0]), np.int8), links), shape=(nodes, nodes))
+    joined = connected_components(graph, directed=False)[1][:count]
+    _, firsts, numbers = np.unique(joined, return_index=True, return_inverse=True)
+    lowest: Ints = firsts[numbers]
+    return lowest
 
 
 def _complete_parts(
-    index: ImageIndex, given: NDArray[np.int8], units: _Units, shares: NDArray[np.float64]
+    index: ImageIndex, given: NDArray[np.int8], units: Units, shares: NDArray[np.float64]
 ) -> NDArray[np.int8]:
-    """Return the part of each image of an already split source; LEFT_OUT if a later part has a twin."""
+    """Return the part of each image of an already split source, which may lack one."""
     parts: NDArray[np.int8] = given.copy()
-    for later in (TEST, VALIDATION):
-        has_twin = np.isin(units.of_image, units.of_image[parts == later])
-        parts[has_twin & (parts < later)] = LEFT_OUT
     absent = [part for part in (VALIDATION, TEST) if not np.any(parts == part)]
     for part in {TRAIN, TEST} - set(absent):
         _check_part(index, parts, part)
@@ -177,15 +192,20 @@ def _complete_parts(
     return parts
 
 
+def _find_leaks(units: Units, parts: NDArray[np.int8]) -> Ints:
+    """Find the validation and test images of which another image of their unit is in an earlier part."""
+    earliest = np.full(len(units.keys), PART_COUNT, np.int8)
+    np.minimum.at(earliest, units.of_image, parts)
+    return np.flatnonzero(parts > earliest[units.of_image])
+
+
 def _check_part(index: ImageIndex, parts: NDArray[np.int8], part: int) -> None:
     """Refuse an already split source that has no image of a class in a part."""
     counts = np.bincount(index.labels[parts == part], minlength=len(index.class_names))
     names = [quote_name(index.class_names[label]) for label in np.flatnonzero(counts == 0).tolist()]
     if names:
-        left_out = np.count_nonzero(parts == LEFT_OUT)
-        reason = f" ({left_out:,} images with a twin in a later part are left out)" if left_out else ""
         raise ClassesError(
-            f"no image in {PART_NAMES[part]} of {list_some(names)}{reason}; needed is one of every class",
+            f"no image in {PART_NAMES[part]} of {list_some(names)}; needed is one of every class",
             f"Add images of these classes to {PART_NAMES[part]}, or remove their folders.",
         )
 
@@ -193,7 +213,7 @@ def _check_part(index: ImageIndex, parts: NDArray[np.int8], part: int) -> None:
 def _assign_parts(
     labels: Ints,
     class_names: Sequence[str],
-    units: _Units,
+    units: Units,
     shares: NDArray[np.float64],
     *,
     lenient: bool = False,
@@ -236,7 +256,7 @@ def _check_units(counts: Ints, class_names: Sequence[str], parts: Ints, *, is_gr
     )
 
 
-def _make_split(index: ImageIndex, units: _Units, parts: NDArray[np.int8]) -> Split:
+def _make_split(index: ImageIndex, units: Units, parts: NDArray[np.int8]) -> Split:
     halves = np.ascontiguousarray(index.digests).view("<u8")
     order = np.lexsort((halves[:, 1], halves[:, 0], index.labels))
     train, validation, test = (order[parts[order] == part].astype(np.int64) for part in range(PART_COUNT))
@@ -248,6 +268,5 @@ def _make_split(index: ImageIndex, units: _Units, parts: NDArray[np.int8]) -> Sp
         groups=units.groups,
         duplicates=len(index) - len(content_classes),
         conflicts=int(np.count_nonzero(content_classes > 1)),
-        leaked=int(np.count_nonzero(parts == LEFT_OUT)),
         units=None if units.groups is None else units.of_image,
     )

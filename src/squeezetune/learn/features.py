@@ -8,6 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from squeezetune.data.index import ImageIndex
+from squeezetune.data.looks import make_look_rows
 from squeezetune.data.pixels import load_pixels
 from squeezetune.engine import Engine
 from squeezetune.errors import ImageError
@@ -51,16 +52,25 @@ class Features:
 
 
 @dataclass(frozen=True)
+class FeatureStores:
+    """Where features are kept, and how the images look, which is seen in the same pass; None is not kept."""
+
+    features: RowStore | None
+    looks: RowStore | None = None
+
+
+@dataclass(frozen=True)
 class Batch:
-    """The features of some images of an index and the reasons of those that failed."""
+    """The features of some images of an index and how these look, and the reasons of those that failed."""
 
     positions: NDArray[np.int64]
     values: NDArray[np.float16]
+    looks: NDArray[np.uint8]
     sizes: NDArray[np.int32]
     failures: Mapping[int, str] = field(default_factory=dict)
 
 
-def compute_features(index: ImageIndex, trunk: Trunk, store: RowStore | None, engine: Engine, threads: int,
+def compute_features(index: ImageIndex, trunk: Trunk, stores: FeatureStores, engine: Engine, threads: int,
                      listen: Listener, positions: NDArray[np.int64] | None = None,
                      scratch: Scratch = IN_MEMORY) -> Features:  # fmt: skip
     """Load the features of every image from the store; compute, and keep, those that are missing.
@@ -69,12 +79,13 @@ def compute_features(index: ImageIndex, trunk: Trunk, store: RowStore | None, en
     """
     values = scratch.make_zeros((len(index), trunk.views, FEATURE_COUNT), np.float16)
     sizes = np.zeros((len(index), 2), np.int32)
+    store = stores.features
     known = store.load(index.digests, values, sizes) if store else np.zeros(len(index), np.bool_)
     first, copies = _find_copies(index.digests)
     missing = np.flatnonzero(~known)
     missing = np.unique(first[missing if positions is None else np.intersect1d(missing, positions)])
     failures: dict[int, str] = {}
-    for batch in _keep_batches(_run_trunk(index, trunk, missing, engine, threads, listen), index, store, listen):
+    for batch in _keep_batches(_run_trunk(index, trunk, missing, engine, threads, listen), index, stores, listen):
         values[batch.positions], sizes[batch.positions] = batch.values, batch.sizes
         failures |= batch.failures
     sizes[copies] = sizes[first[copies]]
@@ -124,11 +135,12 @@ def run_batch(index: ImageIndex, trunk: Trunk, run: RunGraph, positions: NDArray
         good.append(position)
         sizes.append(image_size)
     values = run(pixels)[: len(good)].astype(np.float16)
-    return Batch(np.array(good, np.int64), values, np.array(sizes, np.int32).reshape(-1, 2), failures)
+    own = np.array(sizes, np.int32).reshape(-1, 2)
+    return Batch(np.array(good, np.int64), values, make_look_rows(pixels[: len(good)], own), own, failures)
 
 
 def _keep_batches(
-    batches: Iterable[Batch], index: ImageIndex, store: RowStore | None, listen: Listener
+    batches: Iterable[Batch], index: ImageIndex, stores: FeatureStores, listen: Listener
 ) -> Iterator[Batch]:
     """Pass batches on, and save them now and then; a full disk costs the cache, not the run."""
     unsaved: list[Batch] = []
@@ -139,20 +151,25 @@ def _keep_batches(
             yield batch
             count = sum(len(item.positions) for item in unsaved)
             if count >= SAVE_EVERY_IMAGES or time.monotonic() > saved_at + SAVE_EVERY_S:
-                store = _save_batches(unsaved, index, store, listen)
+                stores = _save_batches(unsaved, index, stores, listen)
                 unsaved, saved_at = [], time.monotonic()
     finally:  # an interrupted run keeps what it has done
-        _save_batches(unsaved, index, store, listen)
+        _save_batches(unsaved, index, stores, listen)
 
 
-def _save_batches(batches: list[Batch], index: ImageIndex, store: RowStore | None, listen: Listener) -> RowStore | None:
-    if not store or not any(len(batch.positions) for batch in batches):
-        return store
-    positions = np.concatenate([batch.positions for batch in batches])
-    values = np.concatenate([batch.values for batch in batches])
-    try:
-        store.save(index.digests[positions], values, np.concatenate([batch.sizes for batch in batches]))
-    except OSError as error:
-        listen(Notice(f"features cannot be kept in {store.folder}: {error.strerror}; the run goes on without"))
-        return None
-    return store
+def _save_batches(batches: list[Batch], index: ImageIndex, stores: FeatureStores, listen: Listener) -> FeatureStores:
+    if not any(len(batch.positions) for batch in batches):
+        return stores
+    positions, values, looks, sizes = (
+        np.concatenate([getattr(batch, column) for batch in batches])
+        for column in ("positions", "values", "looks", "sizes")
+    )
+    for store, rows in ((stores.looks, looks), (stores.features, values)):
+        if store is None:
+            continue
+        try:
+            store.save(index.digests[positions], rows, sizes)
+        except OSError as error:
+            listen(Notice(f"features cannot be kept in {store.folder}: {error.strerror}; the run goes on without"))
+            return FeatureStores(None)
+    return stores
