@@ -297,7 +297,7 @@ def test_without_a_cache_pixels_are_in_a_folder_for_now(learn, shape_folder, tmp
 def test_pixels_are_decoded_once(learn, whole):
     said = []
     learn(said.append, epochs=0.25)
-    assert [event.stage for event in said if isinstance(event, StageStarted)] == ["near-duplicates", "head", LAYERS]
+    assert [event.stage for event in said if isinstance(event, StageStarted)] == ["head", LAYERS]
 
 
 # ---- the same again, stopped and resumed

@@ -10,7 +10,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from squeezetune.data.index import ImageIndex
-from squeezetune.data.likeness import find_near_duplicates, join_pairs
+from squeezetune.data.likeness import (
+    find_near_duplicates,
+    join_pairs,
+    load_pictures,
+    name_contents,
+    save_pictures,
+)
 from squeezetune.data.looks import find_looks, open_look_store
 from squeezetune.data.pixel_rows import choose_pixel_side, find_pixel_rows, open_pixel_store
 from squeezetune.data.pixels import PixelSettings
@@ -88,16 +94,19 @@ def mark_near_duplicates(
 ) -> ImageIndex:
     """Find out which of the images at some positions show the same picture, and note it in the index."""
     engine, listen = workshop.engine, workshop.listen
-    try:
-        looks = find_looks(index, pixels, open_look_store(folder, pixels), engine, listen, positions, scratch)
-    except DataError as error:  # a full disk
-        listen(Notice(f"near-duplicates are not looked for: {error.message}"))
-        return index
-    started = time.perf_counter()
-    listen(StageStarted(NEAR_DUPLICATES))
-    likeness = find_near_duplicates(index, looks, pixels.resize, engine)
-    listen(StageFinished(NEAR_DUPLICATES, time.perf_counter() - started))
-    return replace(index, pictures=join_pairs(len(index), likeness))
+    path = folder / "near-duplicates" / f"{name_contents(index.digests, positions, pixels)}.npy"
+    pictures = load_pictures(path, index.digests)
+    if pictures is None:
+        try:
+            looks = find_looks(index, pixels, open_look_store(folder, pixels), engine, listen, positions, scratch)
+            started = time.perf_counter()
+            listen(StageStarted(NEAR_DUPLICATES))
+            pictures = join_pairs(len(index), find_near_duplicates(index, looks, pixels.resize, engine))
+            save_pictures(path, index.digests, pictures)
+            listen(StageFinished(NEAR_DUPLICATES, time.perf_counter() - started))
+        except (DataError, OSError) as error:  # a full disk
+            listen(Notice(f"near-duplicates are not looked for: {error}"))
+    return replace(index, pictures=pictures)
 
 
 def choose_parts(split: Split, plan: Plan) -> tuple[Split, NDArray[np.int64]]:

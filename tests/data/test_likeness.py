@@ -5,7 +5,13 @@ import pytest
 from PIL import Image, ImageOps
 
 from squeezetune.data.index import index_images
-from squeezetune.data.likeness import find_near_duplicates, join_pairs
+from squeezetune.data.likeness import (
+    find_near_duplicates,
+    join_pairs,
+    load_pictures,
+    name_contents,
+    save_pictures,
+)
 from squeezetune.data.looks import find_looks, open_look_store
 from squeezetune.data.pixels import PixelSettings
 from squeezetune.events import ignore_event
@@ -121,3 +127,20 @@ def test_joined_pairs_have_one_number(scenes, engine, tmp_path):
     numbers = join_pairs(5, find(images, engine, tmp_path))
     assert len(set(numbers.tolist())) == 3
     assert numbers[1] == numbers[3] == numbers[4]
+
+
+def test_pictures_are_kept_by_content(tmp_path):
+    digests = np.random.default_rng(0).integers(0, 256, (6, 16), np.uint8)
+    digests[5] = digests[2]
+    numbers, everything, pixels = np.array([0, 1, 2, 1, 3, 2]), np.arange(6), PixelSettings(128)
+    path = tmp_path / "kept" / f"{name_contents(digests, everything, pixels)}.npy"
+    assert load_pictures(path, digests) is None
+    save_pictures(path, digests, numbers)
+    order = np.array([5, 3, 1, 0, 4])
+    assert name_contents(digests[order], everything[:5], pixels) == path.stem
+    assert load_pictures(path, digests[order]).tolist() == numbers[order].tolist()
+    others = [(digests[:5], everything[:5], PixelSettings(64)), (digests[:4], everything[:4], pixels),
+              (digests, everything[:4], pixels)]  # fmt: skip
+    assert len({path.stem, *(name_contents(*other) for other in others)}) == 4
+    path.write_bytes(path.read_bytes()[:-3])
+    assert load_pictures(path, digests) is None

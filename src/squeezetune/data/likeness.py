@@ -1,7 +1,10 @@
 """Near-duplicates: the same picture in another format or size, cropped a little, turned or mirrored."""
 
+import hashlib
 from dataclasses import dataclass
 from functools import partial
+from io import BytesIO
+from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
@@ -19,12 +22,15 @@ from squeezetune.data.descriptions import (
     turn_images,
 )
 from squeezetune.data.index import ImageIndex
-from squeezetune.data.looks import LOOK_SIDE, Looks
+from squeezetune.data.looks import LOOK_SIDE, LOOKS_VERSION, Looks
 from squeezetune.data.overlay import Overlay, join_overlays, overlay_images
 from squeezetune.data.pixels import PixelSettings, load_pixels
 from squeezetune.engine import Engine
 from squeezetune.errors import ImageError
+from squeezetune.store import write_file
 
+# Part of the key of what is kept: raise it when the same images would have other near-duplicates.
+LIKENESS_VERSION = 1
 POINTS_AT_ONCE = 1 << 18
 
 
@@ -103,6 +109,36 @@ def join_pairs(count: int, likeness: Likeness) -> NDArray[np.int64]:
     links = coo_array((ones, (likeness.first, likeness.second)), shape=(count, count))
     numbers: NDArray[np.int64] = connected_components(links, directed=False)[1].astype(np.int64)
     return numbers
+
+
+def name_contents(digests: NDArray[np.uint8], seen: NDArray[np.int64], pixels: PixelSettings) -> str:
+    """Name the contents of images (n, 16), those that were looked at, and all else that near-duplicates depend on."""
+    about = f"{LIKENESS_VERSION} {LOOKS_VERSION} {pixels}".encode()
+    contents = (np.unique(each, axis=0).tobytes() for each in (digests, digests[seen]))
+    return hashlib.blake2b(b"/".join((about, *contents)), digest_size=16).hexdigest()
+
+
+def load_pictures(path: Path, digests: NDArray[np.uint8]) -> NDArray[np.int64] | None:
+    """Load the numbers of pictures that `save_pictures` has kept, for images of the same contents; None without."""
+    _, contents = np.unique(digests, axis=0, return_inverse=True)
+    try:
+        numbers = np.load(path, allow_pickle=False)
+    except (OSError, ValueError, EOFError):  # not there, or damaged
+        return None
+    is_whole = numbers.dtype == np.int64 and numbers.shape == (contents.max() + 1,)
+    return numbers[contents.ravel()] if is_whole else None
+
+
+def save_pictures(path: Path, digests: NDArray[np.uint8], numbers: NDArray[np.int64]) -> None:
+    """Keep the numbers of pictures by the order of the images' contents, whatever names and order they have.
+
+    Raises:
+        OSError: the file cannot be written.
+    """
+    _, firsts = np.unique(digests, axis=0, return_index=True)
+    buffer = BytesIO()
+    np.save(buffer, numbers[firsts], allow_pickle=False)
+    write_file(path, buffer.getvalue())
 
 
 def _compare_pairs(pairs: Pairs, index: ImageIndex, looks: Looks, resize: str, engine: Engine) -> Likeness:
