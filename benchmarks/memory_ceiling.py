@@ -28,7 +28,7 @@ from squeezetune.settings import Settings, parse_size
 
 LARGE_SIZE, LARGE_CLASSES = (4000, 3000), 4
 STAGES = (
-    *("starting", "reading", "after reading", "features", "head", "pixels", "all layers"),
+    *("starting", "reading", "after reading", "features", "near-duplicates", "head", "pixels", "all layers"),
     *("measuring", "after measuring"),
 )
 

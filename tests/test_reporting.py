@@ -115,7 +115,7 @@ def make_data(names, count):
     return {
         "source": "photos", "images": 10 * count, "classes": len(names),
         "parts": {"train": 8 * count, "validation": count, "test": count},
-        "duplicates": 12, "near_duplicates": 3, "groups": None,
+        "duplicates": 12, "near_duplicates": 3, "groups": None, "unevenness": 0.012,
         "leaks": {"validation": 1, "test": 2,
                   "test_without": {"accuracy": 0.9, "low": 0.8, "high": 0.95, "images": 98}},
         "fingerprint": "ab12" * 8,

@@ -194,16 +194,34 @@ def _train(
 def _print_training(folder: Path, report: dict[str, Any]) -> None:
     from squeezetune.console import format_share, print_lines
 
-    test, skipped = report["test"], report["data"]["skipped"]
+    test, data = report["test"], report["data"]
+    parts, skipped, leaks = data["parts"], data["skipped"], data["leaks"]
+    shares = " / ".join(f"{100 * part / data['images']:.1f}" for part in parts.values())
     accuracy, low, high = (format_share(share) for share in (test["accuracy"], *test["interval"]))
     print_lines(
         f"{accuracy} of {test['count']:,} test photos are recognised (95 % interval {low} to {high}).",
         *(f"Note: {warning}" for warning in test["warnings"]),
         *([f"Note: {len(skipped):,} files were not used; the report names them."] if skipped else []),
+        *(
+            [
+                f"Note: {leaks['test']:,} test photos have a copy or near-duplicate in an earlier part"
+                f"{_describe_rest(leaks['test_without'])}."
+            ]
+            if leaks["test"]
+            else []
+        ),
+        f"Split   {' / '.join(f'{part:,}' for part in parts.values())} photos to train / choose / measure "
+        f"({shares} %; each class within {format_share(data['unevenness'])})",
         f"Model   {folder}  ({report['model']['file_bytes'] / 1e6:.1f} MB, {report['total_seconds']:.1f} s)",
         f"Report  {folder / 'report.html'}",
         f"Try it  squeezetune predict {shlex.quote(str(folder))} PHOTO.jpg",
     )
+
+
+def _describe_rest(share: dict[str, Any] | None) -> str:
+    from squeezetune.console import format_share
+
+    return f"; on the other {share['images']:,} it is {format_share(share['accuracy'])}" if share else ""
 
 
 @main.command()

@@ -134,6 +134,7 @@ def record_data(run: Run) -> dict[str, Any]:
         "images": sum(len(part) for part in (split.train, split.validation, split.test)),
         "classes": len(index.class_names),
         "parts": {"train": len(split.train), "validation": len(split.validation), "test": len(split.test)},
+        "unevenness": measure_unevenness(run),
         "duplicates": split.duplicates,
         "conflicts": split.conflicts,
         "near_duplicates": count_near_duplicates(run),
@@ -143,6 +144,15 @@ def record_data(run: Run) -> dict[str, Any]:
         "side": {"smallest": int(sides.min()), "median": int(np.median(sides)), "largest": int(sides.max())},
         "skipped": [vars(item) for item in list_skipped(run)],
     }
+
+
+def measure_unevenness(run: Run) -> float:
+    """Measure by how much a class's share of any part differs from that of all images, at most (0 to 1)."""
+    index, split = run.learned.index, run.learned.split
+    counts = np.stack([np.bincount(index.labels[part], minlength=len(index.class_names))
+                       for part in (split.train, split.validation, split.test)])  # fmt: skip
+    shares = counts / np.maximum(counts.sum(axis=0), 1)
+    return float(np.abs(shares - counts.sum(axis=1, keepdims=True) / counts.sum()).max())
 
 
 def count_near_duplicates(run: Run) -> int | None:
