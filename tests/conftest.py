@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 from example_weights import draw_weights
 from PIL import Image, ImageDraw
+from web_site import WebSite, open_site
 
 from squeezetune.checkpoint import CheckpointFolder
 from squeezetune.data.index import ImageIndex, index_photos
@@ -86,6 +87,15 @@ def empty_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     folder = tmp_path / "empty-cache"
     monkeypatch.setenv("SQUEEZETUNE_CACHE", str(folder))
     return folder
+
+
+@pytest.fixture
+def web_site(monkeypatch: pytest.MonkeyPatch) -> Iterator[WebSite]:
+    """Serve files on this computer."""
+    for name in ("http_proxy", "HTTP_PROXY", "all_proxy", "ALL_PROXY"):
+        monkeypatch.delenv(name, raising=False)
+    with open_site() as site:
+        yield site
 
 
 @pytest.fixture(scope="session")

@@ -47,6 +47,7 @@ LAYERS = [
     "data",
     "checkpoint",
     "scratch",
+    "downloads",
     "store",
     "machine",
     "gauge",

@@ -3,23 +3,17 @@
 torch names such a file by the first eight hexadecimal digits of its SHA-256, which are checked here as well.
 """
 
-import hashlib
-import math
 import re
-import time
 from collections.abc import Callable
-from http.client import HTTPException, HTTPResponse
 from pathlib import Path
 from typing import Any
-from urllib.error import HTTPError
-from urllib.parse import urlsplit
-from urllib.request import Request, build_opener
 
 import numpy as np
 from numpy.typing import NDArray
 
+from squeezetune.downloads import TIMEOUT_S, PublishedFile, fetch_file, name_file
 from squeezetune.errors import MissingExtraError, SettingsError, WeightsError
-from squeezetune.events import Listener, StageAdvanced, StageFinished, StageStarted, ignore_event
+from squeezetune.events import Listener, ignore_event
 from squeezetune.learn.weights import (
     NEEDED,
     Weights,
@@ -28,18 +22,13 @@ from squeezetune.learn.weights import (
     parse_safetensors,
     use_torchvision_names,
 )
-from squeezetune.store import write_file
 
 # torchvision's files (BSD-3-Clause), trained on ImageNet
 URLS = {
     "1.0": "https://download.pytorch.org/models/squeezenet1_0-b66bff10.pth",
     "1.1": "https://download.pytorch.org/models/squeezenet1_1-b8a52dc0.pth",
 }
-TIMEOUT_S = 30.0
 LARGEST_BYTES = 64 << 20  # a SqueezeNet is 5 MB
-CHUNK_BYTES = 64 << 10
-CONNECTIONS = 20  # at most, for one file whose connection breaks again and again
-STAGE = "download"
 BY_HAND = "Or fetch the file on another computer, and give it to read_weights, or as --weights FILE."
 
 
@@ -67,19 +56,9 @@ def fetch_weights(
     find_layout(version)
     address = url or URLS[version]
     name, checksum = _parse_address(address)
-    path = Path(cache_folder) / name
-    if path.is_file() and _has_checksum(path.read_bytes(), checksum):
-        return path
-    started = time.perf_counter()
-    payload = _download(address, path.with_name(f"{name}.part"), listen, timeout_s)
-    if not _has_checksum(payload, checksum):
-        raise WeightsError(
-            f"{address} gave {len(payload):,} bytes without the SHA-256 {checksum}... that its name promises.",
-            f"Try again, perhaps from another network. {BY_HAND}",
-        )
-    write_file(path, payload)
-    listen(StageFinished(STAGE, time.perf_counter() - started))
-    return path
+    file = PublishedFile(address, {"sha256": checksum}, LARGEST_BYTES, "SqueezeNet", WeightsError, BY_HAND,
+                         timeout_s=timeout_s)  # fmt: skip
+    return fetch_file(file, Path(cache_folder) / name, listen)
 
 
 def read_weights(path: str | Path) -> Weights:
@@ -111,109 +90,16 @@ def read_weights(path: str | Path) -> Weights:
     return weights
 
 
-# ---- the download
-
-
-def _download(address: str, partial: Path, listen: Listener, timeout_s: float) -> bytes:
-    """Download a file; what has come when it breaks off stays in `partial`, to go on from."""
-    payload = bytearray(partial.read_bytes() if partial.is_file() else b"")
-    try:
-        _receive(address, payload, listen, timeout_s)
-    except BaseException:  # Ctrl-C as well
-        if payload:
-            write_file(partial, bytes(payload))
-        raise
-    partial.unlink(missing_ok=True)
-    return bytes(payload)
-
-
-def _receive(address: str, payload: bytearray, listen: Listener, timeout_s: float) -> None:
-    """Append to the payload what it lacks, over as many connections as it takes while each brings something."""
-    for connection in range(CONNECTIONS):
-        before = len(payload)
-        with _open(address, before, timeout_s) as response:
-            start, total = _read_extent(response, before)
-            del payload[start:]  # all of it, where the server starts from the beginning
-            if not connection:
-                listen(StageStarted(STAGE, math.ceil((total or 0) / 1000), "kB"))
-            fault = _read_rest(response, payload, listen)
-        if not fault and total in {None, len(payload)}:
-            return
-        if len(payload) <= before:
-            break
-    raise WeightsError(
-        f"The download from {address} broke off after {len(payload):,} of {_count(total)} bytes{fault}.",
-        f"Call again to go on from there. {BY_HAND}",
-    )
-
-
-def _count(total: int | None) -> str:
-    return "unknown" if total is None else f"{total:,}"
-
-
-def _open(address: str, start: int, timeout_s: float) -> HTTPResponse:
-    """Ask for a file from byte `start` on."""
-    headers = {"User-Agent": "squeezetune", "Accept-Encoding": "identity"}
-    headers |= {"Range": f"bytes={start}-"} if start else {}
-    try:
-        # an opener of its own, since urlopen keeps the proxies of its first call
-        response: HTTPResponse = build_opener().open(Request(address, headers=headers), timeout=timeout_s)
-    except HTTPError as error:
-        error.close()
-        if start and error.code == 416:  # nothing from there on: the part that is kept is of another file
-            return _open(address, 0, timeout_s)
-        raise WeightsError(f"{address} cannot be had: the server says {error.code} {error.reason}.", BY_HAND) from error
-    except (OSError, HTTPException) as error:
-        reason = getattr(error, "reason", error)
-        raise WeightsError(
-            f"{address} cannot be reached: {reason}.",
-            f"Check the connection and any https_proxy. {BY_HAND}",
-        ) from error
-    return response
-
-
-def _read_extent(response: HTTPResponse, asked: int) -> tuple[int, int | None]:
-    """Read from an answer's header at which byte it starts, and how long the whole file is, if it says so."""
-    start, total = 0, response.headers.get("Content-Length", "")
-    if response.status == 206:
-        extent = re.fullmatch(r"bytes (\d+)-\d+/(\d+|\*)", response.headers.get("Content-Range", ""))
-        start, total = (int(extent[1]), extent[2]) if extent else (-1, "")
-        if start != asked:
-            raise WeightsError(f"{response.url} gave another part of the file than was asked for.", BY_HAND)
-    return start, int(total) if total.isdigit() else None
-
-
-def _read_rest(response: HTTPResponse, payload: bytearray, listen: Listener) -> str:
-    """Append an answer to the payload; say what broke it off, or nothing."""
-    try:
-        while chunk := response.read1(CHUNK_BYTES):
-            payload += chunk
-            if len(payload) > LARGEST_BYTES:
-                payload.clear()
-                raise WeightsError(
-                    f"{response.url} gave more than {LARGEST_BYTES >> 20} MB; no SqueezeNet is so large."
-                )
-            listen(StageAdvanced(STAGE, math.ceil(len(payload) / 1000)))
-    except (OSError, HTTPException) as error:
-        return f" ({error})"
-    return ""
-
-
 def _parse_address(address: str) -> tuple[str, str]:
     """Take the file's name and the first digits of its SHA-256 out of its address."""
-    parts = urlsplit(address)
-    name = parts.path.rpartition("/")[2]
+    name = name_file(address)
     named = re.fullmatch(r"[\w.-]+-([0-9a-f]{8,64})\.\w+", name)
-    if parts.scheme not in {"http", "https"} or not named:
+    if not named:
         raise SettingsError(
             f"{address!r} is not the address of published weights.",
             "Needed is http:// or https://, and a name with the file's SHA-256, as in squeezenet1_1-b8a52dc0.pth.",
         )
     return name, named[1]
-
-
-def _has_checksum(payload: bytes, checksum: str) -> bool:
-    return hashlib.sha256(payload).hexdigest().startswith(checksum)
 
 
 # ---- the files
