@@ -35,6 +35,13 @@ def write_tar(photos, root):
     return root / "photos.tar"
 
 
+def write_compressed(photos, root):
+    with tarfile.open(root / "photos.tar.xz", "w:xz") as archive:
+        for name, photo in photos.items():
+            add_file(archive, f"my photos/{name}", photo)
+    return root / "photos.tar.xz"
+
+
 def write_shards(photos, root):
     (root / "shards").mkdir()
     for shard in range(2):
@@ -65,8 +72,8 @@ def pair(photos, root):
     return [(photo, name.split("/")[0]) for name, photo in photos.items()]
 
 
-WRITERS = {"zip": write_zip, "tar": write_tar, "shards": write_shards, "csv": write_csv, "parquet": write_parquet,
-           "pairs": pair}  # fmt: skip
+WRITERS = {"zip": write_zip, "tar": write_tar, "tar.xz": write_compressed, "shards": write_shards, "csv": write_csv,
+           "parquet": write_parquet, "pairs": pair}  # fmt: skip
 
 
 def scan(photos, engine):

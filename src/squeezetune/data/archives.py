@@ -1,4 +1,7 @@
-"""Archives as a source of images: zip and tar, read in place. Nothing is unpacked, so no name in one is a path here."""
+"""Archives as a source of images: zip and tar, read in place; a compressed tar becomes one temporary file.
+
+No file of an archive is written anywhere by itself, so that no name in one is a path here.
+"""
 
 import tarfile
 import zipfile
@@ -8,8 +11,9 @@ from dataclasses import dataclass, field
 from functools import partial
 from io import FileIO
 from pathlib import Path
-from typing import TypeVar
+from typing import BinaryIO, TypeVar
 
+from squeezetune.data.compressed import Unpacked, find_opener, unpack_file
 from squeezetune.data.folders import READ_BYTES, explain_os_error
 from squeezetune.data.listing import Listing, hash_parts, is_clutter, quote_name
 from squeezetune.errors import ImageError, SourceError
@@ -89,47 +93,73 @@ class Extent:
 
 
 def open_tar(path: Path, columns: Mapping[str, str]) -> tuple[ArchiveSource, Listing]:
-    """Open a tar archive and list the files in it; what is whole before a damaged place is used.
+    """Open a tar archive, also a compressed one, and list its files; what is whole before a damaged place is used.
 
     Raises:
-        SourceError: it cannot be opened, or is no tar archive.
+        SourceError: it cannot be opened, is no tar archive, or the disk has no room for it unpacked.
 
     """
-    found: dict[str, Extent] = {}
-    damage = {}
+    unpacked = None
     try:
-        with tarfile.open(path, "r:") as archive:
-            try:
-                while member := archive.next():
-                    archive.members.clear()  # type: ignore[attr-defined]  # else a kilobyte stays for every file
-                    if not member.isdir():
-                        found[_clean_name(member.name)] = _locate(member)
-            except tarfile.TarError as error:
-                damage[path.name] = f"the archive is damaged behind {len(found):,} files: {error}"
-        if path.stat().st_size % tarfile.BLOCKSIZE:
-            damage[path.name] = f"the archive is torn behind {len(found):,} files"
+        if opener := find_opener(path):
+            unpacked = unpack_file(path, opener)
+            found, damage = _scan_tar(unpacked.file, unpacked.size)
+        else:
+            with path.open("rb") as file:
+                found, damage = _scan_tar(file, path.stat().st_size)
     except OSError as error:
         raise _explain_archive(path, explain_os_error(error)) from error
     except tarfile.TarError as error:
-        raise _explain_archive(path, str(error)) from error
+        raise _explain_archive(path, unpacked.damage if unpacked and unpacked.damage else str(error)) from error
+    if unpacked and unpacked.damage:
+        damage = f"damaged behind {len(found):,} files: {unpacked.damage}"
     entries, listing = _list_entries(found, lambda extent: extent.refusal)
-    source = ArchiveSource(path, partial(_read_extent, path, entries))
-    return source, Listing(listing.files, listing.folders, {**listing.refused, **damage})
+    read_at = unpacked.read_at if unpacked else partial(_read_at, path)
+    refused = {**listing.refused, **({path.name: f"the archive is {damage}"} if damage else {})}
+    listing = Listing(listing.files, listing.folders, refused, notes=_note_unpacking(path, unpacked))
+    return ArchiveSource(path, partial(_read_extent, read_at, entries)), listing
 
 
-def _read_extent(path: Path, entries: Mapping[str, Extent], name: str) -> Iterator[bytes]:
+def _scan_tar(file: BinaryIO, size: int) -> tuple[dict[str, Extent], str]:
+    """Find all files in a plain tar archive, and what is wrong with it, if anything is."""
+    found: dict[str, Extent] = {}
+    file.seek(0)
+    with tarfile.open(fileobj=file, mode="r:") as archive:
+        try:
+            while member := archive.next():
+                archive.members.clear()  # type: ignore[attr-defined]  # else a kilobyte stays for every file
+                if not member.isdir():
+                    found[_clean_name(member.name)] = _locate(member)
+        except tarfile.TarError as error:
+            return found, f"damaged behind {len(found):,} files: {error}"
+    return found, f"torn behind {len(found):,} files" if size % tarfile.BLOCKSIZE else ""
+
+
+def _note_unpacking(path: Path, unpacked: Unpacked | None) -> tuple[str, ...]:
+    if not unpacked:
+        return ()
+    return (f"{path.name} is compressed as a whole and was unpacked into a temporary file of "
+            f"{unpacked.size / 1e6:,.0f} MB; a .zip or .tar is read in place",)  # fmt: skip
+
+
+def _read_at(path: Path, start: int, size: int) -> bytes:
+    """Read so many bytes of a file from there on; it is opened each time, so that any thread may do so."""
+    with FileIO(path) as file:
+        file.seek(start)
+        return file.read(size)
+
+
+def _read_extent(read_at: Callable[[int, int], bytes], entries: Mapping[str, Extent], name: str) -> Iterator[bytes]:
     """Yield the bytes of a file in a tar archive."""
     extent = entries[name]
-    left = extent.size
+    done = 0
     try:
-        with FileIO(path) as file:
-            file.seek(extent.start)
-            while left:
-                part = file.read(min(left, READ_BYTES))
-                if not part:
-                    raise ImageError("the archive ends before it does")
-                left -= len(part)
-                yield part
+        while done < extent.size:
+            part = read_at(extent.start + done, min(extent.size - done, READ_BYTES))
+            if not part:
+                raise ImageError("the archive ends before it does")
+            done += len(part)
+            yield part
     except OSError as error:
         raise ImageError(explain_os_error(error)) from error
 
@@ -138,19 +168,6 @@ def _locate(member: tarfile.TarInfo) -> Extent:
     """Note where the bytes of a file are, or why it is not read."""
     refusal = _refuse_size(member.size) if member.isreg() and not member.issparse() else "not a regular file"
     return Extent(member.offset_data, member.size, refusal)
-
-
-def refuse_compressed_tar(path: Path, columns: Mapping[str, str]) -> tuple[ArchiveSource, Listing]:
-    """Say that a compressed tar archive cannot be read in place.
-
-    Raises:
-        SourceError: always.
-
-    """
-    raise SourceError(
-        f"{quote_name(str(path))} is compressed as a whole, so that no photo in it can be read by itself",
-        "Unpack it, or pack the photos as .zip or .tar: photos do not become smaller by compression anyway.",
-    )
 
 
 def _refuse_size(size: int) -> str:

@@ -13,7 +13,7 @@ from squeezetune.data.layout import find_shard_parts
 from squeezetune.data.listing import Entry, Listing, is_image_name, list_entries
 from squeezetune.errors import ImageError
 
-SUFFIX = ".tar"
+SUFFIXES = (".tar", ".tar.gz", ".tgz", ".tar.bz2", ".tar.xz")
 # What a sample has beside its image: `.cls` is the class itself, the key of an object in `.json` names it.
 CLASS, OBJECT = ".cls", ".json"
 KEYS = ("label", "class", "cls", "class_name", "category")
@@ -41,7 +41,8 @@ class ShardedSource:
         return str(self.folder)
 
     def _locate(self, name: str) -> tuple[ArchiveSource, str]:
-        end = name.lower().index(f"{SUFFIX}/") + len(SUFFIX)
+        ends = (at for at, letter in enumerate(name) if letter == "/")
+        end = next(at for at in ends if name[:at] in self.shards)
         return self.shards[name[:end]], name[end + 1 :]
 
 

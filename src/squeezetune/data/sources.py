@@ -9,14 +9,14 @@ from typing import TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
-from squeezetune.data.archives import open_zip, refuse_compressed_tar
+from squeezetune.data.archives import open_zip
 from squeezetune.data.arrays import open_npy, open_npz
 from squeezetune.data.content import RawImage, hash_image
 from squeezetune.data.folders import FolderSource, hash_file, list_files, read_file
 from squeezetune.data.listing import ImageSource, Listing, quote_name
 from squeezetune.data.manifests import open_manifest
 from squeezetune.data.parquet import open_parquet, open_parquets
-from squeezetune.data.shards import open_shard, open_shards
+from squeezetune.data.shards import SUFFIXES, open_shard, open_shards
 from squeezetune.errors import SourceError
 
 # Opens what lies at a path; the mapping says which columns a table has, where its reader would guess wrong.
@@ -30,17 +30,13 @@ READERS: Mapping[str, Reader] = {
     ".csv": open_manifest,
     ".tsv": open_manifest,
     ".zip": open_zip,
-    ".tar": open_shard,
-    ".tar.gz": refuse_compressed_tar,
-    ".tgz": refuse_compressed_tar,
-    ".tar.bz2": refuse_compressed_tar,
-    ".tar.xz": refuse_compressed_tar,
+    **dict.fromkeys(SUFFIXES, open_shard),
     ".npz": open_npz,
     ".npy": open_npy,
     ".parquet": open_parquet,
 }
 # Where all files in a folder end so, they may be one source together.
-COLLECTIONS: Mapping[str, Collector] = {".tar": open_shards, ".parquet": open_parquets}
+COLLECTIONS: Mapping[str, Collector] = {**dict.fromkeys(SUFFIXES, open_shards), ".parquet": open_parquets}
 
 
 def find_ending(path: Path) -> str:
@@ -54,6 +50,14 @@ def name_source(path: Path) -> str:
     return path.name[: len(path.name) - len(find_ending(path))]
 
 
+def find_collector(names: Sequence[str]) -> Collector | None:
+    """Find what opens all files of a folder as one source, by the end that all of their names have."""
+    for ending, collect in COLLECTIONS.items():
+        if names and all(name.lower().endswith(ending) for name in names):
+            return collect
+    return None
+
+
 def open_source(path: Path, columns: Mapping[str, str]) -> tuple[ImageSource, Listing]:
     """Open a folder, or a file of a kind that is in the table, and list what it holds; nothing is unpacked.
 
@@ -64,15 +68,14 @@ def open_source(path: Path, columns: Mapping[str, str]) -> tuple[ImageSource, Li
     """
     if not path.is_file():  # a folder, or nothing at all
         listing = list_files(path)
-        endings = {Path(name).suffix.lower() for name in listing.files}
-        collect = COLLECTIONS.get(endings.pop()) if len(endings) == 1 else None
+        collect = find_collector(listing.files)
         files = [path / name for name in listing.files]
         return (collect(path, files, columns) if collect else None) or (FolderSource(path), listing)
     ending = find_ending(path)
     if not ending:
         raise SourceError(
             f"{quote_name(str(path))} is a file of no kind that is read; needed is a folder of photos, or a file "
-            f"that ends in {', '.join(end for end, reader in READERS.items() if reader is not refuse_compressed_tar)}",
+            f"that ends in {', '.join(READERS)}",
             "Give the folder that holds one folder for each class: photos/<class>/<image>.",
         )
     return READERS[ending](path, columns)
