@@ -226,11 +226,11 @@ def test_info(run, model_folder):
 
 def test_demo_ends_with_a_report(run, tmp_path, monkeypatch):
     # the first 30 of each digit keep this fast; CI runs the whole
-    from squeezetune.data import catalog
+    from squeezetune.data import digits as module
 
-    digits = catalog.load_digits()
+    digits = module.load_digits()
     digits.images, digits.target = digits.images[:300], digits.target[:300]
-    monkeypatch.setattr(catalog, "load_digits", lambda: digits)
+    monkeypatch.setattr(module, "load_digits", lambda: digits)
     result = run("demo", tmp_path / "demo", "--json")
     assert result.exit_code == 0, result.output
     content = json.loads(result.stdout)

@@ -17,6 +17,8 @@ SOURCE = Path(squeezetune.__file__).parent
 LAYERS = [
     "__main__",
     "cli",
+    "cli_data",
+    "cli_options",
     "console",
     "estimator",
     "tracking",

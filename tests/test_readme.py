@@ -36,6 +36,7 @@ def test_every_command_explains_itself():
         result = CliRunner().invoke(main, [name, "--help"])
         assert result.exit_code == 0
         assert main.commands[name].help
+        assert "\\b" not in result.output
 
 
 def test_pictures_are_there():

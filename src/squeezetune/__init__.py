@@ -7,6 +7,7 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from squeezetune.data.fetching import fetch_dataset
     from squeezetune.errors import (
         ArtifactError,
         CheckpointError,
@@ -50,6 +51,7 @@ _HOMES = {
     "build_network": "learn.network",
     "describe": "learn.summary",
     "evaluate": "measurement",
+    "fetch_dataset": "data.fetching",
     "forecast": "training",
     "freeze": "learn.surgery",
     "load": "prediction",
@@ -79,6 +81,7 @@ __all__ = [
     "build_network",
     "describe",
     "evaluate",
+    "fetch_dataset",
     "forecast",
     "freeze",
     "load",

@@ -1,88 +1,41 @@
 """The command line: thin doors to the public functions. Heavy modules are imported by the command that needs them."""
 
-import functools
 import shlex
 import sys
-from collections.abc import Callable, Mapping
-from dataclasses import fields
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import click
 
+from squeezetune.cli_data import data
+from squeezetune.cli_options import (
+    class_option,
+    columns_option,
+    guard_errors,
+    json_option,
+    quiet_option,
+    settings_options,
+)
 from squeezetune.errors import SourceError, SqueezeTuneError
 from squeezetune.settings import Settings, parse_settings
 
-INTERRUPTED = 130
 NO_TRACKERS: Mapping[str, Any] = {}
-
-
-def guard_errors(command: Callable[..., None]) -> Callable[..., None]:
-    """Turn our errors into two lines and an exit status, and Ctrl-C into a word on what was kept."""
-
-    @functools.wraps(command)
-    def guarded(**options: Any) -> None:
-        try:
-            command(**options)
-        except SqueezeTuneError as error:
-            from squeezetune.console import print_error
-
-            print_error(error, as_json=bool(options.get("as_json")))
-            sys.exit(error.exit_status)
-        except KeyboardInterrupt:
-            click.echo(
-                "\nStopped. Nothing half-written is left, an earlier model is unchanged, and finished work is kept in "
-                "the cache: the same command goes on from there.",
-                err=True,
-            )
-            sys.exit(INTERRUPTED)
-        except BrokenPipeError:  # the reader, e.g. `head`, has seen enough
-            sys.stderr.close()
-            sys.exit(0)
-
-    return guarded
-
-
-def settings_options(command: Callable[..., None]) -> Callable[..., None]:
-    """Add one option for each setting, with its help text, choices and default."""
-    for item in reversed(fields(Settings)):
-        choices: tuple[str, ...] = item.metadata["choices"]
-        kind: Any = click.Choice(choices) if choices else type(item.default)
-        flag = f"--{item.name.replace('_', '-')}"
-        shown = item.default != ""
-        text = item.metadata["text"]
-        command = click.option(flag, item.name, type=kind, default=item.default, show_default=shown, help=text)(command)
-    return command
-
-
-json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON for scripts.")
-quiet_option = click.option("-q", "--quiet", is_flag=True, help="Show no progress.")
-class_option = click.option(
-    "--class-pattern",
-    default="",
-    metavar="REGEX",
-    help="Find the class in an image's path: the expression's first group, or the whole match. "
-    "Without it, the photos' subfolders are the classes.",
-)
-columns_option = click.option(
-    "--columns",
-    default="",
-    metavar="ROLE=NAME,...",
-    help="Which column of a table (CSV, TSV) is the path, label, split and group of a photo, where that is guessed "
-    "wrong: path=file,label=species.",
-)
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"]})
 @click.version_option(package_name="squeezetune")
 def main() -> None:
-    r"""Turn a folder of photos into a measured image classifier, on a computer without a GPU.
+    """Turn a folder of photos into a measured image classifier, on a computer without a GPU.
 
     \b
       squeezetune demo                          see it work on handwritten digits
       squeezetune train PHOTOS                  one subfolder of PHOTOS for each class
       squeezetune predict PHOTOS-model a.jpg    say what is on a photo
-    """
+    """  # noqa: D301  # click wants the character itself
+
+
+main.add_command(data)
 
 
 @main.command()
@@ -117,7 +70,8 @@ def train(
     """Train a classifier on PHOTOS and measure it.
 
     PHOTOS is a folder with one subfolder for each class, a .zip or .tar of one,
-    or a table (.csv, .tsv) of paths and classes.
+    a table (.csv, .tsv) of paths and classes, or the name of a data set (see
+    squeezetune data).
     """
     trackers = {"tensorboard": tensorboard, "mlflow": mlflow}
     options = {"class_pattern": class_pattern, "columns": columns, "use_cache": not no_cache}
@@ -135,7 +89,7 @@ def train(
 @guard_errors
 def demo(folder: Path, open_report: bool, as_json: bool, quiet: bool) -> None:
     """Train on 1,797 real handwritten digits; needs no network. Digits and model go into FOLDER."""
-    from squeezetune.data.catalog import write_digits
+    from squeezetune.data.digits import write_digits
 
     try:
         write_digits(folder / "digits")

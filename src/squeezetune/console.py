@@ -37,6 +37,8 @@ STAGE_WORDS = {
     "features": "Looking at the photos",
     "pixels": "Keeping the pixels",
     "download": "Fetching the weights",
+    "archive": "Fetching the archive",
+    "packing": "Packing the images",
     "head": "Training the head",
     "activations": "Running first blocks",
     "all layers": "Training all layers",

@@ -23,6 +23,7 @@ from squeezetune.artifact import (
     to_json,
 )
 from squeezetune.checkpoint import CheckpointFolder, find_checkpoint_folder
+from squeezetune.data.catalog import group_photos
 from squeezetune.data.content import RawImage
 from squeezetune.data.index import ImageIndex, index_images, index_photos
 from squeezetune.data.pixels import make_thumbnail
@@ -176,12 +177,12 @@ def train(
     """Train a classifier on photos and measure it on others that it never saw.
 
     `photos` is a folder with a subfolder for each class; a zip or tar archive of one; a table (.csv, .tsv) of paths and
-    classes; images in .parquet, .npz or .npy files or WebDataset shards; or pairs of image and label. The model, with
-    its report, is a new folder `output`; by default `<name of the photos>-model` in the current one. `class_pattern`
-    is a regular expression that finds the class in an image's path instead; `columns` says what a table's columns are
-    where that is guessed wrong: "path=file,label=species". Settings may also be given one by one, as further
-    arguments. With `resume`, the training of an unfinished run with the same photos, settings and output goes on
-    where it stopped, to the same end.
+    classes; images in .parquet, .npz or .npy files or WebDataset shards; pairs of image and label; or the name of what
+    `fetch_dataset` has fetched. The model, with its report, is a new folder `output`; by default
+    `<name of the photos>-model` in the current one. `class_pattern` is a regular expression that finds the class in an
+    image's path instead; `columns` says what a table's columns are where that is guessed wrong:
+    "path=file,label=species". Settings may also be given one by one, as further arguments. With `resume`, the training
+    of an unfinished run with the same photos, settings and output goes on where it stopped, to the same end.
 
     Raises:
         SettingsError: the settings do not fit together or the photos.
@@ -196,6 +197,7 @@ def train(
     """
     settings = parse_settings((settings.to_dict() if settings else {}) | knobs)
     origin = find_origin(photos, class_pattern, columns)
+    settings = group_photos(origin.photos, settings, listen)
     job = open_job(origin, output, settings, use_cache, listen)
     with job.clock:
         unfinished = open_unfinished(job, resume)
@@ -239,8 +241,10 @@ def forecast(
     settings = parse_settings((settings.to_dict() if settings else {}) | knobs)
     if settings.recipe == "original":
         raise SettingsError("the original recipe cannot be forecast", "Train with it: it says how long it will take.")
+    origin = find_origin(photos, class_pattern, columns)
+    settings = group_photos(origin.photos, settings, listen)
     workshop = open_workshop(settings, find_cache_folder() if use_cache else None, clock)
-    job = Job(find_origin(photos, class_pattern, columns), Path(), workshop, clock)
+    job = Job(origin, Path(), workshop, clock)
     index = job.scan()
     scene = open_scene(index, job.cut_index(index), workshop)
     plan, _ = plan_run(scene, find_deadline(settings, clock.started), started=clock.started, is_forecast=True)

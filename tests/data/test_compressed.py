@@ -14,7 +14,7 @@ from squeezetune.data.archives import open_tar
 from squeezetune.data.compressed import find_opener, unpack_file
 from squeezetune.data.index import index_photos
 from squeezetune.data.shards import open_shard
-from squeezetune.errors import ImageError, SourceError
+from squeezetune.errors import DataError, ImageError, SourceError
 
 PACKERS = {"gz": gzip.compress, "bz2": bz2.compress, "xz": lzma.compress}
 
@@ -126,7 +126,7 @@ def test_a_disk_that_becomes_full_is_told(photos, tmp_path, roomy, monkeypatch):
     rooms = iter([1 << 30, 1 << 20])
     monkeypatch.setattr(compressed, "measure_room", lambda folder: next(rooms))
     (tmp_path / "a.tgz").write_bytes(gzip.compress(bytes(3 << 20)))
-    with pytest.raises(SourceError, match="no room for more than") as caught:
+    with pytest.raises(DataError, match="no room for more than") as caught:
         open_tar(tmp_path / "a.tgz", {})
     assert "TMPDIR" in caught.value.hint
 

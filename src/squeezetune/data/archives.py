@@ -96,7 +96,8 @@ def open_tar(path: Path, columns: Mapping[str, str]) -> tuple[ArchiveSource, Lis
     """Open a tar archive, also a compressed one, and list its files; what is whole before a damaged place is used.
 
     Raises:
-        SourceError: it cannot be opened, is no tar archive, or the disk has no room for it unpacked.
+        SourceError: it cannot be opened, or is no tar archive.
+        DataError: the disk has no room for it unpacked.
 
     """
     unpacked = None

@@ -16,7 +16,7 @@ from threading import Lock
 from typing import Any, BinaryIO
 
 from squeezetune.data.listing import quote_name
-from squeezetune.errors import SourceError
+from squeezetune.errors import DataError, SourceError
 from squeezetune.store import find_roomy_folder, measure_room
 
 # By the first bytes of a file: names are not to be trusted, since browsers unpack on the way and keep the name.
@@ -57,7 +57,8 @@ def unpack_file(path: Path, opener: Callable[[Path], Any]) -> Unpacked:
     """Unpack a file where large temporary files may be; of a damaged one, what comes before the damage.
 
     Raises:
-        SourceError: it unpacks to absurdly much, or to more than the disk has room for.
+        SourceError: it unpacks to absurdly much.
+        DataError: it unpacks to more than the disk has room for.
 
     """
     folder, size, damage = find_roomy_folder(), 0, ""
@@ -98,8 +99,8 @@ def _explain_bomb(path: Path) -> SourceError:
     )
 
 
-def _explain_full(path: Path, folder: Path, size: int) -> SourceError:
-    return SourceError(
+def _explain_full(path: Path, folder: Path, size: int) -> DataError:
+    return DataError(
         f"{quote_name(str(path))} has to be unpacked as a whole to be read, and {folder} has no room for more than "
         f"{size / 1e6:,.0f} MB of it",
         "Name a folder on a larger disk in the variable TMPDIR, or pack the photos as .zip or .tar.",

@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 from squeezetune.data.archives import open_zip
 from squeezetune.data.arrays import open_npy, open_npz
+from squeezetune.data.catalog import locate_photos
 from squeezetune.data.content import RawImage, hash_image
 from squeezetune.data.folders import FolderSource, hash_file, list_files, read_file
 from squeezetune.data.listing import ImageSource, Listing, quote_name
@@ -59,13 +60,14 @@ def find_collector(names: Sequence[str]) -> Collector | None:
 
 
 def open_source(path: Path, columns: Mapping[str, str]) -> tuple[ImageSource, Listing]:
-    """Open a folder, or a file of a kind that is in the table, and list what it holds; nothing is unpacked.
+    """Open a folder, a file of a kind that is in the table, or a data set by its name, and list what it holds.
 
     Raises:
         SourceError: there is nothing, or nothing that can be read.
         SettingsError: a table lacks a column that was named.
 
     """
+    path = locate_photos(path)
     if not path.is_file():  # a folder, or nothing at all
         listing = list_files(path)
         collect = find_collector(listing.files)

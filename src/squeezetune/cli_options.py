@@ -1,0 +1,70 @@
+"""What the commands of the command line share: their errors, and options that more than one of them has."""
+
+import functools
+import sys
+from collections.abc import Callable
+from dataclasses import fields
+from typing import Any
+
+import click
+
+from squeezetune.errors import SqueezeTuneError
+from squeezetune.settings import Settings
+
+INTERRUPTED = 130
+
+
+def guard_errors(command: Callable[..., None]) -> Callable[..., None]:
+    """Turn our errors into two lines and an exit status, and Ctrl-C into a word on what was kept."""
+
+    @functools.wraps(command)
+    def guarded(**options: Any) -> None:
+        try:
+            command(**options)
+        except SqueezeTuneError as error:
+            from squeezetune.console import print_error
+
+            print_error(error, as_json=bool(options.get("as_json")))
+            sys.exit(error.exit_status)
+        except KeyboardInterrupt:
+            click.echo(
+                "\nStopped. Nothing half-written is left, an earlier model is unchanged, and finished work is kept in "
+                "the cache: the same command goes on from there.",
+                err=True,
+            )
+            sys.exit(INTERRUPTED)
+        except BrokenPipeError:  # the reader, e.g. `head`, has seen enough
+            sys.stderr.close()
+            sys.exit(0)
+
+    return guarded
+
+
+def settings_options(command: Callable[..., None]) -> Callable[..., None]:
+    """Add one option for each setting, with its help text, choices and default."""
+    for item in reversed(fields(Settings)):
+        choices: tuple[str, ...] = item.metadata["choices"]
+        kind: Any = click.Choice(choices) if choices else type(item.default)
+        flag = f"--{item.name.replace('_', '-')}"
+        shown = item.default != ""
+        text = item.metadata["text"]
+        command = click.option(flag, item.name, type=kind, default=item.default, show_default=shown, help=text)(command)
+    return command
+
+
+json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON for scripts.")
+quiet_option = click.option("-q", "--quiet", is_flag=True, help="Show no progress.")
+class_option = click.option(
+    "--class-pattern",
+    default="",
+    metavar="REGEX",
+    help="Find the class in an image's path: the expression's first group, or the whole match. "
+    "Without it, the photos' subfolders are the classes.",
+)
+columns_option = click.option(
+    "--columns",
+    default="",
+    metavar="ROLE=NAME,...",
+    help="Which column of a table (CSV, TSV) is the path, label, split and group of a photo, where that is guessed "
+    "wrong: path=file,label=species.",
+)
