@@ -173,6 +173,7 @@ def test_the_file_may_be_written_anywhere(run, tmp_path):
 
 @pytest.mark.parametrize(("words", "status", "said"), [
     (["cifar100"], 2, "did you mean 'cifar10'"), (["cifar10", "--format", "npz"], 2, "no format 'npz'"),
+    (["--from", "nowhere"], 2, "no data set is named"),
     (["eth80", "--from", "nowhere"], 1, "nowhere"), (["eth80", "--url", "http://127.0.0.1:1/a.zip"], 1, "be reached"),
 ])  # fmt: skip
 def test_mistakes_are_two_lines_and_an_exit_status(run, words, status, said):

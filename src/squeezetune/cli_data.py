@@ -6,6 +6,7 @@ from typing import Any
 import click
 
 from squeezetune.cli_options import guard_errors, json_option, quiet_option
+from squeezetune.errors import SettingsError
 
 
 @click.command()
@@ -39,6 +40,8 @@ def data(
     from squeezetune.data.catalog import DATA_SETS
 
     if name is None:
+        if source or url or archive_format or output:
+            raise SettingsError("no data set is named", f"Known data sets: {', '.join(DATA_SETS)}.")
         _list_datasets(list(DATA_SETS.values()), as_json)
         return
     from squeezetune.console import ProgressListener, print_json, print_lines

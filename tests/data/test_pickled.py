@@ -27,6 +27,18 @@ def test_a_batch_of_python_2_is_read_as_python_reads_it():
     assert list(read) == list(BATCH)
 
 
+def test_the_very_bytes_of_python_2_are_read():
+    payload = (
+        b"\x80\x02}q\x01(U\x0bbatch_labelq\x02U\x15training batch 1 of 5q\x03U\x06labelsq\x04]q\x05(K\x06K\te"
+        b"U\x04dataq\x06cnumpy.core.multiarray\n_reconstruct\nq\x07cnumpy\nndarray\nq\x08K\x00\x85U\x01b\x87Rq\t(K\x01K\x02K\x03\x86"
+        b"cnumpy\ndtype\nq\nU\x02u1K\x00K\x01\x87Rq\x0b(K\x03U\x01|NNNJ\xff\xff\xff\xffJ\xff\xff\xff\xffK\x00tb\x89"
+        b"T\x06\x00\x00\x00\x01\x02\x03\xfd\xfe\xfftbu."
+    )
+    batch = read_pickle(payload)
+    assert (batch[b"batch_label"], batch[b"labels"]) == (b"training batch 1 of 5", [6, 9])
+    assert read_array(batch[b"data"]).tolist() == [[1, 2, 3], [253, 254, 255]]
+
+
 @pytest.mark.parametrize("protocol", [2, 3])
 def test_values_of_python_3_are_read_too(protocol):
     value = {"labels": [1, 2, 3] * 400, "data": ("words", 1.5, None)}

@@ -129,7 +129,7 @@ def _pack(dataset: DataSet, archive: Path, target: Path, archive_format: str, li
     if archive.is_file() and not find_ending(archive):
         raise SourceError(f"{quote_name(str(archive))} is no archive by its name", f"Known: {', '.join(ENDINGS)}.")
     source, listing = open_source(archive, {})
-    if damage := listing.refused.get(archive.name):
+    if archive.is_file() and (damage := listing.refused.get(archive.name)):
         raise SourceError(f"{quote_name(str(archive))} cannot be used: {damage}", "Fetch it again.")
     images = READERS[dataset.name](source, listing.files, archive_format)
     try:
@@ -171,8 +171,8 @@ def _compare_counts(dataset: DataSet, names: Sequence[str], listen: Listener) ->
     if Counter(folders.values()) == Counter(dataset.folders):
         return
     expected = " and ".join(f"{count} folders of {size:,}" for size, count in dataset.folders.items())
-    least, most = min(folders.values()), max(folders.values())
+    sizes = " to ".join(f"{size:,}" for size in sorted({min(folders.values()), max(folders.values())}))
     listen(Notice(
-        f"{dataset.name}: {len(names):,} images in {len(folders)} folders of {least:,} to {most:,}; the original has "
+        f"{dataset.name}: {len(names):,} images in {len(folders)} folders of {sizes}; the original has "
         f"{dataset.images:,}, in {expected}"
     ))  # fmt: skip
