@@ -149,18 +149,22 @@ def list_arrays(path: Path, arrays: Arrays, pairs: list[Pair]) -> tuple[ArraySou
         SourceError: an array is of no images, or there are not as many labels.
 
     """
-    entries: list[Entry] = []
-    for pair in pairs:
-        images, labels = arrays[pair.images], arrays[pair.labels]
-        labels = labels[:, 0] if labels.ndim == 2 and labels.shape[1] == 1 else labels
+    listed = [(pair, arrays[pair.images], _flatten_labels(arrays[pair.labels])) for pair in pairs]
+    for pair, images, labels in listed:
         check_pair(pair, images, labels)
-        width = len(str(len(images) - 1))
-        entries += [
-            Entry(f"{pair.images}/{at:0{width}d}", str(label), pair.part) for at, label in enumerate(labels.tolist())
-        ]
+    entries = (
+        Entry(f"{pair.images}/{at:0{len(str(len(images) - 1))}d}", str(label), pair.part)
+        for pair, images, labels in listed
+        for at, label in enumerate(labels.tolist())
+    )
     note = "; ".join(f"{path.name}: path={pair.images}, label={pair.labels}" for pair in pairs)
     source = ArraySource(path, {pair.images: arrays[pair.images] for pair in pairs})
     return source, list_entries(entries, {}, (note,))
+
+
+def _flatten_labels(labels: NDArray[Any]) -> NDArray[Any]:
+    """Take labels in one column as a plain list of them."""
+    return labels[:, 0] if labels.ndim == 2 and labels.shape[1] == 1 else labels
 
 
 def check_pair(pair: Pair, images: NDArray[Any], labels: NDArray[Any]) -> None:

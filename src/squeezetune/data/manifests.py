@@ -3,6 +3,7 @@
 import csv
 import os
 import sys
+from array import array
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import islice
@@ -117,7 +118,8 @@ def _is_image(row: Sequence[str], at: int) -> bool:
 
 def _list_rows(path: Path, table: Table, lines: Iterable[str]) -> Listing:
     """Read all rows of a table."""
-    found: dict[str, Entry] = {}
+    found: dict[str, str] = {}  # path -> class
+    parts, groups = array("b"), []
     refused: dict[str, str] = {}
     rows = csv.reader(lines, delimiter=table.delimiter)
     for row in islice(rows, int(table.has_header), None):
@@ -127,11 +129,13 @@ def _list_rows(path: Path, table: Table, lines: Iterable[str]) -> Listing:
         if reason := _refuse_row(name, label, part, table):
             refused.update({name or place: reason} if row else {})
         elif name in found:
-            refused[f"{name} ({place})"] = "named before" + ("" if found[name].label == label else " as another class")
+            refused[f"{name} ({place})"] = "named before" + ("" if found[name] == label else " as another class")
         else:
-            group = table.read("group", row)
-            found[name] = Entry(name, sys.intern(label), PARTS.get(part.lower(), -1), sys.intern(group))
-    return list_entries(found.values(), refused, (describe_places(path, table.names, table.places),))
+            found[name] = sys.intern(label)
+            parts.append(PARTS.get(part.lower(), -1))
+            groups.append(sys.intern(table.read("group", row)))
+    entries = map(Entry, found, found.values(), parts, groups)
+    return list_entries(entries, refused, (describe_places(path, table.names, table.places),))
 
 
 def _clean_path(path: str) -> str:

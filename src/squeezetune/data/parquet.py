@@ -7,7 +7,7 @@ import json
 import threading
 from bisect import bisect_right
 from collections import OrderedDict
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import accumulate
 from pathlib import Path
@@ -105,15 +105,24 @@ def open_parquets(path: Path, files: Sequence[Path], columns: Mapping[str, str])
     folder = path if path.is_dir() else path.parent
     read = {file.relative_to(folder).as_posix(): _read_rows(file, columns) for file in files}
     parts = find_shard_parts([file.name for file in files])
-    entries = [
+    entries = (
         Entry(f"{name}/{at:0{len(str(len(rows.labels) - 1))}d}", label, parts.get(Path(name).name, -1), group)
         for name, rows in read.items()
         for at, (label, group) in enumerate(zip(rows.labels, rows.groups, strict=True))
-    ]
+    )
+    refused: dict[str, str] = {}
     notes = tuple(dict.fromkeys(rows.note for rows in read.values()))
-    refused = {entry.name: "no class" for entry in entries if not entry.label}
     source = ParquetSource(path, {name: rows.table for name, rows in read.items()})
-    return source, list_entries((entry for entry in entries if entry.label), refused, notes)
+    return source, list_entries(_keep_labelled(entries, refused), refused, notes)
+
+
+def _keep_labelled(entries: Iterable[Entry], refused: dict[str, str]) -> Iterator[Entry]:
+    """Pass on the images that have a class; note the others."""
+    for entry in entries:
+        if entry.label:
+            yield entry
+        else:
+            refused[entry.name] = "no class"
 
 
 @dataclass(frozen=True)
