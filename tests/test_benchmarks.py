@@ -21,6 +21,7 @@ from squeezetune.settings import Settings
 FOLDER = Path(__file__).parents[1] / "benchmarks"
 PROGRAMS = (
     "photos", "accuracy", "memory", "memory_ceiling", "head_time", "forecasts", "fine_tuning", "generations", "kills",
+    "million",
 )  # fmt: skip
 TORCH_PROGRAMS = ("seed_recipe", "first_light", "trunk_speed", "activations", "curve", "depth_speed")
 

@@ -12,6 +12,7 @@ from typing import TypeVar
 
 from squeezetune.data.folders import READ_BYTES, explain_os_error
 from squeezetune.data.listing import Listing, hash_parts, is_clutter, quote_name
+from squeezetune.data.stamps import Stamp, stamp_file, stamp_inner
 from squeezetune.errors import ImageError, SourceError
 
 # No photo is larger; a bomb of few bytes says that it is.
@@ -28,6 +29,7 @@ class ArchiveSource:
 
     path: Path
     read_parts: Callable[[str], Iterator[bytes]] = field(repr=False)
+    stamped: Stamp | None = None
 
     def read(self, name: str) -> bytes:
         """Return the bytes of a file; ImageError where they are damaged."""
@@ -36,6 +38,10 @@ class ArchiveSource:
     def digest(self, name: str) -> bytes:
         """Return the digest of a file's bytes; ImageError where it is no image."""
         return hash_parts(self.read_parts(name))
+
+    def stamp(self, name: str) -> Stamp | None:
+        """Return the archive's stamp, from before it was opened, with the name in it."""
+        return stamp_inner(self.stamped, name)
 
     def describe(self) -> str:
         """Return the archive's path."""
@@ -49,6 +55,7 @@ def open_zip(path: Path, columns: Mapping[str, str]) -> tuple[ArchiveSource, Lis
         SourceError: it cannot be opened, or is no zip archive.
 
     """
+    stamped = stamp_file(str(path))
     try:
         archive = zipfile.ZipFile(path)
     except OSError as error:
@@ -57,7 +64,7 @@ def open_zip(path: Path, columns: Mapping[str, str]) -> tuple[ArchiveSource, Lis
         raise _explain_archive(path, str(error)) from error
     found = {_clean_name(info.filename): info for info in archive.infolist() if not info.is_dir()}
     entries, listing = _list_entries(found, _refuse_zipped)
-    return ArchiveSource(path, partial(_read_zipped, archive, entries)), listing
+    return ArchiveSource(path, partial(_read_zipped, archive, entries), stamped), listing
 
 
 def _read_zipped(archive: zipfile.ZipFile, entries: Mapping[str, zipfile.ZipInfo], name: str) -> Iterator[bytes]:
@@ -95,6 +102,7 @@ def open_tar(path: Path, columns: Mapping[str, str]) -> tuple[ArchiveSource, Lis
         SourceError: it cannot be opened, or is no tar archive.
 
     """
+    stamped = stamp_file(str(path))
     found: dict[str, Extent] = {}
     damage = {}
     try:
@@ -113,7 +121,7 @@ def open_tar(path: Path, columns: Mapping[str, str]) -> tuple[ArchiveSource, Lis
     except tarfile.TarError as error:
         raise _explain_archive(path, str(error)) from error
     entries, listing = _list_entries(found, lambda extent: extent.refusal)
-    source = ArchiveSource(path, partial(_read_extent, path, entries))
+    source = ArchiveSource(path, partial(_read_extent, path, entries), stamped)
     return source, Listing(listing.files, listing.folders, {**listing.refused, **damage})
 
 

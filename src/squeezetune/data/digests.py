@@ -1,15 +1,17 @@
 """The digests of all files of a source: each is read once, by several threads."""
 
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property, partial
+from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
 from squeezetune.data.content import DIGEST_BYTES
 from squeezetune.data.listing import ImageSource
+from squeezetune.data.remembered import open_remembered
 from squeezetune.engine import Engine
 from squeezetune.errors import ImageError
 from squeezetune.events import Listener, StageAdvanced, StageFinished, StageStarted
@@ -34,30 +36,52 @@ class Digests:
         return found
 
 
-def read_digests(source: ImageSource, names: Sequence[str], engine: Engine, listen: Listener) -> Digests:
-    """Read every file once: the digests of the images, and the reasons why the others are none."""
-    values = np.zeros((len(names), DIGEST_BYTES), np.uint8)
-    reasons: dict[int, str] = {}
-    started = told = time.perf_counter()
+def read_digests(
+    source: ImageSource, names: Sequence[str], engine: Engine, listen: Listener, cache: Path | None = None
+) -> Digests:
+    """Find the digests of the images, and the reasons why other files are none; each file is read once.
+
+    With a `cache`, a file that was read before and has not changed is not read; an interrupted run goes on.
+    """
+    started = time.perf_counter()
     listen(StageStarted(STAGE, len(names), "files"))
-    batches = (names[start : start + BATCH_FILES] for start in range(0, len(names), BATCH_FILES))
-    done = 0
-    for batch in engine.map(partial(_digest_batch, source), batches):
-        for position, found in enumerate(batch, done):
+    values = np.zeros((len(names), DIGEST_BYTES), np.uint8)
+    remembered = open_remembered(source, names, engine, listen, cache)
+    is_known = remembered.recall(values) if remembered else np.zeros(len(names), np.bool_)
+    reasons: dict[int, str] = {}
+    try:
+        for position, found in _read_files(source, names, np.flatnonzero(~is_known), engine, listen):
             if isinstance(found, str):
                 reasons[position] = found
-            else:
-                values[position] = np.frombuffer(found, np.uint8)
-        done += len(batch)
-        if time.perf_counter() - told >= TELL_EVERY_S:
-            told = time.perf_counter()
-            listen(StageAdvanced(STAGE, done))
+                continue
+            values[position] = np.frombuffer(found, np.uint8)
+            if remembered:
+                remembered.note(position, values)
+    finally:
+        if remembered:
+            remembered.save(values)
     listen(StageFinished(STAGE, time.perf_counter() - started))
     return Digests(values, reasons)
 
 
-def _digest_batch(source: ImageSource, names: Sequence[str]) -> list[bytes | str]:
-    return [_digest(source, name) for name in names]
+def _read_files(
+    source: ImageSource, names: Sequence[str], positions: NDArray[np.int64], engine: Engine, listen: Listener
+) -> Iterator[tuple[int, bytes | str]]:
+    """Yield the digest of each file at these positions, or the reason why there is none, and tell of the progress."""
+    told, done = time.perf_counter(), len(names) - len(positions)
+    if done:
+        listen(StageAdvanced(STAGE, done))
+    batches = (positions[start : start + BATCH_FILES].tolist() for start in range(0, len(positions), BATCH_FILES))
+    for batch in engine.map(partial(_digest_batch, source, names), batches):
+        yield from batch
+        done += len(batch)
+        if time.perf_counter() - told >= TELL_EVERY_S:
+            told = time.perf_counter()
+            listen(StageAdvanced(STAGE, done))
+
+
+def _digest_batch(source: ImageSource, names: Sequence[str], positions: Sequence[int]) -> list[tuple[int, bytes | str]]:
+    return [(position, _digest(source, names[position])) for position in positions]
 
 
 def _digest(source: ImageSource, name: str) -> bytes | str:

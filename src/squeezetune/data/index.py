@@ -103,7 +103,13 @@ class ImageIndex:
 
 
 def index_photos(
-    path: str | Path, *, engine: Engine, listen: Listener = ignore_event, class_pattern: str = "", columns: str = ""
+    path: str | Path,
+    *,
+    engine: Engine,
+    listen: Listener = ignore_event,
+    class_pattern: str = "",
+    columns: str = "",
+    cache: Path | None = None,
 ) -> ImageIndex:
     """Find the images in a folder, an archive or a table, and the class of each; nothing is ever written.
 
@@ -114,6 +120,7 @@ def index_photos(
     A table, CSV or TSV, names the path and the class of each image, and perhaps its part and group; which column is
     which is guessed and told, or given by `columns`: "path=file,label=species".
     An image is known by its content, not its name; whatever is no image is in `skipped` with the reason.
+    With a `cache`, files that were read before and have not changed are not read again.
 
     Raises:
         SourceError: the source is missing, cannot be read, or holds no image.
@@ -127,7 +134,7 @@ def index_photos(
         listen(Notice(note))
     if wanted and not listing.columns:
         raise SettingsError(f"{quote_name(source.describe())} is no table and has no columns", "Leave columns out.")
-    digests = read_digests(source, listing.files, engine, listen)
+    digests = read_digests(source, listing.files, engine, listen, cache)
     unread = {listing.files[at]: reason for at, reason in digests.reasons.items()}
     refused = dict(listing.refused) | unread
     if len(unread) == len(listing.files):

@@ -6,11 +6,12 @@ import sys
 from array import array
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import NamedTuple, Protocol
+from typing import NamedTuple, Protocol, runtime_checkable
 
 import numpy as np
 
 from squeezetune.data.content import DIGEST_BYTES, RawImage, recognise_format
+from squeezetune.data.stamps import Stamp
 
 _IMAGE_NAME = re.compile(r"\.(jpe?g|png|webp|bmp|gif|tiff?)$", re.IGNORECASE)
 _CLUTTER = ("thumbs.db", "desktop.ini", "__macosx")  # in lower case; hidden files are clutter too
@@ -39,6 +40,15 @@ class ImageSource(Protocol):
 
     def describe(self) -> str:
         """Return what a person calls this source, e.g. the folder's path."""
+        ...
+
+
+@runtime_checkable
+class StampedSource(ImageSource, Protocol):
+    """A source whose images come from files, so that a change of one shows before it is read."""
+
+    def stamp(self, name: str) -> Stamp | None:
+        """Return the stamp of the file that the image is in; None where the system does not tell."""
         ...
 
 

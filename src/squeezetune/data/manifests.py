@@ -13,6 +13,7 @@ from squeezetune.data.columns import GUESSES, check_places, describe_places, fin
 from squeezetune.data.folders import explain_os_error, hash_file, read_file
 from squeezetune.data.layout import PARTS
 from squeezetune.data.listing import Entry, Listing, is_image_name, list_entries, quote_name
+from squeezetune.data.stamps import Stamp, stamp_file
 from squeezetune.errors import SourceError
 
 DELIMITERS = ",;\t|"
@@ -32,6 +33,10 @@ class ManifestSource:
     def digest(self, name: str) -> bytes:
         """Return the digest of a file's bytes; ImageError where it is no image."""
         return hash_file(self._locate(name))
+
+    def stamp(self, name: str) -> Stamp | None:
+        """Return the file's stamp."""
+        return stamp_file(self._locate(name))
 
     def describe(self) -> str:
         """Return the table's path."""

@@ -17,6 +17,7 @@ from squeezetune.data.columns import check_places, describe_places, find_named, 
 from squeezetune.data.content import hash_image
 from squeezetune.data.layout import find_shard_parts
 from squeezetune.data.listing import Entry, Listing, list_entries, quote_name
+from squeezetune.data.stamps import Stamp, stamp_file, stamp_inner
 from squeezetune.errors import ImageError, MissingExtraError, SourceError
 
 # Groups of rows whose images are held in memory at once: those that the threads are reading.
@@ -30,6 +31,7 @@ class ParquetTable:
     path: Path
     ends: tuple[int, ...]
     column: str
+    stamped: Stamp | None = None
 
     def read_group(self, number: int) -> Any:
         """Read the images of one group of rows.
@@ -71,6 +73,12 @@ class ParquetSource:
     def digest(self, name: str) -> bytes:
         """Return the digest of an image's bytes; ImageError where it is none."""
         return hash_image(self.read(name))
+
+    def stamp(self, name: str) -> Stamp | None:
+        """Return the file's stamp, from before it was opened, with the column and the number of the row."""
+        file, _, row = name.rpartition("/")
+        table = self.tables[file]
+        return stamp_inner(table.stamped, f"{table.column}/{row}")
 
     def describe(self) -> str:
         """Return the path of the file, or of the folder of several."""
@@ -137,7 +145,7 @@ class Rows:
 
 def _read_rows(path: Path, columns: Mapping[str, str]) -> Rows:
     """Read the classes and groups of all rows of a file."""
-    pyarrow = _import_pyarrow()
+    pyarrow, stamped = _import_pyarrow(), stamp_file(str(path))
     try:
         with pyarrow.parquet.ParquetFile(path) as file:
             schema, metadata = file.schema_arrow, file.metadata
@@ -151,7 +159,8 @@ def _read_rows(path: Path, columns: Mapping[str, str]) -> Rows:
     labels = [_name_label(value, classes) for value in table.column(said["label"]).to_pylist()]
     groups = table.column(said["group"]).to_pylist() if "group" in said else [None] * len(labels)
     is_nested = pyarrow.types.is_struct(schema.field(said["path"]).type)
-    held = ParquetTable(path, tuple(accumulate(sizes)), f"{said['path']}.bytes" if is_nested else said["path"])
+    column = f"{said['path']}.bytes" if is_nested else said["path"]
+    held = ParquetTable(path, tuple(accumulate(sizes)), column, stamped)
     names = ["" if group is None else str(group) for group in groups]
     return Rows(held, labels, names, describe_places(path, schema.names, places))
 

@@ -11,6 +11,7 @@ from pathlib import Path
 from squeezetune.data.archives import ArchiveSource, open_tar
 from squeezetune.data.layout import find_shard_parts
 from squeezetune.data.listing import Entry, Listing, is_image_name, list_entries
+from squeezetune.data.stamps import Stamp
 from squeezetune.errors import ImageError
 
 SUFFIX = ".tar"
@@ -35,6 +36,11 @@ class ShardedSource:
         """Return the digest of a file's bytes; ImageError where it is no image."""
         shard, inner = self._locate(name)
         return shard.digest(inner)
+
+    def stamp(self, name: str) -> Stamp | None:
+        """Return the archive's stamp, with the name in it."""
+        shard, inner = self._locate(name)
+        return shard.stamp(inner)
 
     def describe(self) -> str:
         """Return the folder's path."""
