@@ -153,6 +153,27 @@ def test_links_in_a_tar_archive_are_refused(tmp_path, photos):
     assert listing.refused == {"cow/link.jpg": "not a regular file"}
 
 
+@pytest.mark.parametrize("method", [zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED, zipfile.ZIP_BZIP2, zipfile.ZIP_LZMA])
+def test_damage_is_told_whatever_the_compression(tmp_path, photos, method):
+    path = pack_zip(tmp_path / "photos.zip", photos, method)
+    data = bytearray(path.read_bytes())
+    name = next(iter(photos))
+    start = 30 + len(name) + (9 if method == zipfile.ZIP_LZMA else 0)
+    data[start : start + 40] = bytes(range(200, 240))
+    path.write_bytes(data)
+    source, listing = open_zip(path, {})
+    assert name in listing.files
+    with pytest.raises(ImageError, match="damaged in the archive"):
+        source.read(name)
+
+
+def test_a_file_without_a_name_is_refused(tmp_path, photos):
+    path = pack_zip(tmp_path / "photos.zip", photos)
+    with zipfile.ZipFile(path, "a") as archive:
+        archive.writestr(zipfile.ZipInfo(""), b"nothing")
+    assert len(open_zip(path, {})[1].files) == len(photos)
+
+
 @pytest.mark.parametrize("mode", ["gz", "bz2", "xz"])
 def test_a_compressed_tar_archive_is_refused_with_advice(tmp_path, photos, engine, mode):
     path = pack_tar(tmp_path / f"photos.tar.{mode}", photos, f"w:{mode}")

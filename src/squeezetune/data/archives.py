@@ -2,7 +2,6 @@
 
 import tarfile
 import zipfile
-import zlib
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
@@ -19,8 +18,6 @@ from squeezetune.errors import ImageError, SourceError
 MOST_BYTES = 1 << 29
 ENCRYPTED = 0x1
 Item = TypeVar("Item")
-# What reading a damaged or foreign zip archive may raise.
-_ZIP_ERRORS = (zipfile.BadZipFile, zlib.error, EOFError, NotImplementedError, RuntimeError, ValueError)
 
 
 @dataclass(frozen=True)
@@ -60,9 +57,9 @@ def open_zip(path: Path, columns: Mapping[str, str]) -> tuple[ArchiveSource, Lis
         archive = zipfile.ZipFile(path)
     except OSError as error:
         raise _explain_archive(path, explain_os_error(error)) from error
-    except _ZIP_ERRORS as error:
+    except Exception as error:  # zipfile raises nearly anything over a damaged archive
         raise _explain_archive(path, str(error)) from error
-    found = {_clean_name(info.filename): info for info in archive.infolist() if not info.is_dir()}
+    found = {_clean_name(info.filename): info for info in archive.infolist() if not info.filename.endswith("/")}
     entries, listing = _list_entries(found, _refuse_zipped)
     return ArchiveSource(path, partial(_read_zipped, archive, entries), stamped), listing
 
@@ -73,9 +70,9 @@ def _read_zipped(archive: zipfile.ZipFile, entries: Mapping[str, zipfile.ZipInfo
         with archive.open(entries[name]) as file:
             while part := file.read(READ_BYTES):
                 yield part
-    except OSError as error:
-        raise ImageError(explain_os_error(error)) from error
-    except _ZIP_ERRORS as error:
+    except Exception as error:  # zipfile and its decompressors raise nearly anything over damaged data
+        if isinstance(error, OSError) and error.errno:
+            raise ImageError(explain_os_error(error)) from error
         raise ImageError(f"damaged in the archive: {error}") from error
 
 

@@ -136,6 +136,8 @@ def read_file(path: str) -> Iterator[bytes]:
                 yield part
     except OSError as error:
         raise ImageError(explain_os_error(error)) from error
+    except ValueError as error:  # a table may hold anything as a path, also zero bytes
+        raise ImageError(f"its path is none: {error}") from error
 
 
 def hash_file(path: str) -> bytes:

@@ -90,10 +90,11 @@ def find_columns(path: Path, lines: Iterable[str], columns: Mapping[str, str]) -
 
     """
     sample = list(islice(lines, SAMPLE_LINES))
-    if not sample:
-        raise SourceError(f"{quote_name(str(path))} is empty", "It needs a line for each photo: path,label.")
-    delimiter = max(DELIMITERS, key=sample[0].count)
+    first = next((line for line in sample if line.strip()), "")
+    delimiter = max(DELIMITERS, key=first.count)
     rows = [row for row in csv.reader(sample, delimiter=delimiter) if row]
+    if not first or not rows:
+        raise SourceError(f"{quote_name(str(path))} is empty", "It needs a line for each photo: path,label.")
     has_header = not any(map(is_image_name, rows[0]))
     names = tuple(cell.strip() for cell in rows[0]) if has_header else tuple(str(at + 1) for at in range(len(rows[0])))
     places = find_named(path, names, columns)
@@ -127,12 +128,12 @@ def _list_rows(path: Path, table: Table, lines: Iterable[str]) -> Listing:
     parts, groups = array("b"), []
     refused: dict[str, str] = {}
     rows = csv.reader(lines, delimiter=table.delimiter)
-    for row in islice(rows, int(table.has_header), None):
+    for row in islice(filter(None, rows), int(table.has_header), None):  # an empty line is no row
         place = f"{path.name}, line {rows.line_num}"
         name = _clean_path(table.read("path", row))
         label, part = table.read("label", row), table.read("split", row)
         if reason := _refuse_row(name, label, part, table):
-            refused.update({name or place: reason} if row else {})
+            refused[name or place] = reason
         elif name in found:
             refused[f"{name} ({place})"] = "named before" + ("" if found[name] == label else " as another class")
         else:

@@ -18,7 +18,7 @@ from squeezetune.data.content import hash_image
 from squeezetune.data.layout import find_shard_parts
 from squeezetune.data.listing import Entry, Listing, list_entries, quote_name
 from squeezetune.data.stamps import Stamp, stamp_file, stamp_inner
-from squeezetune.errors import ImageError, MissingExtraError, SourceError
+from squeezetune.errors import ImageError, MissingExtraError, SettingsError, SourceError
 
 # Groups of rows whose images are held in memory at once: those that the threads are reading.
 HELD_GROUPS = 4
@@ -45,9 +45,9 @@ class ParquetTable:
         try:
             with pyarrow.parquet.ParquetFile(self.path) as file:
                 column = file.read_row_group(number, columns=[self.column]).column(0).combine_chunks()
-        except (OSError, pyarrow.ArrowException) as error:
+                return column.field("bytes") if "." in self.column else column
+        except Exception as error:  # a damaged file: pyarrow's own errors, and some of Python's
             raise ImageError(f"the file cannot be read there: {error}") from error
-        return column.field("bytes") if "." in self.column else column
 
 
 @dataclass(frozen=True)
@@ -65,7 +65,8 @@ class ParquetSource:
         table = self.tables[file]
         group = bisect_right(table.ends, int(row))
         first = table.ends[group - 1] if group else 0
-        value = self._find_group(file, group)[int(row) - first].as_py()
+        rows = self._find_group(file, group)
+        value = rows[int(row) - first].as_py() if int(row) - first < len(rows) else None
         if not isinstance(value, bytes):
             raise ImageError("no image in this row")
         return value
@@ -153,11 +154,13 @@ def _read_rows(path: Path, columns: Mapping[str, str]) -> Rows:
             said = {role: schema.names[at] for role, at in places.items()}
             table = file.read(columns=[name for role, name in said.items() if role != "path"])
             sizes = [metadata.row_group(at).num_rows for at in range(metadata.num_row_groups)]
-    except (OSError, pyarrow.ArrowException) as error:
+            classes = read_class_names(schema, said["label"])
+            labels = [_name_label(value, classes) for value in table.column(said["label"]).to_pylist()]
+            groups = table.column(said["group"]).to_pylist() if "group" in said else [None] * len(labels)
+    except (SourceError, SettingsError):
+        raise
+    except Exception as error:  # a damaged file: pyarrow's own errors, and those over text that is none
         raise SourceError(f"{quote_name(str(path))} cannot be read as Parquet: {error}", "Fetch it again.") from error
-    classes = read_class_names(schema, said["label"])
-    labels = [_name_label(value, classes) for value in table.column(said["label"]).to_pylist()]
-    groups = table.column(said["group"]).to_pylist() if "group" in said else [None] * len(labels)
     is_nested = pyarrow.types.is_struct(schema.field(said["path"]).type)
     column = f"{said['path']}.bytes" if is_nested else said["path"]
     held = ParquetTable(path, tuple(accumulate(sizes)), column, stamped)
@@ -198,7 +201,7 @@ def read_class_names(schema: Any, column: str) -> Sequence[str] | None:
     try:
         about = json.loads((schema.metadata or {}).get(b"huggingface", b"{}"))
         names = about["info"]["features"][column]["names"]
-    except (ValueError, KeyError, TypeError):
+    except (ValueError, KeyError, TypeError, RecursionError):
         return None
     return names if isinstance(names, list) and all(isinstance(name, str) for name in names) else None
 
@@ -207,7 +210,7 @@ def _name_label(value: object, names: Sequence[str] | None) -> str:
     """Name the class of a row; nothing where it has none, as -1 says in test parts that are kept secret."""
     if value is None or (names is not None and value == -1):
         return ""
-    is_number = names is not None and isinstance(value, int) and value < len(names)
+    is_number = names is not None and isinstance(value, int) and 0 <= value < len(names)
     return names[value] if is_number else str(value).strip()  # type: ignore[index, call-overload]
 
 

@@ -116,7 +116,7 @@ def _read_class(source: ArchiveSource, files: Mapping[str, str]) -> str:
         return text
     try:
         about = json.loads(_read_text(source, files.get(OBJECT)) or "{}")
-    except ValueError:
+    except (ValueError, RecursionError):
         return ""
     found = [about[key] for key in KEYS if isinstance(about.get(key), (str, int))] if isinstance(about, dict) else []
     return str(found[0]).strip() if found else ""
