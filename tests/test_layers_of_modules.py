@@ -17,9 +17,11 @@ SOURCE = Path(squeezetune.__file__).parent
 LAYERS = [
     "__main__",
     "cli",
+    "cli_watch",
     "console",
     "estimator",
     "tracking",
+    "watching",
     "training",
     "reporting",
     "plots",

@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from squeezetune.prediction import Classifier, Prediction, load
     from squeezetune.settings import Settings
     from squeezetune.training import forecast, train
+    from squeezetune.watching import watch
 
 _HOMES = {
     "ArtifactError": "errors",
@@ -56,6 +57,7 @@ _HOMES = {
     "replace_classifier": "learn.surgery",
     "train": "training",
     "unfreeze_last": "learn.surgery",
+    "watch": "watching",
 }
 
 __all__ = [
@@ -85,6 +87,7 @@ __all__ = [
     "replace_classifier",
     "train",
     "unfreeze_last",
+    "watch",
 ]
 
 
