@@ -83,7 +83,7 @@ def _refuse_zipped(info: zipfile.ZipInfo) -> str:
     return _refuse_size(info.file_size)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Extent:
     """Where the bytes of a file in a tar archive are; `refusal` says why it is not read."""
 
@@ -169,12 +169,13 @@ def _clean_name(name: str) -> str:
 
 def _list_entries(found: Mapping[str, Item], refuse: Callable[[Item], str]) -> tuple[dict[str, Item], Listing]:
     """List the files of an archive as they would be listed below a folder; the one folder around all goes away."""
-    visible = {name: entry for name, entry in found.items() if not _is_hidden(name)}
-    reasons = {name: _refuse_name(name) or refuse(entry) for name, entry in visible.items()}
-    used = [name for name, reason in reasons.items() if not reason]
+    # no more than one dictionary of all entries besides what was found: an archive may hold a million
+    visible = [name for name in found if not _is_hidden(name)]
+    reasons = {name: reason for name in visible if (reason := _refuse_name(name) or refuse(found[name]))}
+    used = sorted(name for name in visible if name not in reasons)
     start = _measure_wrapping(used)
-    entries = {name[start:]: visible[name] for name in sorted(used)}
-    refused = {name[start:] or name: reason for name, reason in reasons.items() if reason}
+    entries = {name[start:]: found[name] for name in used}
+    refused = {name[start:] or name: reason for name, reason in reasons.items()}
     return entries, Listing(tuple(entries), _list_folders(entries), refused)
 
 
