@@ -5,6 +5,7 @@ import zipfile
 import numpy as np
 import pytest
 
+from squeezetune.data import folders as folders_module
 from squeezetune.data import remembered as remembered_module
 from squeezetune.data.digests import read_digests
 from squeezetune.data.folders import FolderSource, list_files
@@ -12,6 +13,7 @@ from squeezetune.data.index import index_photos
 from squeezetune.data.sources import MemorySource, open_source
 from squeezetune.engine import ThreadEngine
 from squeezetune.events import Notice, StageAdvanced, ignore_event
+from squeezetune.training import train
 
 
 class CountingSource(FolderSource):
@@ -213,3 +215,21 @@ def test_a_source_without_stamps_is_read(photo_folder, engine, tmp_path):
     digests = read_digests(Plain(), listing.files, engine, ignore_event, tmp_path / "cache")
     assert digests.is_image.all()
     assert not (tmp_path / "cache").exists()
+
+
+def test_training_again_hashes_no_file_again(shape_folder, fixed_settings, empty_cache, tmp_path, monkeypatch):
+    hashed, hash_file = [], folders_module.hash_file
+
+    def note_and_hash(path):
+        hashed.append(path)
+        return hash_file(path)
+
+    def train_and_count(**options):
+        hashed.clear()
+        train(shape_folder, tmp_path / "model", fixed_settings, effort="quick", **options)
+        return len(hashed)
+
+    monkeypatch.setattr(folders_module, "hash_file", note_and_hash)
+    assert train_and_count() == 60
+    assert train_and_count() == 0
+    assert train_and_count(use_cache=False) == 60
