@@ -164,7 +164,7 @@ def list_checkpoint(scratch: Path) -> dict[str, bytes]:
 
 
 def list_targets(scratch: Path, data: Path | None = None) -> dict[str, Target]:
-    """List all kinds of files; `scratch` is a folder to write to, `data` one with archives of real photos."""
+    """List all kinds of files; `scratch` is a folder to write to, `data` one with real photos."""
     images = {kind: list(files) for kind, files in seeds.make_images().items()}
     if data:
         seeds.add_real_photos(images, data)

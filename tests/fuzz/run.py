@@ -22,11 +22,12 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from cases import Bench
+from seeds import unpack_real_photos
 
 CPU_LIMIT_S = 5
 WALL_LIMIT_S = 120  # of a machine that does much else
 MEMORY_LIMIT = 2 << 30
-CHUNK = 1000
+CHUNK = 4000
 LOOK_EVERY_S = 0.2
 
 
@@ -88,8 +89,10 @@ class Watchdog:
         words = [sys.executable, __file__, "--seed", str(self.options.seed), "--work", self.chunk.kind, str(first)]
         words += [str(self.chunk.end), *(["--data", str(self.options.data)] if self.options.data else [])]
         self.current = None
-        with tempfile.TemporaryFile("w+") as complaints:
-            process = subprocess.Popen(words, stdout=subprocess.PIPE, stderr=complaints, text=True)
+        # what a killed process leaves goes with the folder
+        with tempfile.TemporaryDirectory() as folder, tempfile.TemporaryFile("w+") as complaints:
+            surroundings = os.environ | {"TMPDIR": folder}
+            process = subprocess.Popen(words, stdout=subprocess.PIPE, stderr=complaints, text=True, env=surroundings)
             watcher = threading.Thread(target=self.watch, args=(process,), daemon=True)
             watcher.start()
             self.reason = ""
@@ -209,9 +212,23 @@ def repeat_case(options):
     kind, _, number = options.repeat.partition(":")
     bench = Bench(options.seed, options.data)
     try:
-        print(bench.run(kind, bench.make(kind, int(number))))
+        outcome = bench.run(kind, bench.make(kind, int(number)))
+        print(outcome)
+        return 0 if outcome in ("read", "refused") else 1
     finally:
         bench.close()
+
+
+def run_all(options):
+    """Run all cases, and tell what came of them; the exit status is 1 where any failed."""
+    bench = Bench(options.seed, options.data)
+    bench.close()
+    targets = {kind: target for kind, target in bench.targets.items() if kind in (options.only or bench.targets)}
+    started = time.monotonic()
+    result = run_chunks(share_cases(targets, options.cases), options)
+    keep_failures(result, options)
+    print_counts(result, time.monotonic() - started, options.seed)
+    return 1 if result.failures else 0
 
 
 def main(argv=None):
@@ -225,17 +242,14 @@ def main(argv=None):
     parser.add_argument("--repeat", metavar="KIND:NUMBER", help="run one case and print what it says")
     parser.add_argument("--work", nargs=3, help=argparse.SUPPRESS)
     options = parser.parse_args(argv)
-    if options.work or options.repeat:
-        work(options) if options.work else repeat_case(options)
+    if options.work:
+        work(options)
         return 0
-    bench = Bench(options.seed, options.data)
-    bench.close()
-    targets = {kind: target for kind, target in bench.targets.items() if kind in (options.only or bench.targets)}
-    started = time.monotonic()
-    result = run_chunks(share_cases(targets, options.cases), options)
-    keep_failures(result, options)
-    print_counts(result, time.monotonic() - started, options.seed)
-    return 1 if result.failures else 0
+    with tempfile.TemporaryDirectory() as photos:
+        if options.data:
+            unpack_real_photos(options.data, photos)
+        options.data = photos
+        return repeat_case(options) if options.repeat else run_all(options)
 
 
 if __name__ == "__main__":

@@ -80,14 +80,20 @@ def make_images():
     }  # fmt: skip
 
 
-def add_real_photos(images, data):
-    """Add real photos, from the archives in a folder, to the made ones."""
+def unpack_real_photos(data, folder):
+    """Unpack some real photos, evenly spread over each zip archive in a folder, into another one."""
     for archive in sorted(Path(data).glob("*.zip")):
         with zipfile.ZipFile(archive) as photos:
             names = [name for name in photos.namelist() if name.lower().endswith((".jpg", ".png"))]
-            for name in names[:: max(1, len(names) // REAL_PHOTOS)][:REAL_PHOTOS]:
-                images["png" if name.lower().endswith(".png") else "jpeg"].append(photos.read(name))
-    return images
+            for number, name in enumerate(names[:: max(1, len(names) // REAL_PHOTOS)][:REAL_PHOTOS]):
+                path = Path(folder) / f"{archive.stem}-{number}{Path(name).suffix.lower()}"
+                path.write_bytes(photos.read(name))
+
+
+def add_real_photos(images, folder):
+    """Add real photos, JPEG and PNG files in a folder, to the made ones."""
+    for kind, ending in (("jpeg", "*.jpg"), ("png", "*.png")):
+        images[kind] += [path.read_bytes() for path in sorted(Path(folder).glob(ending))]
 
 
 def list_photos():
