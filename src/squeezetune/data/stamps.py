@@ -28,9 +28,9 @@ def stamp_file(path: str) -> Stamp | None:
     """
     try:
         status = os.stat(path)  # noqa: PTH116  # pathlib would cost as much again
+        place = os.fsencode(os.path.join(os.getcwd(), path))  # noqa: PTH109, PTH118
     except (OSError, ValueError):
         return None
-    place = os.fsencode(os.path.join(os.getcwd(), path))  # noqa: PTH109, PTH118
     numbers = (status.st_size, status.st_mtime_ns, status.st_ctime_ns, status.st_ino)
     return Stamp(b"%s\0%d\0%d\0%d\0%d" % (place, *numbers), max(status.st_mtime_ns, status.st_ctime_ns))
 
