@@ -33,6 +33,7 @@ from squeezetune.store import find_cache_folder
 
 CONTENTS, MOST_CLASSES, CLASS_IMAGES, GROUP = 20, 1000, 100, 10
 LIMIT_MB = 1536
+HEADER = ("source", "cache", "images", "index, s", "processor, s", "split, s", "peak memory, MB", "limit, MB")
 LINKS = 50_000  # that one file may have: ext4 allows 65,000
 
 
@@ -164,12 +165,10 @@ def main(argv: Sequence[str] | None = None) -> None:
             WRITERS[kind](work, options.images)
         time.sleep(4)  # files that are only just written are not remembered
         rows = [row for kind in options.only for row in measure(kind, work, 1 if kind == "split" else 2)]
+        print_table(HEADER, rows)
+        print_machine()
     finally:
         shutil.rmtree(work, ignore_errors=True)
-    print_table(
-        ["source", "cache", "images", "index, s", "processor, s", "split, s", "peak memory, MB", "limit, MB"], rows
-    )
-    print_machine()
 
 
 if __name__ == "__main__":
