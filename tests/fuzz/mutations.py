@@ -3,6 +3,7 @@
 import json
 import struct
 import zlib
+from copy import deepcopy
 
 EDGES = (0, 1, 0x7F, 0x80, 0xFF, 0x7FFF, 0x8000, 0xFFFF, 0x7FFFFFFF, 0x80000000, 0xFFFFFFFF, 2**63 - 1, 2**64 - 1)
 WIDTHS = ((1, "B"), (2, "H"), (4, "I"), (8, "Q"))
@@ -141,7 +142,7 @@ def mutate_json(data, rng, others):
                 if rng.random() < 0.3:
                     del place[key]
                 else:
-                    place[key] = rng.choice(ODD_VALUES)
+                    place[key] = deepcopy(rng.choice(ODD_VALUES))  # else it would be in itself one day
                 break
             place = place[key]
     if rng.random() < 0.02:
