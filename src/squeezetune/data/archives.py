@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from functools import partial
 from io import FileIO
 from pathlib import Path
-from typing import TypeVar
+from typing import BinaryIO, TypeVar, cast
 
 from squeezetune.data.folders import READ_BYTES, explain_os_error
 from squeezetune.data.listing import Listing, hash_parts, is_clutter, quote_name
@@ -109,17 +109,30 @@ def open_tar(path: Path, columns: Mapping[str, str]) -> tuple[ArchiveSource, Lis
                     archive.members.clear()  # type: ignore[attr-defined]  # else a kilobyte stays for every file
                     if not member.isdir():
                         found[_clean_name(member.name)] = _locate(member)
-            except tarfile.TarError as error:
+                    if member.size < 0:
+                        raise tarfile.ReadError("a header leads back")
+                _check_end(archive)
+            except OSError:
+                raise
+            except Exception as error:  # tarfile raises nearly anything over a damaged header
                 damage[path.name] = f"the archive is damaged behind {len(found):,} files: {error}"
         if path.stat().st_size % tarfile.BLOCKSIZE:
             damage[path.name] = f"the archive is torn behind {len(found):,} files"
     except OSError as error:
         raise _explain_archive(path, explain_os_error(error)) from error
-    except tarfile.TarError as error:
+    except Exception as error:
         raise _explain_archive(path, str(error)) from error
     entries, listing = _list_entries(found, lambda extent: extent.refusal)
     source = ArchiveSource(path, partial(_read_extent, path, entries), stamped)
     return source, Listing(listing.files, listing.folders, {**listing.refused, **damage})
+
+
+def _check_end(archive: tarfile.TarFile) -> None:
+    """Make sure that an archive ends with zeros where its reader has stopped, and not with a header that is none."""
+    file = cast(BinaryIO, archive.fileobj)
+    file.seek(archive.offset)
+    if file.read(tarfile.BLOCKSIZE).strip(b"\0"):
+        raise tarfile.ReadError("a header is damaged")
 
 
 def _read_extent(path: Path, entries: Mapping[str, Extent], name: str) -> Iterator[bytes]:
@@ -137,6 +150,8 @@ def _read_extent(path: Path, entries: Mapping[str, Extent], name: str) -> Iterat
                 yield part
     except OSError as error:
         raise ImageError(explain_os_error(error)) from error
+    except (ValueError, OverflowError) as error:
+        raise ImageError(f"the archive says that it lies nowhere: {error}") from error
 
 
 def _locate(member: tarfile.TarInfo) -> Extent:
@@ -159,6 +174,8 @@ def refuse_compressed_tar(path: Path, columns: Mapping[str, str]) -> tuple[Archi
 
 
 def _refuse_size(size: int) -> str:
+    if size < 0:
+        return "its size is damaged"
     return f"larger than {MOST_BYTES >> 20:,} MB" if size > MOST_BYTES else ""
 
 
