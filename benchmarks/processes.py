@@ -34,10 +34,11 @@ print(json.dumps([time.perf_counter() - start, usage.ru_maxrss, os.waitstatus_to
 
 @dataclass(frozen=True)
 class ProcessRun:
-    """What a process took, from its start to its end: seconds of the clock and the peak of its resident memory."""
+    """What a process took: seconds from its start to its end, the peak of its resident memory, and what it printed."""
 
     seconds: float
     peak_mb: float
+    output: str = ""
 
 
 def run_process(command: Sequence[str], cache: Path) -> ProcessRun:
@@ -49,10 +50,11 @@ def run_process(command: Sequence[str], cache: Path) -> ProcessRun:
     """
     words = [sys.executable, "-I", "-S", "-c", LAUNCHER, sys.executable, *command]
     done = subprocess.run(words, env=set_cache(cache), capture_output=True, text=True, check=True)
-    seconds, peak, status = json.loads(done.stdout.splitlines()[-1])
+    output, _, figures = done.stdout.rstrip().rpartition("\n")
+    seconds, peak, status = json.loads(figures)
     if status:
         raise SystemExit(f"exit status {status} from: python {' '.join(command)}\n{done.stderr[-2000:]}")
-    return ProcessRun(seconds, peak / (2**20 if sys.platform == "darwin" else 2**10))
+    return ProcessRun(seconds, peak / (2**20 if sys.platform == "darwin" else 2**10), output.strip())
 
 
 def run_and_kill(command: Sequence[str], cache: Path, seconds: float) -> bool:

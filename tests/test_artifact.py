@@ -331,6 +331,22 @@ def test_a_file_that_the_manifest_does_not_vouch_for(model):
         read_manifest(model)
 
 
+@pytest.mark.parametrize("name", [MANIFEST, REPORT])
+def test_values_within_values_without_end(model, name):
+    (model / name).write_text('{"a":' * 100_000)
+    with pytest.raises(ArtifactError, match="without end"):
+        {MANIFEST: read_manifest, REPORT: read_report}[name](model)
+    if name == MANIFEST:
+        with pytest.raises(ArtifactError, match="something else than a model"):
+            check_target(model)
+
+
+def test_a_report_that_is_none(model):
+    (model / REPORT).write_text("[1]")
+    with pytest.raises(ArtifactError, match="is no report"):
+        read_report(model)
+
+
 @pytest.mark.parametrize("content", [None, "", "{"])
 def test_a_damaged_report(model, content):
     (model / REPORT).unlink()
@@ -348,7 +364,18 @@ def test_no_pickle_is_ever_loaded(model, monkeypatch):
         read_manifest(model)
 
 
-@pytest.mark.parametrize(("name", "value"), [("files", None), ("class_names", "cat"), ("views", "2"), ("data", [])])
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("files", None),
+        ("class_names", "cat"),
+        ("views", "2"),
+        ("data", []),
+        ("class_names", []),
+        ("class_names", ["a", 1]),
+        ("image_side", 0),
+    ],
+)
 def test_a_manifest_with_values_of_a_wrong_type(model, name, value):
     path = model / MANIFEST
     path.write_text(json.dumps(json.loads(path.read_text()) | {name: value}))

@@ -266,6 +266,19 @@ def test_any_byte_of_a_manifest_may_change(folder):
         assert check_step(folder.load(IDENTITY)) in (1, 2)  # 2 where the byte is the same, or a space
 
 
+@pytest.mark.parametrize("part", ["format_version", "state", "about", "state.sha256", "about.identity"])
+@pytest.mark.parametrize("value", [None, [], "x"])
+def test_a_sealed_manifest_that_lacks_something_does_not_count(folder, part, value):
+    save_step(folder, 1)
+    path = folder.path / PARTS[0].format(1)
+    content = json.loads(path.read_text())
+    content.pop("checksum")
+    place, _, key = part.rpartition(".")
+    (content[place] if place else content)[key] = value
+    path.write_text(json.dumps(content | {"checksum": module._checksum(content)}))
+    assert folder.load(IDENTITY) is None
+
+
 def test_a_newer_version_is_told(folder, monkeypatch):
     monkeypatch.setattr(module, "FORMAT_VERSION", FORMAT_VERSION + 1)
     save_step(folder, 1)

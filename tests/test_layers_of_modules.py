@@ -17,11 +17,13 @@ SOURCE = Path(squeezetune.__file__).parent
 LAYERS = [
     "__main__",
     "cli",
+    "cli_watch",
     "cli_data",
     "cli_options",
     "console",
     "estimator",
     "tracking",
+    "watching",
     "training",
     "reporting",
     "plots",

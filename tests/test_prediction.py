@@ -1,5 +1,6 @@
 import shutil
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from io import BytesIO
 from pathlib import Path
 
@@ -30,6 +31,12 @@ def encode(image, kind="PNG"):
     buffer = BytesIO()
     image.save(buffer, kind)
     return buffer.getvalue()
+
+
+def test_a_model_of_other_classes_than_its_manifest_says(classifier, photos):
+    two = Classifier(classifier.model, replace(classifier.manifest, class_names=("box", "disc")), classifier.folder)
+    with pytest.raises(ArtifactError, match=r"gives \(3,\) values .* each of the 2 classes"):
+        two.predict(photos[0])
 
 
 # ---- one image, in any form

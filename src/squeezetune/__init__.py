@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from squeezetune.prediction import Classifier, Prediction, load
     from squeezetune.settings import Settings
     from squeezetune.training import forecast, train
+    from squeezetune.watching import watch
 
 _HOMES = {
     "ArtifactError": "errors",
@@ -58,6 +59,7 @@ _HOMES = {
     "replace_classifier": "learn.surgery",
     "train": "training",
     "unfreeze_last": "learn.surgery",
+    "watch": "watching",
 }
 
 __all__ = [
@@ -88,6 +90,7 @@ __all__ = [
     "replace_classifier",
     "train",
     "unfreeze_last",
+    "watch",
 ]
 
 

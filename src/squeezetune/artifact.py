@@ -123,7 +123,7 @@ def check_target(folder: Path) -> None:
 def _is_ours(folder: Path) -> bool:
     """Say whether a folder is a model of any version; `model.json` alone is a name that others use too."""
     try:
-        content = json.loads((folder / MANIFEST).read_bytes())
+        content = _parse_json(folder / MANIFEST)
     except (OSError, ValueError):
         return False
     return isinstance(content, dict) and content.get("format") == FORMAT
@@ -161,6 +161,11 @@ def _identify(folder: Path) -> tuple[int, int] | None:
 def _read_whole(folder: Path) -> Manifest:
     content = {"weights": {}} | _read_content(folder)  # models from before there was a choice do not say which
     wrong = [name for name, kind in _KINDS.items() if not isinstance(content.get(name), kind)]
+    if not wrong:
+        names = content["class_names"]
+        is_right = {"class_names": names and all(isinstance(name, str) for name in names),
+                    "image_side": content["image_side"] > 0}  # fmt: skip
+        wrong = [name for name, right in is_right.items() if not right]
     if wrong:
         raise ArtifactError(f"{folder / MANIFEST} is damaged: {', '.join(wrong)} missing or of a wrong type", _RETRAIN)
     for name in (MODEL, NETWORK):
@@ -177,9 +182,11 @@ def read_report(folder: Path) -> dict[str, Any]:
 
     """
     try:
-        content: dict[str, Any] = json.loads((folder / REPORT).read_bytes())
+        content = _parse_json(folder / REPORT)
     except (OSError, ValueError) as error:
         raise ArtifactError(f"{folder / REPORT} cannot be read: {error}", _RETRAIN) from error
+    if not isinstance(content, dict):
+        raise ArtifactError(f"{folder / REPORT} is no report", _RETRAIN)
     return content
 
 
@@ -204,7 +211,7 @@ def _read_content(folder: Path) -> dict[str, Any]:
     """Read the manifest's JSON and check format and version."""
     path = folder / MANIFEST
     try:
-        content = json.loads(path.read_bytes())
+        content = _parse_json(path)
     except FileNotFoundError as error:
         found = "there is no such folder" if not folder.exists() else f"it has no {MANIFEST}"
         hint = "Give the folder that `squeezetune train` has written."
@@ -219,6 +226,13 @@ def _read_content(folder: Path) -> dict[str, Any]:
             "Update it: pip install --upgrade squeezetune",
         )
     return content
+
+
+def _parse_json(path: Path) -> Any:
+    try:
+        return json.loads(path.read_bytes())
+    except RecursionError as error:
+        raise ValueError("values within values without end") from error
 
 
 def read_payload(path: Path, sha256: str) -> bytes:

@@ -137,7 +137,7 @@ class CheckpointFolder:
 
     def _read(self, number: int) -> Checkpoint | None:
         """Read one generation; None where a part is missing or damaged."""
-        manifest, _ = self._name_files(number)
+        manifest, state = self._name_files(number)
         content = _open_seal(_read_bytes(manifest))
         if content is None:
             return None
@@ -147,7 +147,7 @@ class CheckpointFolder:
                 f"this program reads up to {FORMAT_VERSION}",
                 "Update it: pip install --upgrade squeezetune",
             )
-        payload = _read_bytes(self.path / content["state"]["file"])
+        payload = _read_bytes(state)
         if hashlib.sha256(payload).hexdigest() != content["state"]["sha256"]:
             return None
         # copied, since safetensors gives read-only views, which torch does not like
@@ -237,7 +237,17 @@ def _open_seal(payload: bytes) -> dict[str, Any] | None:
     if not isinstance(content, dict) or content.get("format") != FORMAT:
         return None
     checksum = content.pop("checksum", None)
-    return content if checksum == _checksum(content) else None
+    return content if checksum == _checksum(content) and _is_complete(content) else None
+
+
+def _is_complete(content: Mapping[str, Any]) -> bool:
+    """Say whether a manifest has all parts that are read, of the right types: somebody may have sealed it himself."""
+    state, about = content.get("state"), content.get("about")
+    return (
+        isinstance(content.get("format_version"), int)
+        and (isinstance(state, dict) and isinstance(state.get("sha256"), str))
+        and (isinstance(about, dict) and isinstance(about.get("identity", {}), dict))
+    )
 
 
 def _check_identity(checkpoint: Checkpoint, identity: Mapping[str, Any], folder: Path) -> None:

@@ -17,7 +17,7 @@ from squeezetune.cli_options import (
     quiet_option,
     settings_options,
 )
-from squeezetune.errors import SourceError, SqueezeTuneError
+from squeezetune.errors import SettingsError, SourceError, SqueezeTuneError
 from squeezetune.settings import Settings, parse_settings
 
 NO_TRACKERS: Mapping[str, Any] = {}
@@ -49,6 +49,15 @@ main.add_command(data)
 @click.option("--resume", is_flag=True, help="Go on with the unfinished training of the same photos and settings.")
 @click.option("--tensorboard", type=click.Path(path_type=Path), metavar="DIR", help="Keep the curves for TensorBoard.")
 @click.option("--mlflow", metavar="URI", help="Send settings and curves to an MLflow server.")
+@click.option(
+    "--watch",
+    "watch_s",
+    type=click.FloatRange(0, min_open=True),
+    is_flag=False,
+    flag_value=10.0,
+    metavar="[SECONDS]",
+    help="Train again whenever the photos have changed; look every 10 seconds, or so many.",
+)
 @json_option
 @quiet_option
 @guard_errors
@@ -63,6 +72,7 @@ def train(
     resume: bool,
     tensorboard: Path | None,
     mlflow: str | None,
+    watch_s: float | None,
     as_json: bool,
     quiet: bool,
     **knobs: Any,
@@ -77,6 +87,13 @@ def train(
     options = {"class_pattern": class_pattern, "columns": columns, "use_cache": not no_cache}
     if only_plan:
         _print_plan(photos, parse_settings(knobs), as_json, **options)
+        return
+    if watch_s is not None:
+        from squeezetune.cli_watch import follow
+
+        if any(trackers.values()):
+            raise SettingsError("curves are kept of one training, and --watch makes many", "Leave one of them out.")
+        follow(photos, output, watch_s, as_json, quiet, settings=parse_settings(knobs), resume=resume, **options)
         return
     _train(photos, output, parse_settings(knobs), as_json, quiet, options | {"resume": resume}, trackers)
 

@@ -9,7 +9,8 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from squeezetune.data.index import ImageIndex, Skipped, index_photos, list_some
+from squeezetune.data.index import ImageIndex, Skipped, index_photos
+from squeezetune.data.listing import list_some
 from squeezetune.engine import Engine, ThreadEngine
 from squeezetune.errors import ClassesError, ImageError, SourceError
 from squeezetune.events import Listener, Notice, StageAdvanced, StageFinished, StageStarted, ignore_event

@@ -136,6 +136,12 @@ class Classifier:
     def run(self, pixels: Sequence[NDArray[np.uint8]]) -> NDArray[np.float32]:
         """Run the model on images (height, width, 3) of one size: probabilities (n, classes)."""
         output: NDArray[np.float32] = self._session.run(None, {"image": np.stack(pixels)})[0]
+        if output.shape[1:] != (len(self.class_names),):
+            raise ArtifactError(
+                f"The model gives {output.shape[1:]} values for each image; needed is one for each of the "
+                f"{len(self.class_names)} classes that its manifest names",
+                "Train the model again, or copy the whole folder again from where it came.",
+            )
         return output
 
     @cached_property

@@ -73,11 +73,11 @@ class Origin:
     class_pattern: str = ""
     columns: str = ""
 
-    def scan(self, engine: Engine, listen: Listener) -> ImageIndex:
+    def scan(self, engine: Engine, listen: Listener, cache: Path | None) -> ImageIndex:
         """Find the photos."""
         if isinstance(self.photos, Path):
             how = {"class_pattern": self.class_pattern, "columns": self.columns}
-            return index_photos(self.photos, engine=engine, listen=listen, **how)
+            return index_photos(self.photos, engine=engine, listen=listen, cache=cache, **how)
         images, labels = [image for image, _ in self.photos], [label for _, label in self.photos]
         return index_images(images, labels, engine=engine, listen=listen)
 
@@ -114,7 +114,7 @@ class Job:
 
     def scan(self) -> ImageIndex:
         """Find the photos."""
-        return self.origin.scan(self.workshop.engine, self.clock)
+        return self.origin.scan(self.workshop.engine, self.clock, self.workshop.cache)
 
     def cut_index(self, index: ImageIndex) -> Split:
         """Split the photos as the settings say; near-duplicates are parted where a class has too few without."""

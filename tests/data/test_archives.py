@@ -157,3 +157,49 @@ def test_links_in_a_tar_archive_are_refused(tmp_path, photos):
         archive.addfile(link)
     _, listing = open_tar(path, {})
     assert listing.refused == {"cow/link.jpg": "not a regular file"}
+
+
+@pytest.mark.parametrize("size", [b"\xff" * 12, b"\x80" + b"\xff" * 11, b"\x80\0\0\0\x7f" + b"\xff" * 7])
+def test_a_size_that_cannot_be_is_damage(tmp_path, photos, size):
+    path = pack_tar(tmp_path / "photos.tar", photos)
+    data = bytearray(path.read_bytes())
+    at = data.index(list(photos)[2].encode())
+    data[at + 124 : at + 136] = size
+    data[at + 148 : at + 156] = b" " * 8
+    data[at + 148 : at + 156] = b"%06o\0 " % sum(data[at : at + 512])
+    path.write_bytes(data)
+    source, listing = open_tar(path, {})
+    assert listing.files == tuple(sorted(list(photos)[:2]))
+    assert "photos.tar" in listing.refused
+    assert source.read(listing.files[0]) == photos[listing.files[0]]
+
+
+def test_a_damaged_header_in_the_middle_is_told(tmp_path, photos):
+    path = pack_tar(tmp_path / "photos.tar", photos)
+    data = bytearray(path.read_bytes())
+    data[data.index(list(photos)[2].encode())] ^= 1
+    path.write_bytes(data)
+    _, listing = open_tar(path, {})
+    assert listing.files == tuple(sorted(list(photos)[:2]))
+    assert listing.refused == {"photos.tar": "the archive is damaged behind 2 files: a header is damaged"}
+
+
+@pytest.mark.parametrize("method", [zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED, zipfile.ZIP_BZIP2, zipfile.ZIP_LZMA])
+def test_damage_is_told_whatever_the_compression(tmp_path, photos, method):
+    path = pack_zip(tmp_path / "photos.zip", photos, method)
+    data = bytearray(path.read_bytes())
+    name = next(iter(photos))
+    start = 30 + len(name) + (9 if method == zipfile.ZIP_LZMA else 0)
+    data[start : start + 40] = bytes(range(200, 240))
+    path.write_bytes(data)
+    source, listing = open_zip(path, {})
+    assert name in listing.files
+    with pytest.raises(ImageError, match="damaged in the archive"):
+        source.read(name)
+
+
+def test_a_file_without_a_name_is_refused(tmp_path, photos):
+    path = pack_zip(tmp_path / "photos.zip", photos)
+    with zipfile.ZipFile(path, "a") as archive:
+        archive.writestr(zipfile.ZipInfo(""), b"nothing")
+    assert len(open_zip(path, {})[1].files) == len(photos)

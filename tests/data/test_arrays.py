@@ -85,10 +85,19 @@ def test_the_labels_of_a_single_array_may_be_named(tmp_path, engine):
 
 
 @pytest.mark.parametrize("ending", [".npz", ".npy"])
-@pytest.mark.parametrize("content", [b"", b"no array", b"PK\3\4 torn", b"\x93NUMPY\1\0v\0{'descr'"])
+@pytest.mark.parametrize(
+    "content", [b"", b"no array", b"PK\3\4 torn", b"\x93NUMPY\1\0v\0{'descr'", b"\x93NUMPY\1\0\x0a\0{'de\0\0\0\0\0\n"]
+)
 def test_damaged_files_are_refused(tmp_path, engine, ending, content):
     path = tmp_path / f"photos{ending}"
     path.write_bytes(content)
     np.save(tmp_path / "labels.npy", np.arange(3))
     with pytest.raises(SourceError, match="cannot be read as arrays"):
         index_photos(path, engine=engine)
+
+
+def test_labels_that_are_no_text_are_refused(tmp_path, engine):
+    np.save(tmp_path / "photos.npy", np.zeros((3, 4, 4), np.uint8))
+    np.save(tmp_path / "labels.npy", np.array([0x7FFFFFFF, 1, 2], "<u4").view("<U1"))
+    with pytest.raises(SourceError, match="cannot be read as arrays"):
+        index_photos(tmp_path / "photos.npy", engine=engine)

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 from PIL import Image, ImageFile
 
+from squeezetune.data import decoding as decoding_module
 from squeezetune.data.decoding import (
     BYTES_A_PIXEL,
     MAX_PIXELS,
@@ -107,7 +108,8 @@ def test_bomb_is_refused_by_its_header():
         open_image(make_png_header(side, side))
 
 
-def test_large_image_below_the_limit_is_tried_without_a_warning():
+def test_large_image_below_the_limit_is_tried_without_a_warning(monkeypatch):
+    monkeypatch.setattr(decoding_module, "PIXELS_A_BYTE", MAX_PIXELS)
     side = int((MAX_PIXELS / 2) ** 0.5) + 10  # where Pillow would warn
     with pytest.raises(ImageError, match=r"^the file is cut short$"):
         open_image(make_png_header(side, side, depth=1, colour=0))
@@ -157,6 +159,26 @@ def test_16_bit_grey_is_scaled_not_clipped(kind):
 def test_32_bits_are_scaled(values, expected):
     image = open_image(encode(Image.fromarray(values), "TIFF"))
     assert np.asarray(image)[0, :, 0].tolist() == expected
+
+
+def test_deep_images_are_reduced_in_strips_as_at_once(monkeypatch):
+    values = np.random.default_rng(0).integers(0, 60_000, (50, 7), np.uint16)
+    values[0, 0] = 65_535
+    data = encode(Image.fromarray(values), "PNG")
+    monkeypatch.setattr(decoding_module, "STRIP_ROWS", 50)
+    whole = np.asarray(open_image(data))
+    monkeypatch.setattr(decoding_module, "STRIP_ROWS", 3)
+    assert np.array_equal(np.asarray(open_image(data)), whole)
+    assert np.array_equal(whole[..., 0], np.rint(values / 257))
+
+
+def test_a_bomb_of_few_bytes_is_refused(monkeypatch):
+    blank = encode(Image.new("L", (400, 400)), "PNG")
+    assert open_image(blank).size == (400, 400)
+    monkeypatch.setattr(decoding_module, "BLANK_PIXELS", 1000)
+    monkeypatch.setattr(decoding_module, "PIXELS_A_BYTE", 10)
+    with pytest.raises(ImageError, match=rf"160,000 pixels in {len(blank):,} bytes"):
+        open_image(blank)
 
 
 def test_one_bit_grey_and_other_modes():

@@ -1,3 +1,4 @@
+import hashlib
 import os
 import sys
 import time
@@ -7,10 +8,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from squeezetune.data import digests as digests_module
 from squeezetune.data import folders
-from squeezetune.data import index as index_module
 from squeezetune.data.content import hash_image
-from squeezetune.data.index import Skipped, index_images, index_photos, list_some
+from squeezetune.data.index import Skipped, index_images, index_photos
 from squeezetune.engine import ThreadEngine
 from squeezetune.errors import ClassesError, SettingsError, SourceError
 from squeezetune.events import StageAdvanced, StageFinished, StageStarted
@@ -250,6 +251,20 @@ def test_fingerprint_follows_content_and_class_alone(write_files, make_photo, en
     assert take_fingerprint("swapped", "cat/1.jpg", "dog/2.jpg", "dog/1.jpg", "cat/2.jpg") != first
 
 
+def test_fingerprint_is_that_of_all_rows_in_order(write_files, make_photo, engine):
+    classes = ("鼠", "b", "a", "é")
+    files = {
+        f"{label}/{i}.png": make_photo((i + at) % 7, 4, 4, "PNG") for at, label in enumerate(classes) for i in range(5)
+    }
+    index = index_photos(write_files(files), engine=engine)
+    rows = sorted(
+        digest.tobytes() + index.class_names[label].encode(errors="surrogatepass")
+        for label, digest in zip(index.labels, index.digests, strict=True)
+    )
+    assert index.fingerprint == hashlib.blake2b(b"\0".join(rows), digest_size=16).hexdigest()
+    assert len(rows) > len(set(index.digests.view("V16").ravel().tolist()))  # some contents are there twice
+
+
 def test_without_moves_images_to_skipped(write_files, make_photo, engine):
     names = [f"{part}/{label}/{i}.jpg" for part in ("test", "train") for label in "ab" for i in range(2)]
     files = {name: make_photo(i) for i, name in enumerate(names)}
@@ -278,7 +293,7 @@ class SlowEngine:
 
 
 def test_events_are_few_and_in_order(photo_folder, monkeypatch):
-    monkeypatch.setattr(index_module, "BATCH_FILES", 1)
+    monkeypatch.setattr(digests_module, "BATCH_FILES", 1)
     events = []
     index_photos(photo_folder, engine=SlowEngine(), listen=events.append)
     assert events[0] == StageStarted("reading", 30, "files")
@@ -344,9 +359,3 @@ def test_wrong_input_in_memory(make_photo, engine):
         index_images(photos, ["a", "a"], engine=engine)
     with pytest.raises(ClassesError, match="different labels have the same name: '1'"):
         index_images(photos, [1, "1"], engine=engine)
-
-
-def test_list_some():
-    assert list_some(["a"]) == "a"
-    assert list_some(list("abcde")) == "a, b, c, d, e"
-    assert list_some(["x"] * 10_000) == "x, x, x, x, x and 9,995 more"

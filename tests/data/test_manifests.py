@@ -105,6 +105,7 @@ def test_tables_come_in_several_encodings(write_table, encoding):
 
 @pytest.mark.parametrize(("text", "message"), [
     ("", "is empty"),
+    ("\n\n \n", "is empty"),
     ("a,b,c\n1,2,3\n", "no column that is surely the path; it has a, b, c"),
     ("path,b,c\na.jpg,2,3\n", "no column that is surely the label"),
     ("path,label\n" + '"' + "x" * 200_000, "is not a table"),
@@ -112,6 +113,20 @@ def test_tables_come_in_several_encodings(write_table, encoding):
 def test_what_is_no_table_of_images_is_refused(write_table, text, message):
     with pytest.raises(SourceError, match=message):
         read(write_table(text))
+
+
+def test_empty_lines_are_no_rows(write_table):
+    listing = read(write_table("\n\npath;label\n\na.jpg;x\n\nb.jpg;y\n"))
+    assert listing.files == ("a.jpg", "b.jpg")
+    assert listing.columns.labels == ("x", "y")
+    assert listing.refused == {}
+
+
+def test_a_path_that_can_be_none_is_told(photo_folder, write_table, engine):
+    rows = [f"photos/{name}/0.jpg,{name}" for name in ("bee", "cow")]
+    index = index_photos(write_table("path,label\n" + "\n".join([*rows, "photos/\0.jpg,owl"])), engine=engine)
+    assert len(index) == 2
+    assert index.skipped[0].reason.startswith("its path is none")
 
 
 def test_a_table_is_indexed_as_its_folder_is(photo_folder, write_table, engine):

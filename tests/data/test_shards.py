@@ -47,7 +47,7 @@ def test_a_sample_says_its_class(pack, make_photo):
     assert source.digest("000.jpg") == hash_image(photo)
 
 
-@pytest.mark.parametrize("about", [{}, {".json": b'{"author": "me"}'}, {".json": b"[]"}])
+@pytest.mark.parametrize("about", [{}, {".json": b'{"author": "me"}'}, {".json": b"[]"}, {".json": b"[" * 100_000}])
 def test_an_archive_without_classes_is_read_by_its_folders(pack, make_photo, engine, about):
     files = {f"{animal}/{at}": {".jpg": make_photo(at), **about} for animal in ("bee", "cow") for at in range(3)}
     index = index_photos(pack("photos.tar", files), engine=engine)

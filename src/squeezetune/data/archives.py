@@ -5,25 +5,23 @@ No file of an archive is written anywhere by itself, so that no name in one is a
 
 import tarfile
 import zipfile
-import zlib
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from io import FileIO
 from pathlib import Path
-from typing import BinaryIO, TypeVar
+from typing import BinaryIO, TypeVar, cast
 
 from squeezetune.data.compressed import Unpacked, find_opener, unpack_file
 from squeezetune.data.folders import READ_BYTES, explain_os_error
 from squeezetune.data.listing import Listing, hash_parts, is_clutter, quote_name
-from squeezetune.errors import ImageError, SourceError
+from squeezetune.data.stamps import Stamp, stamp_file, stamp_inner
+from squeezetune.errors import DataError, ImageError, SourceError
 
 # No photo is larger; a bomb of few bytes says that it is.
 MOST_BYTES = 1 << 29
 ENCRYPTED = 0x1
 Item = TypeVar("Item")
-# What reading a damaged or foreign zip archive may raise.
-_ZIP_ERRORS = (zipfile.BadZipFile, zlib.error, EOFError, NotImplementedError, RuntimeError, ValueError)
 
 
 @dataclass(frozen=True)
@@ -32,6 +30,7 @@ class ArchiveSource:
 
     path: Path
     read_parts: Callable[[str], Iterator[bytes]] = field(repr=False)
+    stamped: Stamp | None = None
 
     def read(self, name: str) -> bytes:
         """Return the bytes of a file; ImageError where they are damaged."""
@@ -40,6 +39,10 @@ class ArchiveSource:
     def digest(self, name: str) -> bytes:
         """Return the digest of a file's bytes; ImageError where it is no image."""
         return hash_parts(self.read_parts(name))
+
+    def stamp(self, name: str) -> Stamp | None:
+        """Return the archive's stamp, from before it was opened, with the name in it."""
+        return stamp_inner(self.stamped, name)
 
     def describe(self) -> str:
         """Return the archive's path."""
@@ -53,15 +56,16 @@ def open_zip(path: Path, columns: Mapping[str, str]) -> tuple[ArchiveSource, Lis
         SourceError: it cannot be opened, or is no zip archive.
 
     """
+    stamped = stamp_file(str(path))
     try:
         archive = zipfile.ZipFile(path)
     except OSError as error:
         raise _explain_archive(path, explain_os_error(error)) from error
-    except _ZIP_ERRORS as error:
+    except Exception as error:  # zipfile raises nearly anything over a damaged archive
         raise _explain_archive(path, str(error)) from error
-    found = {_clean_name(info.filename): info for info in archive.infolist() if not info.is_dir()}
+    found = {_clean_name(info.filename): info for info in archive.infolist() if not info.filename.endswith("/")}
     entries, listing = _list_entries(found, _refuse_zipped)
-    return ArchiveSource(path, partial(_read_zipped, archive, entries)), listing
+    return ArchiveSource(path, partial(_read_zipped, archive, entries), stamped), listing
 
 
 def _read_zipped(archive: zipfile.ZipFile, entries: Mapping[str, zipfile.ZipInfo], name: str) -> Iterator[bytes]:
@@ -70,9 +74,9 @@ def _read_zipped(archive: zipfile.ZipFile, entries: Mapping[str, zipfile.ZipInfo
         with archive.open(entries[name]) as file:
             while part := file.read(READ_BYTES):
                 yield part
-    except OSError as error:
-        raise ImageError(explain_os_error(error)) from error
-    except _ZIP_ERRORS as error:
+    except Exception as error:  # zipfile and its decompressors raise nearly anything over damaged data
+        if isinstance(error, OSError) and error.errno:
+            raise ImageError(explain_os_error(error)) from error
         raise ImageError(f"damaged in the archive: {error}") from error
 
 
@@ -83,7 +87,7 @@ def _refuse_zipped(info: zipfile.ZipInfo) -> str:
     return _refuse_size(info.file_size)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Extent:
     """Where the bytes of a file in a tar archive are; `refusal` says why it is not read."""
 
@@ -100,7 +104,7 @@ def open_tar(path: Path, columns: Mapping[str, str]) -> tuple[ArchiveSource, Lis
         DataError: the disk has no room for it unpacked.
 
     """
-    unpacked = None
+    unpacked, stamped = None, stamp_file(str(path))
     try:
         if opener := find_opener(path):
             unpacked = unpack_file(path, opener)
@@ -110,7 +114,9 @@ def open_tar(path: Path, columns: Mapping[str, str]) -> tuple[ArchiveSource, Lis
                 found, damage = _scan_tar(file, path.stat().st_size)
     except OSError as error:
         raise _explain_archive(path, explain_os_error(error)) from error
-    except tarfile.TarError as error:
+    except DataError:
+        raise
+    except Exception as error:  # tarfile raises nearly anything over a damaged archive
         raise _explain_archive(path, unpacked.damage if unpacked and unpacked.damage else str(error)) from error
     if unpacked and unpacked.damage:
         damage = f"damaged behind {len(found):,} files: {unpacked.damage}"
@@ -118,12 +124,13 @@ def open_tar(path: Path, columns: Mapping[str, str]) -> tuple[ArchiveSource, Lis
     read_at = unpacked.read_at if unpacked else partial(_read_at, path)
     refused = {**listing.refused, **({path.name: f"the archive is {damage}"} if damage else {})}
     listing = Listing(listing.files, listing.folders, refused, notes=_note_unpacking(path, unpacked))
-    return ArchiveSource(path, partial(_read_extent, read_at, entries)), listing
+    return ArchiveSource(path, partial(_read_extent, read_at, entries), stamped), listing
 
 
 def _scan_tar(file: BinaryIO, size: int) -> tuple[dict[str, Extent], str]:
     """Find all files in a plain tar archive, and what is wrong with it, if anything is."""
     found: dict[str, Extent] = {}
+    damage = ""
     file.seek(0)
     with tarfile.open(fileobj=file, mode="r:") as archive:
         try:
@@ -131,9 +138,22 @@ def _scan_tar(file: BinaryIO, size: int) -> tuple[dict[str, Extent], str]:
                 archive.members.clear()  # type: ignore[attr-defined]  # else a kilobyte stays for every file
                 if not member.isdir():
                     found[_clean_name(member.name)] = _locate(member)
-        except tarfile.TarError as error:
-            return found, f"damaged behind {len(found):,} files: {error}"
-    return found, f"torn behind {len(found):,} files" if size % tarfile.BLOCKSIZE else ""
+                if member.size < 0:
+                    raise tarfile.ReadError("a header leads back")
+            _check_end(archive)
+        except OSError:
+            raise
+        except Exception as error:  # tarfile raises nearly anything over a damaged header
+            damage = f"damaged behind {len(found):,} files: {error}"
+    return found, f"torn behind {len(found):,} files" if size % tarfile.BLOCKSIZE else damage
+
+
+def _check_end(archive: tarfile.TarFile) -> None:
+    """Make sure that an archive ends with zeros where its reader has stopped, and not with a header that is none."""
+    file = cast(BinaryIO, archive.fileobj)
+    file.seek(archive.offset)
+    if file.read(tarfile.BLOCKSIZE).strip(b"\0"):
+        raise tarfile.ReadError("a header is damaged")
 
 
 def _note_unpacking(path: Path, unpacked: Unpacked | None) -> tuple[str, ...]:
@@ -163,6 +183,8 @@ def _read_extent(read_at: Callable[[int, int], bytes], entries: Mapping[str, Ext
             yield part
     except OSError as error:
         raise ImageError(explain_os_error(error)) from error
+    except (ValueError, OverflowError) as error:
+        raise ImageError(f"the archive says that it lies nowhere: {error}") from error
 
 
 def _locate(member: tarfile.TarInfo) -> Extent:
@@ -172,6 +194,8 @@ def _locate(member: tarfile.TarInfo) -> Extent:
 
 
 def _refuse_size(size: int) -> str:
+    if size < 0:
+        return "its size is damaged"
     return f"larger than {MOST_BYTES >> 20:,} MB" if size > MOST_BYTES else ""
 
 
@@ -182,12 +206,13 @@ def _clean_name(name: str) -> str:
 
 def _list_entries(found: Mapping[str, Item], refuse: Callable[[Item], str]) -> tuple[dict[str, Item], Listing]:
     """List the files of an archive as they would be listed below a folder; the one folder around all goes away."""
-    visible = {name: entry for name, entry in found.items() if not _is_hidden(name)}
-    reasons = {name: _refuse_name(name) or refuse(entry) for name, entry in visible.items()}
-    used = [name for name, reason in reasons.items() if not reason]
+    # no more than one dictionary of all entries besides what was found: an archive may hold a million
+    visible = [name for name in found if not _is_hidden(name)]
+    reasons = {name: reason for name in visible if (reason := _refuse_name(name) or refuse(found[name]))}
+    used = sorted(name for name in visible if name not in reasons)
     start = _measure_wrapping(used)
-    entries = {name[start:]: visible[name] for name in sorted(used)}
-    refused = {name[start:] or name: reason for name, reason in reasons.items() if reason}
+    entries = {name[start:]: found[name] for name in used}
+    refused = {name[start:] or name: reason for name, reason in reasons.items()}
     return entries, Listing(tuple(entries), _list_folders(entries), refused)
 
 

@@ -1,7 +1,6 @@
 """Arrays in numpy's files as a source: images and labels, in one .npz file or in .npy files beside each other."""
 
 import re
-import zipfile
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -67,7 +66,7 @@ def open_npz(path: Path, columns: Mapping[str, str]) -> tuple[ArraySource, Listi
         pairs = find_pairs(path, arrays.files, columns)
         try:
             held = {name: arrays[name] for pair in pairs for name in (pair.images, pair.labels)}
-        except (ValueError, OSError, EOFError, zipfile.BadZipFile) as error:
+        except Exception as error:  # numpy raises nearly anything over a damaged file
             raise _explain_damage(path, error) from error
     return list_arrays(path, held, pairs)
 
@@ -99,7 +98,7 @@ def _load(path: Path) -> Any:
         return np.load(path, mmap_mode="r", allow_pickle=False)
     except OSError as error:
         raise _explain_damage(path, explain_os_error(error)) from error
-    except (ValueError, EOFError, zipfile.BadZipFile) as error:
+    except Exception as error:  # numpy raises nearly anything over a damaged header
         raise _explain_damage(path, error) from error
 
 
@@ -149,18 +148,26 @@ def list_arrays(path: Path, arrays: Arrays, pairs: list[Pair]) -> tuple[ArraySou
         SourceError: an array is of no images, or there are not as many labels.
 
     """
-    entries: list[Entry] = []
-    for pair in pairs:
-        images, labels = arrays[pair.images], arrays[pair.labels]
-        labels = labels[:, 0] if labels.ndim == 2 and labels.shape[1] == 1 else labels
+    listed = [(pair, arrays[pair.images], _flatten_labels(arrays[pair.labels])) for pair in pairs]
+    for pair, images, labels in listed:
         check_pair(pair, images, labels)
-        width = len(str(len(images) - 1))
-        entries += [
-            Entry(f"{pair.images}/{at:0{width}d}", str(label), pair.part) for at, label in enumerate(labels.tolist())
-        ]
+    try:
+        values = [labels.tolist() for _, _, labels in listed]
+    except Exception as error:  # text that is none, times out of range
+        raise _explain_damage(path, error) from error
+    entries = (
+        Entry(f"{pair.images}/{at:0{len(str(len(images) - 1))}d}", str(label), pair.part)
+        for (pair, images, _), labels in zip(listed, values, strict=True)
+        for at, label in enumerate(labels)
+    )
     note = "; ".join(f"{path.name}: path={pair.images}, label={pair.labels}" for pair in pairs)
     source = ArraySource(path, {pair.images: arrays[pair.images] for pair in pairs})
     return source, list_entries(entries, {}, (note,))
+
+
+def _flatten_labels(labels: NDArray[Any]) -> NDArray[Any]:
+    """Take labels in one column as a plain list of them."""
+    return labels[:, 0] if labels.ndim == 2 and labels.shape[1] == 1 else labels
 
 
 def check_pair(pair: Pair, images: NDArray[Any], labels: NDArray[Any]) -> None:

@@ -26,6 +26,8 @@ from squeezetune.errors import ImageError
 Size = tuple[int, int]  # width, height
 Box = tuple[float, float, float, float]  # left, top, right, bottom
 
+# Of large images at least a byte must stand for so many pixels; a blank page of one bit a pixel has 8,256 as a PNG.
+PIXELS_A_BYTE, BLANK_PIXELS = 10_000, 1 << 24
 # Where Pillow refuses by default, twice the number at which it warns: 13,377 x 13,377 pixels, 0.7 GB decoded.
 MAX_PIXELS = 178_956_970
 # A large JPEG is decoded at 1/2, 1/4 or 1/8, but never below this multiple of the side that is asked for.
@@ -34,6 +36,8 @@ MAX_PIXELS = 178_956_970
 DRAFT_HEADROOM = 2
 # What a pixel takes while it is decoded: four bytes for transparency or 16 bits, and four more for a copy.
 BYTES_A_PIXEL = 8
+# A deep image is reduced to 8 bits in strips: as a whole its numbers would take three times eight bytes a pixel.
+STRIP_ROWS = 64
 
 # Made directly, since `Image.open` tries one decoder after another and warns of large images.
 DECODERS: dict[str, Callable[[BytesIO], ImageFile.ImageFile]] = {
@@ -162,6 +166,7 @@ def _decode_file(data: bytes, name: str, min_side: int) -> Photo:
     """Decode the bytes of a file, in its own mode and not yet turned."""
     image = DECODERS[name](BytesIO(data))
     _check_size(image.size)
+    _check_density(image.size, len(data))
     size = image.size
     reach = DRAFT_HEADROOM * min_side
     reduced = image.draft("RGB", (reach, reach)) if min_side else None
@@ -197,6 +202,13 @@ def _check_size(size: tuple[int, int]) -> None:
     width, height = size
     if width * height > MAX_PIXELS:
         raise ImageError(f"{width:,} x {height:,} pixels; at most {MAX_PIXELS:,} pixels are read")
+
+
+def _check_density(size: tuple[int, int], file_bytes: int) -> None:
+    """Refuse a bomb: a file of a thousand bytes that would take a gigabyte and many seconds."""
+    pixels = size[0] * size[1]
+    if pixels > max(BLANK_PIXELS, PIXELS_A_BYTE * file_bytes):
+        raise ImageError(f"{pixels:,} pixels in {file_bytes:,} bytes: blank, or made to use up memory")
 
 
 def _explain(error: Exception, name: str) -> str:
@@ -248,11 +260,20 @@ def _reduce_depth(values: NDArray[np.generic]) -> Image.Image:
     16 bits are scaled from their full range, and so are 32 bits that fit into 16. Floats are taken as 0 to 1
     or 0 to 255 if they all lie there. Anything else is scaled from its lowest to its highest value.
     """
-    real = np.nan_to_num(values.astype(np.float64), posinf=0, neginf=0)
-    low, high = float(real.min()), float(real.max())
+    strips = [values[top : top + STRIP_ROWS] for top in range(0, len(values), STRIP_ROWS)]
+    ends = [(float(real.min()), float(real.max())) for real in map(_to_real, strips)]
+    low, high = min(low for low, _ in ends), max(high for _, high in ends)
     tops = (1, 255) if values.dtype.kind == "f" else (65535,)
     fitting = [top for top in tops if low >= 0 and high <= top]
     if fitting:
         low, high = 0, fitting[0]
-    scaled = (real - low) / (high - low if high > low else 1) * 255
-    return Image.fromarray(np.rint(scaled).astype(np.uint8))
+    reduced = np.empty(values.shape, np.uint8)
+    for top, strip in enumerate(strips):
+        scaled = (_to_real(strip) - low) / (high - low if high > low else 1) * 255
+        reduced[top * STRIP_ROWS : (top + 1) * STRIP_ROWS] = np.rint(scaled)
+    return Image.fromarray(reduced)
+
+
+def _to_real(values: NDArray[np.generic]) -> NDArray[np.float64]:
+    real: NDArray[np.float64] = np.nan_to_num(values.astype(np.float64), posinf=0, neginf=0)
+    return real

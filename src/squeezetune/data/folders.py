@@ -9,6 +9,7 @@ from io import FileIO
 from pathlib import Path
 
 from squeezetune.data.listing import Listing, hash_parts, is_clutter, quote_name
+from squeezetune.data.stamps import Stamp, stamp_file
 from squeezetune.errors import ImageError, SourceError
 
 READ_BYTES = 1 << 17  # of one read: most small photos in one, large ones without much memory
@@ -36,6 +37,10 @@ class FolderSource:
     def digest(self, name: str) -> bytes:
         """Return the digest of the file's bytes; ImageError where it is no image."""
         return hash_file(self._locate(name))
+
+    def stamp(self, name: str) -> Stamp | None:
+        """Return the file's stamp."""
+        return stamp_file(self._locate(name))
 
     def describe(self) -> str:
         """Return the folder's path."""
@@ -131,6 +136,8 @@ def read_file(path: str) -> Iterator[bytes]:
                 yield part
     except OSError as error:
         raise ImageError(explain_os_error(error)) from error
+    except ValueError as error:  # a table may hold anything as a path, also zero bytes
+        raise ImageError(f"its path is none: {error}") from error
 
 
 def hash_file(path: str) -> bytes:

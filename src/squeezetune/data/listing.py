@@ -2,11 +2,16 @@
 
 import hashlib
 import re
-from collections.abc import Iterable, Mapping
+import sys
+from array import array
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import NamedTuple, Protocol
+from typing import NamedTuple, Protocol, runtime_checkable
+
+import numpy as np
 
 from squeezetune.data.content import DIGEST_BYTES, RawImage, recognise_format
+from squeezetune.data.stamps import Stamp
 
 _IMAGE_NAME = re.compile(r"\.(jpe?g|png|webp|bmp|gif|tiff?)$", re.IGNORECASE)
 _CLUTTER = ("thumbs.db", "desktop.ini", "__macosx")  # in lower case; hidden files are clutter too
@@ -35,6 +40,15 @@ class ImageSource(Protocol):
 
     def describe(self) -> str:
         """Return what a person calls this source, e.g. the folder's path."""
+        ...
+
+
+@runtime_checkable
+class StampedSource(ImageSource, Protocol):
+    """A source whose images come from files, so that a change of one shows before it is read."""
+
+    def stamp(self, name: str) -> Stamp | None:
+        """Return the stamp of the file that the image is in; None where the system does not tell."""
         ...
 
 
@@ -76,14 +90,19 @@ class Entry(NamedTuple):
 
 def list_entries(entries: Iterable[Entry], refused: Mapping[str, str], notes: tuple[str, ...] = ()) -> Listing:
     """Make a listing of what a table says of each image."""
-    ordered = sorted(entries)
-    parts, groups = (tuple(entry.part for entry in ordered), tuple(entry.group for entry in ordered))
+    names, labels, parts, groups = [], [], array("b"), []
+    for name, label, part, group in entries:  # by column: a million entries at once would take 100 MB more
+        names.append(name)
+        labels.append(sys.intern(label))
+        parts.append(part)
+        groups.append(sys.intern(group))
+    order = np.argsort(np.array(names, object), kind="stable").tolist()
     columns = Columns(
-        tuple(entry.label for entry in ordered),
-        parts if max(parts, default=-1) >= 0 else None,
-        groups if any(groups) else None,
+        tuple(labels[at] for at in order),
+        tuple(parts[at] for at in order) if max(parts, default=-1) >= 0 else None,
+        tuple(groups[at] for at in order) if any(groups) else None,
     )
-    return Listing(tuple(entry.name for entry in ordered), (), refused, columns, notes)
+    return Listing(tuple(names[at] for at in order), (), refused, columns, notes)
 
 
 def is_clutter(name: str) -> bool:
@@ -99,6 +118,12 @@ def is_image_name(name: str) -> bool:
 def quote_name(name: str) -> str:
     """Quote a name so that it can be printed anywhere: newlines and undecodable bytes are escaped."""
     return f"'{name}'" if name.isprintable() else repr(name)
+
+
+def list_some(items: Sequence[str], limit: int = 5) -> str:
+    """Join a few items for a message: "a, b, c, d, e and 9,995 more"."""
+    rest = f" and {len(items) - limit:,} more" if len(items) > limit else ""
+    return ", ".join(items[:limit]) + rest
 
 
 def hash_parts(parts: Iterable[bytes]) -> bytes:

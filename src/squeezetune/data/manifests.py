@@ -3,6 +3,7 @@
 import csv
 import os
 import sys
+from array import array
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import islice
@@ -12,6 +13,7 @@ from squeezetune.data.columns import GUESSES, check_places, describe_places, fin
 from squeezetune.data.folders import explain_os_error, hash_file, read_file
 from squeezetune.data.layout import PARTS
 from squeezetune.data.listing import Entry, Listing, is_image_name, list_entries, quote_name
+from squeezetune.data.stamps import Stamp, stamp_file
 from squeezetune.errors import SourceError
 
 DELIMITERS = ",;\t|"
@@ -31,6 +33,10 @@ class ManifestSource:
     def digest(self, name: str) -> bytes:
         """Return the digest of a file's bytes; ImageError where it is no image."""
         return hash_file(self._locate(name))
+
+    def stamp(self, name: str) -> Stamp | None:
+        """Return the file's stamp."""
+        return stamp_file(self._locate(name))
 
     def describe(self) -> str:
         """Return the table's path."""
@@ -84,10 +90,11 @@ def find_columns(path: Path, lines: Iterable[str], columns: Mapping[str, str]) -
 
     """
     sample = list(islice(lines, SAMPLE_LINES))
-    if not sample:
-        raise SourceError(f"{quote_name(str(path))} is empty", "It needs a line for each photo: path,label.")
-    delimiter = max(DELIMITERS, key=sample[0].count)
+    first = next((line for line in sample if line.strip()), "")
+    delimiter = max(DELIMITERS, key=first.count)
     rows = [row for row in csv.reader(sample, delimiter=delimiter) if row]
+    if not first or not rows:
+        raise SourceError(f"{quote_name(str(path))} is empty", "It needs a line for each photo: path,label.")
     has_header = not any(map(is_image_name, rows[0]))
     names = tuple(cell.strip() for cell in rows[0]) if has_header else tuple(str(at + 1) for at in range(len(rows[0])))
     places = find_named(path, names, columns)
@@ -117,21 +124,24 @@ def _is_image(row: Sequence[str], at: int) -> bool:
 
 def _list_rows(path: Path, table: Table, lines: Iterable[str]) -> Listing:
     """Read all rows of a table."""
-    found: dict[str, Entry] = {}
+    found: dict[str, str] = {}  # path -> class
+    parts, groups = array("b"), []
     refused: dict[str, str] = {}
     rows = csv.reader(lines, delimiter=table.delimiter)
-    for row in islice(rows, int(table.has_header), None):
+    for row in islice(filter(None, rows), int(table.has_header), None):  # an empty line is no row
         place = f"{path.name}, line {rows.line_num}"
         name = _clean_path(table.read("path", row))
         label, part = table.read("label", row), table.read("split", row)
         if reason := _refuse_row(name, label, part, table):
-            refused.update({name or place: reason} if row else {})
+            refused[name or place] = reason
         elif name in found:
-            refused[f"{name} ({place})"] = "named before" + ("" if found[name].label == label else " as another class")
+            refused[f"{name} ({place})"] = "named before" + ("" if found[name] == label else " as another class")
         else:
-            group = table.read("group", row)
-            found[name] = Entry(name, sys.intern(label), PARTS.get(part.lower(), -1), sys.intern(group))
-    return list_entries(found.values(), refused, (describe_places(path, table.names, table.places),))
+            found[name] = sys.intern(label)
+            parts.append(PARTS.get(part.lower(), -1))
+            groups.append(sys.intern(table.read("group", row)))
+    entries = map(Entry, found, found.values(), parts, groups)
+    return list_entries(entries, refused, (describe_places(path, table.names, table.places),))
 
 
 def _clean_path(path: str) -> str:

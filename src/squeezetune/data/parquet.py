@@ -7,7 +7,7 @@ import json
 import threading
 from bisect import bisect_right
 from collections import OrderedDict
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import accumulate
 from pathlib import Path
@@ -17,7 +17,8 @@ from squeezetune.data.columns import check_places, describe_places, find_named, 
 from squeezetune.data.content import hash_image
 from squeezetune.data.layout import find_shard_parts
 from squeezetune.data.listing import Entry, Listing, list_entries, quote_name
-from squeezetune.errors import ImageError, MissingExtraError, SourceError
+from squeezetune.data.stamps import Stamp, stamp_file, stamp_inner
+from squeezetune.errors import ImageError, MissingExtraError, SettingsError, SourceError
 
 # Groups of rows whose images are held in memory at once: those that the threads are reading.
 HELD_GROUPS = 4
@@ -30,6 +31,7 @@ class ParquetTable:
     path: Path
     ends: tuple[int, ...]
     column: str
+    stamped: Stamp | None = None
 
     def read_group(self, number: int) -> Any:
         """Read the images of one group of rows.
@@ -43,9 +45,9 @@ class ParquetTable:
         try:
             with pyarrow.parquet.ParquetFile(self.path) as file:
                 column = file.read_row_group(number, columns=[self.column]).column(0).combine_chunks()
-        except (OSError, pyarrow.ArrowException) as error:
+                return column.field("bytes") if "." in self.column else column
+        except Exception as error:  # a damaged file: pyarrow's own errors, and some of Python's
             raise ImageError(f"the file cannot be read there: {error}") from error
-        return column.field("bytes") if "." in self.column else column
 
 
 @dataclass(frozen=True)
@@ -63,7 +65,8 @@ class ParquetSource:
         table = self.tables[file]
         group = bisect_right(table.ends, int(row))
         first = table.ends[group - 1] if group else 0
-        value = self._find_group(file, group)[int(row) - first].as_py()
+        rows = self._find_group(file, group)
+        value = rows[int(row) - first].as_py() if int(row) - first < len(rows) else None
         if not isinstance(value, bytes):
             raise ImageError("no image in this row")
         return value
@@ -71,6 +74,12 @@ class ParquetSource:
     def digest(self, name: str) -> bytes:
         """Return the digest of an image's bytes; ImageError where it is none."""
         return hash_image(self.read(name))
+
+    def stamp(self, name: str) -> Stamp | None:
+        """Return the file's stamp, from before it was opened, with the column and the number of the row."""
+        file, _, row = name.rpartition("/")
+        table = self.tables[file]
+        return stamp_inner(table.stamped, f"{table.column}/{row}")
 
     def describe(self) -> str:
         """Return the path of the file, or of the folder of several."""
@@ -105,15 +114,24 @@ def open_parquets(path: Path, files: Sequence[Path], columns: Mapping[str, str])
     folder = path if path.is_dir() else path.parent
     read = {file.relative_to(folder).as_posix(): _read_rows(file, columns) for file in files}
     parts = find_shard_parts([file.name for file in files])
-    entries = [
+    entries = (
         Entry(f"{name}/{at:0{len(str(len(rows.labels) - 1))}d}", label, parts.get(Path(name).name, -1), group)
         for name, rows in read.items()
         for at, (label, group) in enumerate(zip(rows.labels, rows.groups, strict=True))
-    ]
+    )
+    refused: dict[str, str] = {}
     notes = tuple(dict.fromkeys(rows.note for rows in read.values()))
-    refused = {entry.name: "no class" for entry in entries if not entry.label}
     source = ParquetSource(path, {name: rows.table for name, rows in read.items()})
-    return source, list_entries((entry for entry in entries if entry.label), refused, notes)
+    return source, list_entries(_keep_labelled(entries, refused), refused, notes)
+
+
+def _keep_labelled(entries: Iterable[Entry], refused: dict[str, str]) -> Iterator[Entry]:
+    """Pass on the images that have a class; note the others."""
+    for entry in entries:
+        if entry.label:
+            yield entry
+        else:
+            refused[entry.name] = "no class"
 
 
 @dataclass(frozen=True)
@@ -128,7 +146,7 @@ class Rows:
 
 def _read_rows(path: Path, columns: Mapping[str, str]) -> Rows:
     """Read the classes and groups of all rows of a file."""
-    pyarrow = _import_pyarrow()
+    pyarrow, stamped = _import_pyarrow(), stamp_file(str(path))
     try:
         with pyarrow.parquet.ParquetFile(path) as file:
             schema, metadata = file.schema_arrow, file.metadata
@@ -136,13 +154,16 @@ def _read_rows(path: Path, columns: Mapping[str, str]) -> Rows:
             said = {role: schema.names[at] for role, at in places.items()}
             table = file.read(columns=[name for role, name in said.items() if role != "path"])
             sizes = [metadata.row_group(at).num_rows for at in range(metadata.num_row_groups)]
-    except (OSError, pyarrow.ArrowException) as error:
+            classes = read_class_names(schema, said["label"])
+            labels = [_name_label(value, classes) for value in table.column(said["label"]).to_pylist()]
+            groups = table.column(said["group"]).to_pylist() if "group" in said else [None] * len(labels)
+    except (SourceError, SettingsError):
+        raise
+    except Exception as error:  # a damaged file: pyarrow's own errors, and those over text that is none
         raise SourceError(f"{quote_name(str(path))} cannot be read as Parquet: {error}", "Fetch it again.") from error
-    classes = read_class_names(schema, said["label"])
-    labels = [_name_label(value, classes) for value in table.column(said["label"]).to_pylist()]
-    groups = table.column(said["group"]).to_pylist() if "group" in said else [None] * len(labels)
     is_nested = pyarrow.types.is_struct(schema.field(said["path"]).type)
-    held = ParquetTable(path, tuple(accumulate(sizes)), f"{said['path']}.bytes" if is_nested else said["path"])
+    column = f"{said['path']}.bytes" if is_nested else said["path"]
+    held = ParquetTable(path, tuple(accumulate(sizes)), column, stamped)
     names = ["" if group is None else str(group) for group in groups]
     return Rows(held, labels, names, describe_places(path, schema.names, places))
 
@@ -180,7 +201,7 @@ def read_class_names(schema: Any, column: str) -> Sequence[str] | None:
     try:
         about = json.loads((schema.metadata or {}).get(b"huggingface", b"{}"))
         names = about["info"]["features"][column]["names"]
-    except (ValueError, KeyError, TypeError):
+    except (ValueError, KeyError, TypeError, RecursionError):
         return None
     return names if isinstance(names, list) and all(isinstance(name, str) for name in names) else None
 
@@ -189,7 +210,7 @@ def _name_label(value: object, names: Sequence[str] | None) -> str:
     """Name the class of a row; nothing where it has none, as -1 says in test parts that are kept secret."""
     if value is None or (names is not None and value == -1):
         return ""
-    is_number = names is not None and isinstance(value, int) and value < len(names)
+    is_number = names is not None and isinstance(value, int) and 0 <= value < len(names)
     return names[value] if is_number else str(value).strip()  # type: ignore[index, call-overload]
 
 

@@ -11,6 +11,7 @@ from pathlib import Path
 from squeezetune.data.archives import ArchiveSource, open_tar
 from squeezetune.data.layout import find_shard_parts
 from squeezetune.data.listing import Entry, Listing, is_image_name, list_entries
+from squeezetune.data.stamps import Stamp
 from squeezetune.errors import ImageError
 
 SUFFIXES = (".tar", ".tar.gz", ".tgz", ".tar.bz2", ".tar.xz")
@@ -35,6 +36,11 @@ class ShardedSource:
         """Return the digest of a file's bytes; ImageError where it is no image."""
         shard, inner = self._locate(name)
         return shard.digest(inner)
+
+    def stamp(self, name: str) -> Stamp | None:
+        """Return the archive's stamp, with the name in it."""
+        shard, inner = self._locate(name)
+        return shard.stamp(inner)
 
     def describe(self) -> str:
         """Return the folder's path."""
@@ -111,7 +117,7 @@ def _read_class(source: ArchiveSource, files: Mapping[str, str]) -> str:
         return text
     try:
         about = json.loads(_read_text(source, files.get(OBJECT)) or "{}")
-    except ValueError:
+    except (ValueError, RecursionError):
         return ""
     found = [about[key] for key in KEYS if isinstance(about.get(key), (str, int))] if isinstance(about, dict) else []
     return str(found[0]).strip() if found else ""

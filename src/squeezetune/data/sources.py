@@ -71,8 +71,8 @@ def open_source(path: Path, columns: Mapping[str, str]) -> tuple[ImageSource, Li
     if not path.is_file():  # a folder, or nothing at all
         listing = list_files(path)
         collect = find_collector(listing.files)
-        files = [path / name for name in listing.files]
-        return (collect(path, files, columns) if collect else None) or (FolderSource(path), listing)
+        collected = collect(path, [path / name for name in listing.files], columns) if collect else None
+        return collected or (FolderSource(path), listing)
     ending = find_ending(path)
     if not ending:
         raise SourceError(

@@ -14,9 +14,9 @@ from numpy.typing import NDArray
 from scipy.sparse import coo_array
 from scipy.sparse.csgraph import connected_components
 
-from squeezetune.data.index import ImageIndex, list_some
+from squeezetune.data.index import ImageIndex
 from squeezetune.data.layout import compile_pattern, explain_no_match, match_name
-from squeezetune.data.listing import quote_name
+from squeezetune.data.listing import list_some, quote_name
 from squeezetune.data.placement import PART_COUNT, count_targets, count_units, place_units
 from squeezetune.errors import ClassesError, SettingsError
 
