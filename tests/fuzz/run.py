@@ -226,8 +226,8 @@ def run_all(options):
     targets = {kind: target for kind, target in bench.targets.items() if kind in (options.only or bench.targets)}
     started = time.monotonic()
     result = run_chunks(share_cases(targets, options.cases), options)
-    keep_failures(result, options)
     print_counts(result, time.monotonic() - started, options.seed)
+    keep_failures(result, options)
     return 1 if result.failures else 0
 
 
