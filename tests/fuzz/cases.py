@@ -39,6 +39,8 @@ class Guard:
             return
         if event == "open":
             path, mode, flags = arguments
+            if isinstance(path, str) and Path(path).is_dir():
+                return  # only a temporary file without a name can be opened so, and that leaves nothing
             if (isinstance(mode, str) and set(mode) & set("wax+")) or (isinstance(flags, int) and flags & WRITES):
                 self.check(event, path)
         elif event in CHANGES:

@@ -12,6 +12,7 @@ from pathlib import Path
 
 import atheris
 
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # the folder of all tests, as pytest has it
 with atheris.instrument_imports(include=["squeezetune"]):
     from cases import Bench
 

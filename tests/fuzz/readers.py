@@ -14,6 +14,7 @@ from mutations import mutate, mutate_json, repair_png, repair_tar
 
 from squeezetune.artifact import MANIFEST, MODEL, NETWORK, REPORT, check_target, to_json
 from squeezetune.checkpoint import CheckpointFolder, _checksum
+from squeezetune.data.cifar10 import FORMATS, read_cifar10
 from squeezetune.data.content import hash_image
 from squeezetune.data.decoding import estimate_memory, open_image, read_size
 from squeezetune.data.index import index_photos
@@ -91,6 +92,22 @@ def read_labels(data: bytes, folder: Path) -> None:
     np.save(folder / "photos.npy", np.arange(6 * 64, dtype=np.uint8).reshape(6, 8, 8))
     (folder / "labels.npy").write_bytes(data)
     read_path(folder / "photos.npy")
+
+
+@dataclass(frozen=True)
+class Batch:
+    """A source of one file, a batch of CIFAR-10."""
+
+    data: bytes
+
+    def read(self, name: str) -> bytes:
+        return self.data
+
+
+def read_batch(form: str, data: bytes, folder: Path) -> None:
+    for name, photo in read_cifar10(Batch(data), [f"data_batch_1{FORMATS[form][0]}"], form):
+        assert name.startswith("train/")
+        assert open_image(photo).size == (32, 32)
 
 
 def read_weights(data: bytes, folder: Path) -> None:
@@ -180,6 +197,8 @@ def list_targets(scratch: Path, data: Path | None = None) -> dict[str, Target]:
         "tar": Target(seeds.make_tars(), partial(read_source, "photos.tar"), repair_tar, 2),
         "shard": Target(seeds.make_shards(), partial(read_source, "photos.tar"), repair_tar, 2),
         "shards": Target(seeds.make_shards(), read_shards, repair_tar),
+        "tgz": Target(seeds.make_tgzs(), partial(read_source, "photos.tgz")),
+        **{f"cifar-{form}": Target([data], partial(read_batch, form)) for form, data in seeds.make_batches().items()},
         "csv": Target(seeds.make_tables(), partial(read_table, ".csv"), None, 2),
         "tsv": Target(seeds.make_tables(), partial(read_table, ".tsv")),
         "parquet": Target(seeds.make_parquets(), partial(read_source, "photos.parquet"), None, 2),

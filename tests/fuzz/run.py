@@ -21,6 +21,8 @@ from collections import Counter
 from dataclasses import dataclass, field
 from pathlib import Path
 
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # the folder of all tests, as pytest has it
+
 from cases import Bench
 from seeds import unpack_real_photos
 

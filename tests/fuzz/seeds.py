@@ -1,14 +1,19 @@
 """Whole files of every kind that is read, to be damaged; all are small, and made from a fixed seed."""
 
+import bz2
 import csv
+import gzip
 import io
 import json
+import lzma
+import os
 import tarfile
 import zipfile
 from functools import cache
 from pathlib import Path
 
 import numpy as np
+from original_archives import write_batch
 from PIL import Image
 from safetensors.numpy import save as pack_tensors
 
@@ -189,6 +194,18 @@ def to_npy(array):
     buffer = io.BytesIO()
     np.save(buffer, array)
     return buffer.getvalue()
+
+
+def make_tgzs():
+    """Make compressed tar archives; none where a file without a name cannot be made, to which they are unpacked."""
+    packers = (gzip.compress, bz2.compress, lzma.compress) if hasattr(os, "O_TMPFILE") else ()
+    return [pack(make_tars()[0]) for pack in packers]
+
+
+def make_batches():
+    """Make batches of CIFAR-10 by format, of two images, as they are published."""
+    pixels, labels = np.arange(2 * 3072).reshape(2, 3072).astype(np.uint8), np.array([3, 5])
+    return {form: write_batch(pixels, labels, form) for form in ("binary", "python", "matlab")}
 
 
 def make_weights():

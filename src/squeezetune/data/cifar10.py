@@ -12,9 +12,9 @@ from typing import Any, TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
-from scipy.io import loadmat
 
 from squeezetune.data.listing import ImageSource
+from squeezetune.data.matlab import read_matrices
 from squeezetune.data.pickled import PickleError, read_array, read_pickle
 from squeezetune.errors import SourceError
 
@@ -97,7 +97,7 @@ def _read_binary(payload: bytes) -> Batch:
 
 
 def _read_matlab(payload: bytes) -> Batch:
-    batch = loadmat(BytesIO(payload), variable_names=("data", "labels"))
+    batch = read_matrices(payload)
     return batch["data"], batch["labels"].ravel().astype(np.int64)
 
 
