@@ -3,6 +3,7 @@
 import json
 import signal
 from dataclasses import replace
+from importlib.util import find_spec
 
 import numpy as np
 import pytest
@@ -11,13 +12,29 @@ from squeezetune import cross_validation
 from squeezetune.cross_validation import cross_validate
 from squeezetune.data.index import index_photos
 from squeezetune.errors import CheckpointError, SettingsError
-from squeezetune.events import ModelMeasured, Notice, StageAdvanced, ignore_event
+from squeezetune.events import EpochFinished, ModelMeasured, Notice, StageAdvanced, ignore_event
 from squeezetune.learning import learn_classifier
 from squeezetune.prediction import load
 from squeezetune.scheme import choose_scheme
+from squeezetune.settings import Settings
 from squeezetune.store import find_cache_folder
-from squeezetune.training import train
+from squeezetune.training import forecast, train
 from squeezetune.workshop import open_workshop
+
+needs_torch = pytest.mark.skipif(not find_spec("torch"), reason="torch is an extra")
+pytestmark = pytest.mark.usefixtures("usual_interrupts")
+
+
+def stop_training(stage, epoch, folds=None):
+    """Press Ctrl-C, as it were, when an epoch of the model's own training is over, or so many folds are."""
+
+    def listen(event):
+        is_epoch = isinstance(event, EpochFinished) and (event.stage, event.epoch) == (stage, epoch)
+        is_fold = isinstance(event, StageAdvanced) and (event.stage, event.done) == ("folds", folds)
+        if is_epoch or is_fold:
+            signal.raise_signal(signal.SIGINT)
+
+    return listen
 
 
 @pytest.fixture(scope="session")
@@ -172,6 +189,15 @@ def test_a_budget_that_looking_at_the_photos_would_use_up_is_refused(
         train(few_shapes, tmp_path / "model", replace(folded_settings, budget="2m", layers="head"))
 
 
+def test_a_forecast_counts_the_folds(few_shapes, folded_settings):
+    plan = forecast(few_shapes, replace(folded_settings, layers="head"))
+    parts = {item.part: item.seconds for item in plan.forecasts}
+    assert parts["folds"] == pytest.approx(3 * (parts["head"] + parts["measuring"]))
+    assert "folds" not in {
+        item.part for item in forecast(few_shapes, replace(folded_settings, folds="none", validation=0.2)).forecasts
+    }
+
+
 # ---- stopped and gone on with
 
 
@@ -207,14 +233,67 @@ def test_without_resume_the_folds_of_an_unfinished_run_are_dropped(few_shapes, f
     assert [path.name for path in tmp_path.iterdir()] == ["model"]
 
 
-@pytest.mark.usefixtures("usual_interrupts")
 def test_ctrl_c_between_folds_reports_on_those_that_were_finished(few_shapes, folded_settings, tmp_path):
-    def listen(event):
-        if isinstance(event, StageAdvanced) and event.stage == "folds" and event.done == 1:
-            signal.raise_signal(signal.SIGINT)
-
-    report = train(few_shapes, tmp_path / "model", folded_settings, listen=listen).report
+    report = train(few_shapes, tmp_path / "model", folded_settings, listen=stop_training("", 0, folds=1)).report
     crossed = report["test"]["cross_validation"]
     assert (len(crossed["folds"]), crossed["planned"], crossed["images"], report["test"]["count"]) == (1, 3, 6, 6)
     assert "Stopped early: 1 of 3 trainings were made" in (tmp_path / "model" / "report.html").read_text()
     assert json.loads((tmp_path / "model" / "model.json").read_bytes())["data"]["train"] == 18
+
+
+# ---- trained layers
+
+
+@pytest.fixture(scope="module")
+def deep_settings(folded_settings):
+    return replace(folded_settings, folds="2", layers="all", epochs=2.0, validation=0.2)
+
+
+@pytest.fixture(scope="module")
+def deep(few_shapes, deep_settings, float32, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("deep") / "model"
+    train(few_shapes, folder, deep_settings)
+    return folder
+
+
+@needs_torch
+@pytest.mark.usefixtures("float32")
+def test_layers_that_were_trained_for_a_fold_are_not_trained_again(deep, few_shapes, deep_settings, tmp_path):
+    output = tmp_path / "model"
+    with pytest.raises(KilledError):
+        train(few_shapes, output, deep_settings, listen=kill_after(1))
+    assert {path.name for path in (tmp_path / ".model.unfinished").iterdir()} >= {"fold-001-result"}
+    train(few_shapes, output, deep_settings, resume=True)
+    assert read_models(output) == read_models(deep)
+    reports = [load(folder).report for folder in (deep, output)]
+    assert reports[0]["test"] == reports[1]["test"]
+    assert reports[0]["test"]["count"] == 18
+    assert [stage["test"] for stage in reports[0]["stages"]] == [None, None]
+    assert [path.name for path in tmp_path.iterdir()] == ["model"]
+
+
+@needs_torch
+@pytest.mark.usefixtures("float32")
+def test_ctrl_c_before_anything_is_measured_leaves_no_model_but_all_that_was_done(
+    deep, few_shapes, deep_settings, tmp_path
+):
+    output, said = tmp_path / "model", []
+
+    def listen(event):
+        said.append(event)
+        stop_training("all layers", 1)(event)
+
+    with pytest.raises(KeyboardInterrupt):
+        train(few_shapes, output, deep_settings, listen=listen)
+    assert any("before a fold was measured" in event.message for event in said if isinstance(event, Notice))
+    assert not output.exists()
+    train(few_shapes, output, deep_settings, resume=True)
+    assert read_models(output) == read_models(deep)
+
+
+@needs_torch
+def test_the_original_recipe_is_measured_by_folds_too(few_shapes, tmp_path):
+    settings = Settings(recipe="original", image_side=64, epochs=1.0, folds="2", threads=2)
+    test = train(few_shapes, tmp_path / "model", settings).report["test"]
+    assert [fold["images"] for fold in test["cross_validation"]["folds"]] == [9, 9]
+    assert test["count"] == 18

@@ -241,12 +241,12 @@ def describe_test(test: Mapping[str, Any]) -> list[str]:
     if not folds:
         lines = [f"{accuracy} of {test['count']:,} test photos are recognised {interval}."]
     else:
-        done = len(folds["folds"])
-        stopped = f" (stopped after {done} of {folds['planned']} folds)" if done < folds["planned"] else ""
+        done, planned = len(folds["folds"]), folds["planned"]
+        who = "every photo" if done == planned else f"stopped after {done} of {planned} folds; each of these photos"
         lines = [
-            f"{accuracy} of {folds['images']:,} photos are recognised {interval}, measured by "
-            f"{folds['name']}{stopped}: every photo was predicted by a model that had not seen it; the file itself "
-            "was trained on all of them."
+            f"{accuracy} of {folds['images']:,} photos are recognised {interval}.",
+            f"Measured by {folds['name']}: {who} was predicted by a model that had not seen it; the file itself was "
+            "trained on all of them.",
         ]
     if usual and usual["is_unequal"]:
         balanced, f1 = format_share(test["balanced_accuracy"]), format_share(test["macro_f1"])

@@ -127,6 +127,10 @@ def share_budget(index: ImageIndex, scheme: Scheme, workshop: Workshop, end: flo
             f"of {workshop.settings.budget}",
             "Give more time, or measure on a test part: --folds none.",
         )
+    each_s = (left_s - needed_s) / rounds
+    workshop.listen(
+        Notice(f"{rounds} trainings share the budget: about {each_s:,.0f} s for the model and for each fold")
+    )
     shop = scene.workshop
     with lend_folder(shop.cache) as folder:
         stores = FeatureStores(scene.open_features(trunk), open_look_store(folder, trunk.pixels))

@@ -23,7 +23,13 @@ from squeezetune.artifact import (
     to_json,
 )
 from squeezetune.checkpoint import CheckpointFolder, find_checkpoint_folder
-from squeezetune.cross_validation import Crossed, cross_validate, remove_unfinished, share_budget
+from squeezetune.cross_validation import (
+    Crossed,
+    cross_validate,
+    remove_unfinished,
+    share_budget,
+    share_time,
+)
 from squeezetune.data.catalog import group_photos
 from squeezetune.data.content import RawImage
 from squeezetune.data.index import ImageIndex, index_images, index_photos
@@ -49,7 +55,7 @@ from squeezetune.gauge import MemoryGauge, release_memory
 from squeezetune.learned import Trained
 from squeezetune.learning import RECIPES, make_manifest
 from squeezetune.measurement import Measured, run_classifier
-from squeezetune.planner import Plan
+from squeezetune.planner import Plan, add_rounds
 from squeezetune.prediction import Classifier, load
 from squeezetune.record import Run, make_record
 from squeezetune.reporting import draw_plots, render_report
@@ -260,9 +266,14 @@ def forecast(
     workshop = open_workshop(settings, find_cache_folder() if use_cache else None, clock)
     job = Job(origin, Path(), workshop, clock)
     index = job.scan()
-    scene = open_scene(index, job.cut_index(index), workshop)
-    plan, _ = plan_run(scene, find_deadline(settings, clock.started), started=clock.started, is_forecast=True)
-    return plan
+    scheme, end = choose_scheme(index, settings, clock), find_deadline(settings, clock.started)
+    if scheme is None:
+        scene = open_scene(index, job.cut_index(index), workshop)
+        return plan_run(scene, end, started=clock.started, is_forecast=True)[0]
+    rounds = len(list(scheme.list_rounds(index)))
+    scene = open_scene(index, scheme.keep_all(index), workshop)
+    plan, _ = plan_run(scene, share_time(end, rounds + 1), started=clock.started, is_forecast=True)
+    return add_rounds(plan, rounds)
 
 
 def open_job(
