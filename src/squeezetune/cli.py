@@ -202,7 +202,14 @@ def _describe_rest(share: dict[str, Any] | None) -> str:
 @guard_errors
 def evaluate(model: Path, photos: Path, class_pattern: str, columns: str, as_json: bool, quiet: bool) -> None:
     """Measure MODEL on PHOTOS, one subfolder for each class."""
-    from squeezetune.console import ProgressListener, format_share, print_json, print_lines, print_table
+    from squeezetune.console import (
+        ProgressListener,
+        describe_balance,
+        format_share,
+        print_json,
+        print_lines,
+        print_table,
+    )
     from squeezetune.measurement import evaluate as evaluate_classifier
 
     with ProgressListener(is_quiet=quiet or as_json) as listen:
@@ -213,7 +220,7 @@ def evaluate(model: Path, photos: Path, class_pattern: str, columns: str, as_jso
         return
     low, high = (format_share(end) for end in result.interval)
     accuracy = f"{format_share(result.accuracy)} of {result.count:,} photos are recognised"
-    print_lines(f"{accuracy} (95 % interval {low} to {high}).")
+    print_lines(f"{accuracy} (95 % interval {low} to {high}).", *describe_balance(result.to_dict()))
     rows = [
         (item.name, f"{item.test:,}", format_share(item.precision), format_share(item.recall), format_share(item.f1))
         for item in result.per_class

@@ -236,7 +236,7 @@ def format_share(share: float | None, digits: int = 1) -> str:
 def describe_test(test: Mapping[str, Any]) -> list[str]:
     """Say in a few lines what a model was measured to be worth, from the `test` of its report."""
     accuracy, low, high = (format_share(share) for share in (test["accuracy"], *test["interval"]))
-    folds, groups, usual = (test.get(name) for name in ("cross_validation", "groups", "usual"))
+    folds, groups = test.get("cross_validation"), test.get("groups")
     interval = f"(95 % interval {low} to {high}{f', over {groups:,} groups' if groups else ''})"
     if not folds:
         lines = [f"{accuracy} of {test['count']:,} test photos are recognised {interval}."]
@@ -248,13 +248,19 @@ def describe_test(test: Mapping[str, Any]) -> list[str]:
             f"Measured by {folds['name']}: {who} was predicted by a model that had not seen it; the file itself was "
             "trained on all of them.",
         ]
-    if usual and usual["is_unequal"]:
-        balanced, f1 = format_share(test["balanced_accuracy"]), format_share(test["macro_f1"])
-        lines += [
-            f"Classes are unequal: balanced accuracy {balanced}, macro F1 {f1}; always saying {usual['name']} would be "
-            f"right for {format_share(usual['share'])}."
-        ]
-    return lines
+    return [*lines, *describe_balance(test)]
+
+
+def describe_balance(test: Mapping[str, Any]) -> list[str]:
+    """Say what the accuracy hides where classes are unequal; nothing where they are not."""
+    usual = test.get("usual")  # reports of earlier versions do not have it
+    if not usual or not usual["is_unequal"]:
+        return []
+    balanced, f1 = format_share(test["balanced_accuracy"]), format_share(test["macro_f1"])
+    return [
+        f"Classes are unequal: balanced accuracy {balanced}, macro F1 {f1}; always saying {usual['name']} would be "
+        f"right for {format_share(usual['share'])}."
+    ]
 
 
 def describe_split(data: Mapping[str, Any]) -> str:
