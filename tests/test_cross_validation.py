@@ -7,6 +7,7 @@ from importlib.util import find_spec
 
 import numpy as np
 import pytest
+from PIL import Image
 
 from squeezetune import cross_validation
 from squeezetune.cross_validation import cross_validate
@@ -162,6 +163,24 @@ def test_a_photo_that_cannot_be_decoded_is_left_out_of_all_folds(write_shapes, f
     report = train(photos, tmp_path / "model", folded_settings).report
     assert [item["name"] for item in report["data"]["skipped"]] == ["box/000.png"]
     assert report["test"]["count"] == 11
+
+
+def test_near_duplicates_in_two_folds_are_told(write_shapes, folded_settings, tmp_path):
+    photos = write_shapes(tmp_path / "photos", {"box": 6, "disc": 6})
+    for path in sorted(photos.rglob("*.png")):
+        with Image.open(path) as image:
+            image.save(path.with_suffix(".webp"), lossless=True)
+    together = train(photos, tmp_path / "model", folded_settings).report["data"]["leaks"]
+    assert together == {"validation": 0, "test": 0, "test_without": None}
+    reported = replace(folded_settings, near_duplicates="reported")
+    report = train(photos, tmp_path / "model", reported).report
+    assert report["data"]["leaks"]["test"] > 0
+    others = report["data"]["leaks"]["test_without"]["images"]
+    assert others == 24 - report["data"]["leaks"]["test"]
+    assert (
+        f"{report['data']['leaks']['test']} of 24 test photos have a copy"
+        in (tmp_path / "model" / "report.html").read_text()
+    )
 
 
 def test_photos_with_a_split_of_their_own_are_refused(write_shapes, folded_settings, tmp_path):

@@ -121,3 +121,17 @@ def test_an_ordinary_set_is_split_as_ever(make_index):
     index, settings = make_index(160, 160), Settings()
     assert choose_scheme(index, settings, ignore_event) is None
     assert len(split_index(index, validation=0.1, test=0.1, seed=0).test) == 32
+
+
+def test_near_duplicates_are_parted_only_where_asked_or_where_a_class_has_nothing_else(make_index):
+    index = make_index(8, 8)
+    twins = replace(index, pictures=np.repeat(np.arange(8), 2))
+    for policy, is_together in (("together", True), ("reported", False)):
+        scheme = choose_scheme(index, Settings(folds="4", near_duplicates=policy), ignore_event)
+        leaks = next(scheme.list_rounds(twins)).folds.find_leaks(twins)
+        assert (len(leaks) == 0) is is_together
+    said = []
+    same = replace(index, pictures=np.repeat([0, 1], 8))  # one picture in each class
+    scheme = choose_scheme(index, Settings(folds="4"), ignore_event)
+    assert len(list(scheme.list_rounds(same, said.append))) == 4
+    assert "cannot all be kept in one fold" in said[0].message

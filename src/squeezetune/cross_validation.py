@@ -9,7 +9,7 @@ What a finished fold gave is kept beside the model until the run is over, so tha
 
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -51,11 +51,15 @@ class RoundResult:
 
 @dataclass(frozen=True)
 class Crossed:
-    """The results of the rounds that were finished, of all those `planned`."""
+    """The results of the rounds that were finished, of all those `planned`.
+
+    `leaks` are the positions of images of which a near-duplicate is in another fold, where they were not kept together.
+    """
 
     scheme: Scheme
     planned: int
     results: tuple[RoundResult, ...]
+    leaks: NDArray[np.int64] = field(default_factory=lambda: np.empty(0, np.int64))
 
     def pool(self) -> Measured:
         """Put the predictions of all rounds together; with repeats an image is among them several times."""
@@ -166,7 +170,7 @@ def cross_validate(learned: Trained, scheme: Scheme, workshop: Workshop, end: fl
     if not results:
         raise explain_stop(listen)
     listen(StageFinished(STAGE, time.perf_counter() - start))
-    return Crossed(scheme, len(rounds), tuple(results))
+    return Crossed(scheme, len(rounds), tuple(results), rounds[0].folds.find_leaks(index))
 
 
 def explain_stop(listen: Listener) -> KeyboardInterrupt:

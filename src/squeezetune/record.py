@@ -182,12 +182,13 @@ def record_leaks(run: Run) -> dict[str, Any]:
     `test_without` is the accuracy on the other test images, None where there are no leaks.
     """
     split, measured = run.learned.split, run.measured
-    leaks = split.leaks
+    leaks = run.crossed.leaks if run.crossed else split.leaks
+    tested = measured.positions if run.crossed else split.test
     is_clean = ~np.isin(measured.positions, leaks)
     is_correct = measured.probabilities.argmax(axis=1) == run.learned.index.labels[measured.positions]
     return {
         "validation": int(np.isin(split.validation, leaks).sum()),
-        "test": int(np.isin(split.test, leaks).sum()),
+        "test": len(np.intersect1d(tested, leaks)),
         "test_without": None if is_clean.all() else record_share(is_correct[is_clean]),
     }
 

@@ -128,3 +128,17 @@ def test_leaving_groups_out_needs_groups_and_not_too_many():
         leave_groups_out(index, 0)
     with pytest.raises(SettingsError, match="each of 300 groups out once"):
         leave_groups_out(index, 0, "[0-9]+.jpg")
+
+
+def test_near_duplicates_stay_in_one_fold_and_leak_where_they_do_not():
+    index = make_index([0] * 12 + [1] * 12)
+    pictures = np.repeat(np.arange(12), 2)  # each photo twice, in another format
+    joined = replace(index, pictures=pictures)
+    together, apart = cut_folds(joined, 4, 0), cut_folds(index, 4, 0)
+    folds = read_folds(together, index)
+    np.testing.assert_array_equal(folds[::2], folds[1::2])
+    assert len(together.find_leaks(joined)) == len(apart.find_leaks(index)) == 0
+    folds = read_folds(apart, index)
+    expected = np.flatnonzero(np.repeat(folds[::2] != folds[1::2], 2))
+    assert len(expected)
+    np.testing.assert_array_equal(apart.find_leaks(joined), expected)

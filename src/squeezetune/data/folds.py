@@ -35,6 +35,14 @@ class Folds:
         test = np.array([self.of_name[name] == fold for name in index.names])
         return split_train_validation(index, share, seed, group_by=group_by, test=test)
 
+    def find_leaks(self, index: ImageIndex) -> Ints:
+        """Find the positions of images of which a copy or near-duplicate is in another fold."""
+        units, folds = gather_units(index, 0).of_image, np.array([self.of_name[name] for name in index.names])
+        lowest, highest = np.full(units.max() + 1, self.count), np.full(units.max() + 1, -1)
+        np.minimum.at(lowest, units, folds)
+        np.maximum.at(highest, units, folds)
+        return np.flatnonzero(lowest[units] < highest[units])
+
 
 def cut_folds(index: ImageIndex, count: int, seed: int, group_by: str = "") -> Folds:
     """Cut an index into `count` folds of about the same size, each class spread evenly; none stays empty.
