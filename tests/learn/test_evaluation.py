@@ -184,7 +184,7 @@ def test_always_saying_the_largest_class_is_seen_through():
     assert (found.usual.name, found.usual.is_unequal) == ("usual", True)
     assert found.balanced_accuracy == 0.5
     baseline, unsaid = found.warnings
-    assert "not surely above 97.1%, which always saying “usual” would reach" in baseline
+    assert "not surely above 97.1 %, which always saying “usual” would reach" in baseline
     assert "Never named, for no image at all: rare" in unsaid
 
 

@@ -218,8 +218,8 @@ def _find_warnings(
     """Say what makes the figures worth less than they look."""
     if interval[0] <= usual.share < 1:
         yield (
-            f"The accuracy is not surely above {usual.share:.1%}, which always saying “{usual.name}” would reach: "
-            f"look at the balanced accuracy, {balanced_accuracy:.1%}, where every class counts the same."
+            f"The accuracy is not surely above {100 * usual.share:.1f} %, which always saying “{usual.name}” would "
+            f"reach: look at the balanced accuracy, {100 * balanced_accuracy:.1f} %, where every class counts the same."
         )
     few = [figures for figures in per_class if figures.test < FEW_TEST_IMAGES * repeats]
     if few:
