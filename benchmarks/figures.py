@@ -4,7 +4,7 @@ import importlib.metadata
 import statistics
 from collections.abc import Iterable, Sequence
 
-from squeezetune.learn.evaluation import wilson_interval
+from squeezetune.learn.intervals import wilson_interval
 from squeezetune.machine import describe_machine
 
 

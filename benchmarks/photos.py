@@ -33,8 +33,8 @@ class PhotoSet:
     epochs: int
 
     def make_settings(self, **choices: object) -> Settings:
-        """Make settings with this set's shares."""
-        return Settings(**{"validation": self.validation, "test": self.test, **choices})  # type: ignore[arg-type]
+        """Make settings with this set's shares; a small sample for a quick look has a test part too."""
+        return Settings(**{"validation": self.validation, "test": self.test, "folds": "none", **choices})  # type: ignore[arg-type]
 
 
 PHOTO_SETS = {

@@ -144,7 +144,7 @@ def shape_folder(write_shapes: Callable[..., Path], tmp_path_factory: pytest.Tem
 @pytest.fixture(scope="session")
 def fixed_settings() -> Settings:
     """Give settings under which two runs on one machine compute the same bits; small, so that they are fast."""
-    return Settings(image_side=64, validation=0.2, test=0.2, **FIXED)
+    return Settings(image_side=64, validation=0.2, test=0.2, folds="none", **FIXED)
 
 
 @pytest.fixture(scope="session")

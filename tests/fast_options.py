@@ -4,6 +4,7 @@ FAST = [
     *("--image-side", "64"),
     *("--validation", "0.2"),
     *("--test", "0.2"),
+    *("--folds", "none"),
     *("--engine", "onnxruntime"),
     *("--precision", "float32"),
 ]

@@ -8,6 +8,7 @@ from rich.text import Text
 
 from squeezetune.console import (
     ProgressListener,
+    describe_test,
     format_clock,
     format_share,
     name_stage,
@@ -195,3 +196,32 @@ def test_every_number_of_last_blocks_has_a_name():
     assert name_stage("last 4 blocks") == "Training last 4 blocks"
     assert name_stage("all layers") == "Training all layers"
     assert name_stage("something else") == "something else"
+
+
+# ---- what a model is worth
+
+TEST = {"accuracy": 0.999, "interval": (0.99, 0.9995), "count": 1001, "balanced_accuracy": 0.5, "macro_f1": 0.4998,
+        "groups": None, "cross_validation": None,
+        "usual": {"name": "cat", "share": 0.999, "is_unequal": True}}  # fmt: skip
+
+
+def test_unequal_classes_are_told_with_what_blind_guessing_would_reach():
+    assert describe_test(TEST) == [
+        "99.9 % of 1,001 test photos are recognised (95 % interval 99.0 % to 99.9 %).",
+        "Classes are unequal: balanced accuracy 50.0 %, macro F1 50.0 %; always saying cat would be right for 99.9 %.",
+    ]
+
+
+def test_equal_classes_and_earlier_reports_have_one_line():
+    assert len(describe_test(TEST | {"usual": TEST["usual"] | {"is_unequal": False}})) == 1
+    old = {name: TEST[name] for name in ("accuracy", "interval", "count")}
+    assert len(describe_test(old)) == 1
+
+
+@pytest.mark.parametrize(("done", "words"), [(3, "every photo was"), (2, "stopped after 2 of 3 folds; each of these")])
+def test_folds_say_who_measured(done, words):
+    folds = {"name": "3-fold cross-validation", "planned": 3, "folds": [{}] * done, "images": 60}
+    first, second, *_ = describe_test(TEST | {"cross_validation": folds, "groups": 12})
+    assert "of 60 photos are recognised" in first
+    assert "over 12 groups" in first
+    assert second.startswith("Measured by 3-fold cross-validation: " + words)

@@ -108,7 +108,7 @@ def test_very_few_images_of_each_class(digits, count):
 def test_parameters_are_the_settings():
     parameters = SqueezeTuneClassifier().get_params()
     settings = Settings().to_dict()
-    assert set(settings) - set(parameters) == {"test", "group_by"}
+    assert set(settings) - set(parameters) == {"test", "folds", "repeats", "group_by"}
     assert set(parameters) - set(settings) == {"use_cache"}
     assert {name: parameters[name] for name in set(settings) & set(parameters)} == {
         name: value for name, value in settings.items() if name in parameters

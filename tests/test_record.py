@@ -9,7 +9,8 @@ from squeezetune.data.split import split_index
 from squeezetune.deepened import Deepened
 from squeezetune.engine import ThreadEngine
 from squeezetune.events import EpochFinished, PlanChanged, PlanMade, StageFinished, ignore_event
-from squeezetune.learn.evaluation import evaluate_probabilities, wilson_interval
+from squeezetune.learn.evaluation import evaluate_probabilities
+from squeezetune.learn.intervals import wilson_interval
 from squeezetune.learn.recipe import Phase, Recipe, StagePlan
 from squeezetune.learn.scaling import Scaling
 from squeezetune.learn.stages import StageResult

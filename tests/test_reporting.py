@@ -89,12 +89,21 @@ def make_records(names, confusion):
             for index, (t, p) in enumerate(pairs[:60])]  # fmt: skip
 
 
+def find_usual(names, confusion):
+    totals = confusion.sum(axis=1)
+    share = float(totals.max() / totals.sum())
+    is_unequal = bool(totals.max() > 1.5 * totals.min())
+    return {"name": names[int(totals.argmax())], "share": share, "is_unequal": is_unequal}
+
+
 def make_test(names, confusion):
     count, correct = int(confusion.sum()), int(np.trace(confusion))
     accuracy = correct / count
     return {
         "count": count, "correct": correct, "accuracy": accuracy,
         "interval": find_interval(correct, count),
+        "groups": None, "cross_validation": None,
+        "usual": find_usual(names, confusion), "macro_f1": 0.876,
         "balanced_accuracy": accuracy, "calibration_error": 0.034,
         "top_k": {"k": 5, "accuracy": 0.998, "interval": [0.99, 1.0]} if len(names) > 5 else None,
         "reliability": [
@@ -530,3 +539,62 @@ def test_the_ceiling_of_memory_is_told_where_there_was_one():
     assert "512 MB of memory held at most, under a ceiling of 600 MB" in page.text.replace("\xa0", " ")
     free = Page(render_report(make_report(memory={"peak_mb": 900, "held_mb": 512, "ceiling_mb": None}), {}))
     assert "ceiling" not in free.text
+
+
+# ---- folds and unequal classes
+
+
+def make_folded_report(done=5, repeats=None):
+    report = make_report(mistakes=2)
+    folds = [{"repeat": 1, "fold": n + 1, "images": 64, "correct": 60 + n % 4, "accuracy": (60 + n % 4) / 64}
+             for n in range(done)]  # fmt: skip
+    report["test"]["cross_validation"] = {
+        "name": "5-fold cross-validation", "is_automatic": True, "planned": 5, "images": 64 * done, "folds": folds,
+        "mean": 0.957, "deviation": 0.0123, "repeats": repeats,
+    }  # fmt: skip
+    report["data"]["parts"] = {"train": 3200, "validation": 0, "test": 0}
+    return report
+
+
+def test_a_page_of_folds_says_who_measured():
+    text = Page(render_report(make_folded_report(), {})).text
+    for words in (
+        "of 320 images are named right",
+        "Measured by 5-fold cross-validation: every image was predicted by a model that had not seen it; "
+        "the file itself was trained on all of them.",
+        "mean 95.7 %, standard deviation 1.2 points",
+        "too few to hold any back for choices",
+        "--folds none",
+    ):
+        assert words in text
+    assert "set aside from the start" not in text
+    assert "The test part was set aside" not in text
+
+
+def test_a_page_of_folds_that_were_stopped_says_so():
+    text = Page(render_report(make_folded_report(done=2), {})).text
+    assert "stopped after 2 of 5 folds: each of these images was predicted" in text
+    assert "Stopped early: 2 of 5 trainings were made" in text
+
+
+def test_repeats_have_their_own_spread():
+    repeats = {"accuracies": [0.95, 0.96], "mean": 0.955, "deviation": 0.007}
+    text = Page(render_report(make_folded_report(repeats=repeats), {})).text
+    assert "Over 2 repeats: mean 95.5 %, standard deviation 0.7 points." in text
+    assert "1 of repeat 1" in text
+
+
+def test_unequal_classes_show_macro_f1_and_the_baseline():
+    report = make_report(mistakes=1)
+    report["test"]["usual"] = {"name": "apple", "share": 0.999, "is_unequal": True}
+    report["test"]["macro_f1"] = 0.512
+    text = Page(render_report(report, {})).text
+    assert "Macro F1 51.2 %" in text
+    assert "Always saying “apple” would reach 99.9 %, and 12.5 % balanced" in text
+    assert "Macro F1" not in Page(render_report(make_report(mistakes=1), {})).text
+
+
+def test_an_interval_over_groups_is_called_one():
+    report = make_report(mistakes=1)
+    report["test"]["groups"] = 24
+    assert re.search("interval is [^ ]+ %, over 24 groups", Page(render_report(report, {})).text)

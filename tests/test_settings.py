@@ -27,6 +27,8 @@ def draw_value(item):
         return st.sampled_from(choices)
     if item.name == "group_by":
         return st.sampled_from(["", "^([a-z]+)", "a|b"])
+    if item.name == "folds":
+        return st.sampled_from(["auto", "none", "groups", "2", "10", "100"])
     if item.name == "budget":
         return st.sampled_from(["", "90s", "10m", "1h30m"])
     if item.name == "weights":
@@ -38,11 +40,13 @@ def draw_value(item):
     return st.floats(low, high) if isinstance(item.default, float) else st.integers(low, high)
 
 
-# the original recipe knows few of the others
+# the original recipe knows few of the others; repeats need folds
 ANY_SETTINGS = st.fixed_dictionaries(
     {},
     optional={
-        item.name: draw_value(item) for item in FIELDS if item.name not in {"recipe", "last_fires", *ORIGINAL_ONLY}
+        item.name: draw_value(item)
+        for item in FIELDS
+        if item.name not in {"recipe", "repeats", "last_fires", *ORIGINAL_ONLY}
     },
 )
 
@@ -67,7 +71,7 @@ def test_every_setting_has_a_help_text_and_limits_that_allow_its_default(item):
     assert item.metadata["text"].endswith(".")
     if item.metadata["choices"]:
         assert item.default in item.metadata["choices"]
-    elif item.default != "":
+    elif not isinstance(item.default, str):
         assert item.metadata["low"] <= item.default <= item.metadata["high"]
 
 
@@ -93,6 +97,11 @@ def test_every_setting_has_a_help_text_and_limits_that_allow_its_default(item):
         ({"epochs": -1.0}, "epochs is -1.0; needed is 0 to 10000"),
         ({"budget": "soon"}, "budget is 'soon'; needed is a time such as 90s, 10m or 1h30m"),
         ({"budget": 90}, "budget is 90; needed is a value of type str"),
+        ({"folds": "5.5"}, "folds is '5.5'; needed is a number from 2 to 100, or one of auto, none, groups"),
+        ({"folds": "1"}, "folds is '1'"),
+        ({"folds": "101"}, "folds is '101'"),
+        ({"repeats": 3}, "repeats is 3 with folds auto; needed is a number of folds"),
+        ({"repeats": 3, "folds": "groups"}, "repeats is 3 with folds groups"),
         ({"views": ["plain"]}, "views is ['plain']"),
     ],
 )
@@ -107,6 +116,10 @@ def test_all_problems_are_named_at_once():
     with pytest.raises(SettingsError) as caught:
         Settings(effort="max", seed=-1, test=3)
     assert all(name in caught.value.message for name in ("effort", "seed", "test"))
+
+
+def test_a_number_of_folds_may_be_a_number():
+    assert parse_settings({"folds": 5, "repeats": 2}) == Settings(folds="5", repeats=2)
 
 
 def test_limits_themselves_are_allowed():

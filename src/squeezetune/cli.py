@@ -163,14 +163,12 @@ def _train(
 
 
 def _print_training(folder: Path, report: dict[str, Any]) -> None:
-    from squeezetune.console import format_share, print_lines
+    from squeezetune.console import describe_split, describe_test, print_lines
 
     test, data = report["test"], report["data"]
-    parts, skipped, leaks = data["parts"], data["skipped"], data["leaks"]
-    shares = " / ".join(f"{100 * part / data['images']:.1f}" for part in parts.values())
-    accuracy, low, high = (format_share(share) for share in (test["accuracy"], *test["interval"]))
+    skipped, leaks = data["skipped"], data["leaks"]
     print_lines(
-        f"{accuracy} of {test['count']:,} test photos are recognised (95 % interval {low} to {high}).",
+        *describe_test(test),
         *(f"Note: {warning}" for warning in test["warnings"]),
         *([f"Note: {len(skipped):,} files were not used; the report names them."] if skipped else []),
         *(
@@ -181,8 +179,7 @@ def _print_training(folder: Path, report: dict[str, Any]) -> None:
             if leaks["test"]
             else []
         ),
-        f"Split   {' / '.join(f'{part:,}' for part in parts.values())} photos to train / choose / measure "
-        f"({shares} %; each class within {format_share(data['unevenness'])})",
+        *([] if test["cross_validation"] else [f"Split   {describe_split(data)}"]),
         f"Model   {folder}  ({report['model']['file_bytes'] / 1e6:.1f} MB, {report['total_seconds']:.1f} s)",
         f"Report  {folder / 'report.html'}",
         f"Try it  squeezetune predict {shlex.quote(str(folder))} PHOTO.jpg",
@@ -205,7 +202,14 @@ def _describe_rest(share: dict[str, Any] | None) -> str:
 @guard_errors
 def evaluate(model: Path, photos: Path, class_pattern: str, columns: str, as_json: bool, quiet: bool) -> None:
     """Measure MODEL on PHOTOS, one subfolder for each class."""
-    from squeezetune.console import ProgressListener, format_share, print_json, print_lines, print_table
+    from squeezetune.console import (
+        ProgressListener,
+        describe_balance,
+        format_share,
+        print_json,
+        print_lines,
+        print_table,
+    )
     from squeezetune.measurement import evaluate as evaluate_classifier
 
     with ProgressListener(is_quiet=quiet or as_json) as listen:
@@ -216,7 +220,7 @@ def evaluate(model: Path, photos: Path, class_pattern: str, columns: str, as_jso
         return
     low, high = (format_share(end) for end in result.interval)
     accuracy = f"{format_share(result.accuracy)} of {result.count:,} photos are recognised"
-    print_lines(f"{accuracy} (95 % interval {low} to {high}).")
+    print_lines(f"{accuracy} (95 % interval {low} to {high}).", *describe_balance(result.to_dict()))
     rows = [
         (item.name, f"{item.test:,}", format_share(item.precision), format_share(item.recall), format_share(item.f1))
         for item in result.per_class
@@ -262,17 +266,16 @@ def predict(model: Path, images: tuple[str, ...], top: int, as_csv: bool, as_jso
 def info(model: Path, as_json: bool) -> None:
     """Show what MODEL is, what it was trained on, and what it is worth."""
     from squeezetune.artifact import read_manifest, read_report
-    from squeezetune.console import format_share, print_json, print_lines
+    from squeezetune.console import describe_test, print_json, print_lines
 
     manifest, report = read_manifest(model), read_report(model)
     if as_json:
         print_json(vars(manifest) | {"test": report["test"]})
         return
     test, data, weights = report["test"], manifest.data, manifest.weights
-    low, high = (format_share(end) for end in test["interval"])
     print_lines(
         f"{len(manifest.class_names)} classes: {', '.join(manifest.class_names)}",
-        f"{format_share(test['accuracy'])} of {test['count']:,} test photos (95 % interval {low} to {high})",
+        *describe_test(test),
         f"Trained on {data['train']:,} photos and chosen on {data['validation']:,}, by SqueezeTune {manifest.version}, "
         f"{manifest.created}",
         f"{report['model']['network']}; {report['model']['head']}, on {report['model']['views']}, at "

@@ -40,6 +40,7 @@ STAGE_WORDS = {
     "archive": "Fetching the archive",
     "packing": "Packing the images",
     "head": "Training the head",
+    "folds": "Training the folds",
     "activations": "Running first blocks",
     "all layers": "Training all layers",
     "measuring": "Measuring",
@@ -230,6 +231,46 @@ def format_share(share: float | None, digits: int = 1) -> str:
     if share < 1 and float(text) == 100:
         text = f"{100 - 10**-digits:.{digits}f}"
     return f"{text} %"
+
+
+def describe_test(test: Mapping[str, Any]) -> list[str]:
+    """Say in a few lines what a model was measured to be worth, from the `test` of its report."""
+    accuracy, low, high = (format_share(share) for share in (test["accuracy"], *test["interval"]))
+    folds, groups = test.get("cross_validation"), test.get("groups")
+    interval = f"(95 % interval {low} to {high}{f', over {groups:,} groups' if groups else ''})"
+    if not folds:
+        lines = [f"{accuracy} of {test['count']:,} test photos are recognised {interval}."]
+    else:
+        done, planned = len(folds["folds"]), folds["planned"]
+        who = "every photo" if done == planned else f"stopped after {done} of {planned} folds; each of these photos"
+        lines = [
+            f"{accuracy} of {folds['images']:,} photos are recognised {interval}.",
+            f"Measured by {folds['name']}: {who} was predicted by a model that had not seen it; the file itself was "
+            "trained on all of them.",
+        ]
+    return [*lines, *describe_balance(test)]
+
+
+def describe_balance(test: Mapping[str, Any]) -> list[str]:
+    """Say what the accuracy hides where classes are unequal; nothing where they are not."""
+    usual = test.get("usual")  # reports of earlier versions do not have it
+    if not usual or not usual["is_unequal"]:
+        return []
+    balanced, f1 = format_share(test["balanced_accuracy"]), format_share(test["macro_f1"])
+    return [
+        f"Classes are unequal: balanced accuracy {balanced}, macro F1 {f1}; always saying {usual['name']} would be "
+        f"right for {format_share(usual['share'])}."
+    ]
+
+
+def describe_split(data: Mapping[str, Any]) -> str:
+    """Say how many photos each part has, from the `data` of a report."""
+    parts = data["parts"].values()
+    shares = " / ".join(f"{100 * part / data['images']:.1f}" for part in parts)
+    return (
+        f"{' / '.join(f'{part:,}' for part in parts)} photos to train / choose / measure "
+        f"({shares} %; each class within {format_share(data['unevenness'])})"
+    )
 
 
 def _in_one_line(text: str) -> str:

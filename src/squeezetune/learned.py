@@ -132,7 +132,7 @@ class Learned:
     def stages(self) -> tuple[StageResult, ...]:
         """The frozen layers' head and the trained layers, side by side; nothing where there is one of them only."""
         test, named = self.split.test, None
-        if self.trained and self.features.knows(test):
+        if self.trained and len(test) and self.features.knows(test):
             named = self.head.predict(Selection(self.features.values, test)).argmax(axis=1) == self.index.labels[test]
         return compare_stages(self.head, self.trained, named)
 

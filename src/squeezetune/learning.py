@@ -42,7 +42,7 @@ def learn_classifier(index: ImageIndex, cut: CutIndex, workshop: Workshop, start
     """
     scene = open_scene(index, cut(index), workshop)
     workshop, settings, weights = scene.workshop, scene.settings, workshop.pretrained.weights
-    deadline = find_deadline(settings, started)
+    deadline = workshop.run_ends or find_deadline(settings, started)
     plan, trunk = plan_run(scene, deadline, started=started)
     scratch = scene.open_scratch()
     survey, plan = survey_images(scene, cut, plan, trunk, scratch)

@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 from squeezetune.data.index import ImageIndex, Skipped, index_photos
 from squeezetune.data.listing import list_some
+from squeezetune.data.split import Split
 from squeezetune.engine import Engine, ThreadEngine
 from squeezetune.errors import ClassesError, ImageError, SourceError
 from squeezetune.events import Listener, Notice, StageAdvanced, StageFinished, StageStarted, ignore_event
@@ -28,6 +29,12 @@ class Measured:
     positions: NDArray[np.int64]
     probabilities: NDArray[np.float32]
     failures: Mapping[int, str]
+
+    def evaluate(self, index: ImageIndex, split: Split) -> Evaluation:
+        """Say what the probabilities are worth; groups that the split keeps together count as such."""
+        repeats, units = len(self.positions) / len(np.unique(self.positions)), split.find_units(self.positions)
+        labels = index.labels[self.positions]
+        return evaluate_probabilities(self.probabilities, labels, index.class_names, units=units, repeats=repeats)
 
 
 @dataclass(frozen=True)

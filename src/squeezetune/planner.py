@@ -33,6 +33,8 @@ LEAST_SEEN_S = 2.0
 SHARES = (1.0, 0.6, 0.35, 0.2, 0.1, 0.05)
 # The frozen layers and their head may take this share of a budget in which layers are trained.
 MOST_BEGINNING = 0.15
+# The parts of a run that are not made again for each fold.
+ONCE = ("preparing", "features", "report")
 # A plan that was made to fill the time exactly still fits. The training of layers ends by the clock; a plan without it
 # has to leave so large a share of itself for what takes longer than forecast.
 TOLERANCE_S, SLACK = 0.1, 0.08
@@ -117,6 +119,12 @@ def make_plan(
     forecast = [add_forecasts(plan, work, speeds, spare_s) for plan in plans]
     plan = next((plan for plan in forecast if plan.fits(left_s)), forecast[-1])
     return replace(plan, forecasts=(Forecast("preparing", spent_s), *plan.forecasts))
+
+
+def add_rounds(plan: Plan, rounds: int) -> Plan:
+    """Add the trainings of so many folds to a plan: each takes what the model itself does, but for what is kept."""
+    again_s = sum(item.seconds for item in plan.forecasts if item.part not in ONCE)
+    return replace(plan, forecasts=(*plan.forecasts, Forecast("folds", rounds * again_s)))
 
 
 def find_spare(settings: Settings) -> float:

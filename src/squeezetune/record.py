@@ -9,10 +9,12 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from squeezetune.cross_validation import Crossed
 from squeezetune.data.index import Skipped
 from squeezetune.events import EpochFinished, Event, PlanChanged, PlanMade, StageFinished
-from squeezetune.learn.evaluation import Evaluation, wilson_interval
+from squeezetune.learn.evaluation import Evaluation
 from squeezetune.learn.head import VIEW_NAMES, Candidate
+from squeezetune.learn.intervals import wilson_interval
 from squeezetune.learn.stages import StageResult
 from squeezetune.learned import Trained
 from squeezetune.machine import describe_machine, measure_peak_memory, name_version
@@ -29,7 +31,8 @@ class Run:
 
     `heard` are the plan and the ends of epochs and stages, each with the seconds since the run began, in order.
     `compared` are the file's probabilities of some validation images, to be held against the trained network's own.
-    `held` is the most memory that each stage held, in bytes.
+    `held` is the most memory that each stage held, in bytes. `crossed` is the cross-validation that measured, if one
+    did; what it predicted is `measured` then.
     """
 
     settings: Settings
@@ -42,6 +45,7 @@ class Run:
     total_s: float
     compared: Measured | None = None
     held: Mapping[str, int] = field(default_factory=dict)
+    crossed: Crossed | None = None
 
 
 def make_record(run: Run) -> dict[str, Any]:
@@ -90,6 +94,7 @@ def record_test(run: Run) -> dict[str, Any]:
     }
     for at, row in enumerate(record["per_class"]):
         row |= {part: int(count[at]) for part, count in counts.items()}
+    record["cross_validation"] = run.crossed and run.crossed.describe(run.learned.index.labels)
     return record
 
 
@@ -97,12 +102,18 @@ def order_mistakes(run: Run) -> NDArray[np.int64]:
     """Order the wrong predictions, most confident first; returns rows of the measured probabilities."""
     probabilities, labels = run.measured.probabilities, run.learned.index.labels[run.measured.positions]
     wrong = np.flatnonzero(probabilities.argmax(axis=1) != labels)
-    return wrong[np.argsort(-probabilities[wrong].max(axis=1), kind="stable")][:GALLERY]
+    return take_once(run, wrong[np.argsort(-probabilities[wrong].max(axis=1), kind="stable")])[:GALLERY]
 
 
 def order_unsure(run: Run) -> NDArray[np.int64]:
     """Order all predictions, least confident first; returns rows of the measured probabilities."""
-    return np.argsort(run.measured.probabilities.max(axis=1), kind="stable")[:GALLERY]
+    return take_once(run, np.argsort(run.measured.probabilities.max(axis=1), kind="stable"))[:GALLERY]
+
+
+def take_once(run: Run, rows: NDArray[np.int64]) -> NDArray[np.int64]:
+    """Leave out the rows of an image that came before: repeated cross-validation predicts it several times."""
+    _, first = np.unique(run.measured.positions[rows], return_index=True)
+    return rows[np.sort(first)]
 
 
 def list_images(run: Run, rows: NDArray[np.int64]) -> list[dict[str, Any]]:
@@ -171,12 +182,13 @@ def record_leaks(run: Run) -> dict[str, Any]:
     `test_without` is the accuracy on the other test images, None where there are no leaks.
     """
     split, measured = run.learned.split, run.measured
-    leaks = split.leaks
+    leaks = run.crossed.leaks if run.crossed else split.leaks
+    tested = measured.positions if run.crossed else split.test
     is_clean = ~np.isin(measured.positions, leaks)
     is_correct = measured.probabilities.argmax(axis=1) == run.learned.index.labels[measured.positions]
     return {
         "validation": int(np.isin(split.validation, leaks).sum()),
-        "test": int(np.isin(split.test, leaks).sum()),
+        "test": len(np.intersect1d(tested, leaks)),
         "test_without": None if is_clean.all() else record_share(is_correct[is_clean]),
     }
 
@@ -219,6 +231,8 @@ def _record_candidate(candidate: Candidate, chosen: Candidate) -> dict[str, Any]
 
 def list_stages(run: Run) -> list[StageResult]:
     """List the stages of training, the chosen one with what its file was measured to be worth."""
+    if run.crossed:  # folds judge the procedure, which need not choose the same stage each time
+        return list(run.learned.stages)
     labels = run.learned.index.labels[run.measured.positions]
     is_correct = run.measured.probabilities.argmax(axis=1) == labels
     return [replace(stage, is_correct_test=is_correct) if stage.is_chosen else stage for stage in run.learned.stages]

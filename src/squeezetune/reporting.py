@@ -39,7 +39,9 @@ def render_report(report: Json, thumbnails: Mapping[str, bytes]) -> str:
         mistakes=_hang_gallery(report["mistakes"], thumbnails),
         unsure=_hang_gallery(report["unsure"], thumbnails),
         calibration=_describe_calibration(report["test"]),
-        usual=_find_usual_class(report),
+        usual=report["test"].get("usual"),
+        used_classes=sum(1 for item in report["test"]["per_class"] if item["test"]),
+        folds=report["test"].get("cross_validation"),
         scale_start=_choose_scale(report["test"]["interval"][0]),
         stages=report.get("stages", ()),
         charts=_draw_charts(report["history"]),
@@ -139,15 +141,6 @@ def _describe_calibration(test: Json) -> str:
     if abs(excess) < error / 2 * sum(item["count"] for item in bins):
         return "It is too sure in some cases and too modest in others."
     return f"It is {degree} too {'sure of itself' if excess > 0 else 'modest'}."
-
-
-def _find_usual_class(report: Json) -> tuple[str, float] | None:
-    """Find the most frequent class of the test part and its share: what blind guessing would reach."""
-    totals = [sum(row) for row in report["test"]["confusion"]]
-    if not sum(totals):
-        return None
-    largest = max(range(len(totals)), key=totals.__getitem__)
-    return report["class_names"][largest], totals[largest] / sum(totals)
 
 
 def _choose_scale(low: float) -> float:

@@ -16,7 +16,7 @@ from squeezetune.data.split import Split
 from squeezetune.engine import ThreadEngine
 from squeezetune.errors import ImageError, SourceError
 from squeezetune.events import Notice
-from squeezetune.forecasts import Workload
+from squeezetune.forecasts import Speeds, Workload
 from squeezetune.learn.graph import FEATURE_COUNT
 from squeezetune.learn.quantization import CALIBRATION_IMAGES
 from squeezetune.learn.recipe import choose_recipe
@@ -110,18 +110,29 @@ def plan_run(
     if deadline is None and not is_forecast:
         plan = make_plan(count_work(scene, None), settings, None, math.inf, is_deep)
         return replace(plan, peak_memory=scene.memory.peak), scene.prepare_trunk(plan.views)
-    trunk = scene.prepare_trunk({"plain": 1, "crops": 4}.get(settings.views, 2))
-    site = Site(scene.index, trunk, shop.pretrained.weights, shop.threads, shop.cache, shop.micro_pixels)
+    trunk = prepare_probed(scene)
     left_s = math.inf if deadline is None else deadline - time.perf_counter()
-    starts = list_starts(settings, scene.side, left_s) if is_deep else []
-    batch = choose_recipe(len(scene.split.train), 1.0).batch
-    speeds = measure_speeds(site, starts, find_small_side(scene.side), batch)
+    speeds = shop.speeds or measure_machine(scene, trunk, left_s, is_deep)
     now = time.perf_counter()
     left_s, spent_s = (math.inf if deadline is None else deadline - now), (now - started if started else 0.0)
     plan = make_plan(count_work(scene, trunk), settings, speeds, left_s, is_deep, spent_s)
     plan = replace(plan, peak_memory=scene.memory.peak)
     announce_plan(plan, settings, shop.listen)
     return plan, trunk if plan.views == trunk.views else scene.prepare_trunk(plan.views)
+
+
+def prepare_probed(scene: Scene) -> Trunk:
+    """Make the frozen layers ready for the views that a plan begins with, where the machine is measured first."""
+    return scene.prepare_trunk({"plain": 1, "crops": 4}.get(scene.settings.views, 2))
+
+
+def measure_machine(scene: Scene, trunk: Trunk, left_s: float, is_deep: bool) -> Speeds:
+    """Measure how fast this machine is at all that a training of so many seconds may do."""
+    shop = scene.workshop
+    site = Site(scene.index, trunk, shop.pretrained.weights, shop.threads, shop.cache, shop.micro_pixels)
+    starts = list_starts(scene.settings, scene.side, left_s) if is_deep else []
+    batch = choose_recipe(len(scene.split.train), 1.0).batch
+    return measure_speeds(site, starts, find_small_side(scene.side), batch)
 
 
 def count_work(scene: Scene, trunk: Trunk | None) -> Workload:

@@ -20,6 +20,8 @@ LAYERS_NEED_TORCH = ("last", "all")
 # What the setting `weights` may name: torchvision's published files, and files with these endings.
 PUBLISHED_WEIGHTS = ("squeezenet1_0", "squeezenet1_1")
 WEIGHTS_ENDINGS = (".safetensors", ".pth", ".pt")
+# What the setting `folds` may be besides a number.
+FOLDS_WORDS, MOST_FOLDS = ("auto", "none", "groups"), 100
 # On smaller images fire9 gives a single position, and batch normalisation cannot do with a last batch of one image.
 ORIGINAL_SIDE_PX = 48
 
@@ -46,6 +48,12 @@ class Settings:
     seed: int = knob(0, "Seed of the split and of every other random choice.", low=0, high=2**31 - 1)
     validation: float = knob(0.1, "Share of the images on which choices are made.", low=0.02, high=0.45)
     test: float = knob(0.1, "Share of the images for the final measurement only.", low=0.02, high=0.45)
+    folds: str = knob(
+        "auto", "Measure by cross-validation, which gives no image up: in so many folds, or each group left out once "
+                "(groups); none measures on a test part; auto takes 5 folds where that part would be too small to say "
+                "much.",
+    )  # fmt: skip
+    repeats: int = knob(1, "How often cross-validation is made, with other folds each time.", low=1, high=20)
     group_by: str = knob("", "Keep images together whose path matches this regular expression alike; "
                              "its first group, or the whole match, names the group.")  # fmt: skip
     near_duplicates: str = knob("together", "Photos that show the same picture, in another format or size, cropped a "
@@ -112,8 +120,10 @@ class Settings:
 
 
 def _list_conflicts(settings: Settings) -> list[str]:
-    """Say which settings mean nothing in the recipe that was chosen."""
+    """Say which settings mean nothing beside others, such as the recipe that was chosen."""
     changed = {item.name for item in fields(Settings) if getattr(settings, item.name) != item.default}
+    if settings.repeats > 1 and parse_folds(settings.folds) is None:
+        return [f"repeats is {settings.repeats} with folds {settings.folds}; needed is a number of folds, such as 5"]
     if settings.recipe != "original":
         problems = [f"{name} belongs to the original recipe; needed is recipe original" for name in ORIGINAL_ONLY
                     if name in changed]  # fmt: skip
@@ -130,7 +140,7 @@ def _list_conflicts(settings: Settings) -> list[str]:
 
 
 def parse_settings(values: Mapping[str, Any]) -> Settings:
-    """Make settings from plain values, as `Settings.to_dict` gives them; a path may be a path object.
+    """Make settings from plain values, as `Settings.to_dict` gives them; a path may be a path object, folds a number.
 
     Raises:
         SettingsError: unknown names (with the nearest known one) or values out of their limits.
@@ -140,7 +150,14 @@ def parse_settings(values: Mapping[str, Any]) -> Settings:
     if unknown:
         raise SettingsError("; ".join(f"unknown setting {name!r}{_suggest(name, known)}" for name in unknown),
                             f"Known settings: {', '.join(known)}.")  # fmt: skip
-    return Settings(**{name: fspath(value) if isinstance(value, PathLike) else value for name, value in values.items()})
+    return Settings(**{name: _read_value(name, value) for name, value in values.items()})
+
+
+def _read_value(name: str, value: Any) -> Any:
+    """Take a path object for its text, and so a number of folds."""
+    if name == "folds" and type(value) is int:
+        return str(value)
+    return fspath(value) if isinstance(value, PathLike) else value
 
 
 def _suggest(name: str, known: list[str]) -> str:
@@ -158,6 +175,8 @@ def _find_problem(item: "Field[Any]", value: Any) -> str:
         return f"{item.name} is {value!r}; needed is one of {', '.join(choices)}{_suggest(str(value), list(choices))}"
     if high and not low <= value <= high:
         return f"{item.name} is {value!r}; needed is {low:g} to {high:g}"
+    if item.name == "folds" and value not in FOLDS_WORDS and parse_folds(str(value)) is None:
+        return f"folds is {value!r}; needed is a number from 2 to {MOST_FOLDS}, or one of {', '.join(FOLDS_WORDS)}"
     if item.name == "group_by":
         return _find_pattern_problem(str(value))
     if item.name == "weights" and value:
@@ -175,6 +194,16 @@ def _find_weights_problem(value: str) -> str:
         return ""
     return (f"weights is {value!r}; needed is a file that ends in {' or '.join(WEIGHTS_ENDINGS)}, or one of "
             f"{', '.join(PUBLISHED_WEIGHTS)}{_suggest(value, list(PUBLISHED_WEIGHTS))}")  # fmt: skip
+
+
+def parse_folds(text: str) -> int | None:
+    """Read the number of folds; None if it is none, or out of its limits.
+
+    >>> parse_folds("5")
+    5
+    """
+    number = int(text) if text.isascii() and text.isdigit() and len(text) < 4 else 0
+    return number if 2 <= number <= MOST_FOLDS else None
 
 
 def parse_duration(text: str) -> float | None:

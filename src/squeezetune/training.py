@@ -23,6 +23,13 @@ from squeezetune.artifact import (
     to_json,
 )
 from squeezetune.checkpoint import CheckpointFolder, find_checkpoint_folder
+from squeezetune.cross_validation import (
+    Crossed,
+    cross_validate,
+    remove_unfinished,
+    share_budget,
+    share_time,
+)
 from squeezetune.data.catalog import group_photos
 from squeezetune.data.content import RawImage
 from squeezetune.data.index import ImageIndex, index_images, index_photos
@@ -45,17 +52,17 @@ from squeezetune.events import (
 )
 from squeezetune.forecasts import COMPARED_IMAGES
 from squeezetune.gauge import MemoryGauge, release_memory
-from squeezetune.learn.evaluation import evaluate_probabilities
 from squeezetune.learned import Trained
 from squeezetune.learning import RECIPES, make_manifest
 from squeezetune.measurement import Measured, run_classifier
-from squeezetune.planner import Plan
+from squeezetune.planner import Plan, add_rounds
 from squeezetune.prediction import Classifier, load
 from squeezetune.record import Run, make_record
 from squeezetune.reporting import draw_plots, render_report
 from squeezetune.scene import find_deadline, open_scene, plan_run
+from squeezetune.scheme import choose_scheme
 from squeezetune.settings import Settings, parse_settings, parse_size
-from squeezetune.store import RowStore, find_cache_folder
+from squeezetune.store import RowStore, find_cache_folder, lend_folder
 from squeezetune.workshop import Workshop, open_workshop
 
 # One image, or the path of its file, and its class.
@@ -202,15 +209,28 @@ def train(
     with job.clock:
         unfinished = open_unfinished(job, resume)
         workshop = replace(job.workshop, unfinished=unfinished, is_resuming=resume)
-        learned = RECIPES[settings.recipe](job.scan(), job.cut_index, workshop, job.clock.started)
+        learned, crossed = learn_and_measure(job, workshop)
         with stage_artifact(job.output) as staging:
             staging.write(NETWORK, learned.network)
             manifest = make_manifest(learned, settings)
-            measured, compared = measure_file(staging, manifest, learned, job)
-            write_report(staging, learned, measured, compared, job)
+            measured, compared = measure_file(staging, manifest, learned, crossed, job)
+            write_report(staging, learned, measured, compared, crossed, job)
             staging.finish(manifest)
-        close_unfinished(unfinished, learned, job)
+        close_unfinished(unfinished, learned, crossed, job)
     return load(job.output)
+
+
+def learn_and_measure(job: Job, workshop: Workshop) -> tuple[Trained, Crossed | None]:
+    """Train the model; where folds measure it, train it on all photos, and once more for each fold."""
+    index, settings, started = job.scan(), job.settings, job.clock.started
+    learn, scheme = RECIPES[settings.recipe], choose_scheme(index, settings, job.clock)
+    if scheme is None:
+        return learn(index, job.cut_index, workshop, started), None
+    with lend_folder(workshop.cache) as folder:  # features are computed once even where nothing may be kept
+        shop, end = replace(workshop, cache=folder), find_deadline(settings, started)
+        shop = shop if end is None else share_budget(index, scheme, shop, end)
+        learned = learn(index, scheme.keep_all, shop, started)
+        return learned, cross_validate(learned, scheme, shop, end)
 
 
 def forecast(
@@ -246,9 +266,14 @@ def forecast(
     workshop = open_workshop(settings, find_cache_folder() if use_cache else None, clock)
     job = Job(origin, Path(), workshop, clock)
     index = job.scan()
-    scene = open_scene(index, job.cut_index(index), workshop)
-    plan, _ = plan_run(scene, find_deadline(settings, clock.started), started=clock.started, is_forecast=True)
-    return plan
+    scheme, end = choose_scheme(index, settings, clock), find_deadline(settings, clock.started)
+    if scheme is None:
+        scene = open_scene(index, job.cut_index(index), workshop)
+        return plan_run(scene, end, started=clock.started, is_forecast=True)[0]
+    rounds = len(list(scheme.list_rounds(index)))
+    scene = open_scene(index, scheme.keep_all(index), workshop)
+    plan, _ = plan_run(scene, share_time(end, rounds + 1), started=clock.started, is_forecast=True)
+    return add_rounds(plan, rounds)
 
 
 def open_job(
@@ -274,43 +299,60 @@ def open_unfinished(job: Job, resume: bool) -> CheckpointFolder:
     unfinished = CheckpointFolder(find_checkpoint_folder(job.output))
     if unfinished.path.exists() and not resume:
         job.clock(Notice(f"an unfinished run in {unfinished.path} is dropped; --resume would have gone on with it"))
-        unfinished.remove()
+        remove_unfinished(unfinished)
     return unfinished
 
 
-def close_unfinished(unfinished: CheckpointFolder, learned: Trained, job: Job) -> None:
+def close_unfinished(unfinished: CheckpointFolder, learned: Trained, crossed: Crossed | None, job: Job) -> None:
     """Remove what was kept of a training that is finished now; one that other settings began stays."""
     if not unfinished.path.exists() or not learned.is_finished:
         return
-    if learned.has_trained_layers:
-        unfinished.remove()
+    if learned.has_trained_layers or crossed:
+        remove_unfinished(unfinished)
     else:
         job.clock(Notice(f"nothing was resumed: these settings train no layers; {unfinished.path} is left as it was"))
 
 
-def measure_file(staging: Staging, manifest: Manifest, learned: Trained, job: Job) -> tuple[Measured, Measured | None]:
-    """Write `model.onnx` and measure that very file on the test images, and on some that its training looked at."""
+def measure_file(
+    staging: Staging, manifest: Manifest, learned: Trained, crossed: Crossed | None, job: Job
+) -> tuple[Measured, Measured | None]:
+    """Write `model.onnx` and measure that very file on the test images, and on some that its training looked at.
+
+    Where folds have measured, their predictions are taken for those of the test images.
+    """
     path = staging.write(MODEL, learned.model)
     store, cache, engine = None, job.workshop.cache, job.workshop.engine
     if cache:
         folder = cache / "measurements" / staging.checksums[MODEL][:32]
         store = RowStore(folder, (len(manifest.class_names),), "<f4")
     classifier = Classifier(path, manifest)
-    measured = run_classifier(classifier, learned.index, learned.split.test, engine, job.clock, store)
-    if learned.knows(measured.positions):
+    measured = (
+        crossed.pool()
+        if crossed
+        else run_classifier(classifier, learned.index, learned.split.test, engine, job.clock, store)
+    )
+    if not crossed and learned.knows(measured.positions):
         return measured, None
-    sample = learned.split.validation[:: -(-len(learned.split.validation) // COMPARED_IMAGES)]
+    judging = learned.split.validation if len(learned.split.validation) else learned.split.train
+    sample = judging[:: -(-len(judging) // COMPARED_IMAGES)]
     return measured, run_classifier(classifier, learned.index, sample, engine, ignore_event, store)
 
 
-def write_report(staging: Staging, learned: Trained, measured: Measured, compared: Measured | None, job: Job) -> None:
+def write_report(
+    staging: Staging,
+    learned: Trained,
+    measured: Measured,
+    compared: Measured | None,
+    crossed: Crossed | None,
+    job: Job,
+) -> None:
     """Write the report for scripts, for people and for papers."""
     index = learned.index
-    evaluation = evaluate_probabilities(measured.probabilities, index.labels[measured.positions], index.class_names)
+    evaluation = measured.evaluate(index, learned.split)
     job.clock(ModelMeasured(evaluation.accuracy, *evaluation.interval, evaluation.count))
     command, heard, seconds = repeat_command(job), tuple(job.clock.heard), job.clock.total_s()
     run = Run(job.settings, learned, measured, evaluation, command, job.created, heard, seconds, compared,
-              job.clock.gauge.peaks)  # fmt: skip
+              job.clock.gauge.peaks, crossed)  # fmt: skip
     record = make_record(run)
     for name, image in draw_plots(record).items():
         staging.write(f"plots/{name}", image)

@@ -8,6 +8,7 @@ from typing import Any
 from squeezetune.checkpoint import CheckpointFolder
 from squeezetune.engine import Engine, ThreadEngine, count_cores
 from squeezetune.events import Listener
+from squeezetune.forecasts import Speeds
 from squeezetune.learn.pretrained import Pretrained, load_pretrained
 from squeezetune.settings import Settings
 
@@ -17,7 +18,8 @@ class Workshop:
     """Where and how the work is done; in `unfinished` the training of layers is kept, to be resumed after a kill.
 
     `cache` is None where nothing may be kept. `training_ends` is the moment, by `time.perf_counter`, at which the last
-    step has to be done; no more than `micro_pixels` go through the network at once on a thread.
+    step has to be done; no more than `micro_pixels` go through the network at once on a thread. Where several
+    trainings share a budget, `run_ends` is when this one has to be over, and `speeds` were measured before.
     """
 
     settings: Settings
@@ -30,6 +32,8 @@ class Workshop:
     is_resuming: bool = False
     training_ends: float | None = None
     micro_pixels: float = math.inf
+    run_ends: float | None = None
+    speeds: Speeds | None = None
 
     def identify_settings(self) -> dict[str, Any]:
         """Return the settings with the content of the pretrained weights in the place of their path."""

@@ -10,8 +10,8 @@ from squeezetune.learn.evaluation import (
     evaluate_probabilities,
     find_confused_pairs,
     measure_reliability,
-    wilson_interval,
 )
+from squeezetune.learn.intervals import wilson_interval
 
 
 def make_predictions(n, classes, seed=0, skill=1.5):
@@ -38,6 +38,7 @@ def test_figures_equal_scikit_learns(n, classes):
     assert found.accuracy == pytest.approx(metrics.accuracy_score(labels, predicted))
     assert found.correct == metrics.accuracy_score(labels, predicted, normalize=False)
     assert found.balanced_accuracy == pytest.approx(metrics.balanced_accuracy_score(labels, predicted))
+    assert found.macro_f1 == pytest.approx(metrics.f1_score(labels, predicted, average="macro"))
     np.testing.assert_array_equal(found.confusion, metrics.confusion_matrix(labels, predicted, labels=every))
     precision, recall, f1, support = metrics.precision_recall_fscore_support(
         labels, predicted, labels=every, zero_division=np.nan
@@ -165,3 +166,58 @@ def test_an_evaluation_becomes_json():
     assert plain["confusion"] == [list(row) for row in found.confusion]
     assert plain["per_class"][0]["name"] == "class 0"
     assert plain["top_k"]["k"] == 3
+
+
+# ---- unequal classes, repeats and groups
+
+
+def predict_always(labels, classes, said=0):
+    probabilities = np.full((len(labels), classes), 0.01, np.float32)
+    probabilities[:, said] = 0.9
+    return probabilities
+
+
+def test_always_saying_the_largest_class_is_seen_through():
+    labels = np.repeat([0, 1], [999, 30])
+    found = evaluate_probabilities(predict_always(labels, 2), labels, ["usual", "rare"])
+    assert found.accuracy == found.usual.share == pytest.approx(999 / 1029)
+    assert (found.usual.name, found.usual.is_unequal) == ("usual", True)
+    assert found.balanced_accuracy == 0.5
+    baseline, unsaid = found.warnings
+    assert "not surely above 97.1 %, which always saying “usual” would reach" in baseline
+    assert "Never named, for no image at all: rare" in unsaid
+
+
+def test_a_good_classifier_of_unequal_classes_gets_no_warning():
+    labels = np.repeat([0, 1], [600, 40])
+    found = evaluate_probabilities(np.eye(2, dtype=np.float32)[labels], labels, ["usual", "rare"])
+    assert found.usual.is_unequal
+    assert found.warnings == ()
+
+
+def test_equal_classes_are_not_called_unequal():
+    labels = np.repeat([0, 1, 2], [20, 17, 25])
+    assert not evaluate_probabilities(np.eye(3, dtype=np.float32)[labels], labels, list("abc")).usual.is_unequal
+
+
+def test_repeats_count_every_image_once_in_intervals():
+    probabilities, labels = make_predictions(200, 3, skill=0.5)
+    names = list("abc")
+    once = evaluate_probabilities(probabilities, labels, names)
+    thrice = evaluate_probabilities(np.tile(probabilities, (3, 1)), np.tile(labels, 3), names, repeats=3)
+    assert thrice.count == 3 * once.count
+    assert thrice.interval == pytest.approx(once.interval)
+    assert thrice.warnings == once.warnings
+    for a, b in zip(thrice.per_class, once.per_class, strict=True):
+        assert a.recall_interval == pytest.approx(b.recall_interval)
+
+
+def test_images_of_few_groups_give_a_wider_interval():
+    probabilities, labels = make_predictions(400, 4, skill=1.0)
+    is_wrong = probabilities.argmax(axis=1) != labels
+    units = np.where(is_wrong, 0, np.arange(400) % 9 + 1)  # all mistakes are of one group
+    grouped = evaluate_probabilities(probabilities, labels, list("abcd"), units=units)
+    alone = evaluate_probabilities(probabilities, labels, list("abcd"))
+    assert (grouped.groups, alone.groups) == (10, None)
+    assert grouped.interval[0] < alone.interval[0]
+    assert grouped.interval[1] > alone.interval[1]

@@ -253,12 +253,22 @@ def test_a_rare_class_is_found_more_often_with_weights():
 # ---- little data, many classes
 
 
-def test_without_validation_images_the_training_images_judge():
-    train = make_features(6, 2)
+def test_without_validation_images_heads_of_other_training_images_judge():
+    train, unseen = make_features(40, 2, clarity=0.3), make_features(400, 2, clarity=0.3, seed=1)
     head = fit(train, take(train, slice(0)), Settings())
-    assert head.chosen.validation_accuracy == 1
-    assert head.chosen.temperature == 1
     assert measure_accuracy(head, train) == 1
+    # what was learnt is named right, what was not is not: the judges have not seen the image
+    assert len(head.chosen.is_correct) == 40
+    assert abs(head.chosen.validation_accuracy - measure_accuracy(head, unseen)) < 0.2
+    assert head.chosen.temperature != 1
+
+
+def test_a_class_of_one_image_cannot_be_judged_by_others():
+    train = take(make_features(6, 2), [0, 1, 2, 4])
+    assert sorted(np.bincount(train.labels).tolist()) == [1, 3]
+    head = fit(train, take(train, slice(0)), Settings())
+    assert head.chosen.temperature == 1
+    assert head.chosen.validation_accuracy == 1
 
 
 def test_two_classes_of_three_images():

@@ -99,20 +99,27 @@ def split_index(
     return replace(_make_split(index, units, parts), leaks=_find_leaks(known, parts))
 
 
-def split_train_validation(index: ImageIndex, share: float, seed: int) -> Split:
-    """Split an index into train and validation for a caller who has test data elsewhere; `test` is empty.
+def split_train_validation(
+    index: ImageIndex, share: float, seed: int, *, group_by: str = "", test: NDArray[np.bool_] | None = None
+) -> Split:
+    """Split an index into train and validation for a caller who chooses the test part, or has test data elsewhere.
 
     The rules are those of `split_index`, but a class of one image (or of its copies) is in train only, and
-    the parts of an already split source are not looked at.
+    the parts of an already split source are not looked at. `test` (n,) says which images are the test part; it has to
+    hold whole units, and is empty if not given. `share` is of the other images; with 0 all of them train.
 
     Raises:
-        SettingsError: the share is not between 0 and 1.
+        SettingsError: the share is not below 1, or `group_by` matches nothing.
 
     """
-    _check_shares(validation=share)
-    units = gather_units(index, seed)
-    shares = np.array([1 - share, share, 0])
-    return _make_split(index, units, _assign_parts(index.labels, index.class_names, units, shares, lenient=True))
+    if share:
+        _check_shares(validation=share)
+    units = gather_units(index, seed, group_by)
+    parts = np.full(len(index), TEST, np.int8)
+    rest = np.arange(len(index)) if test is None else np.flatnonzero(~test)
+    left, shares = replace(units, of_image=units.of_image[rest]), np.array([1 - share, share, 0])
+    parts[rest] = _assign_parts(index.labels[rest], index.class_names, left, shares, lenient=True)
+    return _make_split(index, units, parts)
 
 
 def _check_shares(**shares: float) -> None:

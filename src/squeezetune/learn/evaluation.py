@@ -1,17 +1,20 @@
 """What predictions are worth: accuracy with its interval, confusion matrix, precision, recall, calibration error."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-Z_95 = 1.959964  # the normal distribution's 97.5 % point
+from squeezetune.learn.intervals import grouped_interval, wilson_interval
+
 # Below this many test images the interval of a class's recall is wider than half of all there is.
 FEW_TEST_IMAGES = 10
 RELIABILITY_BINS = 10
 MOST_PAIRS = 10
+# Classes are unequal from so many times as many images in the largest as in the smallest.
+UNEQUAL = 1.5
 
 
 @dataclass(frozen=True)
@@ -58,14 +61,29 @@ class TopK:
 
 
 @dataclass(frozen=True)
+class UsualClass:
+    """The most frequent class, and the accuracy of always naming it; `is_unequal` says that classes differ in size."""
+
+    name: str
+    share: float
+    is_unequal: bool
+
+
+@dataclass(frozen=True)
 class Evaluation:
-    """The measurement of a classifier on labelled images; rows of `confusion` are true, columns predicted classes."""
+    """The measurement of a classifier on labelled images; rows of `confusion` are true, columns predicted classes.
+
+    `groups` is the number of groups that the interval stands on, None where images count one by one.
+    """
 
     count: int
     correct: int
     accuracy: float
     interval: tuple[float, float]
+    groups: int | None
+    usual: UsualClass
     balanced_accuracy: float
+    macro_f1: float
     top_k: TopK | None
     calibration_error: float
     reliability: tuple[ReliabilityBin, ...]
@@ -80,43 +98,46 @@ class Evaluation:
 
 
 def evaluate_probabilities(
-    probabilities: NDArray[np.float32], labels: NDArray[np.int64], class_names: Sequence[str]
+    probabilities: NDArray[np.float32],
+    labels: NDArray[np.int64],
+    class_names: Sequence[str],
+    *,
+    units: NDArray[np.int64] | None = None,
+    repeats: float = 1,
 ) -> Evaluation:
-    """Measure probabilities (n, classes) against labels (n,); n is at least 1."""
+    """Measure probabilities (n, classes) against labels (n,); n is at least 1.
+
+    `units` (n,) tells which images belong together, so that they are hardly more than one observation. Where every
+    image is predicted in each of several `repeats`, intervals count it once.
+    """
     predicted = probabilities.argmax(axis=1)
-    correct = int((predicted == labels).sum())
+    is_correct = predicted == labels
+    correct = int(is_correct.sum())
     confusion = count_confusion(labels, predicted, len(class_names))
-    per_class = tuple(_measure_class(name, at, confusion) for at, name in enumerate(class_names))
-    reliability = measure_reliability(probabilities.max(axis=1), predicted == labels)
-    recalls = [figures.recall for figures in per_class if figures.recall is not None]
+    per_class = tuple(_measure_class(name, at, confusion, repeats) for at, name in enumerate(class_names))
+    reliability = measure_reliability(probabilities.max(axis=1), is_correct)
+    present = [figures for figures in per_class if figures.test]
+    usual, accuracy = _find_usual_class(per_class), correct / len(labels)
+    of_images = wilson_interval(correct / repeats, len(labels) / repeats)
+    interval = of_images if units is None else grouped_interval(is_correct, units)
+    balanced_accuracy = float(np.mean([figures.recall for figures in present]))
     return Evaluation(
         count=len(labels),
         correct=correct,
-        accuracy=correct / len(labels),
-        interval=wilson_interval(correct, len(labels)),
-        balanced_accuracy=float(np.mean(recalls)),
-        top_k=_measure_top_k(probabilities, labels),
+        accuracy=accuracy,
+        interval=interval,
+        groups=None if units is None else len(np.unique(units)),
+        usual=usual,
+        balanced_accuracy=balanced_accuracy,
+        macro_f1=float(np.mean([figures.f1 for figures in present])),
+        top_k=_measure_top_k(probabilities, labels, repeats),
         calibration_error=sum(b.count * abs(b.accuracy - b.confidence) for b in reliability) / len(labels),
         reliability=reliability,
-        confusion=tuple(tuple(int(count) for count in row) for row in confusion),
+        confusion=tuple(map(tuple, confusion.tolist())),
         per_class=per_class,
         confused_pairs=find_confused_pairs(confusion, class_names),
-        warnings=_find_warnings(per_class),
+        warnings=tuple(_find_warnings(per_class, repeats, usual, interval, balanced_accuracy)),
     )
-
-
-def wilson_interval(successes: int, count: int) -> tuple[float, float]:
-    """Return the 95 % interval of a share (Wilson 1927, "Probable inference, the law of succession").
-
-    >>> [round(end, 3) for end in wilson_interval(97, 100)]
-    [0.915, 0.99]
-    """
-    if not count:
-        return (0.0, 1.0)
-    share, z2 = successes / count, Z_95**2
-    middle = (share + z2 / (2 * count)) / (1 + z2 / count)
-    half = Z_95 / (1 + z2 / count) * float(np.sqrt(share * (1 - share) / count + z2 / (4 * count**2)))
-    return (0.0 if successes == 0 else middle - half, 1.0 if successes == count else middle + half)
 
 
 def count_confusion(labels: NDArray[np.int64], predicted: NDArray[np.int64], classes: int) -> NDArray[np.int64]:
@@ -154,7 +175,7 @@ def find_confused_pairs(confusion: NDArray[np.int64], class_names: Sequence[str]
     )
 
 
-def _measure_class(name: str, at: int, confusion: NDArray[np.int64]) -> ClassFigures:
+def _measure_class(name: str, at: int, confusion: NDArray[np.int64], repeats: float) -> ClassFigures:
     correct, true, predicted = (int(n) for n in (confusion[at, at], confusion[at].sum(), confusion[:, at].sum()))
     return ClassFigures(
         name=name,
@@ -162,12 +183,12 @@ def _measure_class(name: str, at: int, confusion: NDArray[np.int64]) -> ClassFig
         correct=correct,
         precision=correct / predicted if predicted else None,
         recall=correct / true if true else None,
-        recall_interval=wilson_interval(correct, true) if true else None,
+        recall_interval=wilson_interval(correct / repeats, true / repeats) if true else None,
         f1=2 * correct / (true + predicted) if true else None,
     )
 
 
-def _measure_top_k(probabilities: NDArray[np.float32], labels: NDArray[np.int64]) -> TopK | None:
+def _measure_top_k(probabilities: NDArray[np.float32], labels: NDArray[np.int64], repeats: float) -> TopK | None:
     """Measure top-5 for 20 classes and more, top-3 for 10 and more; below that it says little."""
     classes = probabilities.shape[1]
     if classes < 10:
@@ -175,13 +196,41 @@ def _measure_top_k(probabilities: NDArray[np.float32], labels: NDArray[np.int64]
     k = 5 if classes >= 20 else 3
     own = probabilities[np.arange(len(labels)), labels]
     hits = int(((probabilities > own[:, None]).sum(axis=1) < k).sum())
-    return TopK(k, hits / len(labels), wilson_interval(hits, len(labels)))
+    return TopK(k, hits / len(labels), wilson_interval(hits / repeats, len(labels) / repeats))
 
 
-def _find_warnings(per_class: Sequence[ClassFigures]) -> tuple[str, ...]:
-    few = [figures for figures in per_class if figures.test < FEW_TEST_IMAGES]
-    if not few:
-        return ()
-    names = ", ".join(f"{figures.name} ({figures.test})" for figures in few[:5])
-    more = f" and {len(few) - 5:,} more" if len(few) > 5 else ""
-    return (f"Fewer than {FEW_TEST_IMAGES} test images in {names}{more}: their own figures say little.",)
+def _find_usual_class(per_class: Sequence[ClassFigures]) -> UsualClass:
+    """Find the most frequent class: what blind guessing would reach."""
+    counts = [figures.test for figures in per_class]
+    most = max(counts)
+    return UsualClass(
+        per_class[counts.index(most)].name, most / sum(counts), most > UNEQUAL * min(filter(None, counts))
+    )
+
+
+def _find_warnings(
+    per_class: Sequence[ClassFigures],
+    repeats: float,
+    usual: UsualClass,
+    interval: tuple[float, float],
+    balanced_accuracy: float,
+) -> Iterator[str]:
+    """Say what makes the figures worth less than they look."""
+    if interval[0] <= usual.share < 1:
+        yield (
+            f"The accuracy is not surely above {100 * usual.share:.1f} %, which always saying “{usual.name}” would "
+            f"reach: look at the balanced accuracy, {100 * balanced_accuracy:.1f} %, where every class counts the same."
+        )
+    few = [figures for figures in per_class if figures.test < FEW_TEST_IMAGES * repeats]
+    if few:
+        names = _name_some(few, [f" ({figures.test / repeats:.0f})" for figures in few])
+        yield f"Fewer than {FEW_TEST_IMAGES} test images in {names}: their own figures say little."
+    unsaid = [figures for figures in per_class if figures.test and figures.precision is None]
+    if unsaid:
+        yield f"Never named, for no image at all: {_name_some(unsaid)}. More photos of them are needed."
+
+
+def _name_some(found: Sequence[ClassFigures], remarks: Sequence[str] = ()) -> str:
+    """Name the first few classes, each with its remark."""
+    names = [figures.name + remark for figures, remark in zip(found, remarks or [""] * len(found), strict=True)]
+    return ", ".join(names[:5]) + (f" and {len(names) - 5:,} more" if len(names) > 5 else "")
