@@ -5,7 +5,7 @@
 Of the n labels that are made wrong at random, the share is counted that is among the first 2n suggestions. ETH-80 with
 3 % and 10 %, CIFAR-10 with 5 %. For the accuracies the photos are split as `train` splits them; labels of the training
 and validation parts alone are made wrong, these parts are checked, and labels are changed from the confidence on that
-`--apply` takes by default. The test part keeps its labels and chooses nothing. All three trainings are on the same split.
+`--apply` takes by default. The test part keeps its labels and chooses nothing. All three trainings are on one split.
 """
 
 import argparse
@@ -69,9 +69,9 @@ def take_images(index: ImageIndex, positions: Ints, labels: Ints) -> ImageIndex:
     return replace(index, names=names, labels=labels, digests=index.digests[positions])
 
 
-def find_suggestions(index: ImageIndex, seed: int, cache: Path) -> Doubts:
+def find_suggestions(name: str, index: ImageIndex, seed: int, cache: Path) -> Doubts:
     """Find the suggestions as `check` does."""
-    workshop = open_workshop(PHOTO_SETS["cifar10"].make_settings(seed=seed), cache, ignore_event)
+    workshop = open_workshop(PHOTO_SETS[name].make_settings(seed=seed), cache, ignore_event)
     return inspect_photos(index, workshop).doubts
 
 
@@ -82,7 +82,7 @@ def measure_seed(name: str, index: ImageIndex, share: float, seed: int, cache: P
     split = split_photos(index, settings)
     seen = np.sort(np.concatenate([split.train, split.validation])) if is_trained else np.arange(len(index))
     wrong, flipped = flip_labels(index.labels[seen], len(index.class_names), share, draw)
-    doubts = find_suggestions(take_images(index, seen, wrong), seed, cache)
+    doubts = find_suggestions(name, take_images(index, seen, wrong), seed, cache)
     found = float(np.isin(flipped, doubts.positions[: 2 * len(flipped)]).mean())
     sure = doubts.positions[doubts.confidence >= CONFIDENCE]
     cleaned = wrong.copy()

@@ -99,8 +99,11 @@ def _judge_copies(index: ImageIndex, positions: Sequence[int], kind: str) -> tup
 
 def _list_doubts(inspection: Inspection) -> Iterator[Finding]:
     index, doubts = inspection.index, inspection.doubts
+    unseen = {flaw.position for flaw in find_flaws(inspection.looks) if flaw.kind == "blank"}
     columns = (doubts.positions.tolist(), doubts.suggested.tolist(), doubts.confidence.tolist())
     for position, suggested, confidence in zip(*columns, strict=True):
+        if position in unseen:  # nothing can be said of its class
+            continue
         given, better = index.class_names[index.labels[position]], index.class_names[suggested]
         name = index.names[position]
         parts = () if index.parts is None else (PART_NAMES[index.parts[position]],)
