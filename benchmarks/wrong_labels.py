@@ -47,12 +47,6 @@ class Result:
     suggestions: int
     accuracies: Mapping[str, float]
 
-    @property
-    def recovered(self) -> float:
-        """The share of the accuracy lost that cleaning gives back."""
-        lost = self.accuracies["right"] - self.accuracies["wrong"]
-        return (self.accuracies["cleaned"] - self.accuracies["wrong"]) / lost if lost else float("nan")
-
 
 def flip_labels(labels: Ints, class_count: int, share: float, draw: np.random.Generator) -> tuple[Ints, Ints]:
     """Give a share of the images another class at random; return the labels, and the positions of those."""
@@ -117,7 +111,7 @@ def print_results(name: str, share: float, results: Sequence[Result]) -> None:
             f"{item.accuracies[kind]:.2%}" if item.accuracies else "" for kind in ("right", "wrong", "cleaned")
         ]
         rows.append((seed, item.flips, item.suggestions, f"{item.found:.1%}", f"{item.precision:.1%}", *accuracies,
-                     f"{item.recovered:.0%}" if item.accuracies else ""))  # fmt: skip
+                     describe_recovery([item] if item.accuracies else [])))  # fmt: skip
     means = [format_mean([getattr(item, field) for item in results]) for field in ("found", "precision")]
     trained = [item for item in results if item.accuracies]
     accuracies = [format_mean([item.accuracies[kind] for item in trained]) if trained else ""
@@ -130,13 +124,13 @@ def print_results(name: str, share: float, results: Sequence[Result]) -> None:
 
 
 def describe_recovery(results: Sequence[Result]) -> str:
-    """Write the share of all accuracy lost that came back: of sums, since a single loss may be near nothing."""
+    """Write the share of the accuracy lost that came back; nothing where none was lost."""
     if not results:
         return ""
     right, wrong, cleaned = (
         statistics.mean(item.accuracies[kind] for item in results) for kind in ("right", "wrong", "cleaned")
     )
-    return f"{(cleaned - wrong) / (right - wrong):.0%}" if right != wrong else "–"
+    return f"{(cleaned - wrong) / (right - wrong):.0%}" if right > wrong else "nothing lost"
 
 
 def main(argv: Sequence[str] | None = None) -> None:

@@ -12,6 +12,7 @@ from typing import Any
 
 from squeezetune.artifact import FolderKind, check_target, remove_leftovers, stage_artifact, to_json
 from squeezetune.audit_page import render_audit
+from squeezetune.data.catalog import group_photos
 from squeezetune.data.index import ImageIndex
 from squeezetune.diagnosis import list_findings
 from squeezetune.errors import SettingsError
@@ -108,9 +109,10 @@ def check(
     started = time.perf_counter()
     settings = parse_settings((settings.to_dict() if settings else {}) | knobs)
     origin = find_origin(photos, class_pattern, columns)
+    settings = group_photos(origin.photos, settings, listen)
     folder = open_folder(origin, output)
     workshop = open_workshop(settings, find_cache_folder() if use_cache else None, listen)
-    inspection = inspect_photos(origin.scan(workshop.engine, listen), workshop)
+    inspection = inspect_photos(origin.scan(workshop.engine, listen, workshop.cache), workshop)
     audit = make_audit(inspection, str(origin), folder, started)
     write_audit(audit)
     return audit
