@@ -5,6 +5,7 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace
 from io import BytesIO
 from pathlib import Path
+from zipfile import ZipFile
 
 import numpy as np
 import pytest
@@ -217,6 +218,19 @@ def old_weights() -> Weights:
 def either_weights(request: pytest.FixtureRequest, weights: Weights, old_weights: Weights) -> Weights:
     """Take weights of either version."""
     return {"1.0": old_weights, "1.1": weights}[request.param]
+
+
+@pytest.fixture(scope="session")
+def real_photos(real_data: Path) -> Callable[[str, int], list[Image.Image]]:
+    """Read an even sample of the photos of a real set."""
+
+    def read(name: str, count: int) -> list[Image.Image]:
+        with ZipFile(real_data / f"{name}.zip") as archive:
+            names = sorted(item for item in archive.namelist() if item.endswith(".jpg"))
+            chosen = [names[at * len(names) // count] for at in range(count)]
+            return [Image.open(BytesIO(archive.read(item))).convert("RGB") for item in chosen]
+
+    return read
 
 
 @pytest.fixture(scope="session")

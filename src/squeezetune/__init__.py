@@ -7,6 +7,8 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from squeezetune.audit import Audit, check
+    from squeezetune.cleaning import Change, Cleaned, apply_audit
     from squeezetune.data.fetching import fetch_dataset
     from squeezetune.errors import (
         ArtifactError,
@@ -21,6 +23,7 @@ if TYPE_CHECKING:
         WeightsError,
     )
     from squeezetune.estimator import SqueezeTuneClassifier
+    from squeezetune.findings import Finding
     from squeezetune.learn.evaluation import Evaluation
     from squeezetune.learn.network import SqueezeNet, build_network
     from squeezetune.learn.summary import describe
@@ -33,11 +36,15 @@ if TYPE_CHECKING:
 
 _HOMES = {
     "ArtifactError": "errors",
+    "Audit": "audit",
+    "Change": "cleaning",
     "CheckpointError": "errors",
     "ClassesError": "errors",
     "Classifier": "prediction",
+    "Cleaned": "cleaning",
     "DataError": "errors",
     "Evaluation": "learn.evaluation",
+    "Finding": "findings",
     "FolderEvaluation": "measurement",
     "ImageError": "errors",
     "MissingExtraError": "errors",
@@ -49,7 +56,9 @@ _HOMES = {
     "SqueezeTuneClassifier": "estimator",
     "SqueezeTuneError": "errors",
     "WeightsError": "errors",
+    "apply_audit": "cleaning",
     "build_network": "learn.network",
+    "check": "audit",
     "describe": "learn.summary",
     "evaluate": "measurement",
     "fetch_dataset": "data.fetching",
@@ -64,11 +73,15 @@ _HOMES = {
 
 __all__ = [
     "ArtifactError",
+    "Audit",
+    "Change",
     "CheckpointError",
     "ClassesError",
     "Classifier",
+    "Cleaned",
     "DataError",
     "Evaluation",
+    "Finding",
     "FolderEvaluation",
     "ImageError",
     "MissingExtraError",
@@ -80,7 +93,9 @@ __all__ = [
     "SqueezeTuneClassifier",
     "SqueezeTuneError",
     "WeightsError",
+    "apply_audit",
     "build_network",
+    "check",
     "describe",
     "evaluate",
     "fetch_dataset",

@@ -34,6 +34,31 @@ MANIFEST, MODEL, NETWORK, REPORT, REPORT_PAGE = (
     "report.html",
 )
 RETIRED = "retired"
+
+
+@dataclass(frozen=True)
+class FolderKind:
+    """A kind of folder that is written whole: what people call it, and the file that is known by its format."""
+
+    words: str
+    marker: str
+    format: str
+    version: int
+
+    def describe(self) -> dict[str, Any]:
+        """Return what the marker says of itself."""
+        return {"format": self.format, "format_version": self.version}
+
+    def owns(self, folder: Path) -> bool:
+        """Say whether a folder is of this kind, in any version; a file's name alone is one that others use too."""
+        try:
+            content = _parse_json(folder / self.marker)
+        except (OSError, ValueError):
+            return False
+        return isinstance(content, dict) and content.get("format") == self.format
+
+
+MODEL_FOLDER = FolderKind("a model", MANIFEST, FORMAT, FORMAT_VERSION)
 RENAME_ATTEMPTS = 10
 
 
@@ -72,21 +97,21 @@ class Staging:
 
     def finish(self, manifest: Manifest) -> None:
         """Write the manifest; it comes last, so a folder with a manifest is complete."""
-        content = {"format": FORMAT, "format_version": FORMAT_VERSION} | vars(manifest) | {"files": self.checksums}
+        content = MODEL_FOLDER.describe() | vars(manifest) | {"files": self.checksums}
         write_file(self.path / MANIFEST, to_json(content))
 
 
 @contextmanager
-def stage_artifact(folder: Path) -> Iterator[Staging]:
+def stage_artifact(folder: Path, kind: FolderKind = MODEL_FOLDER) -> Iterator[Staging]:
     """Open a hidden sibling of the folder; when all is well at the end, it takes the folder's place.
 
-    An earlier model in the folder is replaced in one move and is still there if anything goes wrong.
+    An earlier one in the folder is replaced in one move and is still there if anything goes wrong.
 
     Raises:
-        ArtifactError: the folder holds something else than a model, or cannot be written.
+        ArtifactError: the folder holds something else, or cannot be written.
 
     """
-    check_target(folder)
+    check_target(folder, kind)
     sibling = _name_sibling(folder, f"{os.getpid()}-{uuid.uuid4().hex[:12]}.partial")
     try:
         sibling.mkdir(parents=True)
@@ -94,39 +119,32 @@ def stage_artifact(folder: Path) -> Iterator[Staging]:
         _take_place(sibling, folder)
     except OSError as error:
         raise ArtifactError(
-            f"The model cannot be written to {folder}: {error.strerror or error}",
+            f"{folder} cannot be written: {error.strerror or error}",
             "Check the disk's space and permissions, or give another folder with --output.",
         ) from error
     finally:
         shutil.rmtree(sibling, ignore_errors=True)
 
 
-def check_target(folder: Path) -> None:
-    """Make sure that a model may be written to the folder, and clean up after a killed run.
+def check_target(folder: Path, kind: FolderKind = MODEL_FOLDER) -> None:
+    """Make sure that a model, or another kind, may be written to the folder, and clean up after a killed run.
 
     Raises:
-        ArtifactError: there is a file of that name, or a folder with something else than a model.
+        ArtifactError: there is a file of that name, or a folder with something else.
 
     """
     _bring_back(folder)
-    if folder.is_dir() and not _is_ours(folder) and any(folder.iterdir()):
+    if folder.is_dir() and not kind.owns(folder) and any(folder.iterdir()):
         raise ArtifactError(
-            f"{folder} exists and holds something else than a model",
+            f"{folder} exists and holds something else than {kind.words}",
             "Give another folder with --output; nothing was changed.",
         )
     if folder.exists() and not folder.is_dir():
-        raise ArtifactError(f"{folder} is a file; needed is a folder for the model", "Give another name with --output.")
+        raise ArtifactError(
+            f"{folder} is a file; needed is a folder for {kind.words}", "Give another name with --output."
+        )
     if folder.exists():
         shutil.rmtree(_name_sibling(folder, RETIRED), ignore_errors=True)
-
-
-def _is_ours(folder: Path) -> bool:
-    """Say whether a folder is a model of any version; `model.json` alone is a name that others use too."""
-    try:
-        content = _parse_json(folder / MANIFEST)
-    except (OSError, ValueError):
-        return False
-    return isinstance(content, dict) and content.get("format") == FORMAT
 
 
 def read_manifest(folder: Path) -> Manifest:

@@ -8,6 +8,7 @@ from typing import Any
 
 import click
 
+from squeezetune.cli_check import check
 from squeezetune.cli_data import data
 from squeezetune.cli_options import (
     class_option,
@@ -32,10 +33,12 @@ def main() -> None:
       squeezetune demo                          see it work on handwritten digits
       squeezetune train PHOTOS                  one subfolder of PHOTOS for each class
       squeezetune predict PHOTOS-model a.jpg    say what is on a photo
+      squeezetune check PHOTOS                  find wrong labels, copies and poor photos
     """  # noqa: D301  # click wants the character itself
 
 
 main.add_command(data)
+main.add_command(check)
 
 
 @main.command()

@@ -2,7 +2,7 @@
 
 import functools
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from dataclasses import fields
 from typing import Any
 
@@ -40,9 +40,9 @@ def guard_errors(command: Callable[..., None]) -> Callable[..., None]:
     return guarded
 
 
-def settings_options(command: Callable[..., None]) -> Callable[..., None]:
-    """Add one option for each setting, with its help text, choices and default."""
-    for item in reversed(fields(Settings)):
+def settings_options(command: Callable[..., None], names: Collection[str] = ()) -> Callable[..., None]:
+    """Add one option for each setting, or for those of some names, with its help text, choices and default."""
+    for item in reversed([item for item in fields(Settings) if not names or item.name in names]):
         choices: tuple[str, ...] = item.metadata["choices"]
         kind: Any = click.Choice(choices) if choices else type(item.default)
         flag = f"--{item.name.replace('_', '-')}"

@@ -44,6 +44,8 @@ STAGE_WORDS = {
     "activations": "Running first blocks",
     "all layers": "Training all layers",
     "measuring": "Measuring",
+    "labels": "Doubting the labels",
+    "outliers": "Finding outliers",
 }
 # A log need not hear of every epoch of a head that takes sixty of them in a second.
 LINE_EVERY_S = 1.0

@@ -1,18 +1,13 @@
 """The report of a training run: one self-contained HTML page, and plots for papers."""
 
-import re
-from base64 import b64encode
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from functools import cache
 from itertools import chain
 from math import ceil, floor
-from pathlib import Path
 from typing import Any
 
-from jinja2 import Environment, FileSystemLoader, StrictUndefined, Template
-
 from squeezetune.curves import Curve, Span, lay_out, trace_curves
+from squeezetune.page import embed_picture, render_page
 from squeezetune.plots import draw_plots
 
 __all__ = ["GALLERY_LIMIT", "draw_plots", "render_report"]
@@ -32,7 +27,9 @@ def render_report(report: Json, thumbnails: Mapping[str, bytes]) -> str:
     `report` is the content of `report.json`; `thumbnails` maps image names to JPEG bytes, which are embedded.
     At most `GALLERY_LIMIT` mistakes and as many unsure images are shown.
     """
-    page = _load_template().render(
+    return render_page(
+        "report.html.jinja",
+        FILTERS,
         report=report,
         matrix=_view_matrix(report),
         classes=_sort_classes(report["test"]["per_class"]),
@@ -46,24 +43,6 @@ def render_report(report: Json, thumbnails: Mapping[str, bytes]) -> str:
         stages=report.get("stages", ()),
         charts=_draw_charts(report["history"]),
     )
-    return _UNPRINTABLE.sub("\ufffd", page)
-
-
-# File names may hold control characters or bytes that are no UTF-8 (lone surrogates); HTML may not.
-_UNPRINTABLE = re.compile("[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f\ud800-\udfff]")
-
-
-@cache
-def _load_template() -> Template:
-    environment = Environment(
-        loader=FileSystemLoader(Path(__file__).parent),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    environment.filters |= FILTERS
-    return environment.get_template("report.html.jinja")
 
 
 # ---- figures in words ----
@@ -118,7 +97,7 @@ def format_setting(value: object) -> str:
     return UNKNOWN if value is None or value == "" else str(value)
 
 
-FILTERS = {
+FILTERS: Mapping[str, Callable[..., Any]] = {
     "percent": format_percent,
     "range": format_range,
     "number": format_number,
@@ -228,13 +207,9 @@ class Picture:
 
 def _hang_gallery(records: Sequence[Json], thumbnails: Mapping[str, bytes]) -> list[Picture]:
     return [
-        Picture(record, record["true"] == record["predicted"], _embed(thumbnails.get(record["image"])))
+        Picture(record, record["true"] == record["predicted"], embed_picture(thumbnails.get(record["image"])))
         for record in records[:GALLERY_LIMIT]
     ]
-
-
-def _embed(jpeg: bytes | None) -> str:
-    return f"data:image/jpeg;base64,{b64encode(jpeg).decode()}" if jpeg else ""
 
 
 @dataclass(frozen=True)

@@ -98,7 +98,7 @@ def test_the_usual_number_of_iterations_is_enough(n, width):
 def test_the_coordinates_do_not_change_the_result(monkeypatch):
     task = make_task(300, 40, 4)
     with_factor = fit_linear(task, 20.0, max_iterations=1000)
-    monkeypatch.setattr(dense, "_precondition", lambda *_: None)
+    monkeypatch.setattr(dense, "precondition", lambda *_: None)
     without = fit_linear(task, 20.0, max_iterations=1000)
     np.testing.assert_allclose(predict(with_factor, task.rows), predict(without, task.rows), atol=1e-3)
 

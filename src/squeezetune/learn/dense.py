@@ -51,7 +51,7 @@ def fit_linear(task: Task, penalty: float, *, threads: int = 1, max_iterations: 
     shards = task.cut(threads)
     start = np.zeros((width + 1) * len(task.class_weights))
     with ThreadPoolExecutor(threads) as pool:
-        factor = _precondition(shards, decay, pool) if n > 2 * width else None
+        factor = precondition([shard.rows for shard in shards], decay, pool) if n > 2 * width else None
 
         def to_table(point: NDArray[np.float64]) -> NDArray[np.float32]:
             table = point.reshape(width + 1, -1).astype(np.float32)
@@ -82,10 +82,10 @@ def _measure_linear(shard: Task, table: NDArray[np.float32], n: int) -> tuple[fl
     return loss, np.vstack([shard.rows.T @ residual, residual.sum(axis=0, keepdims=True)])
 
 
-def _precondition(shards: Sequence[Task], decay: float, pool: ThreadPoolExecutor) -> NDArray[np.float32]:
+def precondition(shards: Sequence[Rows], decay: float, pool: ThreadPoolExecutor) -> NDArray[np.float32]:
     """Factor the curvature of the loss, estimated on a part of the rows; returns the lower factor."""
-    step = max(1, sum(len(shard.rows) for shard in shards) // 8192)
-    samples = [shard.rows[::step] for shard in shards]
+    step = max(1, sum(len(rows) for rows in shards) // 8192)
+    samples = [rows[::step] for rows in shards]
     moments = sum(pool.map(lambda rows: rows.T @ rows, samples))
     # p (1 - p) of typical probabilities; the search only needs its order of magnitude
     curvature = np.float32(0.05 / sum(len(rows) for rows in samples)) * moments

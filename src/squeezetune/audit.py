@@ -1,0 +1,186 @@
+"""The audit of photos: what may be wrong with them, for people (HTML) and for scripts (JSON, CSV)."""
+
+import csv
+import os
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from datetime import datetime, timezone
+from io import StringIO
+from pathlib import Path
+from typing import Any
+
+from squeezetune.artifact import FolderKind, check_target, remove_leftovers, stage_artifact, to_json
+from squeezetune.audit_page import render_audit
+from squeezetune.data.catalog import group_photos
+from squeezetune.data.index import ImageIndex
+from squeezetune.diagnosis import list_findings
+from squeezetune.errors import SettingsError
+from squeezetune.events import Listener, ignore_event
+from squeezetune.findings import Finding, summarize_findings
+from squeezetune.inspection import Inspection, inspect_photos
+from squeezetune.learn.doubts import estimate_mistakes
+from squeezetune.machine import name_version
+from squeezetune.settings import Settings, parse_settings
+from squeezetune.store import find_cache_folder
+from squeezetune.training import Origin, Photos, find_origin
+from squeezetune.workshop import open_workshop
+
+AUDIT, AUDIT_PAGE, AUDIT_TABLE = "check.json", "check.html", "check.csv"
+AUDIT_FOLDER = FolderKind("an audit", AUDIT, "squeezetune-check", 1)
+TABLE_COLUMNS = ("kind", "is_serious", "image", "class", "part", "suggested_class", "confidence", "other_images",
+                 "other_classes", "evidence", "suggestion")  # fmt: skip
+SEPARATOR = "|"
+
+
+@dataclass(frozen=True)
+class Audit:
+    """What an audit found: the findings, the serious kinds first, and where they are written.
+
+    `likely_mistakes` is how many labels are wrong as confident learning estimates it from all photos together.
+    """
+
+    source: str
+    images: int
+    class_names: tuple[str, ...]
+    findings: tuple[Finding, ...]
+    likely_mistakes: int
+    seconds: float
+    folder: Path
+    index: ImageIndex = field(repr=False, compare=False)
+    created: str = field(default_factory=lambda: datetime.now(timezone.utc).strftime("%Y-%m-%dT%H:%M:%SZ"))
+
+    @property
+    def summary(self) -> tuple[str, ...]:
+        """What was found, one sentence a kind."""
+        return summarize_findings(self.findings)
+
+    @property
+    def has_serious(self) -> bool:
+        """Whether anything was found that harms what is trained or measured."""
+        return any(finding.is_serious for finding in self.findings)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return plain values for JSON."""
+        return {
+            "source": self.source,
+            "images": self.images,
+            "class_names": list(self.class_names),
+            "summary": list(self.summary),
+            "likely_mistakes": self.likely_mistakes,
+            "has_serious": self.has_serious,
+            "seconds": round(self.seconds, 2),
+            "created": self.created,
+            "version": name_version(),
+            "findings": [finding.to_dict() for finding in self.findings],
+        }
+
+
+def check(
+    photos: Photos,
+    output: str | os.PathLike[str] | None = None,
+    settings: Settings | None = None,
+    *,
+    class_pattern: str = "",
+    columns: str = "",
+    use_cache: bool = True,
+    listen: Listener = ignore_event,
+    **knobs: Any,
+) -> Audit:
+    """Look over photos and report what may be wrong with them; nothing is ever changed in them.
+
+    `photos` are those that `train` takes. Found are files that are not used, copies and near-duplicates, also across
+    classes and the parts of a split, labels that are probably wrong, poor photos, photos unlike all others, and small
+    classes. The page `check.html`, `check.json` and `check.csv` are written into a new folder `output`; by default
+    `<name of the photos>-check` in the current one. Of the settings those count that say how photos are looked at.
+
+    Raises:
+        SettingsError: the settings do not fit together or the photos.
+        DataError: the photos cannot be used.
+        WeightsError: the pretrained weights cannot be used.
+        ArtifactError: the folder cannot be written.
+
+    >>> import squeezetune                                                    # doctest: +SKIP
+    >>> for sentence in squeezetune.check("flowers").summary:                 # doctest: +SKIP
+    ...     print(sentence)
+    3 photos probably have a wrong label
+
+    """
+    started = time.perf_counter()
+    settings = parse_settings((settings.to_dict() if settings else {}) | knobs)
+    origin = find_origin(photos, class_pattern, columns)
+    settings = group_photos(origin.photos, settings, listen)
+    folder = open_folder(origin, output)
+    workshop = open_workshop(settings, find_cache_folder() if use_cache else None, listen)
+    inspection = inspect_photos(origin.scan(workshop.engine, listen, workshop.cache), workshop)
+    audit = make_audit(inspection, str(origin), folder, started)
+    write_audit(audit)
+    return audit
+
+
+def open_folder(origin: Origin, output: str | os.PathLike[str] | None) -> Path:
+    """Check where to write, before anything is computed.
+
+    Raises:
+        SettingsError: it is among the photos.
+        ArtifactError: something else is there.
+
+    """
+    source, folder = origin.photos, Path(output) if output else Path(f"{origin.name}-check")
+    if isinstance(source, Path) and folder.resolve().is_relative_to(source.resolve()):
+        raise SettingsError(
+            f"the folder of the audit {folder} lies inside the photos' folder {source}",
+            "SqueezeTune writes nothing among the photos; give another folder with --output.",
+        )
+    check_target(folder, AUDIT_FOLDER)
+    remove_leftovers(folder)
+    return folder
+
+
+def make_audit(inspection: Inspection, source: str, folder: Path, started: float) -> Audit:
+    """Turn what was seen into an audit."""
+    index = inspection.index
+    mistakes = estimate_mistakes(inspection.opinions, index.labels)
+    return Audit(
+        source=source,
+        images=len(index),
+        class_names=index.class_names,
+        findings=list_findings(inspection),
+        likely_mistakes=round(float(mistakes.sum() - mistakes.trace())),
+        seconds=time.perf_counter() - started,
+        folder=folder,
+        index=index,
+    )
+
+
+def write_audit(audit: Audit) -> None:
+    """Write the audit for people and for scripts, whole or not at all."""
+    with stage_artifact(audit.folder, AUDIT_FOLDER) as staging:
+        staging.write(AUDIT_PAGE, render_audit(audit.to_dict(), audit.index.source).encode())
+        staging.write(AUDIT_TABLE, format_table(audit.findings))
+        staging.write(AUDIT, to_json(AUDIT_FOLDER.describe() | audit.to_dict()))
+
+
+def format_table(findings: Sequence[Finding]) -> bytes:
+    """Write one row for each finding, as CSV; several images or classes are parted by a bar."""
+    table = StringIO(newline="")
+    writer = csv.DictWriter(table, TABLE_COLUMNS, lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(_make_row(finding) for finding in findings)
+    return table.getvalue().encode(errors="surrogateescape")
+
+
+def _make_row(finding: Finding) -> Mapping[str, Any]:
+    return {
+        "kind": finding.kind,
+        "is_serious": str(finding.is_serious).lower(),
+        "image": "".join(finding.images[:1]),
+        "class": "".join(finding.classes[:1]),
+        "part": "".join(finding.parts[:1]),
+        "suggested_class": finding.suggested,
+        "confidence": "" if finding.confidence is None else f"{finding.confidence:.4f}",
+        "other_images": SEPARATOR.join(finding.images[1:]),
+        "other_classes": SEPARATOR.join(finding.classes[1:]),
+        "evidence": finding.evidence,
+        "suggestion": finding.suggestion,
+    }

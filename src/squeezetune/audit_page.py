@@ -1,0 +1,100 @@
+"""The audit as one HTML page to act on: a summary, then every kind of finding with its photos."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from squeezetune.data.listing import ImageSource
+from squeezetune.data.pixels import make_thumbnail
+from squeezetune.engine import ThreadEngine
+from squeezetune.errors import ImageError
+from squeezetune.findings import KINDS, Kind, describe_count
+from squeezetune.page import embed_picture, render_page
+
+# A thumbnail is some 5 kB; all findings are in check.csv.
+SHOWN_SERIOUS, SHOWN_OTHERS = 200, 60
+SHOWN_COPIES = 6  # of one picture
+THUMBNAIL_PX = 160
+
+Json = Mapping[str, Any]
+
+
+@dataclass(frozen=True)
+class Picture:
+    """An image of a finding; `uri` is empty where there is no thumbnail."""
+
+    name: str
+    class_name: str
+    part: str
+    uri: str
+
+
+@dataclass(frozen=True)
+class Item:
+    """A finding with its pictures; `more` are not shown."""
+
+    record: Json
+    pictures: tuple[Picture, ...]
+    more: int
+
+
+@dataclass(frozen=True)
+class Section:
+    """All findings of a kind, of which `items` are shown."""
+
+    key: str
+    kind: Kind
+    sentence: str
+    count: int
+    items: tuple[Item, ...]
+
+
+def render_audit(audit: Json, source: ImageSource) -> str:
+    """Render an audit as one HTML page that needs no network; `audit` is the content of `check.json`."""
+    chosen = {key: _choose_shown(audit["findings"], key) for key in KINDS}
+    names = {name for records in chosen.values() for record in records if record["kind"] != "unreadable"
+             for name in record["images"][:SHOWN_COPIES]}  # fmt: skip
+    thumbnails = _make_thumbnails(source, sorted(names))
+    sections = [
+        _make_section(audit["findings"], key, records, thumbnails) for key, records in chosen.items() if records
+    ]
+    return render_page("check.html.jinja", {"percent": _format_percent}, audit=audit, sections=sections)
+
+
+def _choose_shown(findings: Sequence[Json], key: str) -> list[Json]:
+    limit = SHOWN_SERIOUS if KINDS[key].is_serious else SHOWN_OTHERS
+    return [record for record in findings if record["kind"] == key][:limit]
+
+
+def _make_section(
+    findings: Sequence[Json], key: str, shown: Sequence[Json], thumbnails: Mapping[str, bytes]
+) -> Section:
+    count = sum(record["kind"] == key for record in findings)
+    items = tuple(_make_item(record, thumbnails) for record in shown)
+    return Section(key, KINDS[key], describe_count(key, count), count, items)
+
+
+def _make_item(record: Json, thumbnails: Mapping[str, bytes]) -> Item:
+    count = len(record["images"])
+    # a file that is not used has no class, and only a source that is split has parts
+    classes, parts = (record[column] or ("",) * count for column in ("classes", "parts"))
+    columns = zip(record["images"][:SHOWN_COPIES], classes, parts, strict=False)
+    pictures = tuple(Picture(name, label, part, embed_picture(thumbnails.get(name))) for name, label, part in columns)
+    return Item(record, pictures, count - len(pictures))
+
+
+def _make_thumbnails(source: ImageSource, names: Sequence[str]) -> dict[str, bytes]:
+    """Make small pictures of those images that can still be read."""
+
+    def make(name: str) -> bytes:
+        try:
+            return make_thumbnail(source, name, THUMBNAIL_PX)
+        except ImageError:
+            return b""
+
+    return dict(zip(names, ThreadEngine().map(make, names), strict=True))
+
+
+def _format_percent(share: float) -> str:
+    """Write a share as a percentage; only what is really all reads 100 %."""
+    return f"{min(100 * share, 99.9 if share < 1 else 100):.1f}\u00a0%"
