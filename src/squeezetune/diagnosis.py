@@ -65,18 +65,17 @@ def _list_near_copies(inspection: Inspection) -> Iterator[Finding]:
         return
     pictures = index.pictures[likeness.first]
     numbers, place = np.unique(pictures, return_inverse=True)
-    difference = np.full(len(numbers), np.inf)
+    difference, is_turned = np.full(len(numbers), np.inf), np.zeros(len(numbers), np.bool_)
     np.minimum.at(difference, place, likeness.difference)
+    is_turned[place[likeness.turned != 0]] = True
     members = {int(index.pictures[group[0]]): group for group in _gather_groups(index.pictures)}
     _, firsts = np.unique(index.digests, axis=0, return_index=True)
     is_first = np.isin(np.arange(len(index)), firsts)
-    is_turned = {int(number): bool(likeness.turned[pictures == number].any()) for number in numbers}
     for at in np.argsort(difference, kind="stable"):
-        number = int(numbers[at])
-        positions = [position for position in members[number] if is_first[position]]
+        positions = [position for position in members[int(numbers[at])] if is_first[position]]
         kind, advice = _judge_copies(index, positions, "near-copies")
         words = f"they differ by {difference[at]:.1f} of 255 grey levels"
-        turned = ", one turned or mirrored" if is_turned[number] else ""
+        turned = ", one turned or mirrored" if is_turned[at] else ""
         yield _make_finding(index, kind, positions, words + turned, advice)
 
 

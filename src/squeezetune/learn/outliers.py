@@ -21,6 +21,7 @@ MOST_REFERENCES = 16_384  # of which the neighbours are taken, evenly drawn: the
 LEAST_DEVIATIONS = 6.0
 LEAST_REACH = 0.95
 NEEDED_IMAGES = 30
+BLOCK_ROWS = 256  # of distances at once, for each thread
 
 
 @dataclass(frozen=True)
@@ -75,7 +76,8 @@ def measure_factors(rows: NDArray[np.float32], engine: Engine) -> tuple[NDArray[
         lengths = np.take_along_axis(distances, nearest, axis=1) + squares[block, None]
         return references[nearest], np.sqrt(np.maximum(lengths, 0)).mean(axis=1)
 
-    found = list(engine.map(find_block, list(list_blocks(len(rows)))))
+    blocks = [slice(at, min(at + BLOCK_ROWS, len(rows))) for at in range(0, len(rows), BLOCK_ROWS)]
+    found = list(engine.map(find_block, blocks))
     nearest, reach = np.concatenate([each[0] for each in found]), np.concatenate([each[1] for each in found])
     least = max(1e-3 * float(np.median(reach)), 1e-6)  # copies have no distance at all
     return np.maximum(reach, least) / np.maximum(reach[nearest].mean(axis=1), least), reach
