@@ -1,7 +1,7 @@
 """SqueezeTune as a scikit-learn estimator."""
 
 from collections.abc import Sequence
-from dataclasses import fields
+from dataclasses import fields, replace
 from typing import Any
 
 import numpy as np
@@ -10,7 +10,7 @@ from sklearn.base import BaseEstimator, ClassifierMixin
 from sklearn.utils.validation import check_is_fitted
 
 from squeezetune.data.index import ImageIndex, index_images
-from squeezetune.data.split import split_train_validation
+from squeezetune.data.split import Split, split_train_validation
 from squeezetune.errors import ImageError
 from squeezetune.events import ignore_event
 from squeezetune.learning import RECIPES, make_manifest
@@ -38,6 +38,7 @@ class SqueezeTuneClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[mis
         effort: str = "balanced",
         seed: int = 0,
         validation: float = 0.1,
+        near_duplicates: str = "together",
         image_side: int = 0,
         resize: str = "squash",
         views: str = "auto",
@@ -59,6 +60,7 @@ class SqueezeTuneClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[mis
         self.effort = effort
         self.seed = seed
         self.validation = validation
+        self.near_duplicates = near_duplicates
         self.image_side = image_side
         self.resize = resize
         self.views = views
@@ -91,9 +93,12 @@ class SqueezeTuneClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[mis
         images, labels = list(X), np.asarray(y)
         index = index_images(images, labels.tolist(), engine=workshop.engine)
         _refuse_skipped(index)
-        learned = RECIPES[settings.recipe](
-            index, lambda images: split_train_validation(images, settings.validation, settings.seed), workshop, None
-        )
+
+        def cut(images: ImageIndex) -> Split:
+            pictures = images.pictures if settings.near_duplicates == "together" else None
+            return split_train_validation(replace(images, pictures=pictures), settings.validation, settings.seed)
+
+        learned = RECIPES[settings.recipe](index, cut, workshop, None)
         _refuse_skipped(learned.index)  # now also those that could not be decoded
         self.classes_ = np.unique(labels)
         self.classifier_ = Classifier(learned.model, make_manifest(learned, settings))
