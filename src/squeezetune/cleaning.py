@@ -19,9 +19,8 @@ from squeezetune.findings import Finding
 from squeezetune.store import write_file
 
 DEFAULT_KINDS = ("copies", "wrong-labels")
-# Of CIFAR-10's suggestions of this confidence, with 5 % wrong labels, nearly nine of ten are right:
-# docs/decisions/0010-audit.md.
-CONFIDENCE = 0.98
+# What a training on the cleaned photos gains is largest about here: docs/decisions/0010-audit.md.
+CONFIDENCE = 0.95
 POOR = ("blurred", "dark", "bright", "blank", "tiny")
 
 
