@@ -64,6 +64,7 @@ LAYERS = [
     "downloads",
     "store",
     "machine",
+    "clock",
     "gauge",
     "engine",
     "interruption",

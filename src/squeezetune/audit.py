@@ -14,6 +14,7 @@ from squeezetune.artifact import FolderKind, check_target, remove_leftovers, sta
 from squeezetune.audit_page import render_audit
 from squeezetune.data.catalog import group_photos
 from squeezetune.data.index import ImageIndex
+from squeezetune.data.origin import Origin, Photos, find_origin
 from squeezetune.diagnosis import list_findings
 from squeezetune.errors import SettingsError
 from squeezetune.events import Listener, ignore_event
@@ -23,7 +24,6 @@ from squeezetune.learn.doubts import estimate_mistakes
 from squeezetune.machine import name_version
 from squeezetune.settings import Settings, parse_settings
 from squeezetune.store import find_cache_folder
-from squeezetune.training import Origin, Photos, find_origin
 from squeezetune.workshop import open_workshop
 
 AUDIT, AUDIT_PAGE, AUDIT_TABLE = "check.json", "check.html", "check.csv"

@@ -2,13 +2,12 @@
 
 import os
 import shlex
-import time
-from collections.abc import Hashable, Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field, fields, replace
 from datetime import datetime, timezone
 from functools import partial
 from pathlib import Path
-from typing import Any, TypeAlias
+from typing import Any
 
 from squeezetune.artifact import (
     MODEL,
@@ -23,6 +22,7 @@ from squeezetune.artifact import (
     to_json,
 )
 from squeezetune.checkpoint import CheckpointFolder, find_checkpoint_folder
+from squeezetune.clock import Clock
 from squeezetune.cross_validation import (
     Crossed,
     cross_validate,
@@ -31,27 +31,19 @@ from squeezetune.cross_validation import (
     share_time,
 )
 from squeezetune.data.catalog import group_photos
-from squeezetune.data.content import RawImage
-from squeezetune.data.index import ImageIndex, index_images, index_photos
+from squeezetune.data.index import ImageIndex
+from squeezetune.data.origin import Origin, Photos, find_origin
 from squeezetune.data.pixels import make_thumbnail
-from squeezetune.data.sources import name_source
 from squeezetune.data.split import Split, split_index
-from squeezetune.engine import Engine
 from squeezetune.errors import ClassesError, ImageError, SettingsError
 from squeezetune.events import (
-    EpochFinished,
-    Event,
     Listener,
     ModelMeasured,
     Notice,
-    PlanChanged,
-    PlanMade,
-    StageFinished,
-    StageStarted,
     ignore_event,
 )
 from squeezetune.forecasts import COMPARED_IMAGES
-from squeezetune.gauge import MemoryGauge, release_memory
+from squeezetune.gauge import MemoryGauge
 from squeezetune.learned import Trained
 from squeezetune.learning import RECIPES, make_manifest
 from squeezetune.measurement import Measured, run_classifier
@@ -65,43 +57,7 @@ from squeezetune.settings import Settings, parse_settings, parse_size
 from squeezetune.store import RowStore, find_cache_folder, lend_folder
 from squeezetune.workshop import Workshop, open_workshop
 
-# One image, or the path of its file, and its class.
-LabelledImage: TypeAlias = tuple[RawImage | str | os.PathLike[str], Hashable]
-# What can be trained on: a path, or any number of images with their classes.
-Photos: TypeAlias = str | os.PathLike[str] | Iterable[LabelledImage]
 THUMBNAIL_PX = 240
-
-
-@dataclass(frozen=True)
-class Origin:
-    """Where the photos come from: a path, or pairs of image and label, and how their classes are read."""
-
-    photos: Path | tuple[LabelledImage, ...]
-    class_pattern: str = ""
-    columns: str = ""
-
-    def scan(self, engine: Engine, listen: Listener, cache: Path | None) -> ImageIndex:
-        """Find the photos."""
-        if isinstance(self.photos, Path):
-            how = {"class_pattern": self.class_pattern, "columns": self.columns}
-            return index_photos(self.photos, engine=engine, listen=listen, cache=cache, **how)
-        images, labels = [image for image, _ in self.photos], [label for _, label in self.photos]
-        return index_images(images, labels, engine=engine, listen=listen)
-
-    @property
-    def name(self) -> str:
-        """What the model is called after."""
-        return name_source(self.photos.resolve()) if isinstance(self.photos, Path) else "squeezetune"
-
-    def __str__(self) -> str:
-        return str(self.photos) if isinstance(self.photos, Path) else f"{len(self.photos):,} images in memory"
-
-
-def find_origin(photos: Photos, class_pattern: str, columns: str) -> Origin:
-    """Take photos as a path, or as pairs of image and label."""
-    if isinstance(photos, (str, os.PathLike)):
-        return Origin(Path(photos), class_pattern, columns)
-    return Origin(tuple(photos), class_pattern, columns)
 
 
 @dataclass(frozen=True)
@@ -111,7 +67,7 @@ class Job:
     origin: Origin
     output: Path
     workshop: Workshop
-    clock: "Clock"
+    clock: Clock
     created: str = field(default_factory=lambda: datetime.now(timezone.utc).strftime("%Y-%m-%dT%H:%M:%SZ"))
 
     @property
@@ -134,39 +90,6 @@ class Job:
                 raise
         self.clock(Notice("so many photos are near-duplicates that they cannot all be kept in one part of the split"))
         return cut(near_duplicates="reported")
-
-
-@dataclass
-class Clock:
-    """Passes events on and notes when those came that the record tells of; within a `with` block, also memory held."""
-
-    listen: Listener
-    started: float = field(default_factory=time.perf_counter)
-    heard: list[tuple[Event, float]] = field(default_factory=list)
-    gauge: MemoryGauge = field(default_factory=MemoryGauge)
-
-    def __enter__(self) -> "Clock":
-        self.gauge.__enter__()
-        return self
-
-    def __exit__(self, *reason: Any) -> None:
-        self.gauge.__exit__(*reason)
-
-    def __call__(self, event: Event) -> None:
-        """Hear one event."""
-        if isinstance(event, PlanMade | PlanChanged | EpochFinished | StageFinished):
-            self.heard.append((event, self.total_s()))
-        if isinstance(event, StageStarted):
-            self.gauge.enter(event.stage)
-        if isinstance(event, StageFinished):
-            self.gauge.enter(f"after {event.stage}")
-        if isinstance(event, StageStarted | StageFinished):
-            release_memory()
-        self.listen(event)
-
-    def total_s(self) -> float:
-        """Return the seconds since the start."""
-        return time.perf_counter() - self.started
 
 
 def train(

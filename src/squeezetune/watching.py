@@ -14,6 +14,7 @@ from squeezetune.data.folders import FolderSource, list_files
 from squeezetune.data.index import ImageIndex
 from squeezetune.data.listing import StampedSource
 from squeezetune.data.manifests import open_manifest
+from squeezetune.data.origin import find_origin
 from squeezetune.data.sources import READERS, find_ending
 from squeezetune.data.stamps import stamp_file
 from squeezetune.engine import ThreadEngine
@@ -22,7 +23,7 @@ from squeezetune.events import Event, Listener, Notice, ignore_event
 from squeezetune.interruption import STOPPING
 from squeezetune.prediction import Classifier
 from squeezetune.store import find_cache_folder
-from squeezetune.training import find_origin, train
+from squeezetune.training import train
 
 UNCHANGED = "files were renamed or written again, but the photos and their classes are the same; the model stays"
 
