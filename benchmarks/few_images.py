@@ -66,7 +66,8 @@ def draw_images(index: ImageIndex, counts: Sequence[int], seed: int) -> tuple[Im
         own = order[index.labels[order] == label]
         ranks[own] = np.arange(len(own))
     is_drawn = ranks[order] < np.array(counts)[index.labels[order]]
-    return take_images(index, np.sort(order[is_drawn])), take_images(index, np.sort(order[~is_drawn][:OTHERS]))
+    others = order[~is_drawn][-OTHERS:]  # the last: a class of which most are drawn has its others there
+    return take_images(index, np.sort(order[is_drawn])), take_images(index, np.sort(others))
 
 
 def measure_draw(photos: ImageIndex, others: ImageIndex, settings: Settings, cache: Path) -> Draw:
