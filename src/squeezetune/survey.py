@@ -2,6 +2,7 @@
 
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TypeAlias
@@ -99,13 +100,15 @@ def mark_near_duplicates(
     if pictures is None:
         try:
             looks = find_looks(index, pixels, open_look_store(folder, pixels), engine, listen, positions, scratch)
-            started = time.perf_counter()
-            listen(StageStarted(NEAR_DUPLICATES))
-            pictures = join_pairs(len(index), find_near_duplicates(index, looks, pixels.resize, engine))
-            save_pictures(path, index.digests, pictures)
-            listen(StageFinished(NEAR_DUPLICATES, time.perf_counter() - started))
-        except (DataError, OSError) as error:  # a full disk
+        except DataError as error:  # a full disk
             listen(Notice(f"near-duplicates are not looked for: {error}"))
+            return index
+        started = time.perf_counter()
+        listen(StageStarted(NEAR_DUPLICATES))
+        pictures = join_pairs(len(index), find_near_duplicates(index, looks, pixels.resize, engine))
+        listen(StageFinished(NEAR_DUPLICATES, time.perf_counter() - started))
+        with suppress(OSError):  # a full disk: they are found anew the next time
+            save_pictures(path, index.digests, pictures)
     return replace(index, pictures=pictures)
 
 

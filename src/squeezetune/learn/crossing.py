@@ -15,16 +15,16 @@ def deal_folds(labels: NDArray[np.int64], units: NDArray[np.int64] | None) -> ND
     [0, 1, 2, 0, 1]
     """
     if units is None:
-        return _count_up(labels) % FOLDS
+        return count_up(labels) % FOLDS
     present, first, unit_of = np.unique(units, return_index=True, return_inverse=True)
     order = np.argsort(first)  # as the images come, whatever the units are numbered
     folds = np.empty(len(present), np.int64)
-    folds[order] = _count_up(labels[first[order]]) % FOLDS
+    folds[order] = count_up(labels[first[order]]) % FOLDS
     dealt: NDArray[np.int64] = folds[unit_of]
     return dealt
 
 
-def _count_up(labels: NDArray[np.int64]) -> NDArray[np.int64]:
+def count_up(labels: NDArray[np.int64]) -> NDArray[np.int64]:
     """Count the images of each class in their order, (n,)."""
     order = np.argsort(labels, kind="stable")
     counts = np.bincount(labels)

@@ -18,6 +18,7 @@ from scipy.special import softmax
 from threadpoolctl import threadpool_limits
 
 from squeezetune.learn.calibration import fit_temperature
+from squeezetune.learn.crossing import count_up
 from squeezetune.learn.dense import Rows, cross_entropy, precondition
 from squeezetune.learn.scaling import measure_scaling
 from squeezetune.scratch import IN_MEMORY, Scratch, list_blocks
@@ -56,10 +57,9 @@ def deal_folds(units: Ints, keys: NDArray[np.uint64], labels: Ints, folds: int =
     """
     found, first, sizes = np.unique(units, return_index=True, return_counts=True)
     own = labels[first]
-    order = np.lexsort((keys[found], -sizes, own))
-    ranks = np.arange(len(order)) - np.searchsorted(own[order], own[order])
+    order = np.lexsort((keys[found], -sizes))
     fold_of_unit = np.zeros(len(keys), np.int64)
-    fold_of_unit[found[order]] = ranks % folds
+    fold_of_unit[found[order]] = count_up(own[order]) % folds
     return fold_of_unit[units]
 
 
