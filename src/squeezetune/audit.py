@@ -13,10 +13,10 @@ from typing import Any
 from squeezetune.artifact import FolderKind, check_target, remove_leftovers, stage_artifact, to_json
 from squeezetune.audit_page import render_audit
 from squeezetune.data.catalog import group_photos
+from squeezetune.data.folders import check_outside
 from squeezetune.data.index import ImageIndex
 from squeezetune.data.origin import Origin, Photos, find_origin
 from squeezetune.diagnosis import list_findings
-from squeezetune.errors import SettingsError
 from squeezetune.events import Listener, ignore_event
 from squeezetune.findings import Finding, summarize_findings
 from squeezetune.inspection import Inspection, inspect_photos
@@ -127,11 +127,8 @@ def open_folder(origin: Origin, output: str | os.PathLike[str] | None) -> Path:
 
     """
     source, folder = origin.photos, Path(output) if output else Path(f"{origin.name}-check")
-    if isinstance(source, Path) and folder.resolve().is_relative_to(source.resolve()):
-        raise SettingsError(
-            f"the folder of the audit {folder} lies inside the photos' folder {source}",
-            "SqueezeTune writes nothing among the photos; give another folder with --output.",
-        )
+    if isinstance(source, Path):
+        check_outside(folder, source, "the folder of the audit", "give another folder with --output")
     check_target(folder, AUDIT_FOLDER)
     remove_leftovers(folder)
     return folder

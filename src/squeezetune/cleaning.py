@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TypeAlias
 
 from squeezetune.audit import Audit
-from squeezetune.data.folders import FolderSource
+from squeezetune.data.folders import FolderSource, check_outside
 from squeezetune.data.index import ImageIndex
 from squeezetune.data.listing import ImageSource
 from squeezetune.data.manifests import ManifestSource
@@ -103,11 +103,8 @@ def check_table(target: Path, source: ImageSource, kinds: Sequence[str], confide
         )
     if target.suffix.lower() != ".csv":
         raise SettingsError(f"the table is called {target.name}; needed is a name that ends in .csv")
-    if isinstance(source, FolderSource) and target.resolve().is_relative_to(source.root.resolve()):
-        raise SettingsError(
-            f"the table {target} lies inside the photos' folder {source.root}",
-            "SqueezeTune writes nothing among the photos; give another place.",
-        )
+    if isinstance(source, FolderSource):
+        check_outside(target, source.root, "the table", "give another place")
     if target.exists():
         raise SettingsError(f"{target} is there already", "Give another name, or remove it.")
 

@@ -31,6 +31,7 @@ from squeezetune.cross_validation import (
     share_time,
 )
 from squeezetune.data.catalog import group_photos
+from squeezetune.data.folders import check_outside
 from squeezetune.data.index import ImageIndex
 from squeezetune.data.origin import Origin, Photos, find_origin
 from squeezetune.data.pixels import make_thumbnail
@@ -204,11 +205,8 @@ def open_job(
 ) -> Job:
     """Check where to read and write, and load the pretrained weights, before anything is computed."""
     source, target = origin.photos, Path(output) if output else Path(f"{origin.name}-model")
-    if isinstance(source, Path) and target.resolve().is_relative_to(source.resolve()):
-        raise SettingsError(
-            f"the model's folder {target} lies inside the photos' folder {source}",
-            "SqueezeTune writes nothing among the photos; give another folder with --output.",
-        )
+    if isinstance(source, Path):
+        check_outside(target, source, "the model's folder", "give another folder with --output")
     check_target(target)
     remove_leftovers(target)
     ceiling = parse_size(settings.max_ram) if settings.max_ram else None

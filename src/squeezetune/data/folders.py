@@ -10,7 +10,7 @@ from pathlib import Path
 
 from squeezetune.data.listing import Listing, hash_parts, is_clutter, quote_name
 from squeezetune.data.stamps import Stamp, stamp_file
-from squeezetune.errors import ImageError, SourceError
+from squeezetune.errors import ImageError, SettingsError, SourceError
 
 READ_BYTES = 1 << 17  # of one read: most small photos in one, large ones without much memory
 _OS_REASONS = {
@@ -50,6 +50,19 @@ class FolderSource:
         if name.startswith("/") or ".." in name.split("/"):
             raise ImageError("it lies outside the folder")
         return f"{self.root}{os.sep}{name}"  # pathlib would cost as much as reading a small file
+
+
+def check_outside(target: Path, root: Path, what: str, advice: str) -> None:
+    """Make sure that what is to be written does not come to lie among the photos.
+
+    Raises:
+        SettingsError: it would; `what` names it, and `advice` says what to do.
+    """
+    if target.resolve().is_relative_to(root.resolve()):
+        raise SettingsError(
+            f"{what} {target} lies inside the photos' folder {root}",
+            f"SqueezeTune writes nothing among the photos; {advice}.",
+        )
 
 
 def list_files(root: str | Path) -> Listing:
