@@ -5,9 +5,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from squeezetune.data.listing import ImageSource
-from squeezetune.data.pixels import make_thumbnail
+from squeezetune.data.pixels import make_thumbnails
 from squeezetune.engine import ThreadEngine
-from squeezetune.errors import ImageError
 from squeezetune.findings import KINDS, Kind, describe_count
 from squeezetune.page import embed_picture, render_page
 
@@ -54,7 +53,7 @@ def render_audit(audit: Json, source: ImageSource) -> str:
     chosen = {key: _choose_shown(audit["findings"], key) for key in KINDS}
     names = {name for records in chosen.values() for record in records if record["kind"] != "unreadable"
              for name in record["images"][:SHOWN_COPIES]}  # fmt: skip
-    thumbnails = _make_thumbnails(source, sorted(names))
+    thumbnails = make_thumbnails(source, sorted(names), THUMBNAIL_PX, ThreadEngine())
     sections = [
         _make_section(audit["findings"], key, records, thumbnails) for key, records in chosen.items() if records
     ]
@@ -81,18 +80,6 @@ def _make_item(record: Json, thumbnails: Mapping[str, bytes]) -> Item:
     columns = zip(record["images"][:SHOWN_COPIES], classes, parts, strict=False)
     pictures = tuple(Picture(name, label, part, embed_picture(thumbnails.get(name))) for name, label, part in columns)
     return Item(record, pictures, count - len(pictures))
-
-
-def _make_thumbnails(source: ImageSource, names: Sequence[str]) -> dict[str, bytes]:
-    """Make small pictures of those images that can still be read."""
-
-    def make(name: str) -> bytes:
-        try:
-            return make_thumbnail(source, name, THUMBNAIL_PX)
-        except ImageError:
-            return b""
-
-    return dict(zip(names, ThreadEngine().map(make, names), strict=True))
 
 
 def _format_percent(share: float) -> str:

@@ -2,7 +2,6 @@
 
 import os
 import shlex
-from collections.abc import Sequence
 from dataclasses import dataclass, field, fields, replace
 from datetime import datetime, timezone
 from functools import partial
@@ -34,9 +33,10 @@ from squeezetune.data.catalog import group_photos
 from squeezetune.data.folders import check_outside
 from squeezetune.data.index import ImageIndex
 from squeezetune.data.origin import Origin, Photos, find_origin
-from squeezetune.data.pixels import make_thumbnail
+from squeezetune.data.pixels import make_thumbnails
 from squeezetune.data.split import Split, split_index
-from squeezetune.errors import ClassesError, ImageError, SettingsError
+from squeezetune.engine import ThreadEngine
+from squeezetune.errors import ClassesError, SettingsError
 from squeezetune.events import (
     Listener,
     ModelMeasured,
@@ -278,20 +278,11 @@ def write_report(
     for name, image in draw_plots(record).items():
         staging.write(f"plots/{name}", image)
     pictures = {item["image"] for gallery in ("mistakes", "unsure") for item in record[gallery]}
-    page = render_report(record, make_thumbnails(index, sorted(pictures)))
+    # one at a time: a ceiling of memory holds here too
+    thumbnails = make_thumbnails(index.source, sorted(pictures), THUMBNAIL_PX, ThreadEngine(1))
+    page = render_report(record, thumbnails)
     staging.write(REPORT, to_json(record))
     staging.write(REPORT_PAGE, page.encode())
-
-
-def make_thumbnails(index: ImageIndex, names: Sequence[str]) -> dict[str, bytes]:
-    """Make the pictures of the report; one that has vanished meanwhile is left out."""
-    thumbnails = {}
-    for name in names:
-        try:
-            thumbnails[name] = make_thumbnail(index.source, name, THUMBNAIL_PX)
-        except ImageError:
-            continue
-    return thumbnails
 
 
 def repeat_command(job: Job) -> str:

@@ -1,6 +1,6 @@
 """From one image as it was found to a square of uint8 RGB pixels, and to a thumbnail."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from io import BytesIO
 from math import ceil, floor
@@ -13,7 +13,8 @@ from squeezetune.data.decoding import MAX_PIXELS as MAX_PIXELS
 from squeezetune.data.decoding import Box, Size, decode_photo
 from squeezetune.data.decoding import open_image as open_image
 from squeezetune.data.listing import ImageSource
-from squeezetune.errors import SettingsError
+from squeezetune.engine import Engine
+from squeezetune.errors import ImageError, SettingsError
 
 THUMBNAIL_QUALITY = 80
 
@@ -73,6 +74,19 @@ def make_thumbnail(source: ImageSource, name: str, side: int = 160) -> bytes:
     buffer = BytesIO()
     image.resize(size, Image.Resampling.BILINEAR).save(buffer, "JPEG", quality=THUMBNAIL_QUALITY)
     return buffer.getvalue()
+
+
+def make_thumbnails(source: ImageSource, names: Sequence[str], side: int, engine: Engine) -> dict[str, bytes]:
+    """Return thumbnails by name; an image that cannot be read any more is left out."""
+
+    def make(name: str) -> bytes | None:
+        try:
+            return make_thumbnail(source, name, side)
+        except ImageError:
+            return None
+
+    made = zip(names, engine.map(make, names), strict=True)
+    return {name: thumbnail for name, thumbnail in made if thumbnail is not None}
 
 
 def _fit_box(image: Image.Image, box: Box, settings: PixelSettings) -> NDArray[np.uint8]:
