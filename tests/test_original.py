@@ -21,6 +21,7 @@ from squeezetune.data.pixels import PixelSettings, load_pixels
 from squeezetune.errors import CheckpointError, SettingsError, SourceError
 from squeezetune.estimator import SqueezeTuneClassifier
 from squeezetune.events import EpochFinished, StageStarted, ignore_event
+from squeezetune.learn.trained import read_network
 from squeezetune.measurement import evaluate
 from squeezetune.settings import Settings
 from squeezetune.training import forecast, train
@@ -150,6 +151,9 @@ def test_the_file_gives_what_the_stored_network_gives_in_torch(request, name, sh
     session = onnxruntime.InferenceSession(folder / "model.onnx", providers=["CPUExecutionProvider"])
     [found] = session.run(None, {"image": pixels})  # already of the right size, so that nothing is resized
     np.testing.assert_allclose(found, expected, atol=1e-5)
+    again = read_network((folder / "network.safetensors").read_bytes()).build_model({})
+    session = onnxruntime.InferenceSession(again, providers=["CPUExecutionProvider"])
+    np.testing.assert_allclose(session.run(None, {"image": pixels})[0], found, atol=1e-5)
 
 
 @needs_torch

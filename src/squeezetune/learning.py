@@ -4,22 +4,16 @@ import json
 from collections.abc import Callable
 from dataclasses import replace
 from datetime import datetime, timezone
-from typing import Any
 
-import numpy as np
-from numpy.typing import NDArray
-from safetensors.numpy import save
 from threadpoolctl import threadpool_limits
 
 from squeezetune.artifact import Manifest
 from squeezetune.course import train_stages
 from squeezetune.data.index import ImageIndex
-from squeezetune.data.pixels import PixelSettings
 from squeezetune.deepening import Ground
-from squeezetune.learn.dense import Layers
-from squeezetune.learn.graph import build_classifier
 from squeezetune.learn.head import LabelledFeatures, fit_head
-from squeezetune.learn.weights import Weights, detect_version
+from squeezetune.learn.trained import TrainedNetwork, pack_network
+from squeezetune.learn.weights import Weights
 from squeezetune.learned import Learned, Trained
 from squeezetune.machine import list_libraries, name_version
 from squeezetune.original import LearnedOriginal, learn_original, pack_files
@@ -90,20 +84,12 @@ RECIPES: dict[str, Callable[[ImageIndex, CutIndex, Workshop, float | None], Trai
 def make_files(learned: Learned, weights: Weights) -> Learned:
     """Write the better network as `model.onnx` and `network.safetensors`."""
     head, best = learned.head, learned.best
-    pixels = learned.pixels
     layers, use_roots = head.layers, True
     if best:
         weights, layers, use_roots = best.weights, best.layers, False
-    model = build_classifier(
-        weights,
-        layers,
-        views=learned.chosen.views,
-        side=pixels.side,
-        resize=pixels.resize,
-        metadata=describe_model(learned),
-        use_roots=use_roots,
-    )
-    return replace(learned, model=model, network=pack_network(weights, layers, learned.chosen.views, pixels, use_roots))
+    pixels = learned.pixels
+    network = TrainedNetwork(weights, layers, learned.chosen.views, pixels.side, pixels.resize, use_roots)
+    return replace(learned, model=network.build_model(describe_model(learned)), network=pack_network(network))
 
 
 def describe_model(learned: Trained) -> dict[str, str]:
@@ -119,21 +105,6 @@ def describe_model(learned: Trained) -> dict[str, str]:
         "weights_sha256": learned.pretrained.sha256,
         "license": f"weights {learned.pretrained.license}; the photos' owner decides on the rest",
     }
-
-
-def pack_network(weights: Weights, layers: Layers, views: int, pixels: PixelSettings, use_roots: bool) -> bytes:
-    """Pack the parameters as safetensors, under torchvision's names; the same always give the same bytes.
-
-    The layers of SqueezeNet are float16; the classifier is float32 and acts on the features or on their roots.
-    """
-    trunk = {name: value for name, value in weights.items() if name.startswith("features.")}
-    tensors: dict[str, NDArray[Any]] = {name: value.astype(np.float16) for name, value in trunk.items()}
-    for number, (weight, bias) in enumerate(layers):
-        tensors[f"head.{number}.weight"], tensors[f"head.{number}.bias"] = weight, bias
-    # one key: several would be written in no certain order
-    about = {"views": views, "image_side": pixels.side, "resize": pixels.resize, "use_roots": use_roots,
-             "squeezenet": detect_version(weights)}  # fmt: skip
-    return save(tensors, metadata={"squeezetune": json.dumps(about)})
 
 
 def make_manifest(learned: Trained, settings: Settings) -> Manifest:

@@ -1,0 +1,57 @@
+import json
+from itertools import pairwise
+
+import numpy as np
+import onnx
+import pytest
+from example_weights import draw_weights
+from safetensors.numpy import load, save
+
+from squeezetune.errors import ArtifactError
+from squeezetune.learn.graph import FEATURE_COUNT
+from squeezetune.learn.trained import TrainedNetwork, pack_network, read_network
+
+
+def draw_network(version="1.1", use_roots=True, hidden=0):
+    rng = np.random.default_rng(0)
+    sizes = [FEATURE_COUNT, *([hidden] if hidden else []), 3]
+    head = tuple((rng.standard_normal((n, m), np.float32), rng.standard_normal(m, np.float32))
+                 for n, m in pairwise(sizes))  # fmt: skip
+    weights = {name: value.astype(np.float16).astype(np.float32) for name, value in draw_weights(version).items()}
+    return TrainedNetwork(weights, head, 2, 64, "crop", use_roots)
+
+
+@pytest.mark.parametrize(("version", "use_roots", "hidden"), [("1.1", True, 0), ("1.1", False, 0), ("1.0", True, 5)])
+def test_a_packed_network_makes_the_same_model(version, use_roots, hidden):
+    network = draw_network(version, use_roots, hidden)
+    again = read_network(pack_network(network))
+    assert (again.views, again.side, again.resize, again.use_roots) == (2, 64, "crop", use_roots)
+    assert (again.class_count, len(again.head), again.is_convolved) == (3, len(network.head), False)
+    assert again.build_model({"a": "b"}) == network.build_model({"a": "b"})
+
+
+def test_a_models_network_is_the_one_in_its_file(model_folder):
+    network = read_network((model_folder / "network.safetensors").read_bytes())
+    session_model = network.build_model({})
+
+    kept, built = (
+        onnx.load_from_string((model_folder / "model.onnx").read_bytes()),
+        onnx.load_from_string(session_model),
+    )
+    assert kept.graph == built.graph
+
+
+@pytest.mark.parametrize("harm", ["cut", "no about", "no layers", "no safetensors", "empty"])
+def test_damaged_parameters_are_refused(harm):
+    payload = pack_network(draw_network())
+    tensors = load(payload)
+    payload = {
+        "cut": payload[:-100],
+        "no about": save(tensors),
+        "no layers": save({"head.0.weight": tensors["head.0.weight"], "head.0.bias": tensors["head.0.bias"]},
+                          metadata={"squeezetune": json.dumps({"views": 1})}),
+        "no safetensors": b"photo" * 100,
+        "empty": b"",
+    }[harm]  # fmt: skip
+    with pytest.raises(ArtifactError, match="cannot be read"):
+        read_network(payload)
