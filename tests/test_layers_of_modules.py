@@ -56,6 +56,7 @@ LAYERS = [
     "memory",
     "predictions",
     "prediction",
+    "parts",
     "artifact",
     "learn",
     "data",

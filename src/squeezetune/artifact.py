@@ -5,6 +5,7 @@
     model.json            the manifest, written last: format, classes, settings, checksums of all other files
     model.onnx            images in, probabilities out; all that prediction needs
     network.safetensors   the parameters, to train on
+    parts.safetensors     which photos trained, chose and measured, by their digests
     report.json           the measurements;  report.html  the same for people;  plots/  the same for papers
 """
 

@@ -48,6 +48,7 @@ from squeezetune.gauge import MemoryGauge
 from squeezetune.learned import Trained
 from squeezetune.learning import RECIPES, make_manifest
 from squeezetune.measurement import Measured, run_classifier
+from squeezetune.parts import PARTS, pack_parts
 from squeezetune.planner import Plan, add_rounds
 from squeezetune.prediction import Classifier, load
 from squeezetune.record import Run, make_record
@@ -136,6 +137,7 @@ def train(
         learned, crossed = learn_and_measure(job, workshop)
         with stage_artifact(job.output) as staging:
             staging.write(NETWORK, learned.network)
+            staging.write(PARTS, pack_parts(learned.index, learned.split, origin))
             manifest = make_manifest(learned, settings)
             measured, compared = measure_file(staging, manifest, learned, crossed, job)
             write_report(staging, learned, measured, compared, crossed, job)

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from squeezetune.learn.layers import FloatLayers, Int8Layers, Layers, Ranges
+from squeezetune.learn.layers import EXACT, FloatLayers, Form, Int8Layers, Layers, Ranges, Store
 from squeezetune.learn.onnx_builder import Graph, Output, Shape
 from squeezetune.learn.weights import FIRE_WIDTHS, Layout, Weights
 
@@ -113,18 +113,20 @@ def build_classifier(
     resize: str,
     metadata: Mapping[str, str],
     use_roots: bool = True,
+    form: Form = EXACT,
 ) -> bytes:
     """Build the whole classifier: images of any size in, probabilities out.
 
     Input `image` (n, height, width, 3) uint8 RGB; output `probabilities` (n, classes) float32. Inside: resize by the
     policy `resize` to `side` pixels, normalisation, network, dense layers on the features or, with `use_roots`, on
-    their square roots, mean over the views, softmax.
+    their square roots, mean over the views, softmax. `form` says how it is stored and computed.
     """
     graph = Graph()
     pixels = _add_fit(graph, "image", side, resize)
-    features = _add_features(graph, pixels, FloatLayers(graph, weights, half_storage=True), views, name="features")
+    features = _add_features(graph, pixels, form.make_layers(graph, weights), views, name="features")
     rows = graph.add("Sqrt", features) if use_roots else features
-    logits = graph.add("ReduceMean", _add_head(graph, rows, head), graph.constant("views.axis", [1]), keepdims=0)
+    logits = _add_head(graph, rows, head, form.store)
+    logits = graph.add("ReduceMean", logits, graph.constant("views.axis", [1]), keepdims=0)
     graph.add("Softmax", logits, name="probabilities", axis=-1)
     return graph.to_bytes("image", "probabilities", ["n", len(head[-1][1])], metadata)
 
@@ -136,17 +138,18 @@ def build_convolved(
     side: int,
     resize: str,
     metadata: Mapping[str, str],
+    form: Form = EXACT,
 ) -> bytes:
     """Build SqueezeNet with a classifier of its own kind: images of any size in, probabilities out.
 
-    Input and output are those of `build_classifier`. The classifier is a linear layer, weights (512, classes) and
-    biases (classes,), at every position of what fire9 gives, then ReLU, the mean over the positions, softmax.
+    Input, output and `form` are those of `build_classifier`. The classifier is a linear layer, weights (512, classes)
+    and biases (classes,), at every position of what fire9 gives, then ReLU, the mean over the positions, softmax.
     """
     graph = Graph()
     pixels = _add_fit(graph, "image", side, resize)
-    maps, _ = _add_blocks(graph, pixels, FloatLayers(graph, weights, half_storage=True), "fire9", taps=())
-    kernel = graph.constant("classifier.weight", classifier[0].T[:, :, None, None])
-    y = graph.add("Conv", maps, kernel, graph.constant("classifier.bias", classifier[1]), kernel_shape=[1, 1])
+    maps, _ = _add_blocks(graph, pixels, form.make_layers(graph, weights), "fire9", taps=())
+    kernel = form.store(graph, "classifier.weight", classifier[0].T[:, :, None, None])
+    y = graph.add("Conv", maps, kernel, form.store(graph, "classifier.bias", classifier[1]), kernel_shape=[1, 1])
     logits = graph.add("ReduceMean", graph.add("Relu", y), graph.constant("positions", [2, 3]), keepdims=0)
     graph.add("Softmax", logits, name="probabilities", axis=-1)
     return graph.to_bytes("image", "probabilities", ["n", len(classifier[1])], metadata)
@@ -227,10 +230,10 @@ def _add_codes(graph: Graph, x: str, scales: NDArray[Any]) -> str:
     return graph.add("QuantizeLinear", codes, one, zero)
 
 
-def _add_head(graph: Graph, x: str, head: DenseLayers) -> str:
+def _add_head(graph: Graph, x: str, head: DenseLayers, store: Store) -> str:
     """Add dense layers with ReLUs between them: (n, views, 2048) -> (n, views, classes)."""
     for number, (weight, bias) in enumerate(head):
         x = graph.add("Relu", x) if number else x
-        product = graph.add("MatMul", x, graph.constant(f"head.{number}.weight", weight))
-        x = graph.add("Add", product, graph.constant(f"head.{number}.bias", bias))
+        product = graph.add("MatMul", x, store(graph, f"head.{number}.weight", weight))
+        x = graph.add("Add", product, store(graph, f"head.{number}.bias", bias))
     return x

@@ -1,12 +1,14 @@
 """The layers of SqueezeNet as ONNX nodes, in float32 and in int8."""
 
-from collections.abc import Mapping
-from typing import Any, Protocol
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any, Protocol, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
 from onnx import TensorProto
 
+from squeezetune.learn.codes import Codes
 from squeezetune.learn.onnx_builder import Graph
 from squeezetune.learn.weights import MEAN, STD, Layout, Weights, detect_version, find_layout
 
@@ -14,6 +16,56 @@ from squeezetune.learn.weights import MEAN, STD, Layout, Weights, detect_version
 Ranges = Mapping[str, float]
 
 POOL: dict[str, Any] = {"kernel_shape": [3, 3], "strides": [2, 2], "ceil_mode": 1}
+
+
+def unfold_normalisation(
+    kernel: NDArray[np.float32], bias: NDArray[np.float32]
+) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+    """Take the normalisation out of the first convolution again: what `fold_normalisation` makes these of."""
+    shift = np.einsum("oihw,i->o", kernel.astype(np.float64) * 255, np.asarray(MEAN))
+    unfolded = kernel.astype(np.float64) * 255 * np.asarray(STD)[:, None, None]
+    return unfolded.astype(np.float32), (bias + shift).astype(np.float32)
+
+
+# Adds a parameter to a graph under a name; returns the name of the tensor that holds it, or stands for it, in float32.
+Store: TypeAlias = Callable[[Graph, str, NDArray[Any]], str]
+
+
+def store_floats(graph: Graph, name: str, value: NDArray[Any]) -> str:
+    """Store a parameter as float32."""
+    return graph.constant(name, value, np.float32)
+
+
+def store_halves(graph: Graph, name: str, value: NDArray[Any]) -> str:
+    """Store a parameter as float16: half the file. The runtime folds the cast away when it loads the model."""
+    half = graph.constant(f"{name}.half", value, np.float16)
+    return graph.add("Cast", half, to=TensorProto.FLOAT, name=name)
+
+
+def store_exactly(graph: Graph, name: str, value: NDArray[Any]) -> str:
+    """Store a parameter as float16 where that holds it exactly, else as float32."""
+    is_exact = np.array_equal(value.astype(np.float16), value)
+    return (store_halves if is_exact else store_floats)(graph, name, value)
+
+
+@dataclass(frozen=True)
+class CodedStore:
+    """Stores parameters as whole numbers of few bits and a scale for each output, by name; others as float16.
+
+    Standard operators turn them into float32, which a runtime does once, when it loads the model. DequantizeLinear
+    would say the same, but ONNX Runtime leaves it to be computed with every image, and convolves more slowly for it.
+    """
+
+    codes: Mapping[str, Codes]
+
+    def __call__(self, graph: Graph, name: str, value: NDArray[Any]) -> str:
+        """Add the codes of a parameter; the value itself only counts where there are none."""
+        codes = self.codes.get(name)
+        if codes is None:
+            return store_halves(graph, name, value)
+        whole = graph.codes(f"{name}.codes", codes)
+        scale = store_halves(graph, f"{name}.scale", codes.scales)
+        return graph.add("Mul", graph.add("Cast", whole, to=TensorProto.FLOAT), scale, name=name)
 
 
 class Layers(Protocol):
@@ -49,13 +101,13 @@ def fold_normalisation(weights: Weights) -> tuple[NDArray[np.float32], NDArray[n
 
 
 class FloatLayers:
-    """Layers in float32; with `half_storage` the parameters that float16 holds exactly are stored so."""
+    """Layers that compute in float32; how their parameters are stored is another matter."""
 
-    def __init__(self, graph: Graph, weights: Weights, *, half_storage: bool = False) -> None:
+    def __init__(self, graph: Graph, weights: Weights, store: Store = store_floats) -> None:
         self.layout = find_layout(detect_version(weights))
         self._graph = graph
         self._weights = weights
-        self._half_storage = half_storage
+        self._store = store
 
     def first(self, pixels: str) -> str:
         """Add normalisation, conv1 and its ReLU."""
@@ -84,16 +136,10 @@ class FloatLayers:
     def _convolve(
         self, x: str, layer: str, kernel: NDArray[Any], bias: NDArray[Any], activation: str, **attributes: Any
     ) -> str:
-        w, b = self._store(f"{layer}.weight", kernel), self._store(f"{layer}.bias", bias)
+        w = self._store(self._graph, f"{layer}.weight", kernel)
+        b = self._store(self._graph, f"{layer}.bias", bias)
         y = self._graph.add("Conv", x, w, b, kernel_shape=list(kernel.shape[2:]), **attributes)
         return self._graph.add("Relu", y, name=activation)
-
-    def _store(self, name: str, value: NDArray[Any]) -> str:
-        half = value.astype(np.float16)
-        if not self._half_storage or not np.array_equal(half, value):
-            return self._graph.constant(name, value)
-        # half the file; the runtime folds the cast away when it loads the model
-        return self._graph.add("Cast", self._graph.constant(f"{name}.half", half), to=TensorProto.FLOAT, name=name)
 
 
 class Int8Layers:
@@ -159,3 +205,23 @@ class Int8Layers:
         y = self._graph.add("DequantizeLinear", self._graph.add("QuantizeLinear", x, name, "zero"), name, "zero")
         self._scales[y] = scale
         return y
+
+
+@dataclass(frozen=True)
+class Form:
+    """How a classifier is stored and computed: how parameters are kept, and with `ranges` convolutions in int8.
+
+    Those keep their kernels as int8; `store` then says it of the dense layers alone.
+    """
+
+    store: Store
+    ranges: Ranges | None = None
+
+    def make_layers(self, graph: Graph, weights: Weights) -> Layers:
+        """Make what adds the layers to a graph."""
+        return (
+            FloatLayers(graph, weights, self.store) if self.ranges is None else Int8Layers(graph, weights, self.ranges)
+        )
+
+
+EXACT = Form(store_exactly)

@@ -13,6 +13,7 @@ from safetensors.numpy import load, save
 from squeezetune.errors import ArtifactError, WeightsError
 from squeezetune.learn.dense import Layers
 from squeezetune.learn.graph import build_classifier, build_convolved
+from squeezetune.learn.layers import EXACT, Form
 from squeezetune.learn.weights import Weights, detect_version
 
 # What torch adds to the variance in a batch normalisation.
@@ -43,8 +44,8 @@ class TrainedNetwork:
         """The number of classes."""
         return len(self.head[-1][1])
 
-    def build_model(self, metadata: Mapping[str, str]) -> bytes:
-        """Build the classifier as an ONNX file: images in, probabilities out."""
+    def build_model(self, metadata: Mapping[str, str], form: Form = EXACT) -> bytes:
+        """Build the classifier as an ONNX file in some form: images in, probabilities out."""
         if self.is_convolved:
             return build_convolved(self.weights, self.head[0], side=self.side, resize=self.resize, metadata=metadata)
         return build_classifier(
@@ -55,6 +56,7 @@ class TrainedNetwork:
             resize=self.resize,
             metadata=metadata,
             use_roots=self.use_roots,
+            form=form,
         )
 
 
