@@ -17,6 +17,7 @@ SOURCE = Path(squeezetune.__file__).parent
 LAYERS = [
     "__main__",
     "cli",
+    "cli_export",
     "cli_check",
     "cli_watch",
     "cli_data",
@@ -24,6 +25,7 @@ LAYERS = [
     "console",
     "estimator",
     "tracking",
+    "exporting",
     "watching",
     "cleaning",
     "audit",

@@ -15,6 +15,7 @@ if TYPE_CHECKING:
         CheckpointError,
         ClassesError,
         DataError,
+        ExportError,
         ImageError,
         MissingExtraError,
         SettingsError,
@@ -23,6 +24,8 @@ if TYPE_CHECKING:
         WeightsError,
     )
     from squeezetune.estimator import SqueezeTuneClassifier
+    from squeezetune.exporting.exports import export
+    from squeezetune.exporting.record import Exports
     from squeezetune.findings import Finding
     from squeezetune.learn.evaluation import Evaluation
     from squeezetune.learn.network import SqueezeNet, build_network
@@ -44,6 +47,8 @@ _HOMES = {
     "Cleaned": "cleaning",
     "DataError": "errors",
     "Evaluation": "learn.evaluation",
+    "ExportError": "errors",
+    "Exports": "exporting.record",
     "Finding": "findings",
     "FolderEvaluation": "measurement",
     "ImageError": "errors",
@@ -61,6 +66,7 @@ _HOMES = {
     "check": "audit",
     "describe": "learn.summary",
     "evaluate": "measurement",
+    "export": "exporting.exports",
     "fetch_dataset": "data.fetching",
     "forecast": "training",
     "freeze": "learn.surgery",
@@ -81,6 +87,8 @@ __all__ = [
     "Cleaned",
     "DataError",
     "Evaluation",
+    "ExportError",
+    "Exports",
     "Finding",
     "FolderEvaluation",
     "ImageError",
@@ -98,6 +106,7 @@ __all__ = [
     "check",
     "describe",
     "evaluate",
+    "export",
     "fetch_dataset",
     "forecast",
     "freeze",

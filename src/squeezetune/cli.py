@@ -10,6 +10,7 @@ import click
 
 from squeezetune.cli_check import check
 from squeezetune.cli_data import data
+from squeezetune.cli_export import export
 from squeezetune.cli_options import (
     class_option,
     columns_option,
@@ -33,12 +34,14 @@ def main() -> None:
       squeezetune demo                          see it work on handwritten digits
       squeezetune train PHOTOS                  one subfolder of PHOTOS for each class
       squeezetune predict PHOTOS-model a.jpg    say what is on a photo
+      squeezetune export PHOTOS-model           other formats, down to half a megabyte, each measured
       squeezetune check PHOTOS                  find wrong labels, copies and poor photos
     """  # noqa: D301  # click wants the character itself
 
 
 main.add_command(data)
 main.add_command(check)
+main.add_command(export)
 
 
 @main.command()

@@ -43,3 +43,17 @@ def grouped_interval(is_correct: NDArray[np.bool_], units: NDArray[np.int64]) ->
     right, wrong = share * worth, (1 - share) * worth
     low = float(betaincinv(right, wrong + 1, 0.025)) if right else 0.0
     return (low, float(betaincinv(right + 1, wrong, 0.975)) if wrong else 1.0)
+
+
+def paired_interval(gained: int, lost: int, count: int) -> tuple[float, float]:
+    """Return the 95 % interval of the difference of two shares of the same images (adjusted Wald).
+
+    Of `count` images the second names `gained` right that the first does not, and `lost` the other way round (Bonett
+    and Price 2012, "Adjusted Wald confidence interval for a difference of binomial proportions based on paired data").
+
+    >>> [round(end, 3) for end in paired_interval(3, 5, 1000)]
+    [-0.008, 0.004]
+    """
+    more, less = (gained + 1) / (count + 2), (lost + 1) / (count + 2)
+    half = Z_95 * float(np.sqrt((more + less - (more - less) ** 2) / (count + 2)))
+    return (max(-1.0, more - less - half), min(1.0, more - less + half))

@@ -1,0 +1,82 @@
+"""The command `export`: a model in other formats, each measured."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+from squeezetune.cli_options import class_option, columns_option, guard_errors, json_option, quiet_option
+
+if TYPE_CHECKING:
+    from squeezetune.exporting.record import Exports
+
+
+@click.command()
+@click.argument("model", type=click.Path(path_type=Path))
+@click.option("-f", "--format", "formats", multiple=True, metavar="NAME",
+              help="May be given several times; `all` for all that this computer can write.  "
+                   "[default: onnx, onnx-int8, onnx-tiny]")  # fmt: skip
+@click.option("-o", "--output", type=click.Path(path_type=Path), help="The exports' folder.  [default: MODEL-export]")
+@click.option("--photos", type=click.Path(path_type=Path),
+              help="Where the photos are that the model was trained on, if not where they were.")  # fmt: skip
+@click.option("--max-loss", type=click.FloatRange(min=0), metavar="POINTS",
+              help="Fail rather than lose more points of accuracy on the test photos.")  # fmt: skip
+@click.option("--no-measure", is_flag=True, help="Write without the photos; onnx-int8 and onnx-tiny need some.")
+@class_option
+@columns_option
+@json_option
+@quiet_option
+@guard_errors
+# click hands every option over by its name, so that they cannot be one record
+def export(
+    model: Path,
+    formats: tuple[str, ...],
+    output: Path | None,
+    photos: Path | None,
+    max_loss: float | None,
+    no_measure: bool,
+    class_pattern: str,
+    columns: str,
+    as_json: bool,
+    quiet: bool,
+) -> None:
+    """Write MODEL in other formats, and measure each file by its own runtime.
+
+    The test photos are those that have measured the model; they are found
+    again by their content.
+    """
+    from squeezetune.console import ProgressListener, print_json
+    from squeezetune.exporting.exports import export as export_model
+    from squeezetune.exporting.formats import DEFAULT_FORMATS, list_formats
+    from squeezetune.exporting.record import describe_exports
+
+    chosen = list_formats() if "all" in formats else formats or DEFAULT_FORMATS
+    with ProgressListener(is_quiet=quiet or as_json) as listen:
+        exports = export_model(
+            model,
+            chosen,
+            output,
+            photos=photos,
+            class_pattern=class_pattern,
+            columns=columns,
+            max_loss=max_loss,
+            measure=not no_measure,
+            listen=listen,
+        )
+    if as_json:
+        print_json({"folder": str(exports.folder)} | describe_exports(exports))
+        return
+    print_exports(exports)
+
+
+def print_exports(exports: "Exports") -> None:
+    """Print a row for every export."""
+    from squeezetune.console import print_lines, print_table
+    from squeezetune.exporting.card import describe_accuracy, describe_export
+
+    columns = {"format": "left", "MB": "right", "accuracy": "right", "change (95 %), points": "right",
+               "agrees": "right", "images/s, 1 / 32": "right", "start, s": "right", "RAM, MB": "right"}  # fmt: skip
+    keys = ("format", "megabytes", "accuracy", "change", "agreement", "speed", "cold_start", "memory")
+    rows = [{**describe_export(item), "accuracy": describe_accuracy(item)} for item in exports.items]
+    print_table(columns, [[row[key] for key in keys] for row in rows])
+    print_lines(f"Exports {exports.folder}", f"Card    {exports.folder / 'README.md'}")

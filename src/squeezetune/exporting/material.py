@@ -1,0 +1,122 @@
+"""The photos of a model, found again: those that it learnt from, and those that measured it."""
+
+import os
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from squeezetune.data.index import ImageIndex
+from squeezetune.data.listing import list_some
+from squeezetune.data.origin import Photos, find_origin
+from squeezetune.engine import ThreadEngine
+from squeezetune.errors import ClassesError, SettingsError, SourceError
+from squeezetune.events import Listener, Notice
+from squeezetune.exporting.order import TrainingPhotos
+from squeezetune.exporting.scoring import Exam
+from squeezetune.measurement import run_classifier
+from squeezetune.parts import Parts, read_parts
+from squeezetune.prediction import Classifier
+from squeezetune.store import RowStore, find_cache_folder
+
+# Where a model has learnt from all of its photos, so many show whether an export says the same.
+COMPARED_IMAGES = 512
+
+
+@dataclass(frozen=True)
+class Request:
+    """Where the photos are said to be now; nothing: where they were."""
+
+    photos: Photos | None = None
+    class_pattern: str = ""
+    columns: str = ""
+
+
+@dataclass(frozen=True)
+class Material:
+    """A model's photos as they lie now, and which were in which part; `place` is their path, if they have one."""
+
+    index: ImageIndex
+    parts: Parts
+    place: Path | None = None
+
+    @property
+    def training(self) -> TrainingPhotos:
+        """The photos that the model learnt from."""
+        return TrainingPhotos(self.index, self.parts.find(self.index, "train"))
+
+
+def open_material(folder: Path, request: Request, listen: Listener) -> Material:
+    """Find a model's photos again, by their content.
+
+    Raises:
+        ArtifactError: the model does not say which photos it was tested on.
+        SettingsError: it is not known where they are.
+        DataError: they cannot be used.
+        SourceError: they are other photos.
+    """
+    parts = read_parts(folder)
+    where = request.photos if request.photos is not None else parts.origin["source"]
+    if where == "":
+        raise SettingsError(
+            "the model was trained on images in memory", "Give them again with `photos`, or the folder with --photos."
+        )
+    pattern, columns = (getattr(request, name) or parts.origin[name] for name in ("class_pattern", "columns"))
+    try:
+        index = find_origin(where, pattern, columns).scan(ThreadEngine(), listen, find_cache_folder())
+    except SourceError as error:
+        hint = "Say with --photos where the photos are that the model was trained on."
+        raise SourceError(error.message, error.hint if request.photos else hint) from error
+    material = Material(index, parts, Path(where) if isinstance(where, (str, os.PathLike)) else None)
+    _check_parts(material, listen)
+    return material
+
+
+def _check_parts(material: Material, listen: Listener) -> None:
+    """Say how many photos are gone; those that are left must do, if there are any."""
+    for part in ("train", "test"):
+        missing = material.parts.count_missing(material.index, part)
+        if missing and not len(material.parts.find(material.index, part)):
+            raise SourceError(
+                f"none of the {missing:,} photos of the {part} part is in {material.index.source.describe()}",
+                "Give the photos that the model was trained on with --photos, or train it again on these.",
+            )
+        if missing:
+            listen(Notice(f"{missing:,} photos of the {part} part are not there any more; the others must do"))
+
+
+def make_exam(classifier: Classifier, material: Material, listen: Listener) -> Exam:
+    """Let the trained network answer the test photos; where there are none, some that it learnt from.
+
+    Raises:
+        ClassesError: the photos' classes are not the model's.
+        SourceError: none of the photos can be read.
+    """
+    index = material.index
+    positions = material.parts.find(index, "test")
+    is_honest = len(positions) > 0
+    if not is_honest:
+        learnt = material.parts.find(index, "train")
+        positions = learnt[:: -(-len(learnt) // COMPARED_IMAGES)]
+        listen(Notice("the model has learnt from all of its photos, so only differences are measured on some of them"))
+    places = _place_classes(index, classifier)
+    cache, folder = find_cache_folder(), classifier.folder
+    store = None
+    if cache and folder:
+        where = cache / "measurements" / classifier.manifest.files["model.onnx"][:32]
+        store = RowStore(where, (len(classifier.class_names),), "<f4")
+    measured = run_classifier(classifier, index, positions, ThreadEngine(), listen, store)
+    labels = places[index.labels[measured.positions]]
+    return Exam(index, measured.positions, labels, measured.probabilities, classifier.manifest.image_side, is_honest)
+
+
+def _place_classes(index: ImageIndex, classifier: Classifier) -> NDArray[np.int64]:
+    """Tell the place among the model's classes of each of the photos' classes."""
+    unknown = sorted(set(index.class_names) - set(classifier.class_names))
+    if unknown:
+        raise ClassesError(
+            f"the model does not know the class {list_some(unknown)}; it knows {list_some(classifier.class_names, 20)}",
+            "Give the photos that the model was trained on with --photos.",
+        )
+    return np.array([classifier.class_names.index(name) for name in index.class_names])

@@ -1,0 +1,87 @@
+"""The ONNX formats: float32, float16, int8 and tiny."""
+
+from collections.abc import Mapping
+from pathlib import Path
+
+import numpy as np
+
+from squeezetune.exporting.order import Order
+from squeezetune.learn.codes import Codes, choose_scales
+from squeezetune.learn.compression import FIRST, HEAD, Compressed, compress_head, compress_layers
+from squeezetune.learn.graph import build_trunk
+from squeezetune.learn.inference import Runtime, open_graph
+from squeezetune.learn.layers import CodedStore, Form, Ranges, store_floats, store_halves
+from squeezetune.learn.quantization import FLOAT_RUNTIME, measure_ranges, run_batches
+from squeezetune.learn.trained import TrainedNetwork
+from squeezetune.store import write_file
+
+# How many photos of 224 pixels the layers are fitted to, more of smaller ones; and how many the dense layers.
+LAYER_IMAGES, HEAD_IMAGES = 96, 1024
+FULL_SIDE = 224
+# The first layer and the dense layers have few parameters, and each of them counts for more.
+TINY_BITS = {FIRST: 8, HEAD: 8}
+
+
+def write_floats(order: Order, path: Path) -> None:
+    """Write float32: the network as it was measured."""
+    write_file(path, order.network.build_model(order.metadata, Form(store_floats)))
+
+
+def write_halves(order: Order, path: Path) -> None:
+    """Write parameters as float16 that are computed in float32: half the size, at the same speed everywhere."""
+    write_file(path, order.network.build_model(order.metadata, Form(store_halves)))
+
+
+def write_tiny(order: Order, path: Path) -> None:
+    """Write parameters of four bits that are computed in float32."""
+    compressed = compress(order, TINY_BITS)
+    write_file(path, compressed.network.build_model(order.metadata, Form(CodedStore(compressed.codes))))
+
+
+def write_int8(order: Order, path: Path) -> None:
+    """Write convolutions in int8, parameters and activations, with the dense layers fitted to what these give."""
+    network = order.network
+    ranges = measure_ranges(network.weights, order.draw(_count_layer_images(network)))
+    compressed = (
+        fit_head(order, Compressed(network, {}), ranges) if not network.is_convolved else code_convolved(network)
+    )
+    form = Form(CodedStore(compressed.codes), ranges)
+    write_file(path, compressed.network.build_model(order.metadata, form))
+
+
+def compress(order: Order, bits: Mapping[str, int]) -> Compressed:
+    """Compress all layers."""
+    network = order.network
+    compressed = compress_layers(network, order.draw(_count_layer_images(network)), bits)
+    return compressed if network.is_convolved else fit_head(order, compressed, bits=bits[HEAD])
+
+
+def fit_head(order: Order, compressed: Compressed, ranges: Ranges | None = None, bits: int = 8) -> Compressed:
+    """Compress the dense layers, fitted to what the compressed layers, or those in int8, give."""
+    views, pixels = order.network.views, order.draw(HEAD_IMAGES)
+    exact = open_graph(build_trunk(order.network.weights, views=views), FLOAT_RUNTIME, 1)
+    weights = compressed.network.weights
+    changed = open_graph(build_trunk(weights, ranges, views=views), Runtime("onnxruntime", "int8"), 1)
+    features = [run_batches(run, pixels) for run in (exact, changed)]
+    return compress_head(compressed, features[0], features[1], bits)
+
+
+def code_convolved(network: TrainedNetwork) -> Compressed:
+    """Keep a convolved classifier as int8."""
+    [(weight, _)] = network.head
+    rows = weight.T.astype(np.float64)
+    scales = choose_scales(rows, np.ones(rows.shape[1]), 8)[:, None]
+    values = np.clip(np.round(rows / scales), -127, 127).astype(np.int8)
+    codes = Codes(values[:, :, None, None], scales[:, :, None, None].astype(np.float16), 8)
+    return Compressed(network, {"classifier.weight": codes})
+
+
+def check_onnx(path: Path) -> None:
+    """Check an ONNX file as ONNX's own checker does, the shapes of all tensors too."""
+    import onnx
+
+    onnx.checker.check_model(onnx.load(path), full_check=True)
+
+
+def _count_layer_images(network: TrainedNetwork) -> int:
+    return min(1024, LAYER_IMAGES * FULL_SIDE**2 // network.side**2)

@@ -1,0 +1,219 @@
+import json
+import shutil
+import subprocess
+import sys
+
+import numpy as np
+import onnx
+import onnxruntime
+import pytest
+from click.testing import CliRunner
+
+from squeezetune.artifact import MODEL
+from squeezetune.cli import main
+from squeezetune.errors import ArtifactError, ExportError, SettingsError, SourceError
+from squeezetune.exporting.exports import export
+from squeezetune.exporting.formats import FORMATS
+from squeezetune.exporting.readers import READERS
+from squeezetune.exporting.record import CARD, INDEX, read_exports
+from squeezetune.prediction import load
+from squeezetune.training import train
+
+ONNX = ("onnx", "onnx-fp16", "onnx-int8", "onnx-tiny")
+
+
+@pytest.fixture(scope="module")
+def exports(model_folder, tmp_path_factory):
+    return export(model_folder, ONNX, tmp_path_factory.mktemp("exports") / "shapes-export")
+
+
+def run(path, images):
+    session = onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"])
+    return session.run(None, {"image": images})[0]
+
+
+# ---- what is written
+
+
+def test_every_file_is_measured_on_the_test_photos(exports, model_folder):
+    data = load(model_folder).report["test"]
+    assert [item.format for item in exports.items] == list(ONNX)
+    for item in exports.items:
+        assert item.score.images == data["count"]
+        assert item.score.is_honest
+        assert item.score.agreement >= 0.9
+        assert item.byte_count == exports.find_path(item.format).stat().st_size
+        assert set(item.trial.images_per_s) == {"1", "32"}
+        assert 0 < item.trial.cold_start_s < 60
+    assert exports["onnx"].score.accuracy == data["accuracy"]
+    assert exports["onnx"].score.change == 0
+
+
+def test_the_sizes_are_those_that_the_formats_are_for(exports):
+    sizes = {item.format: item.byte_count for item in exports.items}
+    assert sizes["onnx-tiny"] < 0.5e6
+    assert sizes["onnx-int8"] < 0.85e6
+    assert sizes["onnx-fp16"] < 1.6e6 < 2.9e6 < sizes["onnx"]
+
+
+@pytest.mark.parametrize("name", ONNX)
+def test_a_file_says_what_it_is(exports, model_folder, name):
+    model = onnx.load(exports.find_path(name))
+    onnx.checker.check_model(model, full_check=True)
+    about = {item.key: item.value for item in model.metadata_props}
+    manifest = load(model_folder).manifest
+    assert json.loads(about["class_names"]) == list(manifest.class_names)
+    assert json.loads(about["settings"]) == dict(manifest.settings)
+    assert about["data_fingerprint"] == manifest.data["fingerprint"]
+    assert "BSD" in about["license"]
+    assert {node.domain for node in model.graph.node} == {""}
+
+
+@pytest.mark.parametrize("name", ONNX)
+def test_a_file_takes_images_of_any_size(exports, name):
+    for height, width in ((1, 1), (5, 300), (64, 64), (200, 90)):
+        images = np.random.default_rng(0).integers(0, 256, (2, height, width, 3), dtype=np.uint8)
+        found = run(exports.find_path(name), images)
+        assert found.shape == (2, 3)
+        np.testing.assert_allclose(found.sum(axis=1), 1, atol=1e-4)
+
+
+@pytest.mark.parametrize(("name", "tolerance"), [("onnx", 1e-5), ("onnx-fp16", 2e-3)])
+def test_floats_answer_as_the_model_does(exports, model_folder, name, tolerance):
+    images = np.random.default_rng(0).integers(0, 256, (4, 80, 70, 3), dtype=np.uint8)
+    np.testing.assert_allclose(run(exports.find_path(name), images), run(model_folder / MODEL, images), atol=tolerance)
+
+
+def test_the_card_names_every_file_and_figure(exports):
+    card = (exports.folder / CARD).read_text()
+    header, body = card.split("---\n")[1], card.split("---\n", 2)[2]
+    assert "pipeline_tag: image-classification" in header
+    assert header.count("type: accuracy") == len(ONNX)
+    for item in exports.items:
+        assert f"`{item.path}`" in body
+    assert "95 % interval" in body
+    assert "Licence" in body
+
+
+def test_the_program_on_the_card_runs_anywhere(exports, shape_folder, tmp_path):
+    """Run it in a process that cannot import anything of ours."""
+    program = (exports.folder / CARD).read_text().split("```python\n")[1].split("```")[0]
+    blocked = "import sys; sys.modules.update(squeezetune=None, onnx=None, scipy=None)\n"
+    (tmp_path / "run.py").write_text(blocked + program)
+    photo = shape_folder / "disc" / "003.png"
+    done = subprocess.run(
+        [sys.executable, tmp_path / "run.py", photo], cwd=exports.folder, capture_output=True, check=True
+    )
+    assert b": disc (" in done.stdout
+
+
+# ---- what stays, and what is refused
+
+
+def test_exports_of_the_same_model_stay(model_folder, tmp_path):
+    first = export(model_folder, ["onnx-fp16"], tmp_path / "out")
+    second = export(model_folder, ["onnx"], tmp_path / "out", measure=False)
+    assert [item.format for item in second.items] == ["onnx", "onnx-fp16"]
+    assert second["onnx-fp16"] == first["onnx-fp16"]
+    assert second["onnx"].score is None
+    assert sorted(path.name for path in (tmp_path / "out").iterdir()) == sorted(
+        [CARD, INDEX, "model.onnx", "model-fp16.onnx"]
+    )
+
+
+def test_an_export_that_loses_too_much_is_refused(model_folder, tmp_path, monkeypatch):
+    def answer_nothing(path):
+        return lambda images: np.tile(np.array([[0.5, 0.3, 0.2]], np.float32), (len(images), 1))
+
+    monkeypatch.setitem(READERS, "onnxruntime", answer_nothing)
+    with pytest.raises(ExportError, match=r"onnx loses \d+\.\d+ points on 12 test photos .* allowed are 0.5"):
+        export(model_folder, ["onnx"], tmp_path / "out", max_loss=0.5)
+    assert not (tmp_path / "out").exists()
+
+
+def test_photos_are_found_where_they_lie_now(write_shapes, fixed_settings, tmp_path):
+    photos = write_shapes(tmp_path / "shapes", 8)
+    train(photos, tmp_path / "model", fixed_settings)
+    photos.rename(tmp_path / "moved")
+    with pytest.raises(SourceError, match="shapes") as caught:
+        export(tmp_path / "model", ["onnx"])
+    assert "--photos" in caught.value.hint
+    found = export(tmp_path / "model", ["onnx"], photos=tmp_path / "moved")
+    assert found.folder == tmp_path / "model-export"
+    assert found["onnx"].score.is_honest
+    for path in (tmp_path / "moved").rglob("*.png"):
+        path.write_bytes(path.read_bytes() + b"changed")
+    with pytest.raises(SourceError, match="none of the"):
+        export(tmp_path / "model", ["onnx"], photos=tmp_path / "moved")
+
+
+@pytest.mark.parametrize("place", ["photos", "model"])
+def test_nothing_is_written_among_the_photos_or_into_the_model(model_folder, shape_folder, place):
+    root = {"photos": shape_folder, "model": model_folder}[place]
+    before = sorted(root.rglob("*"))
+    with pytest.raises(SettingsError, match="inside the photos"):
+        export(model_folder, ["onnx"], root / "out")
+    assert sorted(root.rglob("*")) == before
+
+
+def test_a_model_that_learnt_from_all_photos_shows_differences_alone(write_shapes, fixed_settings, tmp_path):
+    photos = write_shapes(tmp_path / "shapes", 5)
+    train(photos, tmp_path / "model", fixed_settings, folds="3")
+    found = export(tmp_path / "model", ["onnx-int8"])
+    assert not found["onnx-int8"].score.is_honest
+    card = (found.folder / CARD).read_text()
+    assert "only the differences mean anything" in card
+    assert "type: accuracy" not in card
+
+
+@pytest.mark.parametrize(("formats", "message"), [(["onx"], "no format 'onx'")])
+def test_unknown_formats_are_told(model_folder, formats, message):
+    with pytest.raises(SettingsError, match=message) as caught:
+        export(model_folder, formats)
+    assert "onnx-tiny" in caught.value.hint
+
+
+def test_formats_that_look_at_photos_need_some(model_folder, tmp_path):
+    model = tmp_path / "model"
+    shutil.copytree(model_folder, model)
+    (model / "parts.safetensors").unlink()
+    with pytest.raises(ArtifactError, match="does not say which photos"):
+        export(model, ["onnx-tiny"], measure=False)
+    assert export(model, ["onnx"], measure=False)["onnx"].trial is None
+
+
+@pytest.mark.parametrize("content", [b"", b"{}", b'{"format": "squeezetune-exports", "format_version": 99}', b"[1]"])
+def test_a_foreign_folder_is_told_and_left_alone(model_folder, tmp_path, content):
+    folder = tmp_path / "out"
+    folder.mkdir()
+    (folder / INDEX).write_bytes(content)
+    with pytest.raises(ArtifactError, match="holds no exports"):
+        read_exports(folder)
+
+
+def test_a_folder_with_something_else_is_not_replaced(model_folder, tmp_path):
+    (tmp_path / "letters.txt").write_text("mine")
+    with pytest.raises(ArtifactError, match="holds something else"):
+        export(model_folder, ["onnx"], tmp_path, measure=False)
+    assert (tmp_path / "letters.txt").read_text() == "mine"
+
+
+# ---- the command
+
+
+def test_the_command_prints_a_row_for_each(model_folder, tmp_path):
+    words = ["export", str(model_folder), "-f", "onnx-fp16", "-o", str(tmp_path / "out"), "--quiet"]
+    done = CliRunner().invoke(main, words)
+    assert done.exit_code == 0, done.output
+    assert "onnx-fp16" in done.output
+    again = CliRunner().invoke(main, [*words, "--json"])
+    assert json.loads(again.stdout)["exports"][0]["format"] == "onnx-fp16"
+    refused = CliRunner().invoke(main, [*words[:2], "-f", "tflite"])
+    assert refused.exit_code == 2
+    assert "Known formats" in refused.output
+
+
+def test_every_format_is_described():
+    for found in FORMATS.values():
+        assert found.words
+        assert found.path
