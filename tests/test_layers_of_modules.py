@@ -31,6 +31,7 @@ LAYERS = [
     "diagnosis",
     "inspection",
     "findings",
+    "exporting",
     "training",
     "reporting",
     "page",

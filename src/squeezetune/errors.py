@@ -10,6 +10,7 @@
     │   └── ImageError          one image cannot be read
     ├── WeightsError            the pretrained weights are damaged or foreign
     ├── ArtifactError           a model folder is damaged, foreign or newer than this program
+    ├── ExportError             a format cannot be written, or what it needs cannot be had
     ├── CheckpointError         an unfinished run cannot be kept, or is not the one that is to go on
     └── MissingExtraError       an optional package is needed; the hint is the command that installs it
 
@@ -79,6 +80,12 @@ class ArtifactError(SqueezeTuneError):
     """A model folder is damaged, foreign, or written by a newer SqueezeTune."""
 
     code = "artifact"
+
+
+class ExportError(SqueezeTuneError):
+    """A format cannot be written, or what it needs cannot be had."""
+
+    code = "export"
 
 
 class CheckpointError(SqueezeTuneError):
