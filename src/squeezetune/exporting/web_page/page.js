@@ -114,7 +114,7 @@ async function showResult({ card, photo: { name, image } }) {
     result.probabilities = Object.fromEntries(order.map((at) => [facts.classes[at], shares[at]]));
     card.querySelector(".blank").replaceWith(showThumbnail(thumbnail, name, result.label));
     card.insertBefore(showAnswers(make("ol", "answers"), shares), card.querySelector(".file"));
-    card.querySelector(".file").append(" · ", make("span", "size", `${width} × ${height}`));
+    card.querySelector(".file").append(make("span", "size", `${width} × ${height}`));
   } catch (error) {
     result.error = error.message;
     card.querySelector(".blank").textContent = "✗";
