@@ -118,14 +118,19 @@ def classifier(model_folder):
     return load(model_folder)
 
 
-@pytest.fixture
-def page(browser, shapes_page):
-    """Open the page anew, with its model ready."""
+@pytest.fixture(scope="module")
+def shapes_address(shapes_page):
     with serve_folder(shapes_page) as address:
-        browser.show_as(1200, 900)
-        browser.open(address)
-        browser.wait(IS_READY)
-        yield browser
+        yield address
+
+
+@pytest.fixture
+def page(browser, shapes_address):
+    """Open the page anew, with its model ready."""
+    browser.show_as(1200, 900)
+    browser.open(shapes_address)
+    browser.wait(IS_READY)
+    return browser
 
 
 @pytest.fixture
@@ -366,13 +371,10 @@ def test_the_keyboard_reaches_everything(page):
     assert reached == ["files", "camera"]
 
 
-def test_nothing_sticks_out_on_a_small_phone(browser, shapes_page, write_photo):
-    with serve_folder(shapes_page) as address:
-        browser.show_as(320, 640)
-        browser.open(address)
-        browser.wait(IS_READY)
-        look_at(browser, [write_photo(f"{'a-very-long-name-' * 8}.png")])
-        assert browser.run("document.documentElement.scrollWidth") <= 320
+def test_nothing_sticks_out_on_a_small_phone(page, write_photo):
+    page.show_as(320, 640)
+    look_at(page, [write_photo(f"{'a-very-long-name-' * 8}.png")])
+    assert page.run("document.documentElement.scrollWidth") <= 320
 
 
 def test_the_page_says_how_to_open_it_when_it_was_opened_as_a_file(browser, shapes_page):
