@@ -4,7 +4,8 @@ import re
 import threading
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from functools import partial
+from http.server import BaseHTTPRequestHandler, SimpleHTTPRequestHandler, ThreadingHTTPServer
 
 
 @dataclass
@@ -91,6 +92,28 @@ def open_site():
         yield server.site
     finally:
         server.site.is_over.set()
+        server.shutdown()
+        thread.join()
+        server.server_close()
+
+
+class FolderHandler(SimpleHTTPRequestHandler):
+    """Gives files as `python -m http.server` does, without a word."""
+
+    def log_message(self, *arguments):
+        pass
+
+
+@contextmanager
+def serve_folder(folder):
+    """Serve a folder on this computer as any static server would; gives its address, and may be left early."""
+    server = ThreadingHTTPServer(("127.0.0.1", 0), partial(FolderHandler, directory=str(folder)))
+    server.daemon_threads = True
+    thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
+    thread.start()
+    try:
+        yield f"http://127.0.0.1:{server.server_port}/"
+    finally:
         server.shutdown()
         thread.join()
         server.server_close()

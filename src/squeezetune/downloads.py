@@ -27,17 +27,17 @@ TIMEOUT_S = 30.0
 CHUNK_BYTES = 64 << 10
 HASHED_BYTES = 1 << 20  # of one read
 CONNECTIONS = 20  # at most, for one file whose connection breaks again and again
-ALGORITHMS = {"sha256": "SHA-256", "md5": "MD5"}
+ALGORITHMS = {"sha256": "SHA-256", "sha512": "SHA-512", "md5": "MD5"}
 
 
 @dataclass(frozen=True)
 class PublishedFile:
     """A file at an address, and what is known of it beforehand.
 
-    `checksums` are hexadecimal digests, or their first digits, by algorithm: "sha256", and "md5" where the publisher
-    gives nothing else; MD5 finds every accident, but would not stop somebody who forges the file. Without any, the
-    length that the server tells is all that is checked. A file of more than `most_bytes` is not taken: no `kind` is
-    so large. Where it cannot be had, `error` is raised, and `by_hand` says what else the user can do.
+    `checksums` are hexadecimal digests, or their first digits, by algorithm: "sha256", "sha512", and "md5" where the
+    publisher gives nothing else; MD5 finds every accident, but would not stop somebody who forges the file. Without
+    any, the length that the server tells is all that is checked. A file of more than `most_bytes` is not taken: no
+    `kind` is so large. Where it cannot be had, `error` is raised, and `by_hand` says what else the user can do.
     """
 
     address: str

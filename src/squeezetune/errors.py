@@ -10,7 +10,7 @@
     │   └── ImageError          one image cannot be read
     ├── WeightsError            the pretrained weights are damaged or foreign
     ├── ArtifactError           a model folder is damaged, foreign or newer than this program
-    ├── ExportError             an export is worse than was asked for, or its runtime cannot run it
+    ├── ExportError             an export cannot be had, or is worse than was asked for
     ├── CheckpointError         an unfinished run cannot be kept, or is not the one that is to go on
     └── MissingExtraError       an optional package is needed; the hint is the command that installs it
 
@@ -83,7 +83,7 @@ class ArtifactError(SqueezeTuneError):
 
 
 class ExportError(SqueezeTuneError):
-    """An export is worse than was asked for, or cannot be run by its own runtime."""
+    """An export cannot be had, cannot be run by its own runtime, or is worse than was asked for."""
 
     code = "export"
 
