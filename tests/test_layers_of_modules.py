@@ -24,6 +24,7 @@ LAYERS = [
     "console",
     "estimator",
     "tracking",
+    "exporting",
     "watching",
     "cleaning",
     "audit",
