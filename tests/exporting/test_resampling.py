@@ -21,7 +21,9 @@ def test_another_runtime_computes_the_same(weights, resize):
     pixels, core = keep_pixels_only(make_order(weights, resize).model), openvino.Core()
 
     def open_compiled(model, hint):
-        compiled = core.compile_model(core.read_model(model), "CPU", {"INFERENCE_PRECISION_HINT": hint})
+        compiled = core.compile_model(
+            core.read_model(model), "CPU", {"INFERENCE_PRECISION_HINT": hint, "INFERENCE_NUM_THREADS": 1}
+        )
         return lambda images: compiled(images)[0]
 
     expected, model = open_model(pixels), replace_resize(pixels)
