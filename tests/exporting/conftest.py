@@ -1,10 +1,13 @@
-"""What tests of exports share: the web build of ONNX Runtime, as far as it can be had."""
+"""What tests of exports share: one thread, and the web build of ONNX Runtime, as far as it can be had."""
 
 import shutil
 import subprocess
+import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from threadpoolctl import threadpool_limits
 
 from squeezetune.errors import ExportError
 from squeezetune.exporting import runtime
@@ -25,3 +28,12 @@ def web_runtime(request: pytest.FixtureRequest) -> Path:
         except ExportError as error:
             pytest.skip(f"no web build of ONNX Runtime: {error.message}")
     return kept
+
+
+@pytest.fixture(autouse=True)
+def one_thread() -> Iterator[None]:
+    """Compute on one thread: those of torch and BLAS stall when the machine is busy."""
+    with threadpool_limits(1):
+        if torch := sys.modules.get("torch"):
+            torch.set_num_threads(1)
+        yield

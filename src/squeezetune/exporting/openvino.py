@@ -1,0 +1,63 @@
+"""OpenVINO's own format: a description of the network (.xml) and its parameters (.bin) beside it."""
+
+from collections.abc import Mapping
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from squeezetune.exporting.order import Order
+from squeezetune.exporting.readers import RunExport
+from squeezetune.exporting.resampling import replace_resize
+from squeezetune.store import write_file
+
+# The chapter of the file's own notes that holds what it says of itself.
+CHAPTER = "squeezetune"
+
+
+def write_openvino(order: Order, path: Path) -> None:
+    """Write a network as .xml and .bin: images of any size in, probabilities out, parameters in float16."""
+    import openvino
+
+    model = openvino.Core().read_model(replace_resize(order.model))
+    for name, value in order.metadata.items():
+        model.set_rt_info(value, [CHAPTER, name])
+    with TemporaryDirectory() as folder:
+        written = Path(folder) / "model.xml"
+        openvino.save_model(model, written, compress_to_fp16=True)
+        # the description is of no use without the parameters, and comes last
+        write_file(path.with_suffix(".bin"), written.with_suffix(".bin").read_bytes())
+        write_file(path, written.read_bytes())
+
+
+def check_openvino(path: Path) -> None:
+    """Compile a network as OpenVINO does before it runs it, which checks every node."""
+    import openvino
+
+    openvino.Core().compile_model(path, "CPU")
+
+
+def read_metadata(path: Path) -> Mapping[str, str]:
+    """Read what a file says of itself."""
+    import openvino
+
+    model = openvino.Core().read_model(path)
+    found = model.get_rt_info([CHAPTER]).value
+    return {name: str(model.get_rt_info([CHAPTER, name]).value) for name in found}
+
+
+def open_openvino(path: Path, config: Mapping[str, Any] | None = None) -> RunExport:
+    """Open a network in OpenVINO; float32 unless `config` says otherwise, as unasked it may be bfloat16."""
+    import openvino
+
+    config = {"INFERENCE_PRECISION_HINT": "f32"} if config is None else config
+    compiled = openvino.Core().compile_model(path, "CPU", dict(config))
+
+    def run(pixels: NDArray[np.uint8]) -> NDArray[np.float32]:
+        # a copy: the tensor is used again
+        probabilities: NDArray[np.float32] = compiled(pixels)[0].copy()
+        return probabilities
+
+    return run

@@ -1,0 +1,105 @@
+"""Torch's formats: a program that `torch.export` made (.pt2), and parameters with a loader that anybody can read."""
+
+import json
+from collections.abc import Mapping
+from io import BytesIO
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from safetensors.numpy import save
+
+from squeezetune.exporting.order import Order
+from squeezetune.exporting.readers import RunExport
+from squeezetune.learn.trained import TrainedNetwork
+from squeezetune.learn.weights import detect_version
+from squeezetune.store import write_file
+
+LOADER = Path(__file__).with_name("squeezenet.py")
+ABOUT = "metadata.json"  # the name of what a program says of itself, within it
+# Any but 0 and 1, and all different: torch takes lengths that it has seen to be alike, or to be one, for always so.
+EXAMPLE_SHAPE = (2, 67, 71, 3)
+
+
+def write_torch(order: Order, path: Path) -> None:
+    """Write a program, and beside it the parameters, what they mean, and a loader for plain torch."""
+    import torch
+
+    from squeezetune.exporting.squeezenet import Classifier
+
+    config, tensors = describe_network(order), list_tensors(order.network)
+    network = Classifier(config).eval()
+    network.load_state_dict({name: torch.from_numpy(value.astype(np.float32)) for name, value in tensors.items()})
+    shape = (*[torch.export.Dim.DYNAMIC] * 3, 3)
+    with torch.no_grad():
+        example = torch.zeros(EXAMPLE_SHAPE, dtype=torch.uint8)
+        program = torch.export.export(network, (example,), dynamic_shapes=(shape,))
+    buffer = BytesIO()
+    torch.export.save(program, buffer, extra_files={ABOUT: json.dumps(dict(order.metadata))})
+    write_file(path.with_name(LOADER.name), LOADER.read_bytes())
+    write_file(path.with_name("config.json"), json.dumps(config, indent=1, ensure_ascii=False).encode())
+    write_file(path.with_name("model.safetensors"), save(tensors))
+    write_file(path, buffer.getvalue())
+
+
+def check_torch(path: Path) -> None:
+    """Load a program as torch does, which checks its graph."""
+    import torch
+
+    torch.export.load(path)
+
+
+def read_metadata(path: Path) -> Mapping[str, str]:
+    """Read what a program says of itself."""
+    import torch
+
+    extra = {ABOUT: ""}
+    torch.export.load(path, extra_files=extra)
+    found: Mapping[str, str] = json.loads(extra[ABOUT])
+    return found
+
+
+def open_torch(path: Path) -> RunExport:
+    """Open a program in torch."""
+    import torch
+
+    program = torch.export.load(path).module()
+
+    def run(pixels: NDArray[np.uint8]) -> NDArray[np.float32]:
+        with torch.inference_mode():
+            probabilities: NDArray[np.float32] = program(torch.tensor(pixels)).numpy()
+        return probabilities
+
+    return run
+
+
+def describe_network(order: Order) -> dict[str, Any]:
+    """Say in plain values all that the loader needs besides parameters, and what the export says of itself."""
+    network = order.network
+    class_names = json.loads(order.metadata["class_names"])
+    return {
+        "squeezenet": detect_version(network.weights),
+        "class_names": class_names,
+        "image_side": network.side,
+        "resize": network.resize,
+        "views": network.views,
+        "head": [len(network.head[0][0]), *(len(bias) for _, bias in network.head)],
+        "use_roots": network.use_roots,
+        "is_convolved": network.is_convolved,
+        "metadata": {name: value for name, value in order.metadata.items() if name != "class_names"},
+    }
+
+
+def list_tensors(network: TrainedNetwork) -> dict[str, NDArray[Any]]:
+    """List the parameters by torch's names, those that float16 holds exactly in float16."""
+    tensors = {name: value for name, value in network.weights.items() if name.startswith("features.")}
+    for number, (weight, bias) in enumerate(network.head):
+        tensors |= {f"head.{number}.weight": weight.T, f"head.{number}.bias": bias}
+    return {name: _shrink(np.ascontiguousarray(value, np.float32)) for name, value in sorted(tensors.items())}
+
+
+def _shrink(values: NDArray[np.float32]) -> NDArray[Any]:
+    with np.errstate(over="ignore"):
+        half = values.astype(np.float16)
+    return half if np.array_equal(half, values) else values

@@ -1,0 +1,38 @@
+"""Networks to be exported, of every kind that training leaves, with heads that tell images apart."""
+
+import json
+from itertools import pairwise
+
+import numpy as np
+
+from squeezetune.exporting.order import Order
+from squeezetune.learn.trained import TrainedNetwork
+
+CLASSES = 4
+METADATA = {"class_names": json.dumps(["bee", "Kühe", "owl", "<&>"]), "image_side": "64", "license": "BSD-2-Clause"}
+
+
+def make_order(weights, resize="squash", views=2, side=64, form="linear"):
+    """Make an order for a network whose classifier is linear, hidden (a layer between, on means) or convolved."""
+    rng = np.random.default_rng(0)
+    widths = {"linear": [2048, CLASSES], "hidden": [2048, 16, CLASSES], "convolved": [512, CLASSES]}[form]
+    # means are larger than roots
+    scale = 2 if form == "linear" else 0.3
+    head = tuple(
+        (
+            (rng.standard_normal((a, b)) * scale / np.sqrt(a)).astype(np.float32),
+            rng.standard_normal(b).astype(np.float32),
+        )
+        for a, b in pairwise(widths)
+    )
+    network = TrainedNetwork(weights, head, views, side, resize, form == "linear", form == "convolved")
+    return Order(network, network.build_model(METADATA), METADATA)
+
+
+def make_orders(weights):
+    """Make one order of every kind of network, each with another policy of resizing."""
+    return {
+        "squash, 4 views, linear": make_order(weights, "squash", 4),
+        "crop, 2 views, hidden": make_order(weights, "crop", 2, form="hidden"),
+        "pad, 1 view, convolved": make_order(weights, "pad", 1, form="convolved"),
+    }

@@ -1,0 +1,65 @@
+import json
+
+import numpy as np
+import pytest
+from example_orders import METADATA, make_order, make_orders
+from odd_images import compare, keep_pixels_only, make_odd_images, measure_pixel_gap, open_model
+
+torch = pytest.importorskip("torch", reason="torch is an extra")
+from squeezetune.exporting import squeezenet  # noqa: E402
+from squeezetune.exporting.torch_program import check_torch, open_torch, read_metadata, write_torch  # noqa: E402
+
+
+@pytest.fixture(scope="module", params=["squash, 4 views, linear", "crop, 2 views, hidden", "pad, 1 view, convolved"])
+def order(weights, request):
+    return make_orders(weights)[request.param]
+
+
+@pytest.fixture(scope="module")
+def written(order, tmp_path_factory):
+    path = tmp_path_factory.mktemp("torch") / "model.pt2"
+    write_torch(order, path)
+    return path
+
+
+def test_the_program_agrees_with_the_model_on_odd_images(order, written):
+    found = compare(open_model(order.model), open_torch(written), make_odd_images(200))
+    assert found.same_class >= 0.995
+    assert found.mean < 0.01
+
+
+def test_what_the_network_sees_is_what_the_models_sees(order, written):
+    network = squeezenet.load(written.parent)
+
+    def fit(images):
+        return network.fit(torch.tensor(images)).permute(0, 2, 3, 1).numpy()
+
+    assert measure_pixel_gap(open_model(keep_pixels_only(order.model)), fit, make_odd_images(200)) <= 1
+
+
+def test_images_may_come_together(order, written):
+    images = np.random.default_rng(0).integers(0, 256, (5, 40, 90, 3), dtype=np.uint8)
+    run = open_torch(written)
+    together = run(images)
+    assert together.shape == (5, 4)
+    np.testing.assert_allclose(together, np.concatenate([run(image[None]) for image in images]), atol=1e-5)
+    np.testing.assert_allclose(together, open_model(order.model)(images), atol=0.05)
+
+
+def test_the_program_says_what_it_is(written):
+    check_torch(written)
+    assert read_metadata(written) == METADATA
+    config = json.loads((written.parent / "config.json").read_text(encoding="utf-8"))
+    assert config["class_names"] == json.loads(METADATA["class_names"])
+    assert config["metadata"]["license"] == METADATA["license"]
+
+
+def test_the_parameters_take_little(written):
+    assert (written.parent / "model.safetensors").stat().st_size < 1_600_000
+
+
+def test_the_older_squeezenet_has_other_places(old_weights, tmp_path):
+    order = make_order(old_weights)
+    write_torch(order, tmp_path / "model.pt2")
+    found = compare(open_model(order.model), open_torch(tmp_path / "model.pt2"), make_odd_images(20, large=0))
+    assert found.largest < 0.05
