@@ -94,7 +94,7 @@ MAY_IMPORT_TORCH = {
         "keeping",
         "original",
     )
-} | {"exporting.squeezenet", "exporting.torch_program"}
+} | {"exporting.readers", "exporting.squeezenet", "exporting.torch_program"}
 NEED_TORCH = [name for name, home in squeezetune._HOMES.items() if home in MAY_IMPORT_TORCH]
 SLOW_TO_IMPORT = {"onnxruntime", "onnx", "openvino", "sklearn", "scipy", "matplotlib", "torch", "numpy", "PIL"}
 

@@ -22,6 +22,8 @@ if TYPE_CHECKING:
 @click.option("--max-loss", type=click.FloatRange(min=0), metavar="POINTS",
               help="Fail rather than lose more points of accuracy on the test photos.")  # fmt: skip
 @click.option("--no-measure", is_flag=True, help="Write without the photos; onnx-int8 and onnx-tiny need some.")
+@click.option("--runtime", type=click.Path(path_type=Path), metavar="DIR",
+              help="Where ONNX Runtime's build for browsers lies; else `web` fetches it once.")  # fmt: skip
 @class_option
 @columns_option
 @json_option
@@ -35,6 +37,7 @@ def export(
     photos: Path | None,
     max_loss: float | None,
     no_measure: bool,
+    runtime: Path | None,
     class_pattern: str,
     columns: str,
     as_json: bool,
@@ -61,6 +64,7 @@ def export(
             columns=columns,
             max_loss=max_loss,
             measure=not no_measure,
+            runtime=runtime,
             listen=listen,
         )
     if as_json:

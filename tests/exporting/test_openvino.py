@@ -6,7 +6,8 @@ from example_orders import METADATA, make_order, make_orders
 from odd_images import compare, make_odd_images, open_model
 
 openvino = pytest.importorskip("openvino", reason="openvino is an extra")
-from squeezetune.exporting.openvino import check_openvino, open_openvino, read_metadata, write_openvino  # noqa: E402
+from squeezetune.exporting.openvino import check_openvino, read_metadata, write_openvino  # noqa: E402
+from squeezetune.exporting.readers import open_openvino  # noqa: E402
 
 # more threads stall when the machine is busy
 THREADS = {"INFERENCE_NUM_THREADS": 1}

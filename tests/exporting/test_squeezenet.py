@@ -9,7 +9,8 @@ from odd_images import compare, make_odd_files, make_odd_images, open_model
 from squeezetune.data.decoding import open_image
 
 torch = pytest.importorskip("torch", reason="torch is an extra")
-from squeezetune.exporting.torch_program import open_torch, write_torch  # noqa: E402
+from squeezetune.exporting.readers import open_torch  # noqa: E402
+from squeezetune.exporting.torch_program import write_torch  # noqa: E402
 
 # run where the package cannot be imported
 RUN = """

@@ -7,7 +7,8 @@ from odd_images import compare, keep_pixels_only, make_odd_images, measure_pixel
 
 torch = pytest.importorskip("torch", reason="torch is an extra")
 from squeezetune.exporting import squeezenet  # noqa: E402
-from squeezetune.exporting.torch_program import check_torch, open_torch, read_metadata, write_torch  # noqa: E402
+from squeezetune.exporting.readers import open_torch  # noqa: E402
+from squeezetune.exporting.torch_program import check_torch, read_metadata, write_torch  # noqa: E402
 
 
 @pytest.fixture(scope="module", params=["squash, 4 views, linear", "crop, 2 views, hidden", "pad, 1 view, convolved"])

@@ -14,7 +14,7 @@ import shutil
 import tempfile
 import time
 from collections.abc import Collection, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -47,6 +47,7 @@ def export(
     columns: str = "",
     max_loss: float | None = None,
     measure: bool = True,
+    runtime: str | os.PathLike[str] | None = None,
     listen: Listener = ignore_event,
 ) -> Exports:
     """Export a model to other formats, and measure each file by its own runtime on the model's test photos.
@@ -55,6 +56,7 @@ def export(
     `photos`. The exports go into the folder `output`, by default `<model>-export` beside the model; exports of the same
     model that are there stay. With `max_loss`, in points of accuracy, an export that loses more is an error and nothing
     is written. Without `measure` no photos are needed, but for those formats whose parameters are fitted to some.
+    `runtime` is a folder with ONNX Runtime's build for browsers, which `web` else fetches once.
 
     Raises:
         SettingsError: there is no such format, or it is not known where the photos are.
@@ -76,7 +78,7 @@ def export(
     request = Request(photos, class_pattern, columns)
     material = open_material(folder, request, listen) if looks_at_photos else None
     check_target_outside(target, folder, material)
-    order = make_order(classifier, material)
+    order = replace(make_order(classifier, material), runtime=Path(runtime) if runtime else None, listen=listen)
     with stage_artifact(target, EXPORT_FOLDER) as staging, tempfile.TemporaryDirectory() as scratch:
         bench = None
         if measure and material:
@@ -121,7 +123,20 @@ def make_order(classifier: Classifier, material: Material | None) -> Order:
     metadata = {item.key: item.value for item in onnx.load_from_string(model).metadata_props}
     metadata |= {"settings": json.dumps(dict(manifest.settings)), "created": manifest.created,
                  "squeezetune": manifest.version}  # fmt: skip
-    return Order(network, model, metadata, material.training if material else None)
+    photos = material.training if material else None
+    return Order(network, model, metadata, photos, *describe_model(classifier))
+
+
+def describe_model(classifier: Classifier) -> tuple[str, str]:
+    """Return the model's title, and a sentence with what it was measured to be worth."""
+    try:
+        report = classifier.report
+        test = report["test"]
+    except (ArtifactError, KeyError):
+        return "Classifier", ""
+    low, high = (f"{100 * end:.1f} %" for end in test["interval"])
+    found = f"{100 * test['accuracy']:.1f} % of {test['count']:,} photos that it had never seen are recognised"
+    return str(report["title"]), f"{found} (95 % interval {low} to {high})."
 
 
 def open_bench(exam: Exam, scratch: Path, max_loss: float | None) -> Bench:
@@ -168,7 +183,7 @@ def make_export(name: str, order: Order, folder: Path, bench: Bench | None, list
     if bench:
         score = score_export(found.open(path), bench.exam, listen, name)
         check_loss(name, score, bench.max_loss)
-        trial = try_export(found.runtime, path, bench.sample)
+        trial = try_export(found.runtime, found.find_model(path), bench.sample)
     listen(StageFinished(name, time.perf_counter() - start))
     root = folder / found.root
     files = sorted(item for item in root.rglob("*") if item.is_file()) if root.is_dir() else [root]

@@ -1,14 +1,35 @@
 """The formats that a trained classifier is exported to: a plain table."""
 
+import json
 from collections.abc import Callable
 from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
 
 from squeezetune.errors import MissingExtraError, SettingsError
-from squeezetune.exporting.onnx_files import check_onnx, write_floats, write_halves, write_int8, write_tiny
+from squeezetune.exporting.onnx_files import build_tiny, check_onnx, write_floats, write_halves, write_int8, write_tiny
+from squeezetune.exporting.openvino import check_openvino, write_openvino
 from squeezetune.exporting.order import Order
 from squeezetune.exporting.readers import READERS, RunExport
+from squeezetune.exporting.torch_program import check_torch, write_torch
+from squeezetune.exporting.web import WebAbout, write_web
+
+
+def write_page(order: Order, path: Path) -> None:
+    """Write a page that runs the tiny file in the browser."""
+    about = WebAbout(
+        title=order.title,
+        class_names=tuple(json.loads(order.metadata["class_names"])),
+        accuracy=order.accuracy,
+        license=order.metadata.get("license", "unknown"),
+        image_side=order.network.side,
+    )
+    write_web(build_tiny(order), about, path.parent, order.runtime, order.listen)
+
+
+def check_page(path: Path) -> None:
+    """Check the model of a page."""
+    check_onnx(path.with_name("model.onnx"))
 
 
 @dataclass(frozen=True)
@@ -18,6 +39,7 @@ class Format:
     `path` is its main file below the export's folder; where that is in a folder of its own, the whole folder is the
     export. `runtime` is the package that runs it, `extra` the extra of this package that installs what it needs.
     `looks_at_photos` says that the writer is given training photos. `usage` is a short program that runs FILE.
+    `model` is what the runtime opens, where that is another file beside the main one.
     """
 
     words: str
@@ -28,6 +50,7 @@ class Format:
     extra: str = ""
     looks_at_photos: bool = False
     usage: str = ""
+    model: str = ""
 
     @property
     def root(self) -> str:
@@ -36,7 +59,11 @@ class Format:
 
     def open(self, path: Path) -> RunExport:
         """Open an export by its own runtime."""
-        return READERS[self.runtime](path)
+        return READERS[self.runtime](self.find_model(path))
+
+    def find_model(self, path: Path) -> Path:
+        """Find the file that the runtime opens."""
+        return path.with_name(self.model) if self.model else path
 
 
 ONNX_USAGE = """\
@@ -51,6 +78,26 @@ for name in sys.argv[1:]:
     probabilities = session.run(None, {"image": np.asarray(image)[None]})[0][0]
     print(f"{name}: {class_names[probabilities.argmax()]} ({probabilities.max():.1%})")"""
 
+OPENVINO_USAGE = """\
+import sys
+import numpy as np, openvino
+from PIL import Image, ImageOps
+
+model = openvino.Core().compile_model("FILE", "CPU", {"INFERENCE_PRECISION_HINT": "f32"})
+for name in sys.argv[1:]:
+    image = ImageOps.exif_transpose(Image.open(name)).convert("RGB")
+    print(name, model(np.asarray(image)[None])[0])"""
+
+TORCH_USAGE = """\
+import sys
+import numpy as np, torch
+from PIL import Image, ImageOps
+
+network = torch.export.load("FILE").module()
+for name in sys.argv[1:]:
+    image = ImageOps.exif_transpose(Image.open(name)).convert("RGB")
+    print(name, network(torch.from_numpy(np.array(image)[None])))"""
+
 FORMATS: dict[str, Format] = {
     "onnx": Format("float32, for any ONNX runtime", "model.onnx", write_floats, check_onnx, usage=ONNX_USAGE),
     "onnx-fp16": Format("parameters in float16: half the size", "model-fp16.onnx", write_halves, check_onnx),
@@ -58,6 +105,12 @@ FORMATS: dict[str, Format] = {
                         write_int8, check_onnx, looks_at_photos=True),
     "onnx-tiny": Format("parameters in 4 bits: the smallest file", "model-tiny.onnx", write_tiny, check_onnx,
                         looks_at_photos=True),
+    "openvino": Format("OpenVINO's own format, parameters in float16", "openvino/model.xml", write_openvino,
+                       check_openvino, runtime="openvino", extra="openvino", usage=OPENVINO_USAGE),
+    "torch": Format("a torch.export program; parameters with a loader to copy", "torch/model.pt2", write_torch,
+                    check_torch, runtime="torch", extra="deep", usage=TORCH_USAGE),
+    "web": Format("a page that runs in the browser; parameters in 4 bits", "web/index.html", write_page, check_page,
+                  looks_at_photos=True, model="model.onnx"),
 }  # fmt: skip
 DEFAULT_FORMATS = ("onnx", "onnx-int8", "onnx-tiny")
 

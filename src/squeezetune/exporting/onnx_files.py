@@ -34,8 +34,13 @@ def write_halves(order: Order, path: Path) -> None:
 
 def write_tiny(order: Order, path: Path) -> None:
     """Write parameters of four bits that are computed in float32."""
+    write_file(path, build_tiny(order))
+
+
+def build_tiny(order: Order) -> bytes:
+    """Build a model with parameters of four bits."""
     compressed = compress(order, TINY_BITS)
-    write_file(path, compressed.network.build_model(order.metadata, Form(CodedStore(compressed.codes))))
+    return compressed.network.build_model(order.metadata, Form(CodedStore(compressed.codes)))
 
 
 def write_int8(order: Order, path: Path) -> None:

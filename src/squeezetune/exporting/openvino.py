@@ -3,13 +3,8 @@
 from collections.abc import Mapping
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Any
-
-import numpy as np
-from numpy.typing import NDArray
 
 from squeezetune.exporting.order import Order
-from squeezetune.exporting.readers import RunExport
 from squeezetune.exporting.resampling import replace_resize
 from squeezetune.store import write_file
 
@@ -46,18 +41,3 @@ def read_metadata(path: Path) -> Mapping[str, str]:
     model = openvino.Core().read_model(path)
     found = model.get_rt_info([CHAPTER]).value
     return {name: str(model.get_rt_info([CHAPTER, name]).value) for name in found}
-
-
-def open_openvino(path: Path, config: Mapping[str, Any] | None = None) -> RunExport:
-    """Open a network in OpenVINO; float32 unless `config` says otherwise, as unasked it may be bfloat16."""
-    import openvino
-
-    config = {"INFERENCE_PRECISION_HINT": "f32"} if config is None else config
-    compiled = openvino.Core().compile_model(path, "CPU", dict(config))
-
-    def run(pixels: NDArray[np.uint8]) -> NDArray[np.float32]:
-        # a copy: the tensor is used again
-        probabilities: NDArray[np.float32] = compiled(pixels)[0].copy()
-        return probabilities
-
-    return run

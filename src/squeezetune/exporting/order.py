@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
@@ -10,6 +11,7 @@ from squeezetune.data.index import ImageIndex
 from squeezetune.data.pixels import PixelSettings, load_pixels
 from squeezetune.engine import ThreadEngine
 from squeezetune.errors import ImageError, SettingsError
+from squeezetune.events import Listener, ignore_event
 from squeezetune.learn.trained import TrainedNetwork
 
 
@@ -46,13 +48,18 @@ class Order:
 
     `model` are the bytes of `model.onnx`, which the report's figures were measured on; `metadata` is what a file says
     of itself: class names as JSON, settings, fingerprint of the data, licence. `photos` are those of the training part,
-    where they are at hand.
+    where they are at hand. A page says its `title` and, in a sentence, its `accuracy`; `runtime` is where the build of
+    ONNX Runtime for browsers lies, if not in the cache.
     """
 
     network: TrainedNetwork
     model: bytes
     metadata: Mapping[str, str]
     photos: TrainingPhotos | None = None
+    title: str = "Classifier"
+    accuracy: str = ""
+    runtime: Path | None = None
+    listen: Listener = ignore_event
 
     def draw(self, count: int) -> NDArray[np.uint8]:
         """Draw training photos as the network sees them; half of them mirrored if it looks at mirror images too.

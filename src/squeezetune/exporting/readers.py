@@ -1,8 +1,8 @@
 """Opens exports in the runtimes that they are for; light, since a process of its own measures how fast that goes."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import TypeAlias
+from typing import Any, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
@@ -26,5 +26,38 @@ def open_onnx(path: Path) -> RunExport:
     return run
 
 
+def open_openvino(path: Path, config: Mapping[str, Any] | None = None) -> RunExport:
+    """Open a network in OpenVINO; float32 unless `config` says otherwise, as unasked it may be bfloat16."""
+    import openvino
+
+    config = {"INFERENCE_PRECISION_HINT": "f32"} if config is None else config
+    compiled = openvino.Core().compile_model(path, "CPU", dict(config))
+
+    def run(pixels: NDArray[np.uint8]) -> NDArray[np.float32]:
+        # a copy: the tensor is used again
+        probabilities: NDArray[np.float32] = compiled(pixels)[0].copy()
+        return probabilities
+
+    return run
+
+
+def open_torch(path: Path) -> RunExport:
+    """Open a program in torch."""
+    import torch
+
+    program = torch.export.load(path).module()
+
+    def run(pixels: NDArray[np.uint8]) -> NDArray[np.float32]:
+        with torch.inference_mode():
+            probabilities: NDArray[np.float32] = program(torch.tensor(pixels)).numpy()
+        return probabilities
+
+    return run
+
+
 # By the name of the runtime's package.
-READERS: dict[str, Callable[[Path], RunExport]] = {"onnxruntime": open_onnx}
+READERS: dict[str, Callable[[Path], RunExport]] = {
+    "onnxruntime": open_onnx,
+    "openvino": open_openvino,
+    "torch": open_torch,
+}

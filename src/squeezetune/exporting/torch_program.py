@@ -11,7 +11,6 @@ from numpy.typing import NDArray
 from safetensors.numpy import save
 
 from squeezetune.exporting.order import Order
-from squeezetune.exporting.readers import RunExport
 from squeezetune.learn.trained import TrainedNetwork
 from squeezetune.learn.weights import detect_version
 from squeezetune.store import write_file
@@ -58,20 +57,6 @@ def read_metadata(path: Path) -> Mapping[str, str]:
     torch.export.load(path, extra_files=extra)
     found: Mapping[str, str] = json.loads(extra[ABOUT])
     return found
-
-
-def open_torch(path: Path) -> RunExport:
-    """Open a program in torch."""
-    import torch
-
-    program = torch.export.load(path).module()
-
-    def run(pixels: NDArray[np.uint8]) -> NDArray[np.float32]:
-        with torch.inference_mode():
-            probabilities: NDArray[np.float32] = program(torch.tensor(pixels)).numpy()
-        return probabilities
-
-    return run
 
 
 def describe_network(order: Order) -> dict[str, Any]:
