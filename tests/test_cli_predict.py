@@ -145,3 +145,16 @@ def test_predict_says_what_an_output_needs(run, model_folder, shape_folder, monk
     result = run("predict", model_folder, shape_folder, *words)
     assert result.exit_code == 2
     assert said in result.stderr
+
+
+# ---- pictures
+
+
+def test_predict_explains(run, model_folder, shape_folder, tmp_path):
+    path = shape_folder / "box" / "000.png"
+    assert run("predict", model_folder, path, "--explain", tmp_path / "why").exit_code == 0
+    [picture] = (tmp_path / "why").iterdir()
+    assert picture.name.startswith("000.png-")
+    for place in (shape_folder / "why", shape_folder / "box"):
+        assert run("predict", model_folder, shape_folder, "--explain", place).exit_code == 2
+    assert run("predict", model_folder, path, "--explain", shape_folder / "box").exit_code == 2

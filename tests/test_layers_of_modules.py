@@ -60,6 +60,7 @@ LAYERS = [
     "predictions",
     "line_file",
     "lines",
+    "explanation",
     "prediction",
     "parts",
     "rejection",

@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from squeezetune.estimator import SqueezeTuneClassifier
     from squeezetune.exporting.exports import export
     from squeezetune.exporting.record import Exports
+    from squeezetune.explanation import Explanation, explain
     from squeezetune.findings import Finding
     from squeezetune.learn.evaluation import Evaluation
     from squeezetune.learn.network import SqueezeNet, build_network
@@ -49,6 +50,7 @@ _HOMES = {
     "Evaluation": "learn.evaluation",
     "ExportError": "errors",
     "Exports": "exporting.record",
+    "Explanation": "explanation",
     "Finding": "findings",
     "FolderEvaluation": "measurement",
     "ImageError": "errors",
@@ -67,6 +69,7 @@ _HOMES = {
     "describe": "learn.summary",
     "evaluate": "measurement",
     "export": "exporting.exports",
+    "explain": "explanation",
     "fetch_dataset": "data.fetching",
     "forecast": "training",
     "freeze": "learn.surgery",
@@ -89,6 +92,7 @@ __all__ = [
     "Evaluation",
     "ExportError",
     "Exports",
+    "Explanation",
     "Finding",
     "FolderEvaluation",
     "ImageError",
@@ -107,6 +111,7 @@ __all__ = [
     "describe",
     "evaluate",
     "export",
+    "explain",
     "fetch_dataset",
     "forecast",
     "freeze",

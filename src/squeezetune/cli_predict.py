@@ -2,7 +2,7 @@
 
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 import click
 
@@ -10,6 +10,7 @@ from squeezetune.cli_options import INTERRUPTED, guard_errors, quiet_option
 from squeezetune.errors import SettingsError, SqueezeTuneError
 
 if TYPE_CHECKING:
+    from squeezetune.explanation import PictureFolder
     from squeezetune.prediction import Classifier
 
 # By the end of an output file's name.
@@ -29,6 +30,8 @@ BAD_IMAGES = 1
 @click.option("-o", "--output", type=click.Path(path_type=Path), metavar="FILE",
               help="Write a new file, .csv or .jsonl, with a line for every image.")  # fmt: skip
 @click.option("--resume", is_flag=True, help="Go on with the unfinished file of an interrupted run.")
+@click.option("--explain", "folder", type=click.Path(path_type=Path), metavar="DIR",
+              help="Write a picture of each image that shows where its class is seen.")  # fmt: skip
 @quiet_option
 @guard_errors
 # click hands every option over by its name, so that they cannot be one record
@@ -41,6 +44,7 @@ def predict(
     rate: str,
     output: Path | None,
     resume: bool,
+    folder: Path | None,
     quiet: bool,
 ) -> None:
     """Say what is on IMAGES: files, folders with everything below them, archives
@@ -54,11 +58,11 @@ def predict(
     chosen, share = "csv" if as_csv else "json" if as_json else "", parse_rate(rate) if rate else None
     if resume and not output:
         raise SettingsError("--resume goes on with a file", "Name it: --output FILE.")
-    classifier = load(model)
+    job = _open_job(load(model), images, share, folder)
     if output:
-        failed = _write(classifier, images, output, chosen or _choose_format(output), share, resume, quiet)
+        failed = _write(job, output, chosen or _choose_format(output), resume, quiet)
     else:
-        failed = _print(classifier, images, chosen or "table", top, share)
+        failed = _print(job, chosen or "table", top)
     if failed:
         sys.exit(BAD_IMAGES)
 
@@ -72,14 +76,43 @@ def _choose_format(output: Path) -> str:
     return ENDINGS[output.suffix.lower()]
 
 
-def _print(classifier: "Classifier", images: tuple[str, ...], kind: str, top: int, rate: float | None) -> int:
+class Job(NamedTuple):
+    """What is predicted, and how: with a rate of images that are none of the classes, or pictures of each, or not."""
+
+    classifier: "Classifier"
+    images: tuple[str, ...]
+    rate: float | None
+    pictures: "PictureFolder | None"
+
+    def keep_out(self, target: Path, what: str, option: str) -> None:
+        """Make sure that nothing is written into the folders of images."""
+        from squeezetune.data.folders import check_outside
+
+        for folder in filter(Path.is_dir, map(Path, self.images)):
+            check_outside(target, folder, what, f"give another one with {option}")
+
+
+def _open_job(classifier: "Classifier", images: tuple[str, ...], rate: float | None, folder: Path | None) -> Job:
+    """Check where pictures would go."""
+    if folder is None:
+        return Job(classifier, images, rate, None)
+    from squeezetune.explanation import Explainer, PictureFolder
+
+    pictures = PictureFolder(folder, Explainer(classifier))
+    job = Job(classifier, images, rate, pictures)
+    job.keep_out(folder, "the folder of pictures", "--explain")
+    pictures.check()
+    return job
+
+
+def _print(job: Job, kind: str, top: int) -> int:
     """Print a line for each image as soon as it is known; return how many could not be read."""
     from squeezetune.lines import FORMATS, LineOptions
     from squeezetune.predictions import predict_files, read_arguments
 
-    lines = FORMATS[kind](LineOptions(classifier.class_names, top, rate is not None))
+    lines = FORMATS[kind](LineOptions(job.classifier.class_names, top, job.rate is not None))
     failed, header = 0, lines.header
-    for title, outcome in predict_files(classifier, read_arguments(images), rate):
+    for title, outcome in predict_files(job.classifier, read_arguments(job.images), job.rate, job.pictures):
         if header:
             click.echo(header)
             header = ""
@@ -91,30 +124,21 @@ def _print(classifier: "Classifier", images: tuple[str, ...], kind: str, top: in
     return failed
 
 
-def _write(
-    classifier: "Classifier",
-    images: tuple[str, ...],
-    output: Path,
-    kind: str,
-    rate: float | None,
-    resume: bool,
-    quiet: bool,
-) -> int:
+def _write(job: Job, output: Path, kind: str, resume: bool, quiet: bool) -> int:
     """Write a line for each image to a file; return how many could not be read."""
     from squeezetune.console import ProgressListener, print_lines
-    from squeezetune.data.folders import check_outside
     from squeezetune.line_file import LineFile
     from squeezetune.lines import READABLE, LineOptions
     from squeezetune.predictions import identify_lines, predict_to_file, read_arguments
 
-    for folder in filter(Path.is_dir, map(Path, images)):
-        check_outside(output, folder, "the file", "give another one with --output")
-    lines = READABLE[kind](LineOptions(classifier.class_names, has_unknown=rate is not None))
-    file = LineFile(output, lines, identify_lines(classifier, kind, rate))
+    job.keep_out(output, "the file", "--output")
+    lines = READABLE[kind](LineOptions(job.classifier.class_names, has_unknown=job.rate is not None))
+    file = LineFile(output, lines, identify_lines(job.classifier, kind, job.rate))
     file.check(resume)
+    batches = read_arguments(job.images)
     try:
         with file, ProgressListener(is_quiet=quiet) as listen:
-            count, failed = predict_to_file(classifier, read_arguments(images), file, rate, listen)
+            count, failed = predict_to_file(job.classifier, batches, file, job.rate, job.pictures, listen)
     except KeyboardInterrupt:
         click.echo(
             f"\nStopped. {output} holds what was predicted; the same with --resume goes on from there.", err=True

@@ -17,6 +17,7 @@ from squeezetune.data.walk import walk_files
 from squeezetune.engine import ThreadEngine
 from squeezetune.errors import CheckpointError, ImageError, SourceError
 from squeezetune.events import Listener, StageAdvanced, StageStarted, ignore_event
+from squeezetune.explanation import PictureFolder
 from squeezetune.line_file import LineFile
 from squeezetune.lines import Outcome, Row
 from squeezetune.prediction import Classifier
@@ -86,15 +87,27 @@ def read_arguments(arguments: Sequence[str]) -> Iterator[Batch]:
 
 
 def predict_files(
-    classifier: Classifier, batches: Iterable[Batch], none_of_these: float | None = None
+    classifier: Classifier,
+    batches: Iterable[Batch],
+    none_of_these: float | None = None,
+    pictures: PictureFolder | None = None,
 ) -> Iterator[tuple[str, Outcome]]:
-    """Yield the title of each image with its prediction, or the error of one that cannot be read, in order."""
+    """Yield the title of each image with its prediction, or the error of one that cannot be read, in order.
+
+    Into the folder of pictures comes one of each image: where its class is seen.
+    """
     engine = ThreadEngine()
     threshold = classifier.find_threshold(none_of_these)
     for batch in batches:
         for name, outcome in classifier.stream(batch.source, batch.names, engine):
             title = batch.name_title(name)
-            yield title, outcome if isinstance(outcome, ImageError) else classifier.describe(outcome, threshold)
+            if isinstance(outcome, ImageError):
+                yield title, outcome
+                continue
+            prediction = classifier.describe(outcome, threshold)
+            if pictures:
+                pictures.add(batch.source.read(name), title, prediction.label)
+            yield title, prediction
 
 
 def predict_to_file(
@@ -102,6 +115,7 @@ def predict_to_file(
     batches: Iterable[Batch],
     file: LineFile,
     none_of_these: float | None = None,
+    pictures: PictureFolder | None = None,
     listen: Listener = ignore_event,
 ) -> tuple[int, int]:
     """Write a line for every image, behind those that are there already; return how many there are, and bad ones.
@@ -118,7 +132,7 @@ def predict_to_file(
 
     listen(StageStarted(STAGE))
     left = skip_images(batches, (count(row) for row in file.read_back()), file.path)
-    for title, outcome in predict_files(classifier, left, none_of_these):
+    for title, outcome in predict_files(classifier, left, none_of_these, pictures):
         file.append(file.lines.write(title, outcome))
         if count(Row(title, isinstance(outcome, ImageError))) and counts[0] % TOLD_EVERY == 0:
             listen(StageAdvanced(STAGE, counts[0]))
