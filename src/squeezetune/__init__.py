@@ -24,9 +24,9 @@ if TYPE_CHECKING:
         WeightsError,
     )
     from squeezetune.estimator import SqueezeTuneClassifier
+    from squeezetune.explanation import Explanation, explain
     from squeezetune.exporting.exports import export
     from squeezetune.exporting.record import Exports
-    from squeezetune.explanation import Explanation, explain
     from squeezetune.findings import Finding
     from squeezetune.learn.evaluation import Evaluation
     from squeezetune.learn.network import SqueezeNet, build_network
@@ -90,9 +90,9 @@ __all__ = [
     "Cleaned",
     "DataError",
     "Evaluation",
+    "Explanation",
     "ExportError",
     "Exports",
-    "Explanation",
     "Finding",
     "FolderEvaluation",
     "ImageError",
@@ -110,8 +110,8 @@ __all__ = [
     "check",
     "describe",
     "evaluate",
-    "export",
     "explain",
+    "export",
     "fetch_dataset",
     "forecast",
     "freeze",
