@@ -23,7 +23,7 @@ FOLDER = Path(__file__).parents[1] / "benchmarks"
 PROGRAMS = (
     "photos", "accuracy", "memory", "memory_ceiling", "head_time", "forecasts", "fine_tuning", "generations", "kills",
     "million", "rereading",
-    "check", "wrong_labels", "poor_photos",
+    "check", "wrong_labels", "poor_photos", "prediction", "unknown",
 )  # fmt: skip
 NEED_NO_DATA = ("million",)
 TORCH_PROGRAMS = ("seed_recipe", "first_light", "trunk_speed", "activations", "curve", "depth_speed")

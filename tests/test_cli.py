@@ -1,5 +1,3 @@
-import csv
-import io
 import json
 import subprocess
 import sys
@@ -162,58 +160,6 @@ def test_evaluate_names_skipped_files_and_unknown_classes(run, model_folder, wri
     result = run("evaluate", model_folder, folder)
     assert result.exit_code == 1
     assert "crate" in result.stderr
-
-
-def test_predict_files_and_folders(run, model_folder, shape_folder):
-    files = sorted((shape_folder / "disc").glob("*.png"))[:3]
-    result = run("predict", model_folder, *files)
-    assert result.exit_code == 0
-    assert [line.rsplit(None, 1)[1] for line in result.stdout.splitlines()] == [str(path) for path in files]
-    result = run("predict", model_folder, shape_folder)
-    assert len(result.stdout.splitlines()) == 60
-
-
-def test_predict_json_lines(run, model_folder, shape_folder):
-    path = shape_folder / "box" / "000.png"
-    lines = run("predict", model_folder, path, path, "--json").stdout.splitlines()
-    first, second = (json.loads(line) for line in lines)
-    assert first == second
-    assert first["file"] == str(path)
-    assert sum(first["probabilities"].values()) == pytest.approx(1, abs=1e-5)
-    assert first["confidence"] == first["probabilities"][first["label"]]
-
-
-def test_predict_csv(run, model_folder, shape_folder):
-    path = shape_folder / "box" / "000.png"
-    rows = list(csv.DictReader(io.StringIO(run("predict", model_folder, path, path, "--csv").stdout)))
-    assert len(rows) == 2
-    assert list(rows[0]) == ["file", "label", "confidence", "box", "disc", "spike"]
-
-
-def test_predict_top(run, model_folder, shape_folder):
-    line = run("predict", model_folder, shape_folder / "box" / "000.png", "--top", "3").stdout
-    assert all(name in line for name in ("box", "disc", "spike"))
-
-
-def test_predict_standard_input_is_a_photo_or_a_list(run, model_folder, shape_folder):
-    path = shape_folder / "spike" / "001.png"
-    direct = json.loads(run("predict", model_folder, path, "--json").stdout)
-    piped = json.loads(run("predict", model_folder, "-", "--json", input=path.read_bytes()).stdout)
-    listed = json.loads(run("predict", model_folder, "-", "--json", input=f"{path}\n".encode()).stdout)
-    assert piped["probabilities"] == direct["probabilities"] == listed["probabilities"]
-    assert (piped["file"], listed["file"]) == ("-", str(path))
-    assert run("predict", model_folder, "-", input=b"").exit_code == 1
-
-
-def test_predict_goes_on_past_bad_images(run, model_folder, shape_folder, tmp_path):
-    bad = tmp_path / "bad.jpg"
-    bad.write_bytes((shape_folder / "box" / "000.png").read_bytes()[:300])
-    good = shape_folder / "box" / "001.png"
-    result = run("predict", model_folder, bad, good, tmp_path / "missing.jpg", good)
-    assert result.exit_code == 1
-    assert len(result.stdout.splitlines()) == 2
-    assert str(bad) in result.stderr
-    assert "missing.jpg" in result.stderr
 
 
 def test_info(run, model_folder):

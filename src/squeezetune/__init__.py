@@ -24,6 +24,7 @@ if TYPE_CHECKING:
         WeightsError,
     )
     from squeezetune.estimator import SqueezeTuneClassifier
+    from squeezetune.explanation import Explanation, explain
     from squeezetune.exporting.exports import export
     from squeezetune.exporting.record import Exports
     from squeezetune.findings import Finding
@@ -47,6 +48,7 @@ _HOMES = {
     "Cleaned": "cleaning",
     "DataError": "errors",
     "Evaluation": "learn.evaluation",
+    "Explanation": "explanation",
     "ExportError": "errors",
     "Exports": "exporting.record",
     "Finding": "findings",
@@ -66,6 +68,7 @@ _HOMES = {
     "check": "audit",
     "describe": "learn.summary",
     "evaluate": "measurement",
+    "explain": "explanation",
     "export": "exporting.exports",
     "fetch_dataset": "data.fetching",
     "forecast": "training",
@@ -87,6 +90,7 @@ __all__ = [
     "Cleaned",
     "DataError",
     "Evaluation",
+    "Explanation",
     "ExportError",
     "Exports",
     "Finding",
@@ -106,6 +110,7 @@ __all__ = [
     "check",
     "describe",
     "evaluate",
+    "explain",
     "export",
     "fetch_dataset",
     "forecast",

@@ -67,7 +67,8 @@ RENAME_ATTEMPTS = 10
 class Manifest:
     """What `model.json` says.
 
-    `files` maps each other file to its SHA-256; `weights` says which pretrained network was begun with.
+    `files` maps each other file to its SHA-256; `weights` says which pretrained network was begun with; `confidences`
+    is the table of `rejection`, or nothing.
     """
 
     class_names: tuple[str, ...]
@@ -81,6 +82,7 @@ class Manifest:
     created: str
     files: Mapping[str, str] = field(default_factory=dict)
     weights: Mapping[str, str] = field(default_factory=dict)
+    confidences: Mapping[str, Any] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -178,7 +180,7 @@ def _identify(folder: Path) -> tuple[int, int] | None:
 
 
 def _read_whole(folder: Path) -> Manifest:
-    content = {"weights": {}} | _read_content(folder)  # models from before there was a choice do not say which
+    content = {"weights": {}, "confidences": {}} | _read_content(folder)  # earlier models do not say
     wrong = [name for name, kind in _KINDS.items() if not isinstance(content.get(name), kind)]
     if not wrong:
         names = content["class_names"]
@@ -222,6 +224,7 @@ _KINDS: dict[str, type] = {
     "created": str,
     "files": dict,
     "weights": dict,
+    "confidences": dict,
 }
 _RETRAIN = "Train the model again, or copy the whole folder again from where it came."
 

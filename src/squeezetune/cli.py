@@ -1,7 +1,6 @@
 """The command line: thin doors to the public functions. Heavy modules are imported by the command that needs them."""
 
 import shlex
-import sys
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -19,7 +18,8 @@ from squeezetune.cli_options import (
     quiet_option,
     settings_options,
 )
-from squeezetune.errors import SettingsError, SourceError, SqueezeTuneError
+from squeezetune.cli_predict import predict
+from squeezetune.errors import SettingsError, SourceError
 from squeezetune.settings import Settings, parse_settings
 
 NO_TRACKERS: Mapping[str, Any] = {}
@@ -42,6 +42,7 @@ def main() -> None:
 main.add_command(data)
 main.add_command(check)
 main.add_command(export)
+main.add_command(predict)
 
 
 @main.command()
@@ -239,34 +240,6 @@ def evaluate(model: Path, photos: Path, class_pattern: str, columns: str, as_jso
 
 @main.command()
 @click.argument("model", type=click.Path(path_type=Path))
-@click.argument("images", nargs=-1, required=True)
-@click.option("--top", default=1, show_default=True, type=click.IntRange(1), help="How many classes to name.")
-@click.option("--csv", "as_csv", is_flag=True, help="Print CSV with the probability of every class.")
-@click.option("--json", "as_json", is_flag=True, help="Print one JSON object a line.")
-@guard_errors
-def predict(model: Path, images: tuple[str, ...], top: int, as_csv: bool, as_json: bool) -> None:
-    """Say what is on IMAGES: files, folders, or - for a photo or a list of paths on standard input.
-
-    The exit status is 1 if an image could not be read; the others are predicted all the same.
-    """
-    from squeezetune.prediction import load
-    from squeezetune.predictions import WRITERS, predict_files, read_arguments
-
-    classifier = load(model)
-    writer = WRITERS["csv" if as_csv else "json" if as_json else "table"](classifier.class_names, top)
-    failed = 0
-    for name, outcome in predict_files(classifier, read_arguments(images)):
-        if isinstance(outcome, SqueezeTuneError):
-            failed += 1
-            click.echo(f"Error: {_printable(name)}: {outcome.message}", err=True)
-        else:
-            click.echo(writer(_printable(name), outcome))
-    if failed:
-        sys.exit(1)
-
-
-@main.command()
-@click.argument("model", type=click.Path(path_type=Path))
 @json_option
 @guard_errors
 def info(model: Path, as_json: bool) -> None:
@@ -289,8 +262,3 @@ def info(model: Path, as_json: bool) -> None:
         *([f"Pretrained weights: {weights['origin']}; licence: {weights['license']}"] if weights else []),
         f"Repeat  {report['command']}",
     )
-
-
-def _printable(name: str) -> str:
-    """Make a file's name printable: bytes that are no text are shown as escapes."""
-    return name.encode(errors="backslashreplace").decode()

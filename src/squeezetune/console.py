@@ -44,6 +44,7 @@ STAGE_WORDS = {
     "activations": "Running first blocks",
     "all layers": "Training all layers",
     "measuring": "Measuring",
+    "predicting": "Predicting",
     "labels": "Doubting the labels",
     "outliers": "Finding outliers",
 }

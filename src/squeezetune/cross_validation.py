@@ -66,6 +66,11 @@ class Crossed:
         positions = np.concatenate([result.positions for result in self.results])
         return Measured(positions, np.concatenate([result.probabilities for result in self.results]), {})
 
+    def pool_once(self) -> NDArray[np.float32]:
+        """Return the probabilities (n, classes) of the images of all rounds, of each image by one model only."""
+        pooled = self.pool()
+        return pooled.probabilities[np.unique(pooled.positions, return_index=True)[1]]
+
     def describe(self, labels: NDArray[np.int64]) -> dict[str, Any]:
         """Describe the rounds for the record: the accuracy of each fold, and its mean and deviation.
 

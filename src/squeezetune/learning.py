@@ -4,7 +4,10 @@ import json
 from collections.abc import Callable
 from dataclasses import replace
 from datetime import datetime, timezone
+from typing import Any
 
+import numpy as np
+from numpy.typing import NDArray
 from threadpoolctl import threadpool_limits
 
 from squeezetune.artifact import Manifest
@@ -17,6 +20,7 @@ from squeezetune.learn.weights import Weights
 from squeezetune.learned import Learned, Trained
 from squeezetune.machine import list_libraries, name_version
 from squeezetune.original import LearnedOriginal, learn_original, pack_files
+from squeezetune.rejection import tabulate_confidences
 from squeezetune.scene import find_deadline, open_scene, plan_run
 from squeezetune.scratch import Selection
 from squeezetune.settings import Settings
@@ -107,8 +111,11 @@ def describe_model(learned: Trained) -> dict[str, str]:
     }
 
 
-def make_manifest(learned: Trained, settings: Settings) -> Manifest:
-    """Say what the model is and what it was made from."""
+def make_manifest(learned: Trained, settings: Settings, crossed: NDArray[np.float32] | None = None) -> Manifest:
+    """Say what the model is and what it was made from.
+
+    `crossed` are the probabilities (n, classes) of photos by models of folds that had not seen them, if there are any.
+    """
     index, split = learned.index, learned.split
     return Manifest(
         class_names=index.class_names,
@@ -126,4 +133,13 @@ def make_manifest(learned: Trained, settings: Settings) -> Manifest:
         version=name_version(),
         created=datetime.now(timezone.utc).strftime("%Y-%m-%dT%H:%M:%SZ"),
         weights=learned.pretrained.describe(),
+        confidences=measure_confidences(learned, crossed),
     )
+
+
+def measure_confidences(learned: Trained, crossed: NDArray[np.float32] | None) -> dict[str, Any]:
+    """Tabulate how sure the network is of photos that it has not learnt; nothing where none are known."""
+    judging = learned.split.validation
+    if len(judging) and learned.knows(judging):
+        return tabulate_confidences(learned.recall(judging), "validation")
+    return {} if crossed is None else tabulate_confidences(crossed, "folds")

@@ -18,10 +18,12 @@ from squeezetune.data.listing import ImageSource
 from squeezetune.data.sources import MemorySource
 from squeezetune.engine import Engine, ThreadEngine
 from squeezetune.errors import ArtifactError, ImageError
+from squeezetune.rejection import find_threshold
 
 ImageLike: TypeAlias = str | os.PathLike[str] | RawImage
-# Images of one size go through the model together, up to this many pixels at the network's size.
-BATCH_PIXELS = 4 * 224 * 224
+# Images of one size go through the model together, up to this many pixels at the network's size: on one thread more
+# at once are slower, since what the layers give no longer stays in the cache (docs/decisions/0014-prediction.md).
+BATCH_PIXELS = 2 * 128 * 128
 CHUNK = 16
 # A thread holds at most so many pixels of decoded photos, or a single photo.
 HELD_PIXELS = 12_000_000
@@ -29,11 +31,25 @@ HELD_PIXELS = 12_000_000
 
 @dataclass(frozen=True)
 class Prediction:
-    """What a classifier says of one image; `probabilities` maps every class to its probability, likeliest first."""
+    """What a classifier says of one image.
+
+    `label` is the likeliest class and `confidence` its probability; `probabilities` maps every class to its own,
+    likeliest first. `is_known` is False where "none of these" was asked for and the image seems to be of no class:
+    the label is then merely the nearest one.
+
+    >>> prediction = Prediction("rose", 0.75, {"rose": 0.75, "tulip": 0.25})
+    >>> prediction.list_best(1), prediction.is_known
+    ([('rose', 0.75)], True)
+    """
 
     label: str
     confidence: float
     probabilities: dict[str, float]
+    is_known: bool = True
+
+    def list_best(self, count: int) -> list[tuple[str, float]]:
+        """Return the likeliest classes with their probabilities, at most `count` of them."""
+        return list(self.probabilities.items())[:count]
 
 
 @dataclass(frozen=True)
@@ -60,24 +76,47 @@ class Classifier:
         return read_report(self.folder) if self.folder else {}
 
     @overload
-    def predict(self, images: ImageLike) -> Prediction: ...  # type: ignore[overload-overlap]  # a str is a sequence too
+    def predict(  # type: ignore[overload-overlap]  # a str is a sequence too
+        self, images: ImageLike, *, none_of_these: float | None = None
+    ) -> Prediction: ...
 
     @overload
-    def predict(self, images: Sequence[ImageLike]) -> list[Prediction]: ...
+    def predict(self, images: Sequence[ImageLike], *, none_of_these: float | None = None) -> list[Prediction]: ...
 
-    def predict(self, images: ImageLike | Sequence[ImageLike]) -> Prediction | list[Prediction]:
+    def predict(
+        self, images: ImageLike | Sequence[ImageLike], *, none_of_these: float | None = None
+    ) -> Prediction | list[Prediction]:
         """Classify one image or several.
 
         An image is a path, the bytes of a file, a Pillow image, or an array of uint8, (height, width) or
         (height, width, 3 or 4). Several are a sequence of those, or an array (n, height, width, 3).
 
+        With `none_of_these`, say 0.05, an image that is hardly like any class is told as such (`is_known`); of images
+        that are of a class about this share is taken for such, too.
+
         Raises:
             ImageError: an image cannot be read.
+            SettingsError: the share is out of its limits.
+            ArtifactError: the model does not know how sure it is of images that it has not learnt.
 
         """
+        threshold = self.find_threshold(none_of_these)
         if isinstance(images, (str, os.PathLike, bytes, Image.Image)) or getattr(images, "ndim", 4) < 4:
-            return self.describe(self.predict_probabilities([images])[0])  # type: ignore[list-item]
-        return [self.describe(row) for row in self.predict_probabilities(images)]  # type: ignore[arg-type]
+            return self.describe(self.predict_probabilities([images])[0], threshold)  # type: ignore[list-item]
+        rows = self.predict_probabilities(images)  # type: ignore[arg-type]
+        return [self.describe(row, threshold) for row in rows]
+
+    def find_threshold(self, rate: float | None) -> float:
+        """Find the confidence below which an image is none of the classes: about this share of known ones is below.
+
+        None gives 0, below which nothing is.
+
+        Raises:
+            SettingsError: the share is out of its limits.
+            ArtifactError: the model does not know how sure it is of images that it has not learnt.
+
+        """
+        return 0.0 if rate is None else find_threshold(self.manifest.confidences, rate)
 
     def predict_probabilities(self, images: Sequence[ImageLike]) -> NDArray[np.float32]:
         """Return the probabilities (n, classes) of a sequence of images.
@@ -167,12 +206,12 @@ class Classifier:
             return self.model.read_bytes()
         return read_payload(self.model, self.manifest.files[MODEL])
 
-    def describe(self, row: NDArray[np.float32]) -> Prediction:
-        """Turn probabilities (classes,) into a prediction."""
+    def describe(self, row: NDArray[np.float32], threshold: float = 0.0) -> Prediction:
+        """Turn probabilities (classes,) into a prediction; below the threshold, the image is none of the classes."""
         order = np.argsort(-row, kind="stable")
         probabilities = {self.class_names[at]: float(row[at]) for at in order}
         best = self.class_names[order[0]]
-        return Prediction(best, probabilities[best], probabilities)
+        return Prediction(best, probabilities[best], probabilities, probabilities[best] >= threshold)
 
 
 def load(folder: str | os.PathLike[str]) -> Classifier:

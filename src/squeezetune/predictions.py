@@ -1,126 +1,231 @@
-"""Many predictions as lines of text: which files are meant, and how each outcome is written."""
+"""Many predictions: which images are meant, and what becomes of each, in order."""
 
-import csv
-import io
-import json
 import os
 import sys
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass
-from itertools import groupby
+from dataclasses import dataclass, field, replace
+from itertools import chain, groupby
 from pathlib import Path
-from typing import TypeAlias
 
+from squeezetune.artifact import MODEL
+from squeezetune.data.catalog import locate_photos
 from squeezetune.data.content import recognise_format
-from squeezetune.data.folders import FolderSource, list_files
+from squeezetune.data.folders import FileSource, FolderSource
 from squeezetune.data.listing import ImageSource
-from squeezetune.data.sources import MemorySource
+from squeezetune.data.sources import MemorySource, find_ending, open_source
+from squeezetune.data.walk import walk_files
 from squeezetune.engine import ThreadEngine
-from squeezetune.errors import ImageError, SourceError
-from squeezetune.prediction import Classifier, Prediction
+from squeezetune.errors import CheckpointError, ImageError, SourceError
+from squeezetune.events import Listener, StageAdvanced, StageStarted, ignore_event
+from squeezetune.explanation import PictureFolder
+from squeezetune.line_file import LineFile
+from squeezetune.lines import Outcome, Row
+from squeezetune.prediction import Classifier
 
 HEAD_BYTES = 64
-
-# Writes one prediction as a line; the first argument is the image's title.
-WriteLine: TypeAlias = Callable[[str, Prediction], str]
+STAGE = "predicting"
+TOLD_EVERY = 64
 
 
 @dataclass(frozen=True)
 class Batch:
-    """Images of one source: `names` to read them by, `titles` to show for them."""
+    """Images of one source: `names` to read them by, perhaps found only as they are asked for, and how to show one.
+
+    A name that is no text is shown with escapes.
+    """
 
     source: ImageSource
-    names: Sequence[str]
-    titles: Sequence[str]
+    names: Iterable[str]
+    show: Callable[[str], str] = str
+
+    def name_title(self, name: str) -> str:
+        """Return what is shown for an image."""
+        return self.show(name).encode(errors="backslashreplace").decode()
+
+
+@dataclass(frozen=True)
+class WalkedFolder:
+    """The files below a folder, found as they are needed; what must not be read there is an error in its place."""
+
+    files: FolderSource
+    refused: dict[str, str] = field(default_factory=dict)
+
+    def list_names(self) -> Iterator[str]:
+        """Yield the names of all files, sorted."""
+        for name, refusal in walk_files(self.files.root):
+            if refusal:
+                self.refused[name] = refusal
+            yield name
+
+    def read(self, name: str) -> bytes:
+        """Return the bytes of the file; ImageError where it cannot or must not be read."""
+        if refusal := self.refused.pop(name, ""):
+            raise ImageError(refusal)
+        return self.files.read(name)
+
+    def digest(self, name: str) -> bytes:
+        """Return the digest of the file's bytes; ImageError where it is no image."""
+        return self.files.digest(name)
+
+    def describe(self) -> str:
+        """Return the folder's path."""
+        return self.files.describe()
 
 
 def read_arguments(arguments: Sequence[str]) -> Iterator[Batch]:
-    """Turn arguments into images: files, folders with everything below them, - for standard input.
+    """Turn arguments into images: files, folders with everything below them, archives and tables, data sets by name.
+
+    A - is standard input, with a photo or a list of paths. Nothing is listed before it is needed, but what is in an
+    archive or a table.
 
     Raises:
-        SourceError: standard input is empty, or a folder cannot be read.
+        SourceError: standard input is empty, or a folder or an archive cannot be read.
 
     """
-    for is_file, group in groupby(arguments, lambda word: word != "-" and not Path(word).is_dir()):
-        words = list(group)
-        if is_file:
-            yield _list_files(words)
-        else:
-            yield from (_read_standard_input() if word == "-" else _list_folder(word) for word in words)
+    for open_words, words in groupby(arguments, _choose_opener):
+        yield from open_words(list(words))
 
 
-def predict_files(classifier: Classifier, batches: Iterable[Batch]) -> Iterator[tuple[str, Prediction | ImageError]]:
-    """Yield the title of each image with its prediction, or the error of one that cannot be read, in order."""
+def predict_files(
+    classifier: Classifier,
+    batches: Iterable[Batch],
+    none_of_these: float | None = None,
+    pictures: PictureFolder | None = None,
+) -> Iterator[tuple[str, Outcome]]:
+    """Yield the title of each image with its prediction, or the error of one that cannot be read, in order.
+
+    Into the folder of pictures comes one of each image: where its class is seen.
+    """
     engine = ThreadEngine()
+    threshold = classifier.find_threshold(none_of_these)
     for batch in batches:
-        outcomes = classifier.stream(batch.source, batch.names, engine)
-        for title, (_, outcome) in zip(batch.titles, outcomes, strict=True):
-            yield title, outcome if isinstance(outcome, ImageError) else classifier.describe(outcome)
+        for name, outcome in classifier.stream(batch.source, batch.names, engine):
+            title = batch.name_title(name)
+            if isinstance(outcome, ImageError):
+                yield title, outcome
+                continue
+            prediction = classifier.describe(outcome, threshold)
+            if pictures:
+                pictures.add(batch.source.read(name), title, prediction.label)
+            yield title, prediction
 
 
-def write_table(class_names: Sequence[str], top: int) -> WriteLine:
-    """Write the label and its probability, then the next likely ones, and the file."""
+def predict_to_file(
+    classifier: Classifier,
+    batches: Iterable[Batch],
+    file: LineFile,
+    none_of_these: float | None = None,
+    pictures: PictureFolder | None = None,
+    listen: Listener = ignore_event,
+) -> tuple[int, int]:
+    """Write a line for every image, behind those that are there already; return how many there are, and bad ones.
 
-    def write(title: str, prediction: Prediction) -> str:
-        best = list(prediction.probabilities.items())[:top]
-        return "  ".join([*(f"{share:6.1%} {label:<{width}}" for label, share in best), title])
+    Raises:
+        CheckpointError: the lines that are there are of other images.
 
-    width = min(24, max(len(name) for name in class_names))
-    return write
+    """
+    counts = [0, 0]
 
+    def count(row: Row) -> str:
+        counts[0], counts[1] = counts[0] + 1, counts[1] + row.is_error
+        return row.title
 
-def write_csv(class_names: Sequence[str], top: int) -> WriteLine:
-    """Write a header first, then file, label, confidence and the probability of every class."""
-
-    def write(title: str, prediction: Prediction) -> str:
-        shares = [f"{prediction.probabilities[name]:.6f}" for name in class_names]
-        row = _join_csv([title, prediction.label, f"{prediction.confidence:.6f}", *shares])
-        return f"{headers.pop()}\n{row}" if headers else row
-
-    headers = [_join_csv(["file", "label", "confidence", *class_names])]
-    return write
-
-
-def write_json(class_names: Sequence[str], top: int) -> WriteLine:
-    """Write one JSON object a line."""
-
-    def write(title: str, prediction: Prediction) -> str:
-        return json.dumps({"file": title, **vars(prediction)})
-
-    return write
+    listen(StageStarted(STAGE))
+    left = skip_images(batches, (count(row) for row in file.read_back()), file.path)
+    for title, outcome in predict_files(classifier, left, none_of_these, pictures):
+        file.append(file.lines.write(title, outcome))
+        if count(Row(title, isinstance(outcome, ImageError))) and counts[0] % TOLD_EVERY == 0:
+            listen(StageAdvanced(STAGE, counts[0]))
+    file.finish()
+    return counts[0], counts[1]
 
 
-WRITERS: dict[str, Callable[[Sequence[str], int], WriteLine]] = {
-    "table": write_table,
-    "csv": write_csv,
-    "json": write_json,
-}
+def skip_images(batches: Iterable[Batch], titles: Iterator[str], path: Path) -> Iterator[Batch]:
+    """Leave out the first images, whose titles have to be these in this order; `path` is where these are from.
+
+    Raises:
+        CheckpointError: there is another image, or there are fewer.
+
+    """
+    number, title = 1, next(titles, None)
+    for batch in batches:
+        names = iter(batch.names)
+        while title is not None and (name := next(names, None)) is not None:
+            found = batch.name_title(name)
+            if found != title:
+                raise _explain_change(path, number, title, found)
+            number, title = number + 1, next(titles, None)
+        yield replace(batch, names=names)
+    if title is not None:
+        raise _explain_change(path, number, title, "no more images")
 
 
-def _list_files(paths: Sequence[str]) -> Batch:
-    source = MemorySource(paths)
-    return Batch(source, source.names, paths)
+def identify_lines(classifier: Classifier, kind: str, none_of_these: float | None) -> dict[str, object]:
+    """Name all that lines depend on besides the images, in plain values."""
+    return {"model": classifier.manifest.files[MODEL], "format": kind, "rate of none of these": none_of_these}
 
 
-def _list_folder(folder: str) -> Batch:
-    names = list_files(folder).files
-    return Batch(FolderSource(Path(folder)), names, [str(Path(folder, name)) for name in names])
+def _explain_change(path: Path, number: int, title: str, found: str) -> CheckpointError:
+    return CheckpointError(
+        f"{path} is of other images: its line {number:,} is of {title}; now there is {found}",
+        "Go on with the same arguments and photos, or give another name for a new file.",
+    )
 
 
-def _read_standard_input() -> Batch:
+def _choose_opener(word: str) -> Callable[[list[str]], Iterable[Batch]]:
+    """Choose what makes batches of an argument."""
+    path = Path(word)
+    if word == "-":
+        return _read_standard_input
+    if path.is_dir():
+        return _open_folders
+    return _open_sources if find_ending(locate_photos(path)) else _open_files
+
+
+def _open_files(paths: list[str]) -> Iterator[Batch]:
+    yield Batch(FileSource(), paths)
+
+
+def _open_folders(folders: list[str]) -> Iterator[Batch]:
+    for folder in folders:
+        source = WalkedFolder(FolderSource(Path(folder)))
+        yield Batch(source, source.list_names(), _show_below(folder))
+
+
+def _open_sources(words: list[str]) -> Iterator[Batch]:
+    for word in words:
+        source, listing = open_source(Path(word), {})
+        yield Batch(source, listing.files, _show_below(word))
+
+
+def _show_below(root: str) -> Callable[[str], str]:
+    start = str(Path(root, "_"))[:-1]
+    return lambda name: f"{start}{name}"
+
+
+def _read_standard_input(words: list[str]) -> Iterator[Batch]:
     """Read a photo, or a list of paths, one a line."""
-    content = sys.stdin.buffer.read()
-    if not content.strip():
-        raise SourceError("standard input is empty", "Pipe a photo or a list of paths, one a line.")
+    head = sys.stdin.buffer.read(HEAD_BYTES)
     try:
-        recognise_format(content[:HEAD_BYTES])
+        recognise_format(head)
     except ImageError:
-        return _list_files([os.fsdecode(line) for line in content.splitlines() if line.strip()])
-    source = MemorySource([content])
-    return Batch(source, source.names, ["-"])
+        yield Batch(FileSource(), _read_paths(head))
+        return
+    source = MemorySource([head + sys.stdin.buffer.read()])
+    yield Batch(source, source.names, lambda _: "-")
 
 
-def _join_csv(values: Sequence[str]) -> str:
-    line = io.StringIO()
-    csv.writer(line, lineterminator="").writerow(values)
-    return line.getvalue()
+def _read_paths(head: bytes) -> Iterator[str]:
+    """Yield the paths on standard input, of which the head has been read already.
+
+    Raises:
+        SourceError: there are none.
+
+    """
+    is_empty = True
+    for part in chain((head + sys.stdin.buffer.readline()).splitlines(), sys.stdin.buffer):
+        if part.strip():
+            is_empty = False
+            yield os.fsdecode(part.rstrip(b"\r\n"))
+    if is_empty:
+        raise SourceError("standard input is empty", "Pipe a photo or a list of paths, one a line.")

@@ -138,7 +138,7 @@ def train(
         with stage_artifact(job.output) as staging:
             staging.write(NETWORK, learned.network)
             staging.write(PARTS, pack_parts(learned.index, learned.split, origin))
-            manifest = make_manifest(learned, settings)
+            manifest = make_manifest(learned, settings, crossed.pool_once() if crossed else None)
             measured, compared = measure_file(staging, manifest, learned, crossed, job)
             write_report(staging, learned, measured, compared, crossed, job)
             staging.finish(manifest)

@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from io import FileIO
 from pathlib import Path
+from typing import NamedTuple
 
 from squeezetune.data.listing import Listing, hash_parts, is_clutter, quote_name
 from squeezetune.data.stamps import Stamp, stamp_file
@@ -52,6 +53,31 @@ class FolderSource:
         return f"{self.root}{os.sep}{name}"  # pathlib would cost as much as reading a small file
 
 
+@dataclass(frozen=True)
+class FileSource:
+    """Files anywhere; a name is a path."""
+
+    def read(self, name: str) -> bytes:
+        """Return the bytes of the file; ImageError where it cannot be read."""
+        return b"".join(read_file(name))
+
+    def digest(self, name: str) -> bytes:
+        """Return the digest of the file's bytes; ImageError where it is no image."""
+        return hash_file(name)
+
+    def describe(self) -> str:
+        """Say that they are files."""
+        return "files"
+
+
+class Found(NamedTuple):
+    """What lies in a folder: its path from the root, whether it is a folder, and why it must not be read, if so."""
+
+    name: str
+    is_folder: bool = False
+    refusal: str = ""
+
+
 def check_outside(target: Path, root: Path, what: str, advice: str) -> None:
     """Make sure that what is to be written does not come to lie among the photos.
 
@@ -85,7 +111,7 @@ def list_files(root: str | Path) -> Listing:
         listing = _list_folder(root, folder)
         if isinstance(listing, OSError):
             if not folder:
-                raise _explain_root(Path(root), listing) from listing
+                raise explain_root(Path(root), listing) from listing
             refused[folder] = explain_os_error(listing)
             continue
         files += listing.files
@@ -97,25 +123,39 @@ def list_files(root: str | Path) -> Listing:
 
 def _list_folder(root: str | Path, folder: str) -> Listing | OSError:
     """List what lies immediately in a folder, by path from the root; the error where it cannot be opened."""
-    files, folders, refused = [], [], {}
+    files: list[str] = []
+    folders: list[str] = []
+    refused: dict[str, str] = {}
     try:
-        with os.scandir(f"{root}{os.sep}{folder}") as entries:
-            for entry in entries:
-                if is_clutter(entry.name):
-                    continue
-                name = f"{folder}/{entry.name}" if folder else entry.name
-                is_folder = entry.is_dir(follow_symlinks=False)
-                if entry.is_symlink() or (is_folder and _is_junction(entry)):
-                    refused[name] = "a symbolic link, which is not followed"
-                elif is_folder:
-                    folders.append(name)
-                elif entry.is_file(follow_symlinks=False):
-                    files.append(name)
-                else:
-                    refused[name] = "not a regular file"
+        for found in scan_folder(root, folder):
+            if found.refusal:
+                refused[found.name] = found.refusal
+            else:
+                (folders if found.is_folder else files).append(found.name)
     except OSError as error:
         return error
     return Listing(tuple(files), tuple(folders), refused)
+
+
+def scan_folder(root: str | Path, folder: str) -> Iterator[Found]:
+    """Yield what lies immediately in a folder, in no certain order, by path from the root; clutter is left out.
+
+    Raises:
+        OSError: it cannot be opened.
+
+    """
+    with os.scandir(f"{root}{os.sep}{folder}") as entries:
+        for entry in entries:
+            if is_clutter(entry.name):
+                continue
+            name = f"{folder}/{entry.name}" if folder else entry.name
+            is_folder = entry.is_dir(follow_symlinks=False)
+            if entry.is_symlink() or (is_folder and _is_junction(entry)):
+                yield Found(name, refusal="a symbolic link, which is not followed")
+            elif is_folder or entry.is_file(follow_symlinks=False):
+                yield Found(name, is_folder)
+            else:
+                yield Found(name, refusal="not a regular file")
 
 
 def _is_junction(entry: "os.DirEntry[str]") -> bool:
@@ -124,7 +164,8 @@ def _is_junction(entry: "os.DirEntry[str]") -> bool:
     return os.name == "nt" and getattr(entry.stat(follow_symlinks=False), "st_reparse_tag", 0) == mount_point
 
 
-def _explain_root(root: Path, error: OSError) -> SourceError:
+def explain_root(root: Path, error: OSError) -> SourceError:
+    """Say why the folder of the photos itself cannot be listed."""
     path = quote_name(str(root))
     if isinstance(error, FileNotFoundError):
         return SourceError(f"there is no folder or file {path}", "Check the spelling, or give the full path.")

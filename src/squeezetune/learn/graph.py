@@ -155,6 +155,23 @@ def build_convolved(
     return graph.to_bytes("image", "probabilities", ["n", len(classifier[1])], metadata)
 
 
+def build_maps(weights: Weights, taps: Sequence[str], *, views: int, side: int, resize: str) -> bytes:
+    """Build the layers up to the last of these taps: an image in, what each of the taps gives out, before its mean.
+
+    Input `image` (n, height, width, 3) uint8 RGB of any size; outputs named after the taps, (views n, channels, height,
+    width) float32: all first views, then all second ones.
+    """
+    graph = Graph()
+    pixels = _add_views(graph, _add_fit(graph, "image", side, resize), views)
+    layers = FloatLayers(graph, weights)
+    _add_blocks(graph, pixels, layers, taps[-1], taps=())
+    for tap in taps:
+        graph.add("Identity", f"{tap}.expand", name=tap)
+    channels = [count_channels(tap, layers.layout) for tap in taps]
+    return graph.serialise("image", [Output(tap, ["views", count, f"{tap}.height", f"{tap}.width"])
+                                     for tap, count in zip(taps, channels, strict=True)])  # fmt: skip
+
+
 def _add_fit(graph: Graph, image: str, side: int, resize: str) -> str:
     """Add the resize: uint8 in and out, antialiased as Pillow does it."""
     size = graph.constant("side", [side, side])

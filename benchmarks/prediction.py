@@ -1,0 +1,122 @@
+"""Measure `predict` on many photos: speed against a plain loop with the same runtime, memory, `kill -9` and `--resume`.
+
+    python benchmarks/prediction.py --data FOLDER [--photos cifar10] [--images 2000] [--rounds 3] [--kills 5]
+
+speed   `squeezetune predict MODEL PHOTOS --output FILE.csv` in a process of its own, and a loop in another: Pillow
+        opens a photo, a session of ONNX Runtime as it comes runs `model.onnx` on it alone, and a row is written.
+        Both take turns; seconds are of whole processes, the loading of the model included.
+memory  the peak of the process on all photos, and on a quarter of them.
+kills   the same command, killed with its group at random moments and gone on with until it ends: the file has to be
+        that of the uninterrupted run, byte for byte.
+
+The model is trained on a sample of the same photos first. Linux and macOS only.
+"""
+
+import argparse
+import csv
+import tempfile
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+from figures import format_spread, print_machine, print_table
+from photos import PHOTO_SETS, add_photo_options, draw_photos, prepare_photos
+from processes import run_and_kill, run_process
+
+from squeezetune.data.folders import list_files
+from squeezetune.training import train
+
+SAMPLE = 2000  # photos that the model is trained on
+
+
+def train_model(name: str, root: Path, work: Path) -> Path:
+    """Train on a sample of the photos, once; return the model's folder."""
+    folder = work / f"prediction-{name}-model"
+    if not folder.exists():
+        sample = draw_photos(root, work / f"{name}-prediction-sample", SAMPLE)
+        train(sample, folder, PHOTO_SETS[name].make_settings(), class_pattern=PHOTO_SETS[name].class_pattern)
+    return folder
+
+
+def run_loop(model: Path, root: Path, output: Path) -> None:
+    """Predict as a plain loop does: one photo after the other, with a session of ONNX Runtime as it comes."""
+    import onnxruntime
+    from PIL import Image
+
+    session = onnxruntime.InferenceSession(str(model / "model.onnx"), providers=["CPUExecutionProvider"])
+    with output.open("w", newline="") as file:
+        writer = csv.writer(file)
+        for name in list_files(root).files:
+            pixels = np.asarray(Image.open(root / name).convert("RGB"))
+            row = session.run(None, {"image": pixels[None]})[0][0]
+            writer.writerow([name, row.argmax(), *row])
+
+
+def write_command(model: Path, root: Path, output: Path) -> list[str]:
+    """Write the command whose speed is measured; it begins anew, or goes on with what is there."""
+    return ["-m", "squeezetune", "predict", str(model), str(root), "--output", str(output), "--resume", "--quiet"]
+
+
+def compare_speed(model: Path, root: Path, work: Path, rounds: int) -> float:
+    """Let both take turns; return the median seconds of ours."""
+    count, seconds = len(list_files(root).files), {"predict": list[float](), "loop": list[float]()}
+    for number in range(rounds):
+        output = work / f"{number}.csv"
+        seconds["predict"].append(run_process(write_command(model, root, output), work / "cache").seconds)
+        loop = [__file__, "--data", ".", "--loop", str(model), str(root), str(work / f"{number}-loop.csv")]
+        seconds["loop"].append(run_process(loop, work / "cache").seconds)
+    ratios = [slow / fast for fast, slow in zip(seconds["predict"], seconds["loop"], strict=True)]
+    rows = [(name, f"{count:,}", format_spread([count / each for each in taken])) for name, taken in seconds.items()]
+    print_table(["", "photos", "photos/s"], rows)
+    print(f"predict is {format_spread(ratios, 2)} times as fast as the loop", flush=True)
+    return float(np.median(seconds["predict"]))
+
+
+def compare_memory(model: Path, root: Path, work: Path) -> None:
+    """Measure the peak memory on all photos and on a quarter of them."""
+    names, rows = list_files(root).files, []
+    few = draw_photos(root, work / "quarter", len(names) // 4)
+    for photos in (few, root):
+        done = run_process(write_command(model, photos, work / f"memory-{photos.name}.csv"), work / "cache")
+        rows.append((f"{len(list_files(photos).files):,}", f"{done.peak_mb:,.0f}"))
+    print_table(["photos", "peak memory, MB"], rows)
+
+
+def compare_kills(model: Path, root: Path, work: Path, kills: int, length_s: float) -> None:
+    """Kill the command at random moments of its length, go on until it ends, and compare the bytes."""
+    whole, output, rng = (work / "0.csv").read_bytes(), work / "killed.csv", np.random.default_rng(0)
+    seen = []
+    for moment in rng.uniform(0.3, 1, kills) * length_s / kills:  # so that most of them come before the end
+        run_and_kill(write_command(model, root, output), work / "cache", float(moment))
+        seen.append(output.read_bytes().count(b"\n") if output.exists() else 0)
+        if seen[-1] and not (work / ".killed.csv.unfinished").exists():
+            break  # it was over before
+    if (work / ".killed.csv.unfinished").exists() or not output.exists():
+        run_process(write_command(model, root, output), work / "cache")
+    is_same = output.read_bytes() == whole
+    print(f"killed {len(seen)} times, with {seen} lines there: the file is {'the same' if is_same else 'DIFFERENT'}")
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    add_photo_options(parser)
+    parser.add_argument("--photos", choices=PHOTO_SETS, default="cifar10")
+    parser.add_argument("--rounds", type=int, default=3, help="turns of the speed (default: %(default)s)")
+    parser.add_argument("--kills", type=int, default=5, help="(default: %(default)s)")
+    parser.add_argument("--loop", nargs=3, type=Path, help=argparse.SUPPRESS)
+    options = parser.parse_args(argv)
+    if options.loop:
+        run_loop(*options.loop)
+        return
+    print_machine()
+    root = prepare_photos(options.photos, options)
+    model = train_model(options.photos, root, options.work)
+    with tempfile.TemporaryDirectory(dir=options.work) as folder:
+        work = Path(folder)
+        length_s = compare_speed(model, root, work, options.rounds)
+        compare_memory(model, root, work)
+        compare_kills(model, root, work, options.kills, length_s)
+
+
+if __name__ == "__main__":
+    main()

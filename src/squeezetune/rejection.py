@@ -1,0 +1,83 @@
+"""None of these: below which confidence a photo is of none of the classes, for a wished rate of wrong refusals.
+
+How sure the model is of photos that it has not learnt tells how often a threshold refuses photos of its classes; the
+model's manifest holds it as a small table. That no more than the wished rate is refused, holds for new photos that are
+drawn as these were (Vovk et al. 2005, "Algorithmic Learning in a Random World": a conformal p-value).
+"""
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from squeezetune.errors import ArtifactError, SettingsError
+
+# The table has a threshold for every rate from one step to the highest.
+STEP, HIGHEST = 0.001, 0.5
+DECIMALS = 1e7  # as float32 tells values below 1 apart
+
+
+def tabulate_confidences(probabilities: NDArray[np.float32], measured_on: str) -> dict[str, Any]:
+    """Make the manifest's table from the probabilities (n, classes) of photos that were not learnt.
+
+    `thresholds` are those of the rates 0.1 %, 0.2 %, ...; 0 where so few photos cannot tell.
+
+    >>> tabulate_confidences(np.array([[0.9, 0.1], [0.4, 0.6]], np.float32), "validation")["thresholds"][331:335]
+    [0.0, 0.0, 0.6, 0.6]
+    """
+    confidences = np.sort(probabilities.max(axis=1).astype(np.float64))
+    rates = STEP * np.arange(1, round(HIGHEST / STEP) + 1)
+    # of n + 1 photos in any order, the new one is among the k lowest in k / (n + 1) of all cases
+    ranks = np.floor(rates * (len(confidences) + 1) + 1e-9).astype(np.int64)
+    lowest = np.concatenate([[0.0], confidences])
+    thresholds = (np.floor(lowest[ranks] * DECIMALS) / DECIMALS).tolist()
+    return {"measured_on": measured_on, "photos": len(confidences), "thresholds": thresholds}
+
+
+def find_threshold(table: Mapping[str, Any], rate: float) -> float:
+    """Find the confidence below which a photo is of none of the classes; this share of known ones is refused at most.
+
+    Raises:
+        SettingsError: the rate is out of its limits, or lower than so few photos can tell.
+        ArtifactError: the model has no table.
+
+    """
+    if not STEP <= rate <= HIGHEST:
+        raise SettingsError(
+            f"none-of-these is {rate:g}; needed is a share from {STEP:.1%} to {HIGHEST:.0%}",
+            "It is the share of photos of known classes that may be refused, such as 5%.",
+        )
+    if not table:
+        raise ArtifactError(
+            "This model does not know how sure it is of photos that it has not learnt, so that it cannot say that one "
+            "is of none of its classes",
+            "Train the model again, with photos held back for validation.",
+        )
+    try:
+        threshold, photos = float(table["thresholds"][int(rate / STEP + 1e-9) - 1]), int(table["photos"])
+    except (LookupError, TypeError, ValueError) as error:
+        raise ArtifactError("The model's manifest is damaged: its confidences", "Train the model again.") from error
+    if not threshold:
+        raise SettingsError(
+            f"none-of-these is {rate:.1%}, and only {photos:,} photos tell how sure the model is; needed is "
+            f"{1 / (photos + 1):.1%} or more",
+            "Allow more photos to be refused, or train with more photos.",
+        )
+    return threshold
+
+
+def parse_rate(text: str) -> float:
+    """Read a share such as 5% or 0.05.
+
+    Raises:
+        SettingsError: it is none.
+
+    >>> parse_rate("5%")
+    0.05
+    """
+    number, percent, _ = text.strip().partition("%")
+    try:
+        return float(number) / (100 if percent else 1)
+    except ValueError as error:
+        raise SettingsError(f"none-of-these is {text!r}; needed is a share such as 5% or 0.05") from error

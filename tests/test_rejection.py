@@ -1,0 +1,78 @@
+import doctest
+
+import numpy as np
+import pytest
+
+from squeezetune import rejection
+from squeezetune.errors import ArtifactError, SettingsError
+from squeezetune.rejection import find_threshold, parse_rate, tabulate_confidences
+
+
+def make_probabilities(confidences):
+    confidences = np.asarray(confidences, np.float32)
+    return np.stack([confidences, 1 - confidences], axis=1)
+
+
+@pytest.mark.parametrize("rate", [0.01, 0.05, 0.2])
+@pytest.mark.parametrize("count", [99, 150, 1000])
+def test_of_new_photos_no_more_than_the_rate_is_refused_on_average(rate, count):
+    rng, shares = np.random.default_rng(0), []
+    for _ in range(300):
+        table = tabulate_confidences(make_probabilities(0.5 + rng.random(count) / 2), "validation")
+        shares.append(2 * find_threshold(table, rate) - 1)  # the part of new ones, evenly spread, that is below
+    assert rate - 1 / count - 0.003 < np.mean(shares) < rate + 0.003
+
+
+def test_ties_are_not_refused():
+    table = tabulate_confidences(make_probabilities([0.9] * 50 + [1.0] * 50), "validation")
+    assert find_threshold(table, 0.05) <= np.float32(0.9)
+    sure = tabulate_confidences(make_probabilities(np.full(100, 1 - 2**-24)), "validation")
+    assert find_threshold(sure, 0.5) <= 1 - 2**-24
+
+
+def test_a_higher_rate_never_has_a_lower_threshold():
+    table = tabulate_confidences(make_probabilities(np.random.default_rng(0).random(400) / 2 + 0.5), "folds")
+    assert table["thresholds"] == sorted(table["thresholds"])
+    assert (table["measured_on"], table["photos"]) == ("folds", 400)
+
+
+def test_few_photos_cannot_tell_a_low_rate():
+    table = tabulate_confidences(make_probabilities([0.6, 0.7, 0.8, 0.9]), "validation")
+    with pytest.raises(SettingsError, match=r"only 4 photos .* needed is 20\.0% or more"):
+        find_threshold(table, 0.05)
+    assert find_threshold(table, 0.2) == pytest.approx(0.6)
+
+
+@pytest.mark.parametrize("rate", [0, -1, 0.51, 5, float("nan")])
+def test_a_rate_out_of_its_limits(rate):
+    with pytest.raises(SettingsError, match="needed is a share from"):
+        find_threshold(tabulate_confidences(make_probabilities([0.9]), "validation"), rate)
+
+
+def test_an_old_model_has_no_table():
+    with pytest.raises(ArtifactError, match="does not know how sure it is"):
+        find_threshold({}, 0.05)
+
+
+@pytest.mark.parametrize("table", [{"thresholds": []}, {"thresholds": 3, "photos": 4}, {"thresholds": ["x"] * 500},
+                                   {"photos": 4}, {"thresholds": [0.5] * 500, "photos": None}])  # fmt: skip
+def test_a_damaged_table(table):
+    with pytest.raises(ArtifactError, match="damaged"):
+        find_threshold(table, 0.05)
+
+
+@pytest.mark.parametrize(("text", "rate"), [("5%", 0.05), ("0.05", 0.05), (" 0.5 % ", 0.005), (".1", 0.1)])
+def test_rates_are_read(text, rate):
+    assert parse_rate(text) == pytest.approx(rate)
+
+
+@pytest.mark.parametrize("text", ["five", "%", "5 per cent"])
+def test_what_is_no_rate(text):
+    with pytest.raises(SettingsError, match="needed is a share such as 5%"):
+        parse_rate(text)
+
+
+def test_the_examples_run():
+    found = doctest.testmod(rejection)
+    assert found.attempted
+    assert not found.failed
