@@ -19,6 +19,7 @@ from squeezetune.cli_options import (
     quiet_option,
     settings_options,
 )
+from squeezetune.cli_serve import serve
 from squeezetune.errors import SettingsError, SourceError, SqueezeTuneError
 from squeezetune.settings import Settings, parse_settings
 
@@ -42,6 +43,7 @@ def main() -> None:
 main.add_command(data)
 main.add_command(check)
 main.add_command(export)
+main.add_command(serve)
 
 
 @main.command()
