@@ -33,7 +33,7 @@ def converse(port, *pieces, pause_s=0.0):
 
 
 def test_a_body_that_comes_too_slowly(start_server, model_folder):
-    with start_server(model_folder, Limits(time_s=0.2)) as running:
+    with start_server(model_folder, Limits(time_s=0.2, idle_s=0.2)) as running:
         head = b"POST /predict HTTP/1.1\r\nHost: x\r\nContent-Type: image/png\r\nContent-Length: 1000\r\n\r\n"
         answer = converse(running.port, head, b"\x89PNG")
     assert answer.startswith(b"HTTP/1.1 408 ")

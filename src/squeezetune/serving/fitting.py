@@ -28,6 +28,7 @@ class Fit:
 
         options = onnxruntime.SessionOptions()
         options.intra_op_num_threads = 1  # each thread runs images of its own
+        options.enable_cpu_mem_arena = False  # which would keep for ever what the largest photo took
         options.log_severity_level = 3
         try:
             graph = cut_fit(onnx.load_model_from_string(payload), side)

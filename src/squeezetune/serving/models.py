@@ -12,7 +12,8 @@ from numpy.typing import NDArray
 from squeezetune.artifact import MANIFEST, MODEL, NETWORK, read_manifest, read_payload
 from squeezetune.data.decoding import open_image
 from squeezetune.errors import ArtifactError, ImageError
-from squeezetune.prediction import Classifier, Prediction
+from squeezetune.gauge import release_memory
+from squeezetune.prediction import HELD_PIXELS, Classifier, Prediction
 from squeezetune.serving.fitting import Fit
 
 Outcome: TypeAlias = Prediction | ImageError
@@ -49,10 +50,9 @@ class ServedModel:
         """
         outcomes: dict[int, Outcome] = {}
         fitted: dict[int, NDArray[np.uint8]] = {}
-        side = self.classifier.manifest.image_side
         for at, data in enumerate(images):
             try:
-                fitted[at] = self.fit.run(np.asarray(open_image(data, side, max_pixels)))
+                fitted[at] = self._open_fitted(data, max_pixels)
             except ImageError as error:
                 outcomes[at] = error
         places = list(fitted)
@@ -61,6 +61,15 @@ class ServedModel:
             rows = self.classifier.run([fitted[at] for at in batch])
             outcomes |= {at: self.classifier.describe(row) for at, row in zip(batch, rows, strict=True)}
         return [outcomes[at] for at in range(len(images))]
+
+    def _open_fitted(self, data: bytes, max_pixels: int) -> NDArray[np.uint8]:
+        """Decode an image and make it as large as the network wants it: (side, side, 3)."""
+        pixels = np.asarray(open_image(data, self.classifier.manifest.image_side, max_pixels))
+        fitted = self.fit.run(pixels)
+        if pixels.size > 3 * HELD_PIXELS:
+            del pixels
+            release_memory()  # of a large image the C library would keep a part, of every thread
+        return fitted
 
     def describe(self) -> dict[str, Any]:
         """Return what clients may know of it, as plain values for JSON."""

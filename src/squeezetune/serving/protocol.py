@@ -3,6 +3,7 @@
 import asyncio
 import json
 import sys
+from contextlib import suppress
 from typing import Any
 
 import h11
@@ -93,8 +94,9 @@ class _LimitedProtocol(H11Protocol):
             self.cycle.message_event.set()
         if not (is_running and self.cycle.response_started):
             self.transport.write(_write_answer(refusal))
-        if self.transport.can_write_eof() and not self.transport.is_closing():
-            self.transport.write_eof()
+        with suppress(OSError):  # the client has hung up already
+            if self.transport.can_write_eof() and not self.transport.is_closing():
+                self.transport.write_eof()
         if self._idle:
             self._idle.cancel()
         self._idle = self.loop.call_later(min(LINGER_S, self.limits_kept.idle_s), self.transport.abort)

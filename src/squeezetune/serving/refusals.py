@@ -21,7 +21,6 @@ STATUSES: Mapping[str, int] = {
 }
 _HEADERS: Mapping[int, dict[str, str]] = {
     401: {"WWW-Authenticate": "Bearer"},
-    408: {"Connection": "close"},
     503: {"Retry-After": "1"},
 }
 
