@@ -76,7 +76,7 @@ def test_encoded_bodies_are_refused(running, files):
 def test_too_many_images_and_too_many_pixels(start_server, model_folder, files, write_form):
     with start_server(model_folder, Limits(images=3, pixels=5_000)) as running:
         status, _, answer = running.predict(*write_form(files[:4]))
-        assert (status, answer["error"]["code"]) == (413, "too-many-images")
+        assert (status, answer["error"]["code"]) == (400, "too-many-images")
         status, _, answer = running.predict(files[0])
         assert (status, answer["error"]["code"]) == (422, "no-image")
         assert "at most 5,000 pixels" in answer["error"]["message"]

@@ -11,7 +11,7 @@ STATUSES: Mapping[str, int] = {
     "wrong-method": 405,
     "too-slow": 408,
     "too-large": 413,
-    "too-many-images": 413,
+    "too-many-images": 400,
     "wrong-type": 415,
     "no-image": 422,
     "long-headers": 431,
