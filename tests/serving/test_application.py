@@ -125,6 +125,7 @@ def test_a_request_is_a_line_without_what_was_sent(running, files, write_form):
     running.predict(body, kind)
     running.ask("GET", "/secret-file.jpg?secret=1")
     running.predict(b"x", "image/png")
+    wait_until(lambda: len(running.lines()) == 4)  # a line comes behind the answer
     lines = [line for line in running.lines() if line["event"] == "request"]
     assert [(line["method"], line["path"], line["status"], line["images"]) for line in lines] == [
         ("POST", "/predict", 200, 2), ("GET", "other", 404, 0), ("POST", "/predict", 422, 1),
