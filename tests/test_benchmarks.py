@@ -22,10 +22,10 @@ from squeezetune.settings import Settings
 FOLDER = Path(__file__).parents[1] / "benchmarks"
 PROGRAMS = (
     "photos", "accuracy", "memory", "memory_ceiling", "head_time", "forecasts", "fine_tuning", "generations", "kills",
-    "million", "rereading",
+    "million", "rereading", "serving",
     "check", "wrong_labels", "poor_photos", "prediction", "unknown",
 )  # fmt: skip
-NEED_NO_DATA = ("million",)
+NEED_NO_DATA = ("million", "serving")
 TORCH_PROGRAMS = ("seed_recipe", "first_light", "trunk_speed", "activations", "curve", "depth_speed")
 
 needs_torch = pytest.mark.skipif(

@@ -19,6 +19,7 @@ from squeezetune.cli_options import (
     settings_options,
 )
 from squeezetune.cli_predict import predict
+from squeezetune.cli_serve import serve
 from squeezetune.errors import SettingsError, SourceError
 from squeezetune.settings import Settings, parse_settings
 
@@ -43,6 +44,7 @@ main.add_command(data)
 main.add_command(check)
 main.add_command(export)
 main.add_command(predict)
+main.add_command(serve)
 
 
 @main.command()

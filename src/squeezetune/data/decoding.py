@@ -96,18 +96,18 @@ class Photo:
     box: Box
 
 
-def open_image(raw: RawImage, min_side: int = 0) -> Image.Image:
+def open_image(raw: RawImage, min_side: int = 0, max_pixels: int = MAX_PIXELS) -> Image.Image:
     """Decode an image to RGB, upright, its first frame only; transparency becomes white.
 
     With `min_side`, a large JPEG may come smaller, but with both sides of twice `min_side` at least: faster,
     and nearly the same once it is resized. Safe to call from many threads.
 
     Raises:
-        ImageError: it is no image, damaged, of more than MAX_PIXELS pixels or of an unsupported kind; the
+        ImageError: it is no image, damaged, of more than `max_pixels` pixels or of an unsupported kind; the
             message is the reason alone.
 
     """
-    return decode_photo(raw, min_side).image
+    return decode_photo(raw, min_side, max_pixels).image
 
 
 def read_size(raw: RawImage) -> Size:
@@ -147,11 +147,11 @@ def estimate_memory(raw: RawImage, min_side: int = 0) -> int:
         raise ImageError(_explain(error, name)) from error
 
 
-def decode_photo(raw: RawImage, min_side: int = 0) -> Photo:
+def decode_photo(raw: RawImage, min_side: int = 0, max_pixels: int = MAX_PIXELS) -> Photo:
     """Decode an image as `open_image` does, and keep its full size."""
     name = recognise_format(raw[:32]) if isinstance(raw, bytes) else "image"
     try:
-        photo = _decode_file(raw, name, min_side) if isinstance(raw, bytes) else _take_image(raw)
+        photo = _decode_file(raw, name, min_side, max_pixels) if isinstance(raw, bytes) else _take_image(raw)
         # a TIFF has been turned by Pillow, and has its tags elsewhere
         turn = TURNS.get(read_orientation(photo.image.info.get("exif", b"")))
         photo = replace(photo, image=_to_rgb(photo.image))
@@ -162,10 +162,10 @@ def decode_photo(raw: RawImage, min_side: int = 0) -> Photo:
         raise ImageError(_explain(error, name)) from error
 
 
-def _decode_file(data: bytes, name: str, min_side: int) -> Photo:
+def _decode_file(data: bytes, name: str, min_side: int, max_pixels: int) -> Photo:
     """Decode the bytes of a file, in its own mode and not yet turned."""
     image = DECODERS[name](BytesIO(data))
-    _check_size(image.size)
+    _check_size(image.size, max_pixels)
     _check_density(image.size, len(data))
     size = image.size
     reach = DRAFT_HEADROOM * min_side
@@ -179,7 +179,7 @@ def _decode_file(data: bytes, name: str, min_side: int) -> Photo:
 def _take_image(raw: Image.Image | NDArray[np.uint8]) -> Photo:
     """Return what is already in memory, which is never changed."""
     if isinstance(raw, Image.Image):
-        _check_size(raw.size)
+        _check_size(raw.size, MAX_PIXELS)
         raw.load()
         return Photo(raw, raw.size, (0, 0, *raw.size))
     array = check_array(raw)
@@ -198,10 +198,10 @@ def _turn_photo(photo: Photo, turn: Turn) -> Photo:
     return Photo(image, size, (left, top, left + width, top + height))
 
 
-def _check_size(size: tuple[int, int]) -> None:
+def _check_size(size: tuple[int, int], max_pixels: int) -> None:
     width, height = size
-    if width * height > MAX_PIXELS:
-        raise ImageError(f"{width:,} x {height:,} pixels; at most {MAX_PIXELS:,} pixels are read")
+    if width * height > max_pixels:
+        raise ImageError(f"{width:,} x {height:,} pixels; at most {max_pixels:,} pixels are read")
 
 
 def _check_density(size: tuple[int, int], file_bytes: int) -> None:

@@ -1,0 +1,67 @@
+"""The model in use, and the thread that puts the folder's newest one in its place."""
+
+import threading
+from collections.abc import Callable
+from pathlib import Path
+
+from squeezetune.errors import SqueezeTuneError
+from squeezetune.serving.models import ServedModel, mark_folder, open_model
+
+LOOK_EVERY_S = 1.0
+# What became of another model in the folder: it is in use, or was refused and why.
+TellChange = Callable[[ServedModel, SqueezeTuneError | None], None]
+
+
+class ModelSlot:
+    """Holds the model in use; a request keeps the one that it began with.
+
+    Within a `with` block the folder is looked at again and again. A new model is loaded and run beside the old one, and
+    takes its place in one step; one that is damaged is told of once and changes nothing.
+
+    Raises:
+        ArtifactError: there is no model to begin with.
+
+    """
+
+    def __init__(self, folder: Path, tell: TellChange, every_s: float = LOOK_EVERY_S) -> None:
+        self._folder, self._tell, self._every_s = folder, tell, every_s
+        self._seen = mark_folder(folder)
+        self.model = open_model(folder)
+        self._is_done = threading.Event()
+        self._thread = threading.Thread(target=self._watch, name="watch-model", daemon=True)
+
+    def __enter__(self) -> "ModelSlot":
+        self._thread.start()
+        return self
+
+    def __exit__(self, *reason: object) -> None:
+        self._is_done.set()
+        self._thread.join()
+
+    def _watch(self) -> None:
+        while not self._is_done.wait(self._every_s):
+            self.look()
+
+    def look(self) -> None:
+        """Take the folder's model if it is another one than when it was looked at last."""
+        mark = mark_folder(self._folder)
+        if mark == self._seen or None in mark:
+            return
+        outcome = _try_open(self._folder)
+        if mark_folder(self._folder) != mark:
+            return  # it has changed meanwhile, and is looked at again
+        self._seen = mark
+        if isinstance(outcome, SqueezeTuneError):
+            self._tell(self.model, outcome)
+        elif outcome.classifier.manifest != self.model.classifier.manifest:  # else the same files, copied once more
+            self.model = outcome
+            self._tell(outcome, None)
+
+
+def _try_open(folder: Path) -> ServedModel | SqueezeTuneError:
+    try:
+        return open_model(folder)
+    except SqueezeTuneError as error:
+        return error
+    except Exception as error:  # the old model must stay in use, whatever is in the folder
+        return SqueezeTuneError(f"the model cannot be loaded: {error!r}")
