@@ -26,7 +26,7 @@ from squeezetune.settings import Settings
 from squeezetune.store import RowStore
 from squeezetune.training import train
 
-FILES = {"model.json", "model.onnx", "network.safetensors", "report.json", "report.html"}
+FILES = {"model.json", "model.onnx", "network.safetensors", "parts.safetensors", "report.json", "report.html"}
 PLOTS = {"confusion_matrix.png", "confusion_matrix_normalised.png", "precision_recall.png"}
 
 
