@@ -12,6 +12,7 @@ import sys
 import time
 from collections import Counter
 from collections.abc import Sequence
+from functools import partial
 from itertools import count
 from pathlib import Path
 
@@ -86,7 +87,7 @@ async def load(port: int, clients: int, seconds: float, photos: Sequence[bytes])
     loop, seen = asyncio.get_running_loop(), Seen()
     requests, until = [write_request(photo) for photo in photos], time.perf_counter() + seconds
     made = [
-        await loop.create_connection(lambda first=at: Client(requests, first * 7, until, seen), HOST, port)
+        await loop.create_connection(partial(Client, requests, 7 * at, until, seen), HOST, port)
         for at in range(clients)
     ]
     await asyncio.wait_for(asyncio.gather(*(client.is_done for _, client in made)), seconds + 60)
