@@ -46,10 +46,11 @@ def serve(model: Path, host: str, port: int, token: str | None, threads: int, **
         from squeezetune.serving.server import Place
         from squeezetune.serving.server import serve as serve_model
     except ModuleNotFoundError as error:
-        if error.name not in ("starlette", "uvicorn"):
+        package = (error.name or "").split(".")[0]
+        if package not in ("starlette", "uvicorn", "h11"):
             raise
         raise MissingExtraError(
-            f"The package {error.name!r} is not installed.", "Install it: pip install 'squeezetune[serve]'"
+            f"The package {package!r} is not installed.", "Install it: pip install 'squeezetune[serve]'"
         ) from error
     limits = Limits(
         body_bytes=int(most["max_body"] * 1e6), pixels=int(most["max_pixels"] * 1e6), images=most["max_images"],

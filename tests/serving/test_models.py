@@ -1,0 +1,50 @@
+from io import BytesIO
+
+import numpy as np
+import onnx
+import pytest
+from PIL import Image
+
+from squeezetune.errors import ArtifactError, ImageError
+from squeezetune.serving.fitting import Fit
+from squeezetune.serving.models import mark_folder, open_model
+
+
+@pytest.fixture(scope="module")
+def model(model_folder):
+    return open_model(model_folder)
+
+
+def test_a_fitted_image_is_not_changed_again(model, files):
+    for data in files[:4]:
+        fitted = model.fit.run(np.asarray(Image.open(BytesIO(data)).convert("RGB")))
+        assert fitted.shape == (64, 64, 3)
+        np.testing.assert_array_equal(model.fit.run(fitted), fitted)
+
+
+@pytest.mark.parametrize("size", [(1, 1), (1, 700), (900, 2), (64, 64)])
+def test_any_size_gives_what_the_whole_model_gives(model, size):
+    pixels = np.random.default_rng(0).integers(0, 256, (*size, 3), np.uint8)
+    np.testing.assert_allclose(model.classifier.run([model.fit.run(pixels)]), model.classifier.run([pixels]), atol=1e-6)
+
+
+def test_together_as_one_by_one(model, files, classifier):
+    together = model.classify([*files, b"none"], 10_000_000)
+    assert isinstance(together.pop(), ImageError)
+    for found, data in zip(together, files, strict=True):
+        assert found.probabilities == pytest.approx(classifier.predict(data).probabilities, abs=1e-5)
+
+
+def test_a_file_that_does_not_begin_by_resizing(model):
+    with pytest.raises(ArtifactError, match="cannot be opened"):
+        Fit(b"no model", 64)
+    other = onnx.load_model_from_string(model.classifier.model)
+    del other.graph.node[0]
+    with pytest.raises(ArtifactError, match="does not begin by resizing"):
+        Fit(other.SerializeToString(), 64)
+
+
+def test_a_mark_changes_with_the_files(model_folder, tmp_path):
+    assert mark_folder(model_folder) == mark_folder(model_folder)
+    assert None not in mark_folder(model_folder)
+    assert None in mark_folder(tmp_path)

@@ -1,0 +1,49 @@
+import subprocess
+import sys
+
+import pytest
+from click.testing import CliRunner
+
+from squeezetune.cli import main
+
+TOKEN = "a-token-of-some-length"
+
+
+def run(*words, **env):
+    return CliRunner().invoke(main, ["serve", *map(str, words)], env=env)
+
+
+def test_what_is_missing_is_named_with_the_command_that_installs_it(model_folder):
+    code = f"""
+import sys
+sys.modules["starlette"] = None
+from squeezetune.cli import main
+main(["serve", {str(model_folder)!r}])
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert done.returncode == 1
+    assert "pip install 'squeezetune[serve]'" in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("words", "env", "found"),
+    [
+        (["--max-images", "500"], {}, "256 images may wait, but 500"),
+        (["--max-pixels", "-1"], {}, "pixels is -1"),
+        (["--token", "short"], {}, "the token has 5 characters"),
+        ([], {"SQUEEZETUNE_TOKEN": ""}, "the token is empty"),
+    ],
+)
+def test_options_that_make_no_sense(model_folder, words, env, found):
+    pytest.importorskip("starlette", reason="serving needs the extra serve")
+    done = run(model_folder, *words, **env)
+    assert done.exit_code == 2
+    assert found in done.output
+
+
+def test_a_folder_that_is_no_model(tmp_path):
+    pytest.importorskip("starlette", reason="serving needs the extra serve")
+    done = run(tmp_path)
+    assert done.exit_code == 1
+    assert "no SqueezeTune model" in done.output
