@@ -126,11 +126,12 @@ def describe_runs(name: str, clients: int, found: dict[tuple[str, int], list[dic
 
 def swap_models(folder: Path, photos: Sequence[Path], swaps: int) -> None:
     """Let two models take turns under load, and count what was answered."""
+    seconds_at_most = 10 + 2.5 * swaps  # the clients go on so long; a change takes one to two seconds
     with tempfile.TemporaryDirectory() as work:
         served = Path(work) / "model"
         copy_model(folder, served, "model 0")
         with start_server(write_command(served)) as server:
-            load = start_load(server.port, SWAP_CLIENTS, 4.0 * swaps, photos)
+            load = start_load(server.port, SWAP_CLIENTS, seconds_at_most, photos)
             start, loaded = time.perf_counter(), 'squeezetune_model_changes_total{outcome="loaded"}'
             for number in range(1, swaps + 1):
                 copy_model(folder, served, f"model {number % 2}")
@@ -139,7 +140,7 @@ def swap_models(folder: Path, photos: Sequence[Path], swaps: int) -> None:
             seconds = time.perf_counter() - start
             done, refused = server.read_metric(loaded), server.read_metric('squeezetune_model_changes_total{outcome="r')
             memory = server.measure_memory()
-            statuses = json.loads(load.communicate(timeout=4.0 * swaps + 90)[0])["statuses"]
+            statuses = json.loads(load.communicate(timeout=seconds_at_most + 90)[0])["statuses"]
     print(f"{done:.0f} swaps in {seconds:.0f} s, {refused:.0f} refused; {memory:.0f} MB held; answers "
           f"to {SWAP_CLIENTS} clients: {statuses}")  # fmt: skip
 
