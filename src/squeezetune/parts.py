@@ -17,6 +17,7 @@ from squeezetune.data.index import ImageIndex
 from squeezetune.data.origin import Origin
 from squeezetune.data.split import Split
 from squeezetune.errors import ArtifactError
+from squeezetune.learn.trained import read_metadata
 
 PARTS = "parts.safetensors"
 NAMES = ("train", "validation", "test")
@@ -60,7 +61,7 @@ def read_parts(folder: Path) -> Parts:
     try:
         payload = path.read_bytes()
         tensors = load(payload)
-        about = json.loads(payload[8 : 8 + int.from_bytes(payload[:8], "little")])["__metadata__"][ABOUT]
+        about = read_metadata(payload)[ABOUT]
         if any(tensors[name].shape[1:] != (16,) for name in NAMES):
             raise ValueError("digests of another length")
         return Parts({name: tensors[name] for name in NAMES}, json.loads(about))

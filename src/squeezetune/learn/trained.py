@@ -83,7 +83,7 @@ def read_network(payload: bytes) -> TrainedNetwork:
     """
     try:
         tensors = {name: value.astype(np.float32) for name, value in load(payload).items()}
-        about = json.loads(_read_metadata(payload)["squeezetune"])
+        about = json.loads(read_metadata(payload)["squeezetune"])
         head, is_convolved = _read_head(tensors), "head.0.weight" not in tensors
         weights = {name: value for name, value in tensors.items() if name.startswith("features.")}
         detect_version(weights)
@@ -94,7 +94,7 @@ def read_network(payload: bytes) -> TrainedNetwork:
         raise ArtifactError(f"The network's parameters cannot be read: {error}", _DAMAGED) from error
 
 
-def _read_metadata(payload: bytes) -> Mapping[str, str]:
+def read_metadata(payload: bytes) -> Mapping[str, str]:
     """Read the text in a safetensors file: its header is JSON behind eight bytes that count it."""
     length = int.from_bytes(payload[:8], "little")
     found: Mapping[str, str] = json.loads(payload[8 : 8 + length])["__metadata__"]
