@@ -38,7 +38,7 @@ from squeezetune.deepening import Ground, deepen
 from squeezetune.events import EpochFinished, Event, ignore_event
 from squeezetune.learn.graph import TAPS, count_features
 from squeezetune.learn.head import LabelledFeatures, fit_head
-from squeezetune.learn.recipe import Phase, StagePlan, choose_recipe
+from squeezetune.learn.recipe import Augmentation, Phase, Recipe, StagePlan, choose_recipe
 from squeezetune.learn.weights import load_weights
 from squeezetune.learning import learn_classifier
 from squeezetune.stage_plans import plan_phases
@@ -56,7 +56,7 @@ class Regime:
     sides: tuple[int, ...] = ()
 
 
-FROZEN = "frozen layers, linear head"
+FROZEN, OWN = "frozen layers, linear head", "the product's recipe"
 REGIMES = {"cifar10": Regime(2, (96,)), "cifar1000": Regime(20, (96,)), "objects": Regime(2)}
 
 
@@ -156,45 +156,45 @@ def measure_frozen(task: Task) -> Figures:
     return {"validation": chosen.validation_accuracy, "training": None, "seconds": chosen.seconds}
 
 
-# By table, by row: what is tried.
+def try_recipe(name: str, values: Sequence[Any]) -> dict[str, Row]:
+    """Try values of one of the recipe's numbers; the name of a row also says the product's own."""
+    own = getattr(Recipe(), name)
+    return {f"{name} {value} instead of {own}": change(change_recipe(**{name: value})) for value in values}
+
+
+# By table, by row: what is tried. The product's own recipe is trained once, and stands in every table.
 TABLES: Mapping[str, Mapping[str, Row]] = {
-    "rate": {f"rate {rate:g}": change(change_recipe(rate=rate)) for rate in (0.002, 0.005, 0.007, 0.01)},
-    "optimiser": {
-        "Muon 0.007": change(),
-        **{f"AdamW {rate:g}": use_adamw(rate) for rate in (0.0005, 0.001, 0.002)},
+    "rate": try_recipe("rate", (0.002, 0.005, 0.01)),
+    "optimiser": {f"AdamW at {rate:g} instead of Muon": use_adamw(rate) for rate in (0.0005, 0.001, 0.002)},
+    "decay": try_recipe("layer_decay", (0.75, 0.95)),
+    "batch": {f"batch {batch}": change(change_recipe(batch=batch)) for batch in (32, 64, 256)},
+    "smoothing": try_recipe("smoothing", (0.0, 0.1, 0.2)),
+    "averaging": try_recipe("averaging", (0.01, 0.2)),
+    "zoom": {
+        f"zoom {zoom:g} instead of {Augmentation().zoom:g}": change(change_augmentation(zoom=zoom))
+        for zoom in (1.0, 0.7, 0.5)
     },
-    "decay": {f"layer decay {decay:g}": change(change_recipe(layer_decay=decay)) for decay in (0.75, 0.85, 0.95)},
-    "batch": {f"batch {batch}": change(change_recipe(batch=batch)) for batch in (32, 64, 128, 256)},
-    "smoothing": {f"smoothing {share:g}": change(change_recipe(smoothing=share)) for share in (0.0, 0.05, 0.1, 0.2)},
-    "averaging": {f"averaging {share:g}": change(change_recipe(averaging=share)) for share in (0.01, 0.05, 0.2)},
-    "zoom": {f"zoom {zoom:g}": change(change_augmentation(zoom=zoom)) for zoom in (1.0, 0.85, 0.7, 0.5)},
-    "erase": {f"erase {share:g}": change(change_augmentation(erase=share)) for share in (0.0, 0.5)},
+    "erase": {"half of the images with a part erased": change(change_augmentation(erase=0.5))},
     "colour": {
-        f"light and colour {share:g}": change(change_augmentation(light=share, colour=share))
-        for share in (0.0, 0.2, 0.4)
+        f"light and colour changed by {share:g}": change(change_augmentation(light=share, colour=share))
+        for share in (0.2, 0.4)
     },
-    "mixing": {f"mix {share:g}": change(change_recipe(mixing=share)) for share in (0.0, 0.5, 1.0)},
-    "strength": {
-        f"mix {mix:g}, zoom {zoom:g}": change(change_recipe(mixing=mix), change_augmentation(zoom=zoom))
-        for mix, zoom in ((0.0, 0.85), (0.5, 0.85), (0.5, 0.7), (1.0, 0.7), (0.5, 0.5))
-    },
+    "mixing": {f"pieces of others in {share:.0%}": change(change_recipe(mixing=share)) for share in (0.5, 1.0)},
     "depth": {
-        **{
-            f"from pixels, {block} and on trained": change(change_recipe(first_trained=block))
-            for block in ("conv1", "fire2", "fire4", "fire6")
-        },
-        **{f"from activations, {block} and on": change(begin_at(block)) for block in ("fire6", "fire8")},
+        **{f"{block} and on, from pixels": change(change_recipe(first_trained=block)) for block in ("conv1", "fire4")},
+        **{f"{block} and on, from activations": change(begin_at(block)) for block in ("fire6", "fire8")},
     },
-    "views": {f"from fire6 on, {count} more views": change(begin_at("fire6", count)) for count in (0, 2, 4)},
+    "views": {f"fire6 and on, {count} more views": change(begin_at("fire6", count)) for count in (2, 4)},
     "sides": {
-        "96": change(change_sides((96, 1.0))),
-        "128": change(change_sides((128, 1.0))),
-        "96, 128": change(change_sides((96, 0.5), (128, 0.5))),
-        "160": change(change_sides((160, 1.0))),
+        "96 px": change(change_sides((96, 1.0))),
+        "128 px": change(change_sides((128, 1.0))),
+        "half the work at 96 px, then 128 px": change(change_sides((96, 0.5), (128, 0.5))),
     },
     "taps": {
-        f"{taps[0]} to {taps[-1]}" if len(taps) > 1 else taps[0]: use_taps(*taps)
-        for taps in (TAPS, TAPS[1:], TAPS[2:], TAPS[3:], TAPS[4:])
+        f"frozen, features of {taps[0]} to {taps[-1]}" if len(taps) > 1 else f"frozen, features of {taps[0]}": use_taps(
+            *taps
+        )
+        for taps in (TAPS[1:], TAPS[2:], TAPS[3:], TAPS[4:])
     },
 }
 
@@ -258,13 +258,14 @@ class Tasks:
 def run_tables(name: str, tasks: Tasks, ledger: Ledger, options: argparse.Namespace) -> None:
     """Train every row of every table that is not known yet, seed by seed."""
     for seed in range(options.seeds):
-        for table, row, run in [("", FROZEN, measure_frozen), *list_rows(options.tables)]:
+        for table, row, run in list_rows(options.tables):
             ledger.recall(make_key(name, table, row, seed, options), partial(tasks.run, run, seed))
 
 
 def list_rows(tables: Sequence[str]) -> list[tuple[str, str, Row]]:
-    """List the rows of some tables: table, name, and what to do."""
-    return [(table, name, run) for table in tables for name, run in TABLES[table].items()]
+    """List the rows of some tables, after those that stand in every one: table, name, and what to do."""
+    changed = [(table, name, run) for table in tables for name, run in TABLES[table].items()]
+    return [("", FROZEN, measure_frozen), ("", OWN, change()), *changed]
 
 
 def make_key(name: str, table: str, row: str, seed: int, options: argparse.Namespace) -> Figures:
@@ -280,11 +281,11 @@ def print_tables(name: str, ledger: Ledger, options: argparse.Namespace) -> None
     sizes = f"{', '.join(map(str, regime.sides))} px" if regime.sides else "the product's own sizes"
     for table in options.tables:
         rows = []
-        for at, row in [("", FROZEN), *((table, row) for row in TABLES[table])]:
+        for at, row, _ in list_rows([table]):
             keys = [make_key(name, at, row, seed, options) for seed in range(options.seeds)]
             known = [figures for key in keys if (figures := ledger.find(key))]
             rows += [describe_row(row, known)] if known else []
-        if len(rows) > 1:
+        if len(rows) > 2:
             print(f"\n{table} on {name}, {regime.epochs:g} epochs, {sizes}\n")
             print_table(("", "validation accuracy", "in training", "seconds"), rows)
 
