@@ -37,7 +37,7 @@ from squeezetune.learn.graph import FEATURE_COUNT, TAPS, build_activations, buil
 from squeezetune.learn.inference import list_runtimes, open_graph
 from squeezetune.learn.network import build_network
 from squeezetune.learn.quantization import FLOAT_RUNTIME, measure_distance, measure_ranges
-from squeezetune.learn.trunk import Trunk
+from squeezetune.learn.trunk import Trunk, make_int8
 from squeezetune.learn.weights import LAYOUTS, load_weights
 from squeezetune.store import RowStore
 
@@ -117,8 +117,9 @@ def measure_speed(index: ImageIndex, side: int, rounds: int) -> Iterator[list[st
     sample = partial(draw_sample, index, side)
     ranges = measure_ranges(load_weights(), sample()[1])
     for runtime in list_runtimes():
-        own = ranges if runtime.precision == "int8" else None
-        trunk = Trunk(build_trunk(load_weights(), own), runtime, PixelSettings(side), 1, own)
+        pixels = PixelSettings(side)
+        own = make_int8(ranges, runtime, pixels) if runtime.precision == "int8" else None
+        trunk = Trunk(build_trunk(load_weights(), own), runtime, pixels, 1, own)
         found = [measure_round(index, trunk, sample) for _ in range(rounds)]
         features, uint8, bfloat16 = zip(*found, strict=True)
         ratios = ([other / base for other, base in zip(kind, features, strict=True)] for kind in (uint8, bfloat16))

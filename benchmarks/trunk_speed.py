@@ -26,6 +26,7 @@ from squeezetune.engine import ThreadEngine, count_cores
 from squeezetune.learn import graph
 from squeezetune.learn.inference import RunGraph, Runtime, batch_size, list_runtimes, open_graph
 from squeezetune.learn.quantization import measure_ranges
+from squeezetune.learn.trunk import make_int8
 from squeezetune.learn.weights import load_weights
 from squeezetune.scene import draw_sample
 
@@ -64,8 +65,13 @@ def build_models(pixels: NDArray[np.uint8]) -> dict[Runtime, bytes]:
     """Build the graph of each runtime of this machine; int8 takes its ranges from the photos."""
     weights = load_weights()
     floats = graph.build_trunk(weights)
-    int8 = graph.build_trunk(weights, measure_ranges(weights, pixels))
-    return {runtime: int8 if runtime.precision == "int8" else floats for runtime in list_runtimes()}
+    ranges, settings = measure_ranges(weights, pixels), PixelSettings(pixels.shape[1])
+    return {
+        runtime: graph.build_trunk(weights, make_int8(ranges, runtime, settings))
+        if runtime.precision == "int8"
+        else floats
+        for runtime in list_runtimes()
+    }
 
 
 def measure_torch(trunk: Any, batches: Sequence[Any], seconds: float) -> float:

@@ -23,7 +23,7 @@ from squeezetune.learn.activations import (
 from squeezetune.learn.graph import FEATURE_COUNT, build_activations, build_trunk
 from squeezetune.learn.inference import Runtime, open_outputs
 from squeezetune.learn.quantization import measure_distance, measure_ranges
-from squeezetune.learn.trunk import Trunk
+from squeezetune.learn.trunk import Trunk, make_int8
 from squeezetune.learn.weights import detect_version
 
 FLOAT, INT8 = Runtime("onnxruntime", "float32"), Runtime("onnxruntime", "int8")
@@ -55,8 +55,9 @@ def draw(photos):
 
 
 def make_trunk(weights, photos, runtime=FLOAT):
-    ranges = measure_ranges(weights, read_pixels(photos)) if runtime.precision == "int8" else None
-    return Trunk(build_trunk(weights, ranges), runtime, PIXELS, 1, ranges)
+    is_int8 = runtime.precision == "int8"
+    int8 = make_int8(measure_ranges(weights, read_pixels(photos)), runtime, PIXELS) if is_int8 else None
+    return Trunk(build_trunk(weights, int8), runtime, PIXELS, 1, int8)
 
 
 @pytest.fixture
@@ -77,7 +78,7 @@ def run(weights, trunk, photos, draw, engine, tmp_path):
 
 def run_directly(weights, block, pixels, trunk):
     """Run images (n, side, side, 3) one by one: float activations (n, *shape) and taps (n, t)."""
-    run = open_outputs(build_activations(weights, block, ranges=trunk.ranges), trunk.runtime, 1)
+    run = open_outputs(build_activations(weights, block, int8=trunk.int8), trunk.runtime, 1)
     results = [run(image[None]) for image in pixels]
     maps = np.concatenate([result[0][:, 0] for result in results])
     if len(results[0]) == 1:

@@ -24,6 +24,7 @@ from squeezetune.learn.graph import (
     measure_maps,
 )
 from squeezetune.learn.inference import Runtime, open_graph, open_outputs
+from squeezetune.learn.int8 import Int8
 from squeezetune.learn.onnx_builder import IR_VERSION, OPSET, Graph
 from squeezetune.learn.quantization import measure_distance, measure_ranges
 from squeezetune.learn.weights import LAYOUTS, detect_version, find_layout
@@ -100,9 +101,19 @@ def test_the_range_probe_finds_the_largest_value_of_every_activation(either_weig
 @pytest.mark.parametrize("views", [1, 2])
 def test_int8_is_near_float(either_weights, views):
     photos = make_photos(12, 96, 96)
+    int8 = Int8(measure_ranges(either_weights, photos))
+    found = open_graph(build_trunk(either_weights, int8, views=views), INT8, 1)(photos)
+    assert measure_distance(found, open_graph(build_trunk(either_weights, views=views), FLOAT, 1)(photos)) < 0.08
+
+
+@pytest.mark.parametrize("side", [32, 63, 66, 96])
+@pytest.mark.parametrize("views", [1, 2, 4])
+def test_int8_for_one_side_gives_what_int8_for_all_does(either_weights, views, side):
+    photos = make_photos(3, side, side)
     ranges = measure_ranges(either_weights, photos)
-    int8 = open_graph(build_trunk(either_weights, ranges, views=views), INT8, 1)(photos)
-    assert measure_distance(int8, open_graph(build_trunk(either_weights, views=views), FLOAT, 1)(photos)) < 0.08
+    fast, slow = (open_graph(build_trunk(either_weights, int8, views=views), INT8, 1)(photos)
+                  for int8 in (Int8(ranges, side), Int8(ranges)))  # fmt: skip
+    np.testing.assert_allclose(fast, slow, rtol=1e-4, atol=1e-4)
 
 
 # ---- the trunk up to a block
@@ -130,27 +141,27 @@ def test_activations_equal_the_slow_network(either_weights, block, side):
         np.testing.assert_allclose(found[0, 0], take_features(slow)[:width], rtol=1e-3, atol=1e-3)
 
 
-@pytest.mark.parametrize("ranged", [False, True])
+@pytest.mark.parametrize("is_int8", [False, True])
 @pytest.mark.parametrize("views", [2, 4])
-def test_views_of_activations_are_those_of_the_trunk(weights, views, ranged):
+def test_views_of_activations_are_those_of_the_trunk(weights, views, is_int8):
     photos = make_photos(3, 64, 64)
-    ranges, runtime = (measure_ranges(weights, photos), INT8) if ranged else (None, FLOAT)
-    maps, taps = open_outputs(build_activations(weights, "fire8", ranges=ranges, views=views), runtime, 1)(photos)
-    features = open_graph(build_trunk(weights, ranges, views=views), runtime, 1)(photos)
+    int8, runtime = (Int8(measure_ranges(weights, photos), 64), INT8) if is_int8 else (None, FLOAT)
+    maps, taps = open_outputs(build_activations(weights, "fire8", int8=int8, views=views), runtime, 1)(photos)
+    features = open_graph(build_trunk(weights, int8, views=views), runtime, 1)(photos)
     assert maps.shape == (3, views, *measure_maps("fire8", 64, LAYOUTS["1.1"]))
     np.testing.assert_allclose(taps, features[:, :, : taps.shape[2]], rtol=1e-4, atol=1e-4)
     mirrored = np.ascontiguousarray(photos[:, :, ::-1])
-    expected, _ = open_outputs(build_activations(weights, "fire8", ranges=ranges), runtime, 1)(mirrored)
+    expected, _ = open_outputs(build_activations(weights, "fire8", int8=int8), runtime, 1)(mirrored)
     np.testing.assert_allclose(maps[:, 1], expected[:, 0], rtol=1e-4, atol=1e-4)
 
 
 @pytest.mark.parametrize("views", [1, 2])
-@pytest.mark.parametrize("ranged", [False, True])
-def test_activations_can_be_codes(weights, ranged, views):
+@pytest.mark.parametrize("is_int8", [False, True])
+def test_activations_can_be_codes(weights, is_int8, views):
     photos = make_photos(3, 64, 64)
-    ranges, runtime = (measure_ranges(weights, photos), INT8) if ranged else (None, FLOAT)
+    int8, runtime = (Int8(measure_ranges(weights, photos), 64), INT8) if is_int8 else (None, FLOAT)
     scales = np.random.default_rng(0).uniform(50, 500, 256).astype(np.float32)
-    options = {"ranges": ranges, "views": views}
+    options = {"int8": int8, "views": views}
     maps, taps = open_outputs(build_activations(weights, "fire5", **options), runtime, 1)(photos)
     codes, same = open_outputs(build_activations(weights, "fire5", scales=scales, **options), runtime, 1)(photos)
     expected = (maps * (255 / scales)).round().clip(0, 255)
@@ -205,11 +216,12 @@ def test_the_layers_in_the_file_are_half_as_large(weights):
 BUILD = """
 import hashlib, numpy as np
 from squeezetune.learn.graph import build_classifier, build_trunk, ACTIVATIONS
+from squeezetune.learn.int8 import Int8
 from squeezetune.learn.weights import load_weights
 weights, head = load_weights(), [(np.ones((2048, 3), np.float32), np.zeros(3, np.float32))]
 about = {"b": "1", "a": "2", "c": "3"}
 model = build_classifier(weights, head, views=2, side=64, resize="pad", metadata=about)
-int8 = build_trunk(weights, dict.fromkeys(ACTIVATIONS, 9.0), views=2)
+int8 = build_trunk(weights, Int8(dict.fromkeys(ACTIVATIONS, 9.0), 64), views=2)
 print(hashlib.sha256(model + int8).hexdigest())
 """
 

@@ -20,6 +20,7 @@ from squeezetune.learn.inference import (
     open_graph,
     open_outputs,
 )
+from squeezetune.learn.int8 import Int8
 from squeezetune.learn.quantization import measure_distance, measure_ranges
 from squeezetune.learn.weights import LAYOUTS
 
@@ -135,7 +136,8 @@ def test_openvino_equals_onnx_runtime_in_float32(weights, photos):
 
 @needs_openvino
 def test_openvino_in_int8_is_near_float(weights, photos):
-    int8 = open_graph(build_trunk(weights, measure_ranges(weights, photos)), Runtime("openvino", "int8"), 2)(photos)
+    model = build_trunk(weights, Int8(measure_ranges(weights, photos)))
+    int8 = open_graph(model, Runtime("openvino", "int8"), 2)(photos)
     assert measure_distance(int8, open_graph(build_trunk(weights), Runtime("onnxruntime", "float32"), 1)(photos)) < 0.1
 
 
@@ -153,6 +155,7 @@ FIRST_RUN = """
 from threading import Barrier, Thread
 import numpy as np
 from squeezetune.learn.graph import build_trunk
+from squeezetune.learn.int8 import Int8
 from squeezetune.learn.inference import Runtime, open_graph
 from squeezetune.learn.weights import load_weights
 run = open_graph(build_trunk(load_weights()), Runtime("openvino", "float32"), 2)

@@ -1,4 +1,5 @@
 import json
+from dataclasses import replace
 from itertools import pairwise
 
 import numpy as np
@@ -8,7 +9,9 @@ from example_weights import draw_weights
 from safetensors.numpy import load, save
 
 from squeezetune.errors import ArtifactError
+from squeezetune.learn.forms import Form
 from squeezetune.learn.graph import FEATURE_COUNT
+from squeezetune.learn.layers import store_floats, store_halves
 from squeezetune.learn.trained import TrainedNetwork, pack_network, read_network
 
 
@@ -55,3 +58,12 @@ def test_damaged_parameters_are_refused(harm):
     }[harm]  # fmt: skip
     with pytest.raises(ArtifactError, match="cannot be read"):
         read_network(payload)
+
+
+@pytest.mark.parametrize("is_convolved", [False, True])
+def test_every_kind_of_network_is_written_in_the_form_that_is_asked_for(is_convolved):
+    network = draw_network()
+    network = replace(network, head=((np.ones((512, 3), np.float32), np.zeros(3, np.float32)),), views=1,
+                      is_convolved=True) if is_convolved else network  # fmt: skip
+    floats, halves = (len(network.build_model({}, Form(store))) for store in (store_floats, store_halves))
+    assert halves < 0.55 * floats

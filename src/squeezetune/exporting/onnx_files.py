@@ -8,9 +8,11 @@ import numpy as np
 from squeezetune.exporting.order import Order
 from squeezetune.learn.codes import Codes, choose_scales
 from squeezetune.learn.compression import FIRST, HEAD, Compressed, compress_head, compress_layers
+from squeezetune.learn.forms import Form
 from squeezetune.learn.graph import build_trunk
 from squeezetune.learn.inference import Runtime, open_graph
-from squeezetune.learn.layers import CodedStore, Form, Ranges, store_floats, store_halves
+from squeezetune.learn.int8 import Int8
+from squeezetune.learn.layers import CodedStore, store_floats, store_halves
 from squeezetune.learn.quantization import FLOAT_RUNTIME, measure_ranges, run_batches
 from squeezetune.learn.trained import TrainedNetwork
 from squeezetune.store import write_file
@@ -46,11 +48,9 @@ def build_tiny(order: Order) -> bytes:
 def write_int8(order: Order, path: Path) -> None:
     """Write convolutions in int8, parameters and activations, with the dense layers fitted to what these give."""
     network = order.network
-    ranges = measure_ranges(network.weights, order.draw(_count_layer_images(network)))
-    compressed = (
-        fit_head(order, Compressed(network, {}), ranges) if not network.is_convolved else code_convolved(network)
-    )
-    form = Form(CodedStore(compressed.codes), ranges)
+    int8 = Int8(measure_ranges(network.weights, order.draw(_count_layer_images(network))), network.side)
+    compressed = fit_head(order, Compressed(network, {}), int8) if not network.is_convolved else code_convolved(network)
+    form = Form(CodedStore(compressed.codes), int8)
     write_file(path, compressed.network.build_model(order.metadata, form))
 
 
@@ -61,12 +61,12 @@ def compress(order: Order, bits: Mapping[str, int]) -> Compressed:
     return compressed if network.is_convolved else fit_head(order, compressed, bits=bits[HEAD])
 
 
-def fit_head(order: Order, compressed: Compressed, ranges: Ranges | None = None, bits: int = 8) -> Compressed:
+def fit_head(order: Order, compressed: Compressed, int8: Int8 | None = None, bits: int = 8) -> Compressed:
     """Compress the dense layers, fitted to what the compressed layers, or those in int8, give."""
     views, pixels = order.network.views, order.draw(HEAD_IMAGES)
     exact = open_graph(build_trunk(order.network.weights, views=views), FLOAT_RUNTIME, 1)
     weights = compressed.network.weights
-    changed = open_graph(build_trunk(weights, ranges, views=views), Runtime("onnxruntime", "int8"), 1)
+    changed = open_graph(build_trunk(weights, int8, views=views), Runtime("onnxruntime", "int8"), 1)
     features = [run_batches(run, pixels) for run in (exact, changed)]
     return compress_head(compressed, features[0], features[1], bits)
 

@@ -192,7 +192,7 @@ def prepare_activations(
     )
     layout, views = find_layout(detect_version(weights)), options.views + options.extra_views
     form = make_form(options.block, options.kind, views, trunk.pixels.side, layout, scales)
-    model = build_activations(weights, options.block, ranges=trunk.ranges, scales=scales)
+    model = build_activations(weights, options.block, int8=trunk.int8, scales=scales)
     return FrozenBlocks(model, trunk.runtime, trunk.pixels, options, form)
 
 

@@ -12,7 +12,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from squeezetune.learn.layers import EXACT, FloatLayers, Form, Int8Layers, Layers, Ranges, Store
+from squeezetune.learn.forms import EXACT, Form
+from squeezetune.learn.int8 import Int8
+from squeezetune.learn.layers import FloatLayers, Layers, Store, add_mirror, store_floats
 from squeezetune.learn.onnx_builder import Graph, Output, Shape
 from squeezetune.learn.weights import FIRE_WIDTHS, Layout, Weights
 
@@ -26,14 +28,14 @@ KEEP_ASPECT = {"squash": "stretch", "crop": "not_smaller", "pad": "not_larger"}
 DenseLayers = Sequence[tuple[NDArray[np.float32], NDArray[np.float32]]]
 
 
-def build_trunk(weights: Weights, ranges: Ranges | None = None, *, views: int = 1) -> bytes:
+def build_trunk(weights: Weights, int8: Int8 | None = None, *, views: int = 1) -> bytes:
     """Build the frozen layers: pixels in, the mean of every channel after fire5 ... fire9 out.
 
     Input `pixels` (n, side, side, 3) uint8; output `features` (n, views, 2048) float32. One view is the image, two are
-    the image and its mirror image, four those and the middles of both. With `ranges` the convolutions are int8.
+    the image and its mirror image, four those and the middles of both. With `int8` the convolutions are of that kind.
     """
     graph = Graph()
-    layers: Layers = FloatLayers(graph, weights) if ranges is None else Int8Layers(graph, weights, ranges)
+    layers = Form(store_floats, int8).make_layers(graph, weights)
     _add_features(graph, "pixels", layers, views, name="features")
     return graph.to_bytes("pixels", "features", ["n", views, FEATURE_COUNT])
 
@@ -42,7 +44,7 @@ def build_activations(
     weights: Weights,
     block: str,
     *,
-    ranges: Ranges | None = None,
+    int8: Int8 | None = None,
     views: int = 1,
     scales: NDArray[np.float32] | None = None,
 ) -> bytes:
@@ -51,12 +53,12 @@ def build_activations(
     Input `pixels` (n, side, side, 3) uint8. Output `activations` (n, views, height, width, channels) is what `block`
     gives, behind the max pool where one follows: float32, or with `scales` (channels,) uint8 of which 255 stands for
     the channel's scale. Output `taps` (n, views, t) float32 are the means of the taps up to `block`, as the trunk has
-    them; there is none before fire5. Views and `ranges` are those of `build_trunk`.
+    them; there is none before fire5. Views and `int8` are those of `build_trunk`.
     """
     graph = Graph()
-    layers: Layers = FloatLayers(graph, weights) if ranges is None else Int8Layers(graph, weights, ranges)
-    x, means = _add_blocks(graph, _add_views(graph, "pixels", views), layers, block)
-    x = layers.pool(x) if block in layers.layout.pooled else x
+    layers = Form(store_floats, int8).make_layers(graph, weights)
+    x, means = _add_blocks(graph, "pixels", layers, block, views)
+    x = layers.to_floats(layers.pool(x) if block in layers.layout.pooled and block != BLOCKS[0] else x)
     x = x if scales is None else _add_codes(graph, x, scales)
     channels_last = graph.add("Transpose", x, perm=[0, 2, 3, 1])
     sizes = graph.add(
@@ -147,7 +149,8 @@ def build_convolved(
     """
     graph = Graph()
     pixels = _add_fit(graph, "image", side, resize)
-    maps, _ = _add_blocks(graph, pixels, form.make_layers(graph, weights), "fire9", taps=())
+    layers = form.make_layers(graph, weights)
+    maps = layers.to_floats(_add_blocks(graph, pixels, layers, "fire9", views=1, taps=())[0])
     kernel = form.store(graph, "classifier.weight", classifier[0].T[:, :, None, None])
     y = graph.add("Conv", maps, kernel, form.store(graph, "classifier.bias", classifier[1]), kernel_shape=[1, 1])
     logits = graph.add("ReduceMean", graph.add("Relu", y), graph.constant("positions", [2, 3]), keepdims=0)
@@ -162,9 +165,8 @@ def build_maps(weights: Weights, taps: Sequence[str], *, views: int, side: int, 
     width) float32: all first views, then all second ones.
     """
     graph = Graph()
-    pixels = _add_views(graph, _add_fit(graph, "image", side, resize), views)
-    layers = FloatLayers(graph, weights)
-    _add_blocks(graph, pixels, layers, taps[-1], taps=())
+    pixels, layers = _add_fit(graph, "image", side, resize), FloatLayers(graph, weights)
+    _add_blocks(graph, pixels, layers, taps[-1], views, taps=())
     for tap in taps:
         graph.add("Identity", f"{tap}.expand", name=tap)
     channels = [count_channels(tap, layers.layout) for tap in taps]
@@ -184,27 +186,14 @@ def _add_fit(graph: Graph, image: str, side: int, resize: str) -> str:
 
 def _add_features(graph: Graph, pixels: str, layers: Layers, views: int, name: str) -> str:
     """Add the further views, the trunk and the split into views: (n, h, w, 3) -> (n, views, 2048)."""
-    stacked = _add_trunk(graph, _add_views(graph, pixels, views), layers)
+    stacked = _add_trunk(graph, pixels, layers, views)
     return _add_split(graph, stacked, graph.constant("views", [views, -1, FEATURE_COUNT]), name, axes=3)
-
-
-def _add_views(graph: Graph, pixels: str, views: int) -> str:
-    """Append the further views behind the batch: (n, h, w, 3) -> (views n, h, w, 3)."""
-    pixels = _add_mirror(graph, pixels) if views >= 2 else pixels
-    return _add_crops(graph, pixels) if views == 4 else pixels
 
 
 def _add_split(graph: Graph, stacked: str, shape: str, name: str, axes: int) -> str:
     """Split the views, which follow one another: (views n, ...) -> (views, n, ...) -> (n, views, ...)."""
     split = graph.add("Reshape", stacked, shape)
     return graph.add("Transpose", split, name=name, perm=[1, 0, *range(2, axes)])
-
-
-def _add_mirror(graph: Graph, pixels: str) -> str:
-    """Append the mirror image of every image behind the batch: (n, h, w, 3) -> (2n, h, w, 3)."""
-    reverse = {"starts": [-1], "ends": [np.iinfo(np.int64).min], "axes": [2], "steps": [-1]}
-    constants = [graph.constant(f"mirror.{name}", value) for name, value in reverse.items()]
-    return graph.add("Concat", pixels, graph.add("Slice", pixels, *constants), axis=0)
 
 
 def _add_crops(graph: Graph, pixels: str) -> str:
@@ -218,25 +207,35 @@ def _add_crops(graph: Graph, pixels: str) -> str:
     return graph.add("Concat", pixels, graph.add("Resize", middle, "", "", size, axes=[1, 2], **mode), axis=0)
 
 
-def _add_trunk(graph: Graph, pixels: str, layers: Layers) -> str:
-    """Add conv1 ... fire9 and the five taps; returns the features, (n, 2048)."""
-    _, taps = _add_blocks(graph, pixels, layers, "fire9")
+def _add_trunk(graph: Graph, pixels: str, layers: Layers, views: int = 1) -> str:
+    """Add the further views, conv1 ... fire9 and the five taps; returns the features, (views n, 2048)."""
+    _, taps = _add_blocks(graph, pixels, layers, "fire9", views)
     return graph.add("Concat", *taps, axis=1)
 
 
 def _add_blocks(
-    graph: Graph, pixels: str, layers: Layers, last: str, taps: Sequence[str] = TAPS
+    graph: Graph, pixels: str, layers: Layers, last: str, views: int, taps: Sequence[str] = TAPS
 ) -> tuple[str, list[str]]:
-    """Add conv1 ... `last`; returns what that gives, and the mean of every channel after each tap on the way."""
-    layout, passed = layers.layout, BLOCKS[: BLOCKS.index(last) + 1]
-    x, means, positions = layers.first(pixels), [], graph.constant("positions", [2, 3])
+    """Add the views and conv1 ... `last`; returns what that gives, and every channel's mean after each tap on the way.
+
+    The further views follow behind the batch: (n, h, w, 3) -> (views n, ...). Behind conv1 its pool comes too.
+    """
+    layout, passed, means = layers.layout, BLOCKS[: BLOCKS.index(last) + 1], []
+    x = _add_first(graph, pixels, layers, views)
     for previous, fire in pairwise(passed):
-        x = layers.pool(x) if previous in layout.pooled else x
+        x = layers.pool(x) if previous in layout.pooled and previous != BLOCKS[0] else x
         x = layers.squeeze(x, f"features.{layout.fires[fire]}", f"{fire}.squeeze")
         x = layers.expand(x, f"features.{layout.fires[fire]}", f"{fire}.expand")
         if fire in taps:
-            means.append(graph.add("ReduceMean", x, positions, keepdims=0))
+            means.append(layers.mean(x))
     return x, means
+
+
+def _add_first(graph: Graph, pixels: str, layers: Layers, views: int) -> str:
+    """Add the further views and conv1."""
+    if views == 4:
+        return layers.first(_add_crops(graph, add_mirror(graph, pixels)))
+    return layers.first(pixels, mirror=views == 2)
 
 
 def _add_codes(graph: Graph, x: str, scales: NDArray[Any]) -> str:

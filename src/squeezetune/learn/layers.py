@@ -1,4 +1,4 @@
-"""The layers of SqueezeNet as ONNX nodes, in float32 and in int8."""
+"""The layers of SqueezeNet as ONNX nodes, in float32."""
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -11,9 +11,6 @@ from onnx import TensorProto
 from squeezetune.learn.codes import Codes
 from squeezetune.learn.onnx_builder import Graph
 from squeezetune.learn.weights import MEAN, STD, Layout, Weights, detect_version, find_layout
-
-# By name of an activation the value that uint8 255 stands for; activations follow a ReLU, so all start at 0.
-Ranges = Mapping[str, float]
 
 POOL: dict[str, Any] = {"kernel_shape": [3, 3], "strides": [2, 2], "ceil_mode": 1}
 
@@ -69,15 +66,21 @@ class CodedStore:
 
 
 class Layers(Protocol):
-    """Adds layers to a graph; each method takes and returns names of tensors, (n, channels, height, width)."""
+    """Adds layers to a graph; each method takes and returns names of tensors, (n, channels, height, width).
+
+    How a map's values are kept between layers is the layers' own affair.
+    """
 
     @property
     def layout(self) -> Layout:
         """Which version of SqueezeNet the weights are of."""
         ...
 
-    def first(self, pixels: str) -> str:
-        """Add normalisation and conv1 (stride 2, no padding) with its ReLU; `pixels` is (n, h, w, 3) uint8."""
+    def first(self, pixels: str, *, mirror: bool = False) -> str:
+        """Add normalisation, conv1 (stride 2, no padding) with its ReLU, and the max pool behind it.
+
+        `pixels` is (n, h, w, 3) uint8; with `mirror` the mirror images of all of them follow in the batch.
+        """
         ...
 
     def squeeze(self, x: str, layer: str, activation: str) -> str:
@@ -90,6 +93,14 @@ class Layers(Protocol):
 
     def pool(self, x: str) -> str:
         """Add a 3x3 max pool of stride 2 in ceil mode."""
+        ...
+
+    def mean(self, x: str) -> str:
+        """Add the mean of every channel over its positions: (n, channels) float32."""
+        ...
+
+    def to_floats(self, x: str) -> str:
+        """Give a map in float32."""
         ...
 
 
@@ -109,11 +120,12 @@ class FloatLayers:
         self._weights = weights
         self._store = store
 
-    def first(self, pixels: str) -> str:
-        """Add normalisation, conv1 and its ReLU."""
+    def first(self, pixels: str, *, mirror: bool = False) -> str:
+        """Add normalisation, conv1 with its ReLU, and the max pool."""
+        pixels = add_mirror(self._graph, pixels) if mirror else pixels
         planes = self._graph.add("Transpose", self._graph.add("Cast", pixels, to=TensorProto.FLOAT), perm=[0, 3, 1, 2])
         kernel, bias = fold_normalisation(self._weights)
-        return self._convolve(planes, "features.0", kernel, bias, "conv1", strides=[2, 2])
+        return self.pool(self._convolve(planes, "features.0", kernel, bias, "conv1", strides=[2, 2]))
 
     def squeeze(self, x: str, layer: str, activation: str) -> str:
         """Add the squeeze convolution and its ReLU."""
@@ -130,6 +142,14 @@ class FloatLayers:
         """Add the max pool."""
         return self._graph.add("MaxPool", x, **POOL)
 
+    def mean(self, x: str) -> str:
+        """Add the mean over the positions."""
+        return self._graph.add("ReduceMean", x, self._graph.constant("positions", [2, 3]), keepdims=0)
+
+    def to_floats(self, x: str) -> str:
+        """Give the map itself."""
+        return x
+
     def _parameters(self, layer: str) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
         return self._weights[f"{layer}.weight"], self._weights[f"{layer}.bias"]
 
@@ -142,86 +162,13 @@ class FloatLayers:
         return self._graph.add("Relu", y, name=activation)
 
 
-class Int8Layers:
-    """Layers in int8: activations uint8 per tensor, kernels int8 per output channel, sums int32.
-
-    Written as QuantizeLinear/DequantizeLinear pairs around float operators, which runtimes fuse into integer ones
-    (Jacob et al. 2018, "Quantization and Training of Neural Networks for Efficient Integer-Arithmetic-Only Inference").
-    """
-
-    def __init__(self, graph: Graph, weights: Weights, ranges: Ranges) -> None:
-        self.layout = find_layout(detect_version(weights))
-        self._graph = graph
-        self._weights = weights
-        self._ranges = ranges
-        self._scales: dict[str, float] = {}  # by name of a dequantised tensor
-        graph.constant("zero", 0, np.uint8)
-
-    def first(self, pixels: str) -> str:
-        """Add normalisation, conv1 and its ReLU; pixels are uint8 already, so the scale of 1 is exact."""
-        planes = self._graph.add("Transpose", pixels, perm=[0, 3, 1, 2])
-        x = self._graph.add("DequantizeLinear", planes, self._graph.constant("pixels.scale", 1, np.float32), "zero")
-        self._scales[x] = 1.0
-        kernel, bias = fold_normalisation(self._weights)
-        return self._convolve(x, "features.0", kernel, bias, "conv1", strides=[2, 2])
-
-    def squeeze(self, x: str, layer: str, activation: str) -> str:
-        """Add the squeeze convolution and its ReLU."""
-        return self._convolve(x, f"{layer}.squeeze", *self._parameters(f"{layer}.squeeze"), activation)
-
-    def expand(self, x: str, layer: str, activation: str) -> str:
-        """Add the expand convolutions and their ReLUs, all with one scale, so that joining them is a copy."""
-        one, three = f"{layer}.expand1x1", f"{layer}.expand3x3"
-        a = self._convolve(x, one, *self._parameters(one), activation)
-        b = self._convolve(x, three, *self._parameters(three), activation, pads=[1, 1, 1, 1])
-        return self._requantise(self._graph.add("Concat", a, b, axis=1), self._ranges[activation] / 255)
-
-    def pool(self, x: str) -> str:
-        """Add the max pool, which keeps the scale."""
-        return self._requantise(self._graph.add("MaxPool", x, **POOL), self._scales[x])
-
-    def _parameters(self, layer: str) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
-        return self._weights[f"{layer}.weight"], self._weights[f"{layer}.bias"]
-
-    def _convolve(
-        self, x: str, layer: str, kernel: NDArray[Any], bias: NDArray[Any], activation: str, **attributes: Any
-    ) -> str:
-        scale = np.abs(kernel).max(axis=(1, 2, 3)) / 127
-        w = self._dequantise(f"{layer}.weight", np.round(kernel / scale[:, None, None, None]).astype(np.int8), scale)
-        scale = scale * self._scales[x]  # the scale of the int32 sums
-        b = self._dequantise(f"{layer}.bias", np.round(bias / scale).astype(np.int32), scale)
-        y = self._graph.add("Conv", x, w, b, kernel_shape=list(kernel.shape[2:]), **attributes)
-        return self._requantise(self._graph.add("Relu", y), self._ranges[activation] / 255)
-
-    def _dequantise(self, name: str, codes: NDArray[Any], scale: NDArray[Any]) -> str:
-        """Add the parameter `codes * scale`, one scale for each output channel."""
-        codes_name = self._graph.constant(f"{name}.codes", codes)
-        scale_name = self._graph.constant(f"{name}.scale", scale, np.float32)
-        zero = self._graph.constant(f"{name}.zero", np.zeros(len(codes)), codes.dtype)
-        return self._graph.add("DequantizeLinear", codes_name, scale_name, zero, name=name, axis=0)
-
-    def _requantise(self, x: str, scale: float) -> str:
-        name = self._graph.constant(f"{x}.scale", scale, np.float32)
-        y = self._graph.add("DequantizeLinear", self._graph.add("QuantizeLinear", x, name, "zero"), name, "zero")
-        self._scales[y] = scale
-        return y
+def add_mirror(graph: Graph, pixels: str) -> str:
+    """Append the mirror image of every image behind the batch: (n, h, w, 3) -> (2n, h, w, 3)."""
+    return graph.add("Concat", pixels, add_reversal(graph, pixels, axis=2), axis=0)
 
 
-@dataclass(frozen=True)
-class Form:
-    """How a classifier is stored and computed: how parameters are kept, and with `ranges` convolutions in int8.
-
-    Those keep their kernels as int8; `store` then says it of the dense layers alone.
-    """
-
-    store: Store
-    ranges: Ranges | None = None
-
-    def make_layers(self, graph: Graph, weights: Weights) -> Layers:
-        """Make what adds the layers to a graph."""
-        return (
-            FloatLayers(graph, weights, self.store) if self.ranges is None else Int8Layers(graph, weights, self.ranges)
-        )
-
-
-EXACT = Form(store_exactly)
+def add_reversal(graph: Graph, x: str, axis: int) -> str:
+    """Add what turns an axis round."""
+    reverse = {"starts": [-1], "ends": [np.iinfo(np.int64).min], "axes": [axis], "steps": [-1]}
+    constants = [graph.constant(f"reverse.{axis}.{name}", value) for name, value in reverse.items()]
+    return graph.add("Slice", x, *constants)

@@ -5,7 +5,7 @@ from numpy.typing import NDArray
 
 from squeezetune.learn.graph import ACTIVATIONS, build_range_probe
 from squeezetune.learn.inference import RunGraph, Runtime, open_graph
-from squeezetune.learn.layers import Ranges
+from squeezetune.learn.int8 import Ranges
 from squeezetune.learn.weights import Weights
 
 CALIBRATION_IMAGES = 64

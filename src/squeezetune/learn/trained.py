@@ -12,8 +12,8 @@ from safetensors.numpy import load, save
 
 from squeezetune.errors import ArtifactError, WeightsError
 from squeezetune.learn.dense import Layers
+from squeezetune.learn.forms import EXACT, Form
 from squeezetune.learn.graph import build_classifier, build_convolved
-from squeezetune.learn.layers import EXACT, Form
 from squeezetune.learn.weights import Weights, detect_version
 
 # What torch adds to the variance in a batch normalisation.
@@ -47,7 +47,9 @@ class TrainedNetwork:
     def build_model(self, metadata: Mapping[str, str], form: Form = EXACT) -> bytes:
         """Build the classifier as an ONNX file in some form: images in, probabilities out."""
         if self.is_convolved:
-            return build_convolved(self.weights, self.head[0], side=self.side, resize=self.resize, metadata=metadata)
+            return build_convolved(
+                self.weights, self.head[0], side=self.side, resize=self.resize, metadata=metadata, form=form
+            )
         return build_classifier(
             self.weights,
             self.head,

@@ -23,7 +23,7 @@ from squeezetune.learn.inference import (
     list_runtimes,
     open_graph,
 )
-from squeezetune.learn.layers import Ranges
+from squeezetune.learn.int8 import Int8, Ranges
 from squeezetune.learn.quantization import (
     FLOAT_RUNTIME,
     GUARD_IMAGES,
@@ -42,14 +42,14 @@ DrawSample: TypeAlias = Callable[[], tuple[NDArray[np.uint8], NDArray[np.uint8]]
 class Trunk:
     """The frozen layers as a graph, what runs it, and what it expects; `key` names all that its features depend on.
 
-    `ranges` are those of the int8 form, None where the graph is in float.
+    `int8` is what the int8 form knows, None where the graph is in float.
     """
 
     model: bytes
     runtime: Runtime
     pixels: PixelSettings
     views: int
-    ranges: Ranges | None = None
+    int8: Int8 | None = None
 
     @property
     def batch_size(self) -> int:
@@ -90,8 +90,9 @@ def prepare_trunk(
         calibration = recall_calibration(weights, options, index, draw)
         distance = calibration["distance"]
         if distance <= GUARD_LIMIT or options.precision == "int8":
-            model = build_trunk(weights, calibration["ranges"], views=options.views)
-            return Trunk(model, runtime, options.pixels, options.views, calibration["ranges"])
+            int8 = make_int8(calibration["ranges"], runtime, options.pixels)
+            model = build_trunk(weights, int8, views=options.views)
+            return Trunk(model, runtime, options.pixels, options.views, int8)
         listen(Notice(f"int8 changes the features by {distance:.0%} on these photos, so they are computed in float"))
         runtime = recall_runtime([item for item in runtimes if item.precision != "int8"], weights, options)
     return Trunk(build_trunk(weights, views=options.views), runtime, options.pixels, options.views)
@@ -109,8 +110,9 @@ def recall_runtime(runtimes: list[Runtime], weights: Weights, options: TrunkOpti
                      detect_version(weights)]  # fmt: skip
 
     def choose() -> str:
-        floats, int8 = build_trunk(weights, views=options.views), _build_timing_trunk(weights, options.views)
-        models = {runtime: int8 if runtime.precision == "int8" else floats for runtime in runtimes}
+        floats = build_trunk(weights, views=options.views)
+        models = {runtime: _build_timing_trunk(weights, runtime, options) if runtime.precision == "int8" else floats
+                  for runtime in runtimes}  # fmt: skip
         return str(choose_runtime(models, options.pixels.side, options.threads))
 
     return names[recall_choice(options.cache, circumstances, list(names), choose)]
@@ -152,13 +154,19 @@ def recall_measurement(
     return measured
 
 
+def make_int8(ranges: Ranges, runtime: Runtime, pixels: PixelSettings) -> Int8:
+    """Say how int8 is laid out for a runtime: OpenVINO is slower with what is best for ONNX Runtime."""
+    return Int8(ranges, pixels.side if runtime.engine == "onnxruntime" else 0)
+
+
 def _measure_int8_distance(weights: Weights, ranges: Ranges, pixels: NDArray[np.uint8]) -> float:
     """Measure how far int8 moves the features, in the same engine."""
-    int8 = open_graph(build_trunk(weights, ranges), Runtime(FLOAT_RUNTIME.engine, "int8"), 1)
+    int8 = open_graph(build_trunk(weights, Int8(ranges)), Runtime(FLOAT_RUNTIME.engine, "int8"), 1)
     exact = open_graph(build_trunk(weights), FLOAT_RUNTIME, 1)
     return measure_distance(run_batches(int8, pixels), run_batches(exact, pixels))
 
 
-def _build_timing_trunk(weights: Weights, views: int) -> bytes:
+def _build_timing_trunk(weights: Weights, runtime: Runtime, options: TrunkOptions) -> bytes:
     """Build an int8 trunk of the right cost; its ranges are of the right order, its values do not matter."""
-    return build_trunk(weights, dict.fromkeys(ACTIVATIONS, 1000.0), views=views)
+    ranges = dict.fromkeys(ACTIVATIONS, 1000.0)
+    return build_trunk(weights, make_int8(ranges, runtime, options.pixels), views=options.views)

@@ -1,0 +1,164 @@
+"""The layers of SqueezeNet as ONNX nodes, in int8."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from math import ceil
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from onnx import TensorProto
+
+from squeezetune.learn.layers import POOL, add_mirror, add_reversal, fold_normalisation
+from squeezetune.learn.onnx_builder import Graph
+from squeezetune.learn.weights import Weights, detect_version, find_layout
+
+# By name of an activation the value that uint8 255 stands for; activations follow a ReLU, so all start at 0.
+Ranges = Mapping[str, float]
+
+# So many pixels of a line are read as one cell of 12 channels, for two outputs of conv1.
+CELL, CELL_OUTPUTS = 4, 2
+
+
+@dataclass(frozen=True)
+class Int8:
+    """What layers in int8 have to know: how large activations are, and in pixels the side of the images.
+
+    With the side the graph only takes images of that size, and is laid out as ONNX Runtime computes it fastest; without
+    it the graph takes all, and is what OpenVINO knows how to fuse.
+    """
+
+    ranges: Ranges
+    side: int = 0
+
+
+class Int8Layers:
+    """Layers in int8: activations uint8 per tensor, kernels int8 per output channel, sums int32.
+
+    Written as QuantizeLinear/DequantizeLinear pairs around float operators, which runtimes fuse into integer ones
+    (Jacob et al. 2018, "Quantization and Training of Neural Networks for Efficient Integer-Arithmetic-Only Inference").
+    Between layers a map is its uint8 values.
+    """
+
+    def __init__(self, graph: Graph, weights: Weights, int8: Int8) -> None:
+        self.layout = find_layout(detect_version(weights))
+        self._graph = graph
+        self._weights = weights
+        self._ranges = int8.ranges
+        self._side = int8.side  # of the maps that the latest layer gives
+        self._scales: dict[str, float] = {}  # by name of a map
+        graph.constant("zero", 0, np.uint8)
+
+    def first(self, pixels: str, *, mirror: bool = False) -> str:
+        """Add normalisation, conv1 with its ReLU, and the max pool; pixels are uint8 already, their scale is 1."""
+        kernel, bias = fold_normalisation(self._weights)
+        if self._side and self._side % CELL == 0 and kernel.shape[2:] == (3, 3):
+            return self._first_of_cells(pixels, kernel, bias, mirror)
+        pixels = add_mirror(self._graph, pixels) if mirror else pixels
+        planes = self._keep(self._graph.add("Transpose", pixels, perm=[0, 3, 1, 2]), 1.0)
+        self._side = self._side and (self._side - kernel.shape[2]) // 2 + 1
+        return self.pool(self._convolve(planes, "features.0", kernel, bias, "conv1", strides=[2, 2]))
+
+    def squeeze(self, x: str, layer: str, activation: str) -> str:
+        """Add the squeeze convolution and its ReLU."""
+        return self._convolve(x, f"{layer}.squeeze", *self._parameters(f"{layer}.squeeze"), activation)
+
+    def expand(self, x: str, layer: str, activation: str) -> str:
+        """Add the expand convolutions and their ReLUs, all with one scale, so that joining them is a copy."""
+        one, three = f"{layer}.expand1x1", f"{layer}.expand3x3"
+        a = self._convolve(x, one, *self._parameters(one), activation)
+        b = self._convolve(x, three, *self._parameters(three), activation, pads=[1, 1, 1, 1])
+        return self._keep(self._graph.add("Concat", a, b, axis=1), self._scales[a])
+
+    def pool(self, x: str) -> str:
+        """Add the max pool, which keeps the scale."""
+        self._side = self._side and ceil((self._side - 3) / 2) + 1
+        return self._keep(self._graph.add("MaxPool", x, **POOL), self._scales[x])
+
+    def mean(self, x: str) -> str:
+        """Add the mean over the positions; where their number is known as a product of integers with ones."""
+        if not self._side:
+            return self._graph.add(
+                "ReduceMean", self.to_floats(x), self._graph.constant("positions", [2, 3]), keepdims=0
+            )
+        graph, count = self._graph, self._side**2
+        ones = graph.constant(f"ones.{count}", np.ones((1, count)), np.uint8)
+        rows = graph.add("Transpose", x, perm=[0, 2, 3, 1])
+        rows = graph.add("Reshape", rows, graph.constant(f"{x}.rows", [0, count, -1]))
+        sums = graph.add("Squeeze", graph.add("MatMulInteger", ones, rows), graph.constant("one.row", [1]))
+        scale = graph.constant(f"{x}.mean.scale", self._scales[x] / count, np.float32)
+        return graph.add("Mul", graph.add("Cast", sums, to=TensorProto.FLOAT), scale)
+
+    def to_floats(self, x: str) -> str:
+        """Give a map in float32."""
+        scale = self._graph.constant(f"{x}.scale", self._scales[x], np.float32)
+        return self._graph.add("DequantizeLinear", x, scale, "zero")
+
+    def _first_of_cells(self, pixels: str, kernel: NDArray[np.float32], bias: NDArray[np.float32], mirror: bool) -> str:
+        """Add conv1 and its pool over cells of four pixels, whose twelve channels runtimes read faster than three.
+
+        The mirror image is not computed: the kernel is turned round instead, and then what it gives, behind the pool.
+        """
+        graph = self._graph
+        cells = graph.add("Reshape", pixels, graph.constant("cells", [0, 0, -1, 3 * CELL]))
+        cells = self._keep(graph.add("Transpose", cells, perm=[0, 3, 1, 2]), 1.0)
+        maps = self._convolve_cells(cells, "features.0", spread_kernel(kernel), bias)
+        self._side = self._side // CELL - 1
+        if not mirror:
+            return maps
+        turned = self._convolve_cells(cells, "features.0.mirrored", spread_kernel(kernel, is_mirrored=True), bias)
+        return self._keep(graph.add("Concat", maps, add_reversal(graph, turned, axis=3), axis=0), self._scales[maps])
+
+    def _convolve_cells(self, cells: str, layer: str, kernel: NDArray[np.float32], bias: NDArray[np.float32]) -> str:
+        """Add one convolution of cells, and the max pool: its last column would come of pixels beyond the image."""
+        graph, biases = self._graph, np.tile(bias, CELL_OUTPUTS)
+        y = self._convolve(cells, layer, kernel, biases, "conv1", strides=[2, 1], pads=[0, 0, 0, 1])
+        y_last = graph.add("Transpose", y, perm=[0, 2, 3, 1])
+        columns = graph.add("Reshape", y_last, graph.constant("columns", [0, 0, -1, len(bias)]))
+        planes = graph.add("Transpose", columns, perm=[0, 3, 1, 2])
+        return self._keep(graph.add("MaxPool", planes, **{**POOL, "ceil_mode": 0}), self._scales[y])
+
+    def _parameters(self, layer: str) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+        return self._weights[f"{layer}.weight"], self._weights[f"{layer}.bias"]
+
+    def _convolve(
+        self, x: str, layer: str, kernel: NDArray[Any], bias: NDArray[Any], activation: str, **attributes: Any
+    ) -> str:
+        scale = np.abs(kernel).max(axis=(1, 2, 3)) / 127
+        w = self._store(f"{layer}.weight", np.round(kernel / scale[:, None, None, None]).astype(np.int8), scale)
+        scale = scale * self._scales[x]  # the scale of the int32 sums
+        b = self._store(f"{layer}.bias", np.round(bias / scale).astype(np.int32), scale)
+        y = self._graph.add("Conv", self.to_floats(x), w, b, kernel_shape=list(kernel.shape[2:]), **attributes)
+        return self._quantise(self._graph.add("Relu", y), self._ranges[activation] / 255)
+
+    def _store(self, name: str, codes: NDArray[Any], scale: NDArray[Any]) -> str:
+        """Add the parameter `codes * scale`, one scale for each output channel."""
+        codes_name = self._graph.constant(f"{name}.codes", codes)
+        scale_name = self._graph.constant(f"{name}.scale", scale, np.float32)
+        zero = self._graph.constant(f"{name}.zero", np.zeros(len(codes)), codes.dtype)
+        return self._graph.add("DequantizeLinear", codes_name, scale_name, zero, name=name, axis=0)
+
+    def _quantise(self, x: str, scale: float) -> str:
+        name = self._graph.constant(f"{x}.scale", scale, np.float32)
+        return self._keep(self._graph.add("QuantizeLinear", x, name, "zero"), scale)
+
+    def _keep(self, x: str, scale: float) -> str:
+        self._scales[x] = scale
+        return x
+
+
+def spread_kernel(kernel: NDArray[np.float32], *, is_mirrored: bool = False) -> NDArray[np.float32]:
+    """Write conv1's kernel (outputs, 3, 3, 3) for cells of four pixels: (2 outputs, 12, 3, 2), rows and two cells.
+
+    A step from cell to cell gives two outputs, of the columns 0 to 2 and 2 to 4 of both cells; mirrored, of the
+    columns 1 to 3 and 3 to 5 with the kernel turned round, which is what the mirror image gives, from right to left.
+    """
+    kernel = kernel[..., ::-1] if is_mirrored else kernel
+    columns = np.zeros((CELL_OUTPUTS, *kernel.shape[:3], 2 * CELL), np.float32)
+    for output in range(CELL_OUTPUTS):
+        start = 2 * output + is_mirrored
+        columns[output, ..., start : start + 3] = kernel
+    # (which, outputs, colour, row, cell, pixel) -> (which outputs, pixel colour, row, cell)
+    parts = columns.reshape(*columns.shape[:4], 2, CELL)
+    outputs = CELL_OUTPUTS * len(kernel)
+    return np.ascontiguousarray(parts.transpose(0, 1, 5, 2, 3, 4)).reshape(outputs, 3 * CELL, 3, 2)
