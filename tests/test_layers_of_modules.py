@@ -64,6 +64,7 @@ LAYERS = [
     "lines",
     "explanation",
     "prediction",
+    "model_file",
     "parts",
     "rejection",
     "artifact",

@@ -234,8 +234,9 @@ def _read_content(folder: Path) -> dict[str, Any]:
     path = folder / MANIFEST
     try:
         content = _parse_json(path)
-    except FileNotFoundError as error:
-        found = "there is no such folder" if not folder.exists() else f"it has no {MANIFEST}"
+    except (FileNotFoundError, NotADirectoryError) as error:
+        found = ("it is a file" if folder.is_file() else f"it has no {MANIFEST}" if folder.exists()
+                 else "there is no such folder")  # fmt: skip
         hint = "Give the folder that `squeezetune train` has written."
         raise ArtifactError(f"{folder} is no SqueezeTune model: {found}", hint) from error
     except (OSError, ValueError) as error:

@@ -38,7 +38,8 @@ def serve(model: Path, host: str, port: int, token: str | None, threads: int, **
       curl -F image=@rose.jpg http://127.0.0.1:8000/predict
 
     Paths: /predict, /model, /health, /ready, /metrics, /openapi.json, /docs. One JSON line a request is logged on
-    standard error. A new model in the folder is taken at once. SIGTERM or Ctrl-C ends it when all is answered.
+    standard error. MODEL is a model's folder or an exported .onnx file; a new one in its place is taken at once.
+    SIGTERM or Ctrl-C ends it when all is answered.
     """  # noqa: D301  # click wants the character itself
     try:
         from squeezetune.serving.access import Access

@@ -18,6 +18,7 @@ from squeezetune.data.listing import ImageSource
 from squeezetune.data.sources import MemorySource
 from squeezetune.engine import Engine, ThreadEngine
 from squeezetune.errors import ArtifactError, ImageError
+from squeezetune.model_file import read_model_file
 from squeezetune.rejection import find_threshold
 
 ImageLike: TypeAlias = str | os.PathLike[str] | RawImage
@@ -194,12 +195,17 @@ class Classifier:
         )
         options.log_severity_level = 3
         try:
-            return onnxruntime.InferenceSession(self._read_model(), options, providers=["CPUExecutionProvider"])
+            return onnxruntime.InferenceSession(self.read_model(), options, providers=["CPUExecutionProvider"])
         except Exception as error:  # ONNX Runtime's own errors share no other base
             raise ArtifactError(f"The model cannot be opened: {error}", "Train the model again.") from error
 
-    def _read_model(self) -> bytes:
-        """Read the model; another one may have taken its place since the manifest was read."""
+    def read_model(self) -> bytes:
+        """Read the bytes of the ONNX file.
+
+        Raises:
+            ArtifactError: another model has taken its place since the manifest was read.
+
+        """
         if isinstance(self.model, bytes):
             return self.model
         if self.folder is None:  # being written: there are no checksums yet
@@ -214,14 +220,16 @@ class Classifier:
         return Prediction(best, probabilities[best], probabilities, probabilities[best] >= threshold)
 
 
-def load(folder: str | os.PathLike[str]) -> Classifier:
-    """Load a trained classifier from its folder.
+def load(model: str | os.PathLike[str]) -> Classifier:
+    """Load a trained classifier from its folder, or from a single ONNX file that was exported.
 
     Raises:
-        ArtifactError: the folder is no model, is damaged, or was written by a newer SqueezeTune.
+        ArtifactError: it is no model, is damaged, or was written by a newer SqueezeTune.
 
     """
-    path = Path(folder)
+    path = Path(model)
+    if path.is_file():
+        return Classifier(*read_model_file(path))
     return Classifier(path / MODEL, read_manifest(path), path)
 
 

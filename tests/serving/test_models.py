@@ -7,7 +7,7 @@ from PIL import Image
 
 from squeezetune.errors import ArtifactError, ImageError
 from squeezetune.serving.fitting import Fit
-from squeezetune.serving.models import mark_folder, open_model
+from squeezetune.serving.models import mark_model, open_model
 
 
 @pytest.fixture(scope="module")
@@ -45,6 +45,18 @@ def test_a_file_that_does_not_begin_by_resizing(model):
 
 
 def test_a_mark_changes_with_the_files(model_folder, tmp_path):
-    assert mark_folder(model_folder) == mark_folder(model_folder)
-    assert None not in mark_folder(model_folder)
-    assert None in mark_folder(tmp_path)
+    assert mark_model(model_folder) == mark_model(model_folder)
+    assert None not in mark_model(model_folder)
+    assert None in mark_model(tmp_path)
+
+
+def test_a_single_file_is_a_model_too(model_folder, model, files, tmp_path):
+    alone = tmp_path / "model.onnx"
+    alone.write_bytes((model_folder / "model.onnx").read_bytes())
+    found = open_model(alone)
+    assert found.version == model.version
+    for ours, theirs in zip(found.classify(files, 10_000_000), model.classify(files, 10_000_000), strict=True):
+        assert ours.probabilities == pytest.approx(theirs.probabilities, abs=1e-6)
+    before = mark_model(alone)
+    alone.write_bytes(b"another one")
+    assert mark_model(alone) != before

@@ -1,7 +1,7 @@
-"""A classifier made ready for many requests, and its successor when the folder holds another one."""
+"""A classifier made ready for many requests, and its successor when another one lies in its place."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any, TypeAlias
@@ -9,11 +9,11 @@ from typing import Any, TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
-from squeezetune.artifact import MANIFEST, MODEL, NETWORK, read_manifest, read_payload
+from squeezetune.artifact import MANIFEST, MODEL, NETWORK
 from squeezetune.data.decoding import open_image
 from squeezetune.errors import ArtifactError, ImageError
 from squeezetune.gauge import release_memory
-from squeezetune.prediction import HELD_PIXELS, Classifier, Prediction
+from squeezetune.prediction import HELD_PIXELS, Classifier, Prediction, load
 from squeezetune.serving.fitting import Fit
 
 Outcome: TypeAlias = Prediction | ImageError
@@ -87,16 +87,16 @@ class ServedModel:
         }
 
 
-def open_model(folder: Path) -> ServedModel:
-    """Load a classifier and run it once, so that the first request waits for nothing.
+def open_model(place: Path) -> ServedModel:
+    """Load a classifier, from its folder or its file, and run it once, so that the first request waits for nothing.
 
     Raises:
-        ArtifactError: the folder is no model, is damaged, or was written by a newer SqueezeTune.
+        ArtifactError: it is no model, is damaged, or was written by a newer SqueezeTune.
 
     """
-    manifest = read_manifest(folder)
-    payload = read_payload(folder / MODEL, manifest.files[MODEL])
-    model = ServedModel(Classifier(payload, manifest, folder), Fit(payload, manifest.image_side), len(payload))
+    found = load(place)
+    payload, manifest = found.read_model(), found.manifest
+    model = ServedModel(replace(found, model=payload), Fit(payload, manifest.image_side), len(payload))
     blank = np.zeros((manifest.image_side, manifest.image_side, 3), np.uint8)
     try:
         for count in {1, model.run_images}:
@@ -108,9 +108,10 @@ def open_model(folder: Path) -> ServedModel:
     return model
 
 
-def mark_folder(folder: Path) -> Mark:
+def mark_model(place: Path) -> Mark:
     """Return what changes when a model takes another's place, or is written again; nothing is read."""
-    return tuple(_mark_file(folder / name) for name in (MANIFEST, MODEL, NETWORK))
+    files = [place] if place.is_file() else [place / name for name in (MANIFEST, MODEL, NETWORK)]
+    return tuple(_mark_file(path) for path in files)
 
 
 def _mark_file(path: Path) -> tuple[int, int, int] | None:

@@ -1,4 +1,4 @@
-"""The running server: from a model's folder to a port, and to an orderly end."""
+"""The running server: from a model to a port, and to an orderly end."""
 
 import ipaddress
 import logging
@@ -54,7 +54,7 @@ Announce = Callable[[uvicorn.Server, str], None]
 
 
 def serve(
-    folder: Path,
+    source: Path,
     place: Place = PLACE,
     limits: Limits = LIMITS,
     access: Access = EVERYBODY,
@@ -62,10 +62,12 @@ def serve(
     journal: Journal | None = None,
     announce: Announce = lambda server, address: None,
 ) -> None:
-    """Serve the model in a folder until SIGTERM or Ctrl-C; what has begun is finished, and a second Ctrl-C ends it.
+    """Serve a model, a folder or an ONNX file, until SIGTERM or Ctrl-C; what has begun is finished then.
+
+    A second Ctrl-C ends it at once.
 
     Raises:
-        ArtifactError: the folder is no model, or is damaged.
+        ArtifactError: it is no model, or is damaged.
         SettingsError: the address is taken, or is none of this computer.
 
     """
@@ -78,7 +80,7 @@ def serve(
         journal.write("model", outcome=outcome, model=model.version[:12], **words)
 
     with ExitStack() as parts:
-        slot = parts.enter_context(ModelSlot(folder, tell_change, place.look_every_s))
+        slot = parts.enter_context(ModelSlot(source, tell_change, place.look_every_s))
         threads = place.threads or count_cores()
         batcher = parts.enter_context(Batcher(threads, limits.waiting, limits.pixels, metrics.add_batch))
         door = parts.enter_context(_open_door(place))

@@ -1,32 +1,32 @@
-"""The model in use, and the thread that puts the folder's newest one in its place."""
+"""The model in use, and the thread that puts a newer one in its place."""
 
 import threading
 from collections.abc import Callable
 from pathlib import Path
 
 from squeezetune.errors import SqueezeTuneError
-from squeezetune.serving.models import ServedModel, mark_folder, open_model
+from squeezetune.serving.models import ServedModel, mark_model, open_model
 
 LOOK_EVERY_S = 1.0
-# What became of another model in the folder: it is in use, or was refused and why.
+# What became of another model in its place: it is in use, or was refused and why.
 TellChange = Callable[[ServedModel, SqueezeTuneError | None], None]
 
 
 class ModelSlot:
     """Holds the model in use; a request keeps the one that it began with.
 
-    Within a `with` block the folder is looked at again and again. A new model is loaded and run beside the old one, and
-    takes its place in one step; one that is damaged is told of once and changes nothing.
+    Within a `with` block its folder or file is looked at again and again. A new model is loaded and run beside the old
+    one, and takes its place in one step; one that is damaged is told of once and changes nothing.
 
     Raises:
         ArtifactError: there is no model to begin with.
 
     """
 
-    def __init__(self, folder: Path, tell: TellChange, every_s: float = LOOK_EVERY_S) -> None:
-        self._folder, self._tell, self._every_s = folder, tell, every_s
-        self._seen = mark_folder(folder)
-        self.model = open_model(folder)
+    def __init__(self, place: Path, tell: TellChange, every_s: float = LOOK_EVERY_S) -> None:
+        self._where, self._tell, self._every_s = place, tell, every_s
+        self._seen = mark_model(place)
+        self.model = open_model(place)
         self._is_done = threading.Event()
         self._thread = threading.Thread(target=self._watch, name="watch-model", daemon=True)
 
@@ -43,12 +43,12 @@ class ModelSlot:
             self.look()
 
     def look(self) -> None:
-        """Take the folder's model if it is another one than when it was looked at last."""
-        mark = mark_folder(self._folder)
+        """Take the model that lies there if it is another one than when it was looked at last."""
+        mark = mark_model(self._where)
         if mark == self._seen or None in mark:
             return
-        outcome = _try_open(self._folder)
-        if mark_folder(self._folder) != mark:
+        outcome = _try_open(self._where)
+        if mark_model(self._where) != mark:
             return  # it has changed meanwhile, and is looked at again
         self._seen = mark
         if isinstance(outcome, SqueezeTuneError):
@@ -58,10 +58,10 @@ class ModelSlot:
             self._tell(outcome, None)
 
 
-def _try_open(folder: Path) -> ServedModel | SqueezeTuneError:
+def _try_open(place: Path) -> ServedModel | SqueezeTuneError:
     try:
-        return open_model(folder)
+        return open_model(place)
     except SqueezeTuneError as error:
         return error
-    except Exception as error:  # the old model must stay in use, whatever is in the folder
+    except Exception as error:  # the old model must stay in use, whatever lies there
         return SqueezeTuneError(f"the model cannot be loaded: {error!r}")
