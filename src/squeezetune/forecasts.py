@@ -9,8 +9,8 @@ from squeezetune.learn.head import PILOT_IMAGES
 from squeezetune.learn.recipe import PROBE_IMAGES, WATCHED_IMAGES, StagePlan
 from squeezetune.learn.weights import find_layout
 
-# Kept back of a budget: a share of it, and what writing the report and leaving take.
-RESERVE_SHARE, RESERVE_S = 0.03, 2.5
+# Kept back of a budget: a share of it, and what the start of Python, writing the report and leaving take.
+RESERVE_SHARE, RESERVE_S = 0.03, 3.5
 # A forward pass alone costs this share of a training step.
 FORWARD_SHARE = 0.5
 # A measured speed is corrected by no more than this.
