@@ -1,6 +1,6 @@
 """The server that one writes in ten minutes: every request decodes its image and runs the model by itself.
 
-    python benchmarks/plain_server.py MODEL
+    python benchmarks/plain_server.py MODEL    (a folder, or an exported .onnx file)
 
 Starlette and uvicorn as they come, Starlette's pool of threads, ONNX Runtime with its default settings. Decoding is the
 product's own, so that the difference is how the work is shared out. `serving.py` starts it.
@@ -19,13 +19,14 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse
 from starlette.routing import Route
 
-from squeezetune.artifact import MODEL, read_manifest
 from squeezetune.data.decoding import open_image
+from squeezetune.prediction import load
 
 
-def build_application(folder: Path) -> Starlette:
-    manifest = read_manifest(folder)
-    session = onnxruntime.InferenceSession(str(folder / MODEL), providers=["CPUExecutionProvider"])
+def build_application(model: Path) -> Starlette:
+    classifier = load(model)
+    manifest = classifier.manifest
+    session = onnxruntime.InferenceSession(classifier.read_model(), providers=["CPUExecutionProvider"])
 
     def classify(data: bytes) -> dict[str, float]:
         pixels = np.asarray(open_image(data, manifest.image_side))

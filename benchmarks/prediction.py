@@ -3,8 +3,9 @@
     python benchmarks/prediction.py --data FOLDER [--photos cifar10] [--images 2000] [--rounds 3] [--kills 5]
 
 speed   `squeezetune predict MODEL PHOTOS --output FILE.csv` in a process of its own, and a loop in another: Pillow
-        opens a photo, a session of ONNX Runtime as it comes runs `model.onnx` on it alone, and a row is written.
-        Both take turns; seconds are of whole processes, the loading of the model included.
+        opens a photo, a session of ONNX Runtime as it comes runs the model on it alone, and a row is written.
+        Both take turns, with `model.onnx` and with its int8 export; seconds are of whole processes, the loading of
+        the model included.
 memory  the peak of the process on all photos, and on a quarter of them.
 kills   the same command, killed with its group at random moments and gone on with until it ends: the file has to be
         that of the uninterrupted run, byte for byte.
@@ -24,6 +25,8 @@ from photos import PHOTO_SETS, add_photo_options, draw_photos, prepare_photos
 from processes import run_and_kill, run_process
 
 from squeezetune.data.folders import list_files
+from squeezetune.exporting.exports import export
+from squeezetune.prediction import load
 from squeezetune.training import train
 
 SAMPLE = 2000  # photos that the model is trained on
@@ -38,12 +41,20 @@ def train_model(name: str, root: Path, work: Path) -> Path:
     return folder
 
 
+def export_int8(model: Path) -> Path:
+    """Export the model with convolutions in int8, once; return the file."""
+    folder = model.with_name(f"{model.name}-export")
+    if not folder.exists():
+        export(model, ["onnx-int8"], folder)
+    return folder / "model-int8.onnx"
+
+
 def run_loop(model: Path, root: Path, output: Path) -> None:
     """Predict as a plain loop does: one photo after the other, with a session of ONNX Runtime as it comes."""
     import onnxruntime
     from PIL import Image
 
-    session = onnxruntime.InferenceSession(str(model / "model.onnx"), providers=["CPUExecutionProvider"])
+    session = onnxruntime.InferenceSession(load(model).read_model(), providers=["CPUExecutionProvider"])
     with output.open("w", newline="") as file:
         writer = csv.writer(file)
         for name in list_files(root).files:
@@ -57,19 +68,25 @@ def write_command(model: Path, root: Path, output: Path) -> list[str]:
     return ["-m", "squeezetune", "predict", str(model), str(root), "--output", str(output), "--resume", "--quiet"]
 
 
-def compare_speed(model: Path, root: Path, work: Path, rounds: int) -> float:
-    """Let both take turns; return the median seconds of ours."""
-    count, seconds = len(list_files(root).files), {"predict": list[float](), "loop": list[float]()}
+def compare_speed(models: Sequence[Path], root: Path, work: Path, rounds: int) -> float:
+    """Let loop and command take turns with each model; return the median seconds of ours with the first."""
+    count = len(list_files(root).files)
+    seconds: dict[tuple[str, str], list[float]] = {}
     for number in range(rounds):
-        output = work / f"{number}.csv"
-        seconds["predict"].append(run_process(write_command(model, root, output), work / "cache").seconds)
-        loop = [__file__, "--data", ".", "--loop", str(model), str(root), str(work / f"{number}-loop.csv")]
-        seconds["loop"].append(run_process(loop, work / "cache").seconds)
-    ratios = [slow / fast for fast, slow in zip(seconds["predict"], seconds["loop"], strict=True)]
-    rows = [(name, f"{count:,}", format_spread([count / each for each in taken])) for name, taken in seconds.items()]
-    print_table(["", "photos", "photos/s"], rows)
-    print(f"predict is {format_spread(ratios, 2)} times as fast as the loop", flush=True)
-    return float(np.median(seconds["predict"]))
+        for model in models:
+            ours, loops = (work / f"{number}-{kind}-{model.name}.csv" for kind in ("predict", "loop"))
+            loop = [__file__, "--data", ".", "--loop", str(model), str(root), str(loops)]
+            for kind, command in (("loop", loop), ("predict", write_command(model, root, ours))):
+                taken = run_process(command, work / "cache").seconds
+                seconds.setdefault((kind, model.name), []).append(taken)
+    rows = []
+    for (kind, name), taken in seconds.items():
+        ratios = [[slow / fast for fast, slow in zip(taken, seconds["loop", other], strict=True)]
+                  for other in (name, models[0].name)]  # fmt: skip
+        rows.append((kind, name, f"{count:,}", format_spread([count / each for each in taken]),
+                     *(format_spread(each, 2) for each in ratios)))  # fmt: skip
+    print_table(["", "model", "photos", "photos/s", "ratio, same file", f"ratio, {models[0].name}"], rows)
+    return float(np.median(seconds["predict", models[0].name]))
 
 
 def compare_memory(model: Path, root: Path, work: Path) -> None:
@@ -84,7 +101,11 @@ def compare_memory(model: Path, root: Path, work: Path) -> None:
 
 def compare_kills(model: Path, root: Path, work: Path, kills: int, length_s: float) -> None:
     """Kill the command at random moments of its length, go on until it ends, and compare the bytes."""
-    whole, output, rng = (work / "0.csv").read_bytes(), work / "killed.csv", np.random.default_rng(0)
+    whole, output, rng = (
+        (work / f"0-predict-{model.name}.csv").read_bytes(),
+        work / "killed.csv",
+        np.random.default_rng(0),
+    )
     seen = []
     for moment in rng.uniform(0.3, 1, kills) * length_s / kills:  # so that most of them come before the end
         run_and_kill(write_command(model, root, output), work / "cache", float(moment))
@@ -113,7 +134,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     model = train_model(options.photos, root, options.work)
     with tempfile.TemporaryDirectory(dir=options.work) as folder:
         work = Path(folder)
-        length_s = compare_speed(model, root, work, options.rounds)
+        length_s = compare_speed([model, export_int8(model)], root, work, options.rounds)
         compare_memory(model, root, work)
         compare_kills(model, root, work, options.kills, length_s)
 

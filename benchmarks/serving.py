@@ -1,13 +1,14 @@
 """`squeezetune serve` under load: speed, hostile requests, and models that change.
 
-    python benchmarks/serving.py MODEL PHOTOS [--seconds 5] [--rounds 3] [--clients 1 8 64]
+    python benchmarks/serving.py MODEL PHOTOS [--export FILE.onnx] [--seconds 5] [--rounds 3] [--clients 1 8 64]
     python benchmarks/serving.py MODEL PHOTOS --hostile 10000
     python benchmarks/serving.py MODEL PHOTOS --swaps 100
 
 PHOTOS is a folder of JPEG files. Speed: images a second and the latency's percentiles with so many clients, against a
-server in which every request is an inference (`plain_server.py`), in turns in one run; clients are a process of their
-own (`load.py`), on the same computer. Hostile: see `hostile.py`. Swaps: two models take turns in the folder that is
-served, eight clients ask all the time, and every answer but 200 is counted. Linux only.
+server in which every request is an inference (`plain_server.py`), in turns in one run, and with `--export` the same of
+an exported file, such as `model-int8.onnx`; clients are a process of their own (`load.py`), on the same computer.
+Hostile: see `hostile.py`. Swaps: two models take turns in the folder that is served, eight clients ask all the time,
+and every answer but 200 is counted. Linux only.
 """
 
 import argparse
@@ -21,7 +22,7 @@ import time
 import urllib.request
 from collections import Counter
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -36,6 +37,7 @@ from squeezetune.gauge import measure_held_memory
 
 HERE = Path(__file__).parent
 PLAIN, SERVE = "one request, one inference", "squeezetune serve"
+Contender = tuple[str, str]  # which server, and the name of the model's file
 PHOTO_COUNT = 64
 SWAP_CLIENTS = 8
 
@@ -90,10 +92,13 @@ def run_load(port: int, clients: int, seconds: float, photos: Sequence[Path]) ->
 
 def compare_speed(folder: Path, photos: Sequence[Path], options: argparse.Namespace) -> None:
     """Measure both servers in turns and print a table."""
-    found: dict[tuple[str, int], list[dict[str, Any]]] = {}
-    plain = [str(HERE / "plain_server.py"), str(folder)]
-    with start_server(plain) as first, start_server(write_command(folder)) as second:
-        servers = {PLAIN: first, SERVE: second}
+    found: dict[tuple[Contender, int], list[dict[str, Any]]] = {}
+    with ExitStack() as running:
+        servers = {}
+        for model in [folder, *options.export]:
+            plain = [str(HERE / "plain_server.py"), str(model)]
+            for kind, command in ((PLAIN, plain), (SERVE, write_command(model))):
+                servers[kind, model.name] = running.enter_context(start_server(command))
         for server in servers.values():
             run_load(server.port, 8, 1, photos)
         for number in range(options.rounds):
@@ -102,24 +107,27 @@ def compare_speed(folder: Path, photos: Sequence[Path], options: argparse.Namesp
                 for name in turns:
                     run = run_load(servers[name].port, clients, options.seconds, photos)
                     found.setdefault((name, clients), []).append(run)
-        batches = second.read_metric("squeezetune_batch_images_sum") / second.read_metric(
-            "squeezetune_batch_images_count"
-        )
-    rows = [describe_runs(name, clients, found) for clients in options.clients for name in servers]
-    print_table(["clients", "server", "images/s", "ratio", "p50 ms", "p95 ms", "p99 ms", "answers"], rows)
-    print(f"Images that were classified together, mean: {batches:.1f}")
+        batches = [server.read_metric("squeezetune_batch_images_sum") / server.read_metric(
+            "squeezetune_batch_images_count") for (kind, _), server in servers.items() if kind == SERVE]  # fmt: skip
+    rows = [describe_runs(name, clients, found, folder.name) for clients in options.clients for name in servers]
+    titles = ["clients", "server", "model", "images/s", "ratio, same file", f"ratio, {folder.name}"]
+    print_table([*titles, "p50 ms", "p95 ms", "p99 ms", "answers"], rows)
+    print(f"Images that were classified together, mean: {', '.join(f'{each:.1f}' for each in batches)}")
 
 
-def describe_runs(name: str, clients: int, found: dict[tuple[str, int], list[dict[str, Any]]]) -> list[str]:
+def describe_runs(
+    name: Contender, clients: int, found: dict[tuple[Contender, int], list[dict[str, Any]]], first: str
+) -> list[str]:
     """Write the row of one server with so many clients."""
     runs = found[name, clients]
-    speeds, plain = (
-        [len(run["milliseconds"]) / run["seconds"] for run in found[which, clients]] for which in (name, PLAIN)
+    speeds, same, plain = (
+        [len(run["milliseconds"]) / run["seconds"] for run in found[which, clients]]
+        for which in (name, (PLAIN, name[1]), (PLAIN, first))
     )
-    ratios = [ours / theirs for ours, theirs in zip(speeds, plain, strict=True)]
+    ratios = [[ours / theirs for ours, theirs in zip(speeds, other, strict=True)] for other in (same, plain)]
     waits = [value for run in runs for value in run["milliseconds"]]
     statuses = sum((Counter(run["statuses"]) for run in runs), Counter())
-    return [str(clients), name, format_spread(speeds, 0), f"{statistics.median(ratios):.2f}",
+    return [str(clients), *name, format_spread(speeds, 0), *(f"{statistics.median(each):.2f}" for each in ratios),
             *(f"{value:.1f}" for value in np.percentile(waits, [50, 95, 99])),
             ", ".join(f"{status}: {count:,}" for status, count in sorted(statuses.items()))]  # fmt: skip
 
@@ -194,6 +202,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("model", type=Path)
     parser.add_argument("photos", type=Path)
+    parser.add_argument("--export", type=Path, nargs="+", default=[], help="exported files to serve as well")
     parser.add_argument("--seconds", type=float, default=5.0, help="of each measurement (default: %(default)s)")
     parser.add_argument("--rounds", type=int, default=3, help="(default: %(default)s)")
     parser.add_argument("--clients", type=int, nargs="+", default=[1, 8, 64], help="(default: %(default)s)")

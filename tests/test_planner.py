@@ -12,6 +12,7 @@ from squeezetune.errors import MissingExtraError
 from squeezetune.events import Notice, PlanMade, ignore_event
 from squeezetune.forecasts import (
     FORWARD_SHARE,
+    RESERVE_S,
     Speeds,
     Workload,
     forecast_end,
@@ -244,7 +245,7 @@ def test_the_file_is_held_against_the_network_on_some_validation_images():
         count: forecast_end(224, 2, replace(WORK, validation=count), SPEEDS)[1].seconds for count in (0, 300, 9000)
     }
     image_s = SPEEDS.read_s + 2 * SPEEDS.file_s
-    assert found == pytest.approx({0: 2.5, 300: 2.5 + 300 * image_s, 9000: 2.5 + 500 * image_s})
+    assert found == pytest.approx({0: RESERVE_S, 300: RESERVE_S + 300 * image_s, 9000: RESERVE_S + 500 * image_s})
 
 
 def test_there_is_time_to_measure_the_frozen_layers_if_they_turn_out_to_be_better():
