@@ -77,8 +77,8 @@ def compare_speed(models: Sequence[Path], root: Path, work: Path, rounds: int) -
             ours, loops = (work / f"{number}-{kind}-{model.name}.csv" for kind in ("predict", "loop"))
             loop = [__file__, "--data", ".", "--loop", str(model), str(root), str(loops)]
             for kind, command in (("loop", loop), ("predict", write_command(model, root, ours))):
-                taken = run_process(command, work / "cache").seconds
-                seconds.setdefault((kind, model.name), []).append(taken)
+                done = run_process(command, work / "cache")
+                seconds.setdefault((kind, model.name), []).append(done.seconds)
     rows = []
     for (kind, name), taken in seconds.items():
         ratios = [[slow / fast for fast, slow in zip(taken, seconds["loop", other], strict=True)]
