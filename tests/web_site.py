@@ -2,6 +2,7 @@
 
 import re
 import threading
+import time
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import partial
@@ -24,6 +25,7 @@ class WebSite:
     knows_versions: bool = True
     tells_length: bool = True
     status: int = 200
+    delay_s: float = 0.0
     asked: list[tuple[str, str | None]] = field(default_factory=list)
     address: str = ""
     is_over: threading.Event = field(default_factory=threading.Event)
@@ -46,6 +48,7 @@ class Handler(BaseHTTPRequestHandler):
             return
         path = self.path.partition("?")[0].lstrip("/")
         site.asked.append((path, self.headers["Range"]))
+        time.sleep(site.delay_s)
         content = site.files.get(path)
         self.answer(site, content, 404 if content is None else self.find_start(site))
 

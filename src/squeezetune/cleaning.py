@@ -6,13 +6,12 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from io import StringIO
 from pathlib import Path
-from typing import TypeAlias
+from typing import TypeAlias, cast
 
 from squeezetune.audit import Audit
 from squeezetune.data.folders import FolderSource, check_outside
 from squeezetune.data.index import ImageIndex
 from squeezetune.data.listing import ImageSource
-from squeezetune.data.manifests import ManifestSource
 from squeezetune.data.split import PART_NAMES
 from squeezetune.errors import ArtifactError, SettingsError, SourceError
 from squeezetune.findings import Finding
@@ -96,14 +95,14 @@ def check_table(target: Path, source: ImageSource, kinds: Sequence[str], confide
         raise SettingsError(f"{wrong[0]!r} cannot be applied; needed are some of {', '.join(APPLIED)}")
     if not 0.5 <= confidence <= 1:
         raise SettingsError(f"the confidence is {confidence:g}; needed is 0.5 to 1")
-    if not isinstance(source, FolderSource | ManifestSource):
+    if not isinstance(source, FolderSource):
         raise SourceError(
             f"the photos of {source.describe()} are no files of their own, so that no table can name them",
             "Unpack them into a folder to apply what was found; check.csv names all of it.",
         )
     if target.suffix.lower() != ".csv":
         raise SettingsError(f"the table is called {target.name}; needed is a name that ends in .csv")
-    if isinstance(source, FolderSource):
+    if source.table is None:
         check_outside(target, source.root, "the table", "give another place")
     if target.exists():
         raise SettingsError(f"{target} is there already", "Give another name, or remove it.")
@@ -196,8 +195,7 @@ def _list_rows(index: ImageIndex, changes: Mapping[str, Change], target: Path) -
 
 def _locate(source: ImageSource, name: str) -> Path:
     """Find the file of an image."""
-    root = source.root if isinstance(source, FolderSource) else source.table.parent  # type: ignore[attr-defined]
-    return Path(root, name).resolve()
+    return Path(cast(FolderSource, source).root, name).resolve()  # no other source passes `check_table`
 
 
 def _write_path(path: Path, folder: Path) -> str:

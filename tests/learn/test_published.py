@@ -2,10 +2,7 @@ import doctest
 import hashlib
 import re
 import socket
-import threading
 import time
-from dataclasses import dataclass, field
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import numpy as np
 import pytest
@@ -22,62 +19,11 @@ CHECKSUM = hashlib.sha256(CONTENT).hexdigest()[:8]
 NAME = f"squeezenet1_1-{CHECKSUM}.pth"
 
 
-@dataclass
-class Site:
-    """A small web site, and how it behaves: `breaks` are the bytes that each connection in turn may send."""
-
-    content: bytes = CONTENT
-    breaks: list[int] = field(default_factory=list)
-    knows_ranges: bool = True
-    tells_length: bool = True
-    status: int = 200
-    delay_s: float = 0.0
-    ranges: list[str | None] = field(default_factory=list)
-    address: str = ""
-
-
-class Handler(BaseHTTPRequestHandler):
-    """Answers as the server's `site` says."""
-
-    def do_GET(self):
-        site = self.server.site
-        if self.path.startswith("/moved/"):
-            self.send_response(302)
-            self.send_header("Location", self.path.removeprefix("/moved"))
-            self.end_headers()
-            return
-        asked = self.headers["Range"]
-        site.ranges.append(asked)
-        time.sleep(site.delay_s)
-        start = int(re.fullmatch(r"bytes=(\d+)-", asked)[1]) if asked and site.knows_ranges else 0
-        status = site.status if site.status != 200 else 416 if start >= len(site.content) else 206 if start else 200
-        self.send_response(status)
-        body = site.content[start:] if status < 400 else b"no"
-        if status == 206:
-            self.send_header("Content-Range", f"bytes {start}-{len(site.content) - 1}/{len(site.content)}")
-        if site.tells_length:
-            self.send_header("Content-Length", str(len(body)))
-        self.end_headers()
-        self.wfile.write(body[: site.breaks.pop(0)] if site.breaks else body)
-
-    def log_message(self, *arguments):
-        pass
-
-
 @pytest.fixture
-def site(monkeypatch):
-    for name in ("http_proxy", "HTTP_PROXY", "all_proxy", "ALL_PROXY"):
-        monkeypatch.delenv(name, raising=False)
-    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-    server.daemon_threads = True
-    server.handle_error = lambda *arguments: None  # a client that hangs up is part of the tests
-    server.site = Site(address=f"http://127.0.0.1:{server.server_port}")
-    thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
-    thread.start()
-    yield server.site
-    server.shutdown()
-    thread.join()
-    server.server_close()
+def site(web_site):
+    """Publish the file."""
+    web_site.files[NAME] = CONTENT
+    return web_site
 
 
 @pytest.fixture
@@ -128,6 +74,7 @@ def test_a_redirect_is_followed(fetch):
 
 
 def test_a_proxy_from_the_environment_is_used(site, tmp_path, monkeypatch):
+    site.files[f"http://weights.invalid/{NAME}"] = CONTENT
     monkeypatch.setenv("http_proxy", site.address)
     for name in ("no_proxy", "NO_PROXY"):
         monkeypatch.delenv(name, raising=False)
@@ -208,7 +155,7 @@ def test_a_kept_part_of_another_file_is_thrown_away(fetch, site, tmp_path):
 
 
 def test_wrong_bytes_are_not_taken(fetch, site, tmp_path):
-    site.content = CONTENT[:-1] + b"?"
+    site.files[NAME] = CONTENT[:-1] + b"?"
     with pytest.raises(WeightsError, match=f"300,000 bytes without the SHA-256 {CHECKSUM}") as caught:
         fetch()
     assert "Try again" in caught.value.hint
@@ -216,7 +163,7 @@ def test_wrong_bytes_are_not_taken(fetch, site, tmp_path):
 
 
 def test_a_page_in_place_of_the_file_is_not_taken(fetch, site):
-    site.content = b"<html>Please log in to this network</html>"
+    site.files[NAME] = b"<html>Please log in to this network</html>"
     with pytest.raises(WeightsError, match="42 bytes without the SHA-256"):
         fetch()
 

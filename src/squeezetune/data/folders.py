@@ -27,9 +27,13 @@ _OS_REASONS = {
 
 @dataclass(frozen=True)
 class FolderSource:
-    """The files below a folder; a name is the path from the folder, with `/` on every system."""
+    """The files below a folder; a name is the path from the folder, with `/` on every system.
+
+    With a `table` they are those that it names, wherever they are: a name may lead out of the folder.
+    """
 
     root: Path
+    table: Path | None = None
 
     def read(self, name: str) -> bytes:
         """Return the bytes of the file; ImageError where it cannot be read or lies outside the folder."""
@@ -44,13 +48,13 @@ class FolderSource:
         return stamp_file(self._locate(name))
 
     def describe(self) -> str:
-        """Return the folder's path."""
-        return str(self.root)
+        """Return the folder's path, or the table's."""
+        return str(self.table or self.root)
 
     def _locate(self, name: str) -> str:
-        if name.startswith("/") or ".." in name.split("/"):
+        if self.table is None and (name.startswith("/") or ".." in name.split("/")):
             raise ImageError("it lies outside the folder")
-        return f"{self.root}{os.sep}{name}"  # pathlib would cost as much as reading a small file
+        return os.path.join(self.root, name)  # noqa: PTH118  # pathlib would cost as much as reading a small file
 
 
 @dataclass(frozen=True)

@@ -1,7 +1,6 @@
 """A table of images as a source: a CSV or TSV file with the path and the class of each, perhaps its part and group."""
 
 import csv
-import os
 import sys
 from array import array
 from collections.abc import Iterable, Mapping, Sequence
@@ -10,40 +9,13 @@ from itertools import islice
 from pathlib import Path
 
 from squeezetune.data.columns import GUESSES, check_places, describe_places, find_named, guess_places
-from squeezetune.data.folders import explain_os_error, hash_file, read_file
+from squeezetune.data.folders import FolderSource, explain_os_error
 from squeezetune.data.layout import PARTS
 from squeezetune.data.listing import Entry, Listing, is_image_name, list_entries, quote_name
-from squeezetune.data.stamps import Stamp, stamp_file
 from squeezetune.errors import SourceError
 
 DELIMITERS = ",;\t|"
 SAMPLE_LINES = 100
-
-
-@dataclass(frozen=True)
-class ManifestSource:
-    """The files that a table names; paths are relative to the table's folder, or absolute."""
-
-    table: Path
-
-    def read(self, name: str) -> bytes:
-        """Return the bytes of a file; ImageError where it cannot be read."""
-        return b"".join(read_file(self._locate(name)))
-
-    def digest(self, name: str) -> bytes:
-        """Return the digest of a file's bytes; ImageError where it is no image."""
-        return hash_file(self._locate(name))
-
-    def stamp(self, name: str) -> Stamp | None:
-        """Return the file's stamp."""
-        return stamp_file(self._locate(name))
-
-    def describe(self) -> str:
-        """Return the table's path."""
-        return str(self.table)
-
-    def _locate(self, name: str) -> str:
-        return os.path.join(self.table.parent, name)  # noqa: PTH118  # pathlib would cost as much as a small file
 
 
 @dataclass(frozen=True)
@@ -61,8 +33,10 @@ class Table:
         return row[at].strip() if at < len(row) else ""
 
 
-def open_manifest(path: Path, columns: Mapping[str, str]) -> tuple[ManifestSource, Listing]:
+def open_manifest(path: Path, columns: Mapping[str, str]) -> tuple[FolderSource, Listing]:
     """Read a table of images; what each column is, is guessed from its name unless `columns` says so.
+
+    Paths are relative to the table's folder, or absolute.
 
     Raises:
         SourceError: the table cannot be read, or does not say which column is what.
@@ -73,7 +47,7 @@ def open_manifest(path: Path, columns: Mapping[str, str]) -> tuple[ManifestSourc
         with path.open(newline="", encoding="utf-8-sig", errors="surrogateescape") as file:
             table = find_columns(path, file, columns)
             file.seek(0)
-            return ManifestSource(path), _list_rows(path, table, file)
+            return FolderSource(path.parent, table=path), _list_rows(path, table, file)
     except OSError as error:
         reason = explain_os_error(error)
         raise SourceError(f"{quote_name(str(path))} cannot be read: {reason}", "Check its permissions.") from error
