@@ -22,6 +22,8 @@ BLOCKS = ("conv1", *FIRE_WIDTHS)
 TAPS = ("fire5", "fire6", "fire7", "fire8", "fire9")
 FEATURE_COUNT = 256 + 384 + 384 + 512 + 512
 ACTIVATIONS = ("conv1", *(f"{fire}.{part}" for fire in FIRE_WIDTHS for part in ("squeeze", "expand")))
+# The tensor that holds the image as the network wants it, (n, side, side, 3) uint8.
+FITTED = "fitted"
 KEEP_ASPECT = {"squash": "stretch", "crop": "not_smaller", "pad": "not_larger"}
 
 # The dense layers behind the features, first to last: (inputs, outputs) weights and (outputs,) biases.
@@ -178,10 +180,11 @@ def _add_fit(graph: Graph, image: str, side: int, resize: str) -> str:
     """Add the resize: uint8 in and out, antialiased as Pillow does it."""
     size = graph.constant("side", [side, side])
     resized = graph.add(
-        "Resize", image, "", "", size, axes=[1, 2], mode="linear", antialias=1, exclude_outside=1,
-        coordinate_transformation_mode="half_pixel", keep_aspect_ratio_policy=KEEP_ASPECT[resize],
+        "Resize", image, "", "", size, name=FITTED if resize == "squash" else "", axes=[1, 2], mode="linear",
+        antialias=1, exclude_outside=1, coordinate_transformation_mode="half_pixel",
+        keep_aspect_ratio_policy=KEEP_ASPECT[resize],
     )  # fmt: skip
-    return resized if resize == "squash" else graph.add("CenterCropPad", resized, size, axes=[1, 2])
+    return resized if resize == "squash" else graph.add("CenterCropPad", resized, size, name=FITTED, axes=[1, 2])
 
 
 def _add_features(graph: Graph, pixels: str, layers: Layers, views: int, name: str) -> str:

@@ -8,8 +8,9 @@ from numpy.typing import NDArray
 from onnx import TensorProto, helper
 
 from squeezetune.errors import ArtifactError
+from squeezetune.learn.graph import FITTED
 
-IMAGE, FITTING = "image", ("Resize", "CenterCropPad")
+IMAGE = "image"
 
 
 class Fit:
@@ -46,20 +47,18 @@ class Fit:
 
 def cut_fit(model: onnx.ModelProto, side: int) -> bytes:
     """Cut the operators that resize from the beginning of a model."""
-    nodes, tensor = [], IMAGE
-    for node in model.graph.node:
-        if node.op_type not in FITTING or node.input[0] != tensor:
-            break
-        nodes.append(node)
-        tensor = node.output[0]
+    nodes, read = [], {FITTED}
+    for node in reversed(model.graph.node):
+        if read.intersection(node.output):
+            nodes.append(node)
+            read.update(node.input)
     if not nodes:
         raise ArtifactError("The model does not begin by resizing its images", "Train the model again.")
-    read = {name for node in nodes for name in node.input}
     graph = helper.make_graph(
-        nodes,
+        nodes[::-1],
         "fit",
         [item for item in model.graph.input if item.name == IMAGE],
-        [helper.make_tensor_value_info(tensor, TensorProto.UINT8, ["n", side, side, 3])],
+        [helper.make_tensor_value_info(FITTED, TensorProto.UINT8, ["n", side, side, 3])],
         [item for item in model.graph.initializer if item.name in read],
     )
     cut = helper.make_model(graph, opset_imports=model.opset_import, ir_version=model.ir_version)
