@@ -12,7 +12,8 @@ from squeezetune.deepening import Ground, deepen, resume_stages
 from squeezetune.events import PlanChanged
 from squeezetune.forecasts import forecast_judgement, forecast_stage
 from squeezetune.interruption import Stopped
-from squeezetune.learn.head import Candidate, Head
+from squeezetune.learn.candidate import Candidate
+from squeezetune.learn.head import Head
 from squeezetune.learn.recipe import StagePlan
 from squeezetune.learn.stages import StageResult
 from squeezetune.planner import Plan, note_training, plan_rest

@@ -8,8 +8,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from squeezetune.events import EpochFinished
+from squeezetune.learn.candidate import Candidate
 from squeezetune.learn.dense import Layers
-from squeezetune.learn.head import Candidate
 from squeezetune.learn.recipe import StagePlan
 from squeezetune.learn.scaling import Scaling
 from squeezetune.learn.weights import Weights

@@ -21,10 +21,11 @@ from squeezetune.data.split import Split
 from squeezetune.deepened import Deepened, find_best
 from squeezetune.interruption import catch_interrupts
 from squeezetune.learn.calibration import fit_temperature, measure_loss
+from squeezetune.learn.candidate import Candidate
 from squeezetune.learn.dense import Layers, Task, fit_linear
 from squeezetune.learn.features import Features
 from squeezetune.learn.graph import BLOCKS
-from squeezetune.learn.head import PENALTIES, Candidate, Head, weigh_classes
+from squeezetune.learn.head import PENALTIES, Head, weigh_classes
 from squeezetune.learn.pace import ClockPace, EpochPace, Pace
 from squeezetune.learn.recipe import PROBE_IMAGES, StagePlan
 from squeezetune.learn.scaling import Scaling, measure_scaling

@@ -4,8 +4,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 from squeezetune.learn.activations import make_form
+from squeezetune.learn.bench import PILOT_IMAGES
 from squeezetune.learn.graph import BLOCKS
-from squeezetune.learn.head import PILOT_IMAGES
 from squeezetune.learn.recipe import PROBE_IMAGES, WATCHED_IMAGES, StagePlan
 from squeezetune.learn.weights import find_layout
 

@@ -12,8 +12,9 @@ from squeezetune.data.pixels import PixelSettings
 from squeezetune.data.split import Split
 from squeezetune.deepened import Deepened, find_best
 from squeezetune.events import EpochFinished
+from squeezetune.learn.candidate import Candidate
 from squeezetune.learn.features import Features
-from squeezetune.learn.head import Candidate, Head
+from squeezetune.learn.head import Head
 from squeezetune.learn.pretrained import Pretrained
 from squeezetune.learn.stages import StageResult
 from squeezetune.learn.trunk import Trunk

@@ -21,8 +21,8 @@ from squeezetune.errors import SourceError
 from squeezetune.events import EpochFinished
 from squeezetune.interruption import catch_interrupts
 from squeezetune.learn.calibration import measure_loss
+from squeezetune.learn.candidate import Candidate
 from squeezetune.learn.graph import build_convolved
-from squeezetune.learn.head import Candidate
 from squeezetune.learn.pretrained import Pretrained
 from squeezetune.learn.recipe import OriginalRecipe
 from squeezetune.learn.stages import StageResult

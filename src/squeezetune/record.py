@@ -12,8 +12,9 @@ from numpy.typing import NDArray
 from squeezetune.cross_validation import Crossed
 from squeezetune.data.index import Skipped
 from squeezetune.events import EpochFinished, Event, PlanChanged, PlanMade, StageFinished
+from squeezetune.learn.bench import VIEW_NAMES
+from squeezetune.learn.candidate import Candidate
 from squeezetune.learn.evaluation import Evaluation
-from squeezetune.learn.head import VIEW_NAMES, Candidate
 from squeezetune.learn.intervals import wilson_interval
 from squeezetune.learn.stages import StageResult
 from squeezetune.learned import Trained

@@ -5,10 +5,11 @@ import pytest
 from scipy.special import softmax
 
 from squeezetune.events import EpochFinished, StageAdvanced, StageFinished, StageStarted, ignore_event
+from squeezetune.learn import bench
 from squeezetune.learn import head as head_module
+from squeezetune.learn.candidate import Candidate
 from squeezetune.learn.dense import apply_layers
 from squeezetune.learn.head import (
-    Candidate,
     LabelledFeatures,
     fit_head,
     weigh_classes,
@@ -208,7 +209,7 @@ def test_the_groups_of_validation_images_come_to_the_candidates():
 
 
 def test_many_images_are_chosen_on_a_pilot_and_fitted_on_all(monkeypatch):
-    monkeypatch.setattr(head_module, "PILOT_IMAGES", 100)
+    monkeypatch.setattr(bench, "PILOT_IMAGES", 100)
     sizes = []
     fit_linear = head_module.fit_linear
 

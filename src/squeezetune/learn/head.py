@@ -8,28 +8,24 @@ import numpy as np
 from numpy.typing import NDArray
 
 from squeezetune.events import EpochFinished, Listener, StageAdvanced, StageFinished, StageStarted
+from squeezetune.learn.bench import STAGE, VIEW_NAMES, Bench
 from squeezetune.learn.calibration import fit_temperature, measure_loss
+from squeezetune.learn.candidate import Candidate
 from squeezetune.learn.crossing import cross_fit, deal_folds
-from squeezetune.learn.dense import Layers, Rows, Task, apply_layers, fit_linear
+from squeezetune.learn.dense import Layers, apply_layers, fit_linear
 from squeezetune.learn.hidden import Epoch, HiddenOptions, fit_hidden
-from squeezetune.learn.recipe import WATCHED_IMAGES
 from squeezetune.learn.scaling import measure_scaling
 from squeezetune.scratch import IN_MEMORY, Scratch, Selection, list_blocks
 from squeezetune.settings import Settings
 
 # Penalties on the summed loss; the best one hardly depends on the number of images. The first is the likeliest.
 PENALTIES = (80.0, 20.0, 320.0)
-# The penalty and the views are chosen on at most this many training images, and hold for all of them.
-PILOT_IMAGES = 3000
 # A validation part with no more mistakes than this share cannot tell a better head from a worse one.
 SETTLED_ERROR = 0.005
 HIDDEN = {"balanced": HiddenOptions(), "thorough": HiddenOptions(epochs=30, min_steps=1000)}
 # Few images want a narrow hidden layer: widths below so many training images (docs/decisions/0001-head.md).
 WIDTHS = ((5_000, 128), (15_000, 256))
 IMBALANCE = 1.5
-
-STAGE = "head"
-VIEW_NAMES = {1: "image", 2: "image and mirror image", 4: "image, mirror image and the middles of both"}
 
 
 @dataclass(frozen=True)
@@ -42,65 +38,6 @@ class LabelledFeatures:
     features: NDArray[np.float16] | Selection
     labels: NDArray[np.int64]
     units: NDArray[np.int64] | None = None
-
-
-@dataclass(frozen=True)
-class Candidate:
-    """One head that was tried, and what the validation part says of it; `is_correct` (n,) tells of each image.
-
-    `units` (n,) numbers the groups that the validation images belong to, where there are any.
-    """
-
-    name: str
-    layers: Layers
-    views: int
-    penalty: float | None
-    is_correct: NDArray[np.bool_]
-    validation_loss: float
-    temperature: float
-    seconds: float
-    history: tuple[EpochFinished, ...] = ()
-    units: NDArray[np.int64] | None = None
-
-    @property
-    def validation_accuracy(self) -> float:
-        """The share of the validation images that are named right."""
-        return float(self.is_correct.mean())
-
-    @property
-    def rank(self) -> tuple[float, float]:
-        """Order candidates of one kind: by accuracy, then by calibrated likelihood."""
-        return (self.validation_accuracy, -self.validation_loss)
-
-    def pays_over(self, other: "Candidate") -> bool:
-        """Say whether this one is better than a simpler one by more than a standard error of the paired difference.
-
-        Images of one group are hardly more than one observation: with groups, it has to be so for their differences
-        too (Liang and Zeger 1986, "Longitudinal data analysis using generalized linear models").
-        """
-        gains = self.is_correct.astype(np.int64) - other.is_correct
-        return is_sure(gains) and (self.units is None or is_sure(sum_groups(gains, self.units)))
-
-    def replaces(self, other: "Candidate") -> bool:
-        """Say whether this one, a network with more of its layers trained, takes the place of another.
-
-        It has to be better, and where there are groups, so much better that it is not the luck of a few of them: new
-        images of known groups gain from trained layers, new groups may lose.
-        """
-        return self.pays_over(other) if self.units is not None else self.rank > other.rank
-
-
-def is_sure(gains: NDArray[np.int64]) -> bool:
-    """Say whether the sum of differences is above its standard error, if there were no difference."""
-    return bool(gains.sum() > np.sqrt((gains**2).sum()))
-
-
-def sum_groups(gains: NDArray[np.int64], units: NDArray[np.int64]) -> NDArray[np.int64]:
-    """Add up the differences (n,) of the images of each group."""
-    groups, group_of = np.unique(units, return_inverse=True)
-    sums = np.zeros(len(groups), np.int64)
-    np.add.at(sums, group_of, gains)
-    return sums
 
 
 @dataclass(frozen=True)
@@ -156,7 +93,7 @@ def fit_head(
     return Head(scaling.fold(best.layers, best.temperature), best.views, best, tuple(candidates))
 
 
-def cross_judge(bench: "Bench", linear: Candidate) -> Candidate:
+def cross_judge(bench: Bench, linear: Candidate) -> Candidate:
     """Judge a linear head by training images that others like it, fitted for this, have not seen.
 
     So few images are worth more in training than held back: with five of a class, ETH-80 and CIFAR-10 gain two to
@@ -181,79 +118,6 @@ def weigh_classes(labels: NDArray[np.int64], class_count: int, policy: str) -> N
     if policy == "none" or (policy == "auto" and counts.max() <= IMBALANCE * counts.min()):
         return np.ones(class_count, np.float32)
     return (len(labels) / (class_count * counts)).astype(np.float32)
-
-
-@dataclass(frozen=True)
-class Bench:
-    """Training and validation rows (n, views, 2048), standardised, with labels, and the weights of the classes.
-
-    `units` (n,) numbers the groups of the validation images, where there are any.
-    """
-
-    rows: Rows
-    labels: NDArray[np.int64]
-    validation_rows: Rows
-    validation_labels: NDArray[np.int64]
-    class_weights: NDArray[np.float32]
-    threads: int
-    units: NDArray[np.int64] | None = None
-
-    def make_task(self, views: int) -> Task:
-        """Make every view of every image one row."""
-        rows = self.rows[:, :views].reshape(len(self.rows) * views, -1)
-        return Task(rows, np.repeat(self.labels, views), self.class_weights)
-
-    def take_pilot(self) -> "Bench":
-        """Keep an even sample of the training images, at most `PILOT_IMAGES`."""
-        step = -(-len(self.labels) // PILOT_IMAGES)
-        return self if step == 1 else replace(self, rows=self.rows[::step], labels=self.labels[::step])
-
-    def take_watched(self) -> "Bench":
-        """Keep an even sample of the validation images, cheap enough to look at in every epoch."""
-        step = -(-len(self.validation_labels) // WATCHED_IMAGES)
-        rows, labels = self.validation_rows[::step], self.validation_labels[::step]
-        return replace(self, validation_rows=rows, validation_labels=labels)
-
-    def infer(self, layers: Layers, views: int) -> NDArray[np.float32]:
-        """Compute the logits (n, classes) of the validation images, averaged over the views."""
-        parts = [
-            apply_to_views(layers, self.validation_rows[b, :views]) for b in list_blocks(len(self.validation_rows))
-        ]
-        return np.concatenate(parts)
-
-    def describe_epoch(self, epoch: Epoch, views: int, images: int, seconds: float) -> EpochFinished:
-        """Measure the validation part after an epoch; `images` were seen in every one until now, after `seconds`."""
-        logits, labels = self.infer(epoch.layers, views), self.validation_labels
-        return EpochFinished(
-            stage=STAGE,
-            epoch=epoch.number,
-            of=epoch.of,
-            train_loss=epoch.loss,
-            train_accuracy=epoch.accuracy,
-            validation_loss=measure_loss(logits, labels),
-            validation_accuracy=float((logits.argmax(axis=1) == labels).mean()),
-            images_per_s=images * epoch.number / seconds,
-            seconds=seconds,
-        )
-
-    def judge(self, name: str, layers: Layers, views: int, penalty: float | None, start: float) -> Candidate:
-        """Measure layers on the validation part, averaging the logits of the views."""
-        logits, labels = self.infer(layers, views), self.validation_labels
-        # images that were learnt say nothing of how sure to be
-        temperature = 1.0 if self.validation_rows is self.rows else fit_temperature(logits, labels)
-        is_correct = logits.argmax(axis=1) == labels
-        loss = measure_loss(logits, labels, temperature)
-        name = f"{name}, {VIEW_NAMES[views]}"
-        seconds = time.perf_counter() - start
-        return Candidate(name, layers, views, penalty, is_correct, loss, temperature, seconds, units=self.units)
-
-
-def apply_to_views(layers: Layers, rows: Rows) -> NDArray[np.float32]:
-    """Compute the logits (n, classes) of rows (n, views, features), averaged over the views."""
-    count, views, _ = rows.shape
-    logits = apply_layers(layers, rows.reshape(count * views, -1)).reshape(count, views, -1)
-    means: NDArray[np.float32] = logits.mean(axis=1)
-    return means
 
 
 def choose_head(bench: Bench, settings: Settings, listen: Listener) -> tuple[Candidate, list[Candidate]]:

@@ -1,0 +1,68 @@
+"""A head that was tried, and when it is taken in place of another."""
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from squeezetune.events import EpochFinished
+from squeezetune.learn.dense import Layers
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """One head that was tried, and what the validation part says of it; `is_correct` (n,) tells of each image.
+
+    `units` (n,) numbers the groups that the validation images belong to, where there are any.
+    """
+
+    name: str
+    layers: Layers
+    views: int
+    penalty: float | None
+    is_correct: NDArray[np.bool_]
+    validation_loss: float
+    temperature: float
+    seconds: float
+    history: tuple[EpochFinished, ...] = ()
+    units: NDArray[np.int64] | None = None
+
+    @property
+    def validation_accuracy(self) -> float:
+        """The share of the validation images that are named right."""
+        return float(self.is_correct.mean())
+
+    @property
+    def rank(self) -> tuple[float, float]:
+        """Order candidates of one kind: by accuracy, then by calibrated likelihood."""
+        return (self.validation_accuracy, -self.validation_loss)
+
+    def pays_over(self, other: "Candidate") -> bool:
+        """Say whether this one is better than a simpler one by more than a standard error of the paired difference.
+
+        Images of one group are hardly more than one observation: with groups, it has to be so for their differences
+        too (Liang and Zeger 1986, "Longitudinal data analysis using generalized linear models").
+        """
+        gains = self.is_correct.astype(np.int64) - other.is_correct
+        return is_sure(gains) and (self.units is None or is_sure(sum_groups(gains, self.units)))
+
+    def replaces(self, other: "Candidate") -> bool:
+        """Say whether this one, a network with more of its layers trained, takes the place of another.
+
+        It has to be better, and where there are groups, so much better that it is not the luck of a few of them: new
+        images of known groups gain from trained layers, new groups may lose.
+        """
+        return self.pays_over(other) if self.units is not None else self.rank > other.rank
+
+
+def is_sure(gains: NDArray[np.int64]) -> bool:
+    """Say whether the sum of differences is above its standard error, if there were no difference."""
+    return bool(gains.sum() > np.sqrt((gains**2).sum()))
+
+
+def sum_groups(gains: NDArray[np.int64], units: NDArray[np.int64]) -> NDArray[np.int64]:
+    """Add up the differences (n,) of the images of each group."""
+    groups, group_of = np.unique(units, return_inverse=True)
+    sums = np.zeros(len(groups), np.int64)
+    np.add.at(sums, group_of, gains)
+    return sums
