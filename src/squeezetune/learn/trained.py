@@ -47,7 +47,9 @@ class TrainedNetwork:
     def build_model(self, metadata: Mapping[str, str], form: Form = EXACT) -> bytes:
         """Build the classifier as an ONNX file in some form: images in, probabilities out."""
         if self.is_convolved:
-            return build_convolved(self.weights, self.head[0], side=self.side, resize=self.resize, metadata=metadata)
+            return build_convolved(
+                self.weights, self.head[0], side=self.side, resize=self.resize, metadata=metadata, form=form
+            )
         return build_classifier(
             self.weights,
             self.head,
