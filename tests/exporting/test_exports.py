@@ -8,6 +8,7 @@ import onnx
 import onnxruntime
 import pytest
 from click.testing import CliRunner
+from odd_images import make_odd_images, open_model
 
 from squeezetune.artifact import MODEL
 from squeezetune.cli import main
@@ -82,6 +83,19 @@ def test_a_file_takes_images_of_any_size(exports, name):
 def test_floats_answer_as_the_model_does(exports, model_folder, name, tolerance):
     images = np.random.default_rng(0).integers(0, 256, (4, 80, 70, 3), dtype=np.uint8)
     np.testing.assert_allclose(run(exports.find_path(name), images), run(model_folder / MODEL, images), atol=tolerance)
+
+
+@pytest.mark.parametrize(("name", "share"), [("onnx-int8", 0.98), ("onnx-tiny", 0.95)])
+def test_fewer_bits_seldom_change_a_sure_answer_even_on_odd_images(exports, model_folder, name, share):
+    expected, found = (open_model(path.read_bytes()) for path in (model_folder / MODEL, exports.find_path(name)))
+    images = list(make_odd_images(120, large=0))
+    rows = [expected(image[None])[0] for image in images]
+    # of noise and flat colours the network may be unsure: then anything tips the scale
+    is_sure = np.array([np.subtract(*np.sort(row)[:-3:-1]) > 0.5 for row in rows])
+    said = [found(image[None])[0].argmax() for image in images]
+    is_same = np.array(said) == np.argmax(rows, axis=1)
+    assert is_sure.mean() > 0.5
+    assert is_same[is_sure].mean() >= share
 
 
 def test_the_card_names_every_file_and_figure(exports):
