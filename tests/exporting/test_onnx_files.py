@@ -46,6 +46,21 @@ def seen(order, odd_images):
     return [see(image[None])[0] for image in odd_images]
 
 
+def check_same(name, expected, found):
+    """Check that two sets of probabilities name the same classes, where a head drawn at random is not undecided."""
+    ranked = np.sort(expected)
+    is_decided = ranked[:, -1] - ranked[:, -2] > 0.03
+    is_same = expected.argmax(axis=1) == found.argmax(axis=1)
+    assert is_decided.mean() >= 0.9
+    # where activations are rounded too, a grey level may be a whole step
+    assert is_same[is_decided].mean() >= (0.98 if name == "onnx-int8" else 0.995)
+    assert np.abs(found - expected).max(axis=1).mean() < (0.02 if name == "onnx-int8" else 0.01)
+
+
+def answer(run, images):
+    return np.concatenate([run(image[None]) for image in images])
+
+
 @pytest.mark.parametrize("name", [*EXACT, *LOSSY])
 def test_every_network_sees_what_the_models_sees(files, order, odd_images, name):
     expected, found = (open_model(keep_pixels_only(model)) for model in (order.model, files[name]))
@@ -63,12 +78,19 @@ def test_floats_name_the_models_class(files, order, odd_images, name):
 def test_nothing_is_lost_on_the_way_to_the_network(files, odd_images, seen, name):
     """Give a file the pixels that the model's own network sees: it answers as it answers the images themselves."""
     run = open_model(files[name])
-    answers = [(run(image[None])[0], run(pixels[None])[0]) for image, pixels in zip(odd_images, seen, strict=True)]
-    assert np.mean([a.argmax() == b.argmax() for a, b in answers]) >= 0.995
-    assert np.mean([np.abs(a - b).max() for a, b in answers]) < 0.01
+    check_same(name, answer(run, odd_images), answer(run, seen))
 
 
 def test_a_convolved_classifier_is_as_small_as_others(files):
     assert len(files["onnx-tiny"]) < 0.5e6
     assert len(files["onnx-int8"]) < 0.85e6
     assert len(files["onnx-fp16"]) < 1.6e6 < 2.8e6 < len(files["onnx"])
+
+
+@pytest.mark.parametrize("name", [*EXACT, *LOSSY])
+def test_openvino_gives_the_answers_of_onnx_runtime(files, odd_images, name):
+    openvino = pytest.importorskip("openvino", reason="openvino is an extra")
+    core, plain = openvino.Core(), {"INFERENCE_PRECISION_HINT": "f32", "INFERENCE_NUM_THREADS": 1}
+    compiled = core.compile_model(core.read_model(files[name]), "CPU", plain)
+    images = odd_images if name == "onnx-tiny" else odd_images[::4]
+    check_same(name, answer(open_model(files[name]), images), answer(lambda image: compiled(image)[0], images))

@@ -6,6 +6,7 @@ from pathlib import Path
 import numpy as np
 
 from squeezetune.exporting.order import Order
+from squeezetune.exporting.resampling import replace_resize
 from squeezetune.learn.codes import Codes, choose_scales
 from squeezetune.learn.compression import FIRST, HEAD, Compressed, compress_head, compress_layers
 from squeezetune.learn.graph import build_trunk
@@ -24,12 +25,12 @@ TINY_BITS = {FIRST: 8, HEAD: 8}
 
 def write_floats(order: Order, path: Path) -> None:
     """Write float32: the network as it was measured."""
-    write_file(path, order.network.build_model(order.metadata, Form(store_floats)))
+    write_file(path, build_file(order, order.network, Form(store_floats)))
 
 
 def write_halves(order: Order, path: Path) -> None:
     """Write parameters as float16 that are computed in float32: half the size, at the same speed everywhere."""
-    write_file(path, order.network.build_model(order.metadata, Form(store_halves)))
+    write_file(path, build_file(order, order.network, Form(store_halves)))
 
 
 def write_tiny(order: Order, path: Path) -> None:
@@ -40,7 +41,7 @@ def write_tiny(order: Order, path: Path) -> None:
 def build_tiny(order: Order) -> bytes:
     """Build a model with parameters of four bits."""
     compressed = compress(order, TINY_BITS)
-    return compressed.network.build_model(order.metadata, Form(CodedStore(compressed.codes)))
+    return build_file(order, compressed.network, Form(CodedStore(compressed.codes)))
 
 
 def write_int8(order: Order, path: Path) -> None:
@@ -51,7 +52,12 @@ def write_int8(order: Order, path: Path) -> None:
         fit_head(order, Compressed(network, {}), ranges) if not network.is_convolved else code_convolved(network)
     )
     form = Form(CodedStore(compressed.codes), ranges)
-    write_file(path, compressed.network.build_model(order.metadata, form))
+    write_file(path, build_file(order, compressed.network, form))
+
+
+def build_file(order: Order, network: TrainedNetwork, form: Form) -> bytes:
+    """Build a network in some form, with a resize that every runtime computes alike."""
+    return replace_resize(network.build_model(order.metadata, form))
 
 
 def compress(order: Order, bits: Mapping[str, int]) -> Compressed:
