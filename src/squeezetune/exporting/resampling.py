@@ -33,9 +33,13 @@ def replace_resize(model: bytes) -> bytes:
                 if item.name == nodes[first].input[3])  # fmt: skip
     graph = Graph()
     add_fit(graph, nodes[first].input[0], side, resize, name=nodes[last].output[0])
-    kept = [*nodes[:first], *graph.nodes, *nodes[last + 1 :]]
+    order = [*nodes[:first], *graph.nodes, *nodes[last + 1 :]]
     del nodes[:]
-    nodes.extend(kept)
+    nodes.extend(order)
+    used = {name for node in nodes for name in node.input}
+    kept = [item for item in loaded.graph.initializer if item.name in used]  # runtimes complain about what is not
+    del loaded.graph.initializer[:]
+    loaded.graph.initializer.extend(kept)
     loaded.graph.initializer.extend(numpy_helper.from_array(value, name) for name, value in graph.constants.items())
     onnx.checker.check_model(loaded)
     payload: bytes = loaded.SerializeToString(deterministic=True)
