@@ -1,6 +1,6 @@
 """Images of every shape and kind that a format has to take, as files, and how two formats are compared on them."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from io import BytesIO
 from typing import NamedTuple
 
@@ -96,17 +96,16 @@ def open_model(model: bytes) -> Run:
 def keep_pixels_only(model: bytes) -> bytes:
     """Cut a classifier's ONNX file behind its resize: images in, what the network sees, (n, side, side, 3), out."""
     loaded = onnx.load_from_string(model)
-    cut = next(at for at, node in enumerate(loaded.graph.node) if node.op_type == "Resize")
-    cut += loaded.graph.node[cut + 1].op_type == "CenterCropPad"
-    pixels = onnx.helper.make_tensor_value_info(
-        loaded.graph.node[cut].output[0], onnx.TensorProto.UINT8, ["n", "side", "side", 3]
-    )
+    made = [node.output[0] for node in loaded.graph.node]
+    name = "centercroppad_1" if "centercroppad_1" in made else "resize_0"  # matrices in their place keep the name
+    cut = made.index(name)
+    pixels = onnx.helper.make_tensor_value_info(name, onnx.TensorProto.UINT8, ["n", "side", "side", 3])
     del loaded.graph.node[cut + 1 :], loaded.graph.output[:]
     loaded.graph.output.append(pixels)
     return loaded.SerializeToString()
 
 
-def compare(expected: Run, found: Run, images: Iterator[np.ndarray]) -> Agreement:
+def compare(expected: Run, found: Run, images: Iterable[np.ndarray]) -> Agreement:
     """Compare two formats' probabilities on images of any sizes, one at a time."""
     same, gaps = [], []
     for image in images:
@@ -117,7 +116,7 @@ def compare(expected: Run, found: Run, images: Iterator[np.ndarray]) -> Agreemen
     return Agreement(float(np.mean(same)), float(np.max(gaps)), float(np.mean(gaps)))
 
 
-def measure_pixel_gap(expected: Run, found: Run, images: Iterator[np.ndarray]) -> int:
+def measure_pixel_gap(expected: Run, found: Run, images: Iterable[np.ndarray]) -> int:
     """Measure by how many grey levels two formats' input of the network differs at most."""
     return max(
         int(np.abs(expected(image[None]).astype(int) - found(image[None]).astype(int)).max()) for image in images

@@ -6,6 +6,7 @@ from pathlib import Path
 import numpy as np
 
 from squeezetune.exporting.order import Order
+from squeezetune.exporting.resampling import replace_resize
 from squeezetune.learn.codes import Codes, choose_scales
 from squeezetune.learn.compression import FIRST, HEAD, Compressed, compress_head, compress_layers
 from squeezetune.learn.forms import Form
@@ -26,12 +27,12 @@ TINY_BITS = {FIRST: 8, HEAD: 8}
 
 def write_floats(order: Order, path: Path) -> None:
     """Write float32: the network as it was measured."""
-    write_file(path, order.network.build_model(order.metadata, Form(store_floats)))
+    write_file(path, build_file(order, order.network, Form(store_floats)))
 
 
 def write_halves(order: Order, path: Path) -> None:
     """Write parameters as float16 that are computed in float32: half the size, at the same speed everywhere."""
-    write_file(path, order.network.build_model(order.metadata, Form(store_halves)))
+    write_file(path, build_file(order, order.network, Form(store_halves)))
 
 
 def write_tiny(order: Order, path: Path) -> None:
@@ -42,7 +43,7 @@ def write_tiny(order: Order, path: Path) -> None:
 def build_tiny(order: Order) -> bytes:
     """Build a model with parameters of four bits."""
     compressed = compress(order, TINY_BITS)
-    return compressed.network.build_model(order.metadata, Form(CodedStore(compressed.codes)))
+    return build_file(order, compressed.network, Form(CodedStore(compressed.codes)))
 
 
 def write_int8(order: Order, path: Path) -> None:
@@ -50,8 +51,12 @@ def write_int8(order: Order, path: Path) -> None:
     network = order.network
     int8 = Int8(measure_ranges(network.weights, order.draw(_count_layer_images(network))), network.side)
     compressed = fit_head(order, Compressed(network, {}), int8) if not network.is_convolved else code_convolved(network)
-    form = Form(CodedStore(compressed.codes), int8)
-    write_file(path, compressed.network.build_model(order.metadata, form))
+    write_file(path, build_file(order, compressed.network, Form(CodedStore(compressed.codes), int8)))
+
+
+def build_file(order: Order, network: TrainedNetwork, form: Form) -> bytes:
+    """Build a network in some form, with a resize that every runtime computes alike."""
+    return replace_resize(network.build_model(order.metadata, form))
 
 
 def compress(order: Order, bits: Mapping[str, int]) -> Compressed:
