@@ -4,6 +4,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
+from threadpoolctl import threadpool_limits
 
 from squeezetune.exporting.order import Order
 from squeezetune.learn.codes import Codes, choose_scales
@@ -57,7 +58,8 @@ def write_int8(order: Order, path: Path) -> None:
 def compress(order: Order, bits: Mapping[str, int]) -> Compressed:
     """Compress all layers."""
     network = order.network
-    compressed = compress_layers(network, order.draw(_count_layer_images(network)), bits)
+    with threadpool_limits(1):  # threads of BLAS stall when the machine is busy, and gain little on these sizes
+        compressed = compress_layers(network, order.draw(_count_layer_images(network)), bits)
     return compressed if network.is_convolved else fit_head(order, compressed, bits=bits[HEAD])
 
 
@@ -68,7 +70,8 @@ def fit_head(order: Order, compressed: Compressed, ranges: Ranges | None = None,
     weights = compressed.network.weights
     changed = open_graph(build_trunk(weights, ranges, views=views), Runtime("onnxruntime", "int8"), 1)
     features = [run_batches(run, pixels) for run in (exact, changed)]
-    return compress_head(compressed, features[0], features[1], bits)
+    with threadpool_limits(1):  # as above
+        return compress_head(compressed, features[0], features[1], bits)
 
 
 def code_convolved(network: TrainedNetwork) -> Compressed:
