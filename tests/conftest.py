@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 from example_weights import draw_weights
 from PIL import Image, ImageDraw
+from threadpoolctl import threadpool_limits
 from web_site import WebSite, open_site
 
 from squeezetune.checkpoint import CheckpointFolder
@@ -80,6 +81,13 @@ def own_cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
         folder = tmp_path_factory.mktemp("cache")
         patch.setenv("SQUEEZETUNE_CACHE", str(folder))
         yield folder
+
+
+@pytest.fixture(scope="session", autouse=True)
+def one_blas_thread() -> Iterator[None]:
+    """Leave the threads to our own code, as `learning` does; those of BLAS stall when the machine is busy."""
+    with threadpool_limits(1):
+        yield
 
 
 @pytest.fixture

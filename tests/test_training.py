@@ -1,10 +1,8 @@
 import hashlib
 import json
+import multiprocessing
 import os
 import random
-import signal
-import subprocess
-import sys
 import time
 import zipfile
 from dataclasses import replace
@@ -21,6 +19,7 @@ from squeezetune.data.index import index_photos
 from squeezetune.data.split import split_index
 from squeezetune.errors import ArtifactError, ClassesError, SettingsError, SourceError
 from squeezetune.events import ModelMeasured, Notice, StageAdvanced, StageFinished, StageStarted
+from squeezetune.learn import features
 from squeezetune.prediction import load
 from squeezetune.settings import Settings
 from squeezetune.store import RowStore
@@ -307,17 +306,19 @@ def test_a_listener_that_fails_stops_the_run_and_leaves_nothing(write_shapes, tm
 
 # ---- killed at any moment
 
-RUN = """
-import sys
-from pathlib import Path
-from squeezetune.learn import features
-from squeezetune.settings import Settings
-from squeezetune.training import train
-features.SAVE_EVERY_IMAGES = 1
-settings = Settings(image_side=160, validation=0.2, test=0.2, engine="onnxruntime", precision="float32", threads=2)
-print("ready", flush=True)
-train(sys.argv[1], sys.argv[2], settings)
-"""
+# Processes that are forked from one that has loaded all libraries, where the system can fork.
+METHODS = multiprocessing.get_all_start_methods()
+PROCESSES = multiprocessing.get_context("forkserver" if "forkserver" in METHODS else "spawn")
+if "forkserver" in METHODS:
+    PROCESSES.set_forkserver_preload([__name__])
+
+
+def train_slowly(photos, output, cache):
+    """Train in small steps, all of which are kept."""
+    os.environ["SQUEEZETUNE_CACHE"] = str(cache)
+    features.SAVE_EVERY_IMAGES = 1
+    settings = Settings(image_side=160, validation=0.2, test=0.2, engine="onnxruntime", precision="float32", threads=2)
+    train(photos, output, settings)
 
 
 class KilledRuns:
@@ -327,17 +328,14 @@ class KilledRuns:
         self.photos, self.output = photos, output
 
     def start(self, cache):
-        """Start a run; return when it has loaded its libraries."""
-        environment = os.environ | {"SQUEEZETUNE_CACHE": str(cache)}
-        words = [sys.executable, "-c", RUN, str(self.photos), str(self.output)]
-        process = subprocess.Popen(words, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
-        process.stdout.readline()
+        process = PROCESSES.Process(target=train_slowly, args=(self.photos, self.output, cache))
+        process.start()
         return process
 
     def watch(self, process, seconds):
         """Look at the output for some time: whatever can be seen of it must be a whole model."""
         end = time.monotonic() + seconds
-        while process.poll() is None and time.monotonic() < end:
+        while process.is_alive() and time.monotonic() < end:
             self.look()
             time.sleep(0.005)
 
@@ -346,22 +344,23 @@ class KilledRuns:
             assert load(self.output).class_names == ("box", "disc", "spike")
 
     def kill(self, process):
-        process.send_signal(signal.SIGKILL)
-        process.communicate()
+        process.kill()
+        process.join()
         self.look()
 
     def finish(self, process):
         self.watch(process, 60)
-        _, errors = process.communicate()
-        assert process.returncode == 0, errors.decode()
+        process.join(1)
+        assert process.exitcode == 0
         self.look()
 
 
 def kill_and_compare(shape_folder, tmp_path, kills):
     """Kill runs at random moments; the run that is left alone then must end as if nothing had been."""
     clean = KilledRuns(shape_folder, tmp_path / "clean")
+    process = clean.start(tmp_path / "clean-cache")
     start = time.monotonic()
-    clean.finish(clean.start(tmp_path / "clean-cache"))
+    clean.finish(process)
     length = time.monotonic() - start
     runs, rng = KilledRuns(shape_folder, tmp_path / "killed"), random.Random(0)
     for number in range(kills):
@@ -386,7 +385,7 @@ def test_twenty_killed_runs_leave_nothing_half_written(shape_folder, tmp_path):
 def test_a_killed_run_goes_on_where_it_stopped(shape_folder, tmp_path, fixed_settings, monkeypatch):
     runs, cache = KilledRuns(shape_folder, tmp_path / "model"), tmp_path / "cache"
     process = runs.start(cache)
-    while process.poll() is None and len(list(cache.rglob("*.npy"))) < 4:
+    while process.is_alive() and len(list(cache.rglob("*.npy"))) < 4:
         time.sleep(0.001)
     runs.kill(process)
     kept = sum(len(np.load(path)) for path in cache.rglob("features/*/*.npy"))

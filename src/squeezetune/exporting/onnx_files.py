@@ -4,6 +4,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
+from threadpoolctl import threadpool_limits
 
 from squeezetune.exporting.order import Order
 from squeezetune.exporting.resampling import replace_resize
@@ -62,7 +63,8 @@ def build_file(order: Order, network: TrainedNetwork, form: Form) -> bytes:
 def compress(order: Order, bits: Mapping[str, int]) -> Compressed:
     """Compress all layers."""
     network = order.network
-    compressed = compress_layers(network, order.draw(_count_layer_images(network)), bits)
+    with threadpool_limits(1):  # threads of BLAS stall when the machine is busy, and gain little on these sizes
+        compressed = compress_layers(network, order.draw(_count_layer_images(network)), bits)
     return compressed if network.is_convolved else fit_head(order, compressed, bits=bits[HEAD])
 
 
@@ -73,7 +75,8 @@ def fit_head(order: Order, compressed: Compressed, int8: Int8 | None = None, bit
     weights = compressed.network.weights
     changed = open_graph(build_trunk(weights, int8, views=views), Runtime("onnxruntime", "int8"), 1)
     features = [run_batches(run, pixels) for run in (exact, changed)]
-    return compress_head(compressed, features[0], features[1], bits)
+    with threadpool_limits(1):  # as above
+        return compress_head(compressed, features[0], features[1], bits)
 
 
 def code_convolved(network: TrainedNetwork) -> Compressed:

@@ -1,9 +1,9 @@
 """How fast an export starts and runs, and how much memory it takes: in a process of its own.
 
-    python -m squeezetune.exporting.trial RUNTIME FILE IMAGES.npy
+    python -m squeezetune.exporting.trial RUNTIME FILE IMAGES.npy ROUND_S
 
-The images, (32, height, width, 3) uint8, are run one at a time and all at once. It says "ready" after the first answer,
-then the figures as JSON.
+The images, (32, height, width, 3) uint8, are run one at a time and all at once, in rounds of so many seconds. It says
+"ready" after the first answer, then the figures as JSON.
 """
 
 import json
@@ -46,7 +46,8 @@ def try_export(runtime: str, path: Path, images: Path) -> Trial:
     Raises:
         ExportError: the runtime cannot run it.
     """
-    command = [sys.executable, "-m", "squeezetune.exporting.trial", runtime, str(path), str(images)]
+    words = [runtime, str(path), str(images), str(ROUND_S)]
+    command = [sys.executable, "-m", "squeezetune.exporting.trial", *words]
     start = time.perf_counter()
     with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
         word = process.stdout.readline().strip() if process.stdout else ""
@@ -62,25 +63,25 @@ def try_export(runtime: str, path: Path, images: Path) -> Trial:
     return Trial(round(cold_start_s, 3), **json.loads(said))
 
 
-def measure_speed(run: RunExport, images: NDArray[np.uint8]) -> float:
-    """Measure images a second: the median of some rounds."""
+def measure_speed(run: RunExport, images: NDArray[np.uint8], round_s: float) -> float:
+    """Measure images a second: the median of some rounds, each of at least one call."""
     speeds = []
     for _ in range(ROUNDS):
         calls, start = 0, time.perf_counter()
-        while time.perf_counter() < start + ROUND_S or not calls:
+        while time.perf_counter() < start + round_s or not calls:
             run(images)
             calls += 1
         speeds.append(calls * len(images) / (time.perf_counter() - start))
     return round(median(speeds), 1)
 
 
-def main(runtime: str, path: str, images: str) -> None:
+def main(runtime: str, path: str, images: str, round_s: str) -> None:
     """Be that process."""
     run = READERS[runtime](Path(path))
     pixels = np.load(images)
     run(pixels[:1])
     print(READY, flush=True)
-    speeds = {str(size): measure_speed(run, pixels[:size]) for size in CALL_SIZES}
+    speeds = {str(size): measure_speed(run, pixels[:size], float(round_s)) for size in CALL_SIZES}
     print(json.dumps({"images_per_s": speeds, "peak_mb": measure_peak_memory()}))
 
 
