@@ -10,6 +10,7 @@ import onnxruntime
 from PIL import Image
 
 from squeezetune.data.decoding import open_image
+from squeezetune.learn.graph import FITTED
 
 # width, height: single pixels and lines, just beside the sides of networks, odd aspect ratios
 SMALL = [
@@ -96,10 +97,8 @@ def open_model(model: bytes) -> Run:
 def keep_pixels_only(model: bytes) -> bytes:
     """Cut a classifier's ONNX file behind its resize: images in, what the network sees, (n, side, side, 3), out."""
     loaded = onnx.load_from_string(model)
-    made = [node.output[0] for node in loaded.graph.node]
-    name = "centercroppad_1" if "centercroppad_1" in made else "resize_0"  # matrices in their place keep the name
-    cut = made.index(name)
-    pixels = onnx.helper.make_tensor_value_info(name, onnx.TensorProto.UINT8, ["n", "side", "side", 3])
+    cut = [node.output[0] for node in loaded.graph.node].index(FITTED)
+    pixels = onnx.helper.make_tensor_value_info(FITTED, onnx.TensorProto.UINT8, ["n", "side", "side", 3])
     del loaded.graph.node[cut + 1 :], loaded.graph.output[:]
     loaded.graph.output.append(pixels)
     return loaded.SerializeToString()

@@ -17,7 +17,7 @@ from squeezetune.learn.weights import Weights, detect_version, find_layout
 Ranges = Mapping[str, float]
 
 # So many pixels of a line are read as one cell of 12 channels, for two outputs of conv1.
-CELL, CELL_OUTPUTS = 4, 2
+CELL = 4
 
 
 @dataclass(frozen=True)
@@ -99,22 +99,41 @@ class Int8Layers:
 
         The mirror image is not computed: the kernel is turned round instead, and then what it gives, behind the pool.
         """
-        graph = self._graph
+        graph, (values, scale) = self._graph, round_kernel(kernel)
         cells = graph.add("Reshape", pixels, graph.constant("cells", [0, 0, -1, 3 * CELL]))
         cells = self._keep(graph.add("Transpose", cells, perm=[0, 3, 1, 2]), 1.0)
-        maps = self._convolve_cells(cells, "features.0", spread_kernel(kernel), bias)
+        codes, scale, bias = graph.constant("features.0.codes", values), np.tile(scale, 2), np.tile(bias, 2)
+        maps = self._pool_cells(cells, "features.0", self._spread_kernel(codes, 0), scale, bias)
         self._side = self._side // CELL - 1
         if not mirror:
             return maps
-        turned = self._convolve_cells(cells, "features.0.mirrored", spread_kernel(kernel, is_mirrored=True), bias)
+        turned = self._spread_kernel(add_reversal(graph, codes, axis=3), 1)
+        turned = self._pool_cells(cells, "features.0.mirrored", turned, scale, bias)
         return self._keep(graph.add("Concat", maps, add_reversal(graph, turned, axis=3), axis=0), self._scales[maps])
 
-    def _convolve_cells(self, cells: str, layer: str, kernel: NDArray[np.float32], bias: NDArray[np.float32]) -> str:
+    def _spread_kernel(self, codes: str, start: int) -> str:
+        """Spread conv1's kernel (outputs, 3, 3, 3) over cells: (2 outputs, 12, 3, 2), which a runtime does once.
+
+        A step from cell to cell gives two outputs, of the columns 0 to 2 and 2 to 4 of both cells. From column 1 on,
+        with the kernel turned round, it is what the mirror image gives, from right to left.
+        """
+        graph, halves = self._graph, []
+        for column in (start, start + 2):
+            around = [0, 0, 0, column, 0, 0, 0, 2 * CELL - 3 - column]
+            halves.append(graph.add("Pad", codes, graph.constant(f"columns.{column}", around)))
+        parts = graph.add("Concat", *halves, axis=0)  # (2 outputs, colour, row, column)
+        parts = graph.add("Reshape", parts, graph.constant("columns.parts", [0, 0, 0, 2, CELL]))
+        parts = graph.add("Transpose", parts, perm=[0, 4, 1, 2, 3])  # (2 outputs, pixel, colour, row, cell)
+        return graph.add("Reshape", parts, graph.constant("columns.spread", [0, 3 * CELL, 3, 2]))
+
+    def _pool_cells(
+        self, cells: str, layer: str, codes: str, scale: NDArray[np.float32], bias: NDArray[np.float32]
+    ) -> str:
         """Add one convolution of cells, and the max pool: its last column would come of pixels beyond the image."""
-        graph, biases = self._graph, np.tile(bias, CELL_OUTPUTS)
-        y = self._convolve(cells, layer, kernel, biases, "conv1", strides=[2, 1], pads=[0, 0, 0, 1])
+        graph, sizes = self._graph, {"kernel_shape": [3, 2], "strides": [2, 1], "pads": [0, 0, 0, 1]}
+        y = self._convolve_codes(cells, layer, codes, scale, bias, "conv1", **sizes)
         y_last = graph.add("Transpose", y, perm=[0, 2, 3, 1])
-        columns = graph.add("Reshape", y_last, graph.constant("columns", [0, 0, -1, len(bias)]))
+        columns = graph.add("Reshape", y_last, graph.constant("columns.single", [0, 0, -1, len(bias) // 2]))
         planes = graph.add("Transpose", columns, perm=[0, 3, 1, 2])
         return self._keep(graph.add("MaxPool", planes, **{**POOL, "ceil_mode": 0}), self._scales[y])
 
@@ -124,19 +143,33 @@ class Int8Layers:
     def _convolve(
         self, x: str, layer: str, kernel: NDArray[Any], bias: NDArray[Any], activation: str, **attributes: Any
     ) -> str:
-        scale = np.abs(kernel).max(axis=(1, 2, 3)) / 127
-        w = self._store(f"{layer}.weight", np.round(kernel / scale[:, None, None, None]).astype(np.int8), scale)
+        codes, scale = round_kernel(kernel)
+        name = self._graph.constant(f"{layer}.codes", codes)
+        shape = list(kernel.shape[2:])
+        return self._convolve_codes(x, layer, name, scale, bias, activation, kernel_shape=shape, **attributes)
+
+    def _convolve_codes(
+        self,
+        x: str,
+        layer: str,
+        codes: str,
+        scale: NDArray[Any],
+        bias: NDArray[Any],
+        activation: str,
+        **attributes: Any,
+    ) -> str:
+        w = self._dequantise(f"{layer}.weight", codes, np.int8, scale)
         scale = scale * self._scales[x]  # the scale of the int32 sums
-        b = self._store(f"{layer}.bias", np.round(bias / scale).astype(np.int32), scale)
-        y = self._graph.add("Conv", self.to_floats(x), w, b, kernel_shape=list(kernel.shape[2:]), **attributes)
+        biases = self._graph.constant(f"{layer}.bias.codes", np.round(bias / scale), np.int32)
+        b = self._dequantise(f"{layer}.bias", biases, np.int32, scale)
+        y = self._graph.add("Conv", self.to_floats(x), w, b, **attributes)
         return self._quantise(self._graph.add("Relu", y), self._ranges[activation] / 255)
 
-    def _store(self, name: str, codes: NDArray[Any], scale: NDArray[Any]) -> str:
+    def _dequantise(self, name: str, codes: str, dtype: type, scale: NDArray[Any]) -> str:
         """Add the parameter `codes * scale`, one scale for each output channel."""
-        codes_name = self._graph.constant(f"{name}.codes", codes)
         scale_name = self._graph.constant(f"{name}.scale", scale, np.float32)
-        zero = self._graph.constant(f"{name}.zero", np.zeros(len(codes)), codes.dtype)
-        return self._graph.add("DequantizeLinear", codes_name, scale_name, zero, name=name, axis=0)
+        zeros = self._graph.constant(f"zeros.{dtype.__name__}.{len(scale)}", np.zeros(len(scale)), dtype)
+        return self._graph.add("DequantizeLinear", codes, scale_name, zeros, name=name, axis=0)
 
     def _quantise(self, x: str, scale: float) -> str:
         name = self._graph.constant(f"{x}.scale", scale, np.float32)
@@ -147,18 +180,7 @@ class Int8Layers:
         return x
 
 
-def spread_kernel(kernel: NDArray[np.float32], *, is_mirrored: bool = False) -> NDArray[np.float32]:
-    """Write conv1's kernel (outputs, 3, 3, 3) for cells of four pixels: (2 outputs, 12, 3, 2), rows and two cells.
-
-    A step from cell to cell gives two outputs, of the columns 0 to 2 and 2 to 4 of both cells; mirrored, of the
-    columns 1 to 3 and 3 to 5 with the kernel turned round, which is what the mirror image gives, from right to left.
-    """
-    kernel = kernel[..., ::-1] if is_mirrored else kernel
-    columns = np.zeros((CELL_OUTPUTS, *kernel.shape[:3], 2 * CELL), np.float32)
-    for output in range(CELL_OUTPUTS):
-        start = 2 * output + is_mirrored
-        columns[output, ..., start : start + 3] = kernel
-    # (which, outputs, colour, row, cell, pixel) -> (which outputs, pixel colour, row, cell)
-    parts = columns.reshape(*columns.shape[:4], 2, CELL)
-    outputs = CELL_OUTPUTS * len(kernel)
-    return np.ascontiguousarray(parts.transpose(0, 1, 5, 2, 3, 4)).reshape(outputs, 3 * CELL, 3, 2)
+def round_kernel(kernel: NDArray[np.float32]) -> tuple[NDArray[np.int8], NDArray[np.float32]]:
+    """Round a kernel (outputs, ...) to int8 with one scale for each output channel."""
+    scale = np.abs(kernel).max(axis=(1, 2, 3)) / 127
+    return np.round(kernel / scale[:, None, None, None]).astype(np.int8), scale
