@@ -5,6 +5,8 @@
     model-tiny.onnx     an export; some are a folder
     README.md           the model card
     exports.json        what each export is worth, and the checksums of its files; written last
+
+The model's own report gets a chapter on them.
 """
 
 import hashlib
@@ -24,8 +26,9 @@ from squeezetune.artifact import MODEL, NETWORK, read_payload, stage_artifact, t
 from squeezetune.data.folders import check_outside
 from squeezetune.data.origin import Photos
 from squeezetune.errors import ArtifactError, ExportError
-from squeezetune.events import Listener, StageFinished, StageStarted, ignore_event
+from squeezetune.events import Listener, Notice, StageFinished, StageStarted, ignore_event
 from squeezetune.exporting.card import write_card
+from squeezetune.exporting.chapter import update_report
 from squeezetune.exporting.formats import DEFAULT_FORMATS, FORMATS, find_format
 from squeezetune.exporting.material import Material, Request, make_exam, open_material
 from squeezetune.exporting.order import Order
@@ -90,6 +93,10 @@ def export(
         exports = Exports(target, hash_bytes(order.model), tuple(made))
         write_file(staging.path / CARD, write_card(exports, classifier, order).encode())
         write_file(staging.path / INDEX, to_json(describe_exports(exports)))
+    try:
+        update_report(folder, exports)
+    except ArtifactError as error:  # such as a folder that may only be read: the figures are beside the exports, too
+        listen(Notice(error.message))
     return read_exports(target)
 
 
