@@ -78,9 +78,14 @@ def print_exports(exports: "Exports") -> None:
     from squeezetune.console import print_lines, print_table
     from squeezetune.exporting.card import describe_accuracy, describe_export
 
-    columns = {"format": "left", "MB": "right", "accuracy": "right", "change (95 %), points": "right",
-               "agrees": "right", "images/s, 1 / 32": "right", "start, s": "right", "RAM, MB": "right"}  # fmt: skip
-    keys = ("format", "megabytes", "accuracy", "change", "agreement", "speed", "cold_start", "memory")
-    rows = [{**describe_export(item), "accuracy": describe_accuracy(item)} for item in exports.items]
-    print_table(columns, [[row[key] for key in keys] for row in rows])
+    columns = {"format": "left", "MB": "right", "accuracy": "right", "change in points\n(95 % interval)": "right",
+               "agrees": "right", "images/s\n1/32": "right", "start\ns": "right", "RAM\nMB": "right"}  # fmt: skip
+    rows = []
+    for item in exports.items:
+        # short, so that a row fits into 80 columns
+        row = {name: str(value).replace(",", "") for name, value in describe_export(item).items()}
+        change, speed = row["change"].replace(" to ", "…"), row["speed"].replace(" / ", "/")
+        figures = [row["format"], row["megabytes"], describe_accuracy(item), change, row["agreement"], speed]
+        rows.append([*figures, row["cold_start"], row["memory"]])
+    print_table(columns, rows)
     print_lines(f"Exports {exports.folder}", f"Card    {exports.folder / 'README.md'}")
