@@ -23,7 +23,7 @@ FOLDER = Path(__file__).parents[1] / "benchmarks"
 PROGRAMS = (
     "photos", "accuracy", "memory", "memory_ceiling", "head_time", "forecasts", "fine_tuning", "generations", "kills",
     "million", "rereading", "serving",
-    "check", "wrong_labels", "poor_photos", "prediction", "unknown",
+    "check", "wrong_labels", "poor_photos", "prediction", "unknown", "exports",
 )  # fmt: skip
 NEED_NO_DATA = ("million", "serving")
 TORCH_PROGRAMS = ("seed_recipe", "first_light", "trunk_speed", "activations", "curve", "depth_speed")
@@ -431,3 +431,48 @@ def test_an_index_is_the_same_cold_and_warm(load_program, eth80_zip, tmp_path, c
     said = capsys.readouterr().out
     assert [line.split(" | ")[0] for line in said.splitlines()[3:7]] == [f"| {case}" for case in program.CASES]
     assert "n=2" in said
+
+
+def test_exports_are_measured_once_and_compared_within_their_runtime(load_program, eth80_zip, tmp_path, capsys):
+    program = load_program("exports")
+    words = [
+        "--data",
+        str(eth80_zip),
+        "--work",
+        str(tmp_path / "work"),
+        "--models",
+        "eth80",
+        "--formats",
+        "onnx",
+        "--rounds",
+        "1",
+    ]
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("SQUEEZETUNE_CACHE", "")  # the program sets its own
+        program.main(words)
+        first = capsys.readouterr().out
+        program.main(words)
+    again = capsys.readouterr().out
+    assert "measured earlier" in again
+    [row] = [line for line in first.splitlines() if line.startswith("| onnx |")]
+    assert row in again
+    cells = [cell.strip() for cell in row.strip("|").split("|")]
+    assert cells[2].endswith("of 4")
+    assert float(cells[4].strip("%")) >= 75  # of four photos one may be named otherwise
+    assert cells[6] == cells[8] == "1.00 (1.00–1.00, n=1)"
+
+
+def test_a_ratio_is_taken_within_a_round_and_a_runtime(load_program):
+    program = load_program("exports")
+
+    def make(base, *speeds):
+        trials = [{"images_per_s": {"1": s, "32": 2 * s}, "cold_start_s": 0.5, "peak_mb": None} for s in speeds]
+        return {"base": base, "trials": trials}
+
+    found = {"onnx": make("onnx", 10, 20, 40), "onnx-int8": make("onnx", 30, 40, 80), "torch": make("", 5, 5, 5)}
+    assert program.describe_row("onnx-int8", found) == [
+        *("onnx-int8", "–", "–", "–", "–"),
+        *("40 (30–80, n=3)", "2.00 (2.00–3.00, n=3)", "80 (60–160, n=3)", "2.00 (2.00–3.00, n=3)"),
+        *("0.50 (0.50–0.50, n=3)", "–"),
+    ]
+    assert program.describe_row("torch", found)[6] == "–"
