@@ -62,16 +62,16 @@ def test_the_report_shows_every_figure(folder, exports):
 
 
 def test_the_folder_stays_valid_and_the_rest_of_it_as_it_was(folder, exports):
-    before, report = read_files(folder), load(folder).report
+    before, report = read_files(folder), {**load(folder).report, "exports": []}
     update_report(folder, exports)
     after = read_files(folder)
     assert {name for name in before if before[name] != after[name]} == {MANIFEST, REPORT, REPORT_PAGE}
     assert after.keys() == before.keys()
     checksums = {name: hashlib.sha256(data).hexdigest() for name, data in after.items() if name != MANIFEST}
     assert read_manifest(folder).files == checksums
-    found = dict(load(folder).report)
-    assert [item["byte_count"] for item in found.pop("exports")] == [2_990_000, 423_660]
-    assert found == report
+    found = load(folder).report
+    assert [item["byte_count"] for item in found["exports"]] == [2_990_000, 423_660]
+    assert {**found, "exports": []} == report
 
 
 def test_a_later_export_takes_the_chapters_place(folder, exports):

@@ -19,8 +19,6 @@ from safetensors.torch import load_file
 from torch import nn
 from torch.nn import functional
 
-POOLS = {"1.0": (2, 6, 11), "1.1": (2, 5, 8)}  # the places of the max pools in `features`
-CONV1 = {"1.0": (96, 7), "1.1": (64, 3)}  # channels, side of the kernel
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 
 
@@ -44,20 +42,15 @@ class Classifier(nn.Module):
 
     def __init__(self, config: dict[str, Any]) -> None:
         super().__init__()
-        self.config, version = config, config["squeezenet"]
-        width, side = CONV1[version]
-        layers: list[Any] = [nn.Conv2d(3, width, side, stride=2), nn.ReLU()]
-        fires = iter([(16, 64), (16, 64), (32, 128), (32, 128), (48, 192), (48, 192), (64, 256), (64, 256)])
-        for place in range(2, 13):
-            if place in POOLS[version]:
-                layers.append(nn.MaxPool2d(3, 2, ceil_mode=True))
-            else:
-                squeeze, expand = next(fires)
-                layers.append(Fire(width, squeeze, expand))
-                width = 2 * expand
-        self.features = nn.ModuleList(layers)
-        widths = config["head"]  # inputs, hidden units if any, classes
-        self.head = nn.ModuleList(nn.Linear(a, b) for a, b in pairwise(widths))
+        self.config = config
+        (width, side), *layers = config["layers"]  # channels and kernel of the first, then Fire modules and pools
+        self.features = nn.ModuleList([nn.Conv2d(3, width, side, stride=2), nn.ReLU()])
+        for layer in layers:
+            is_pool = layer == "pool"
+            self.features.append(nn.MaxPool2d(3, 2, ceil_mode=True) if is_pool else Fire(width, *layer))
+            width = width if is_pool else 2 * layer[1]
+        # inputs, hidden units if any, classes
+        self.head = nn.ModuleList(nn.Linear(a, b) for a, b in pairwise(config["head"]))
 
     def forward(self, images: Any) -> Any:
         """Images (n, height, width, 3) uint8 RGB -> probabilities (n, classes)."""
@@ -70,10 +63,9 @@ class Classifier(nn.Module):
         if self.config["is_convolved"]:
             logits = self.head[0](x.permute(0, 2, 3, 1)).relu().mean((1, 2))
         else:
-            logits = torch.cat(means[-5:], 1)
-            logits = logits.sqrt() if self.config["use_roots"] else logits
-            for number, layer in enumerate(self.head):
-                logits = layer(logits.relu() if number else logits)
+            features = torch.cat(means[-5:], 1)
+            logits = self.head[0](features.sqrt() if self.config["use_roots"] else features)
+            logits = self.head[1](logits.relu()) if len(self.head) > 1 else logits
         return logits.unflatten(0, (self.config["views"], -1)).mean(0).softmax(1)
 
     def fit(self, images: Any) -> Any:
