@@ -7,9 +7,10 @@ import pytest
 
 from squeezetune.learn.codes import Codes
 from squeezetune.learn.compression import Kernel, Streams, add_up, compress_head, compress_kernel, compress_layers, pool
+from squeezetune.learn.forms import Form
 from squeezetune.learn.graph import build_trunk
 from squeezetune.learn.inference import open_graph
-from squeezetune.learn.layers import CodedStore, Form
+from squeezetune.learn.layers import CodedStore
 from squeezetune.learn.quantization import FLOAT_RUNTIME
 from squeezetune.learn.trained import TrainedNetwork
 
