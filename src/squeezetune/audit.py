@@ -37,7 +37,8 @@ SEPARATOR = "|"
 class Audit:
     """What an audit found: the findings, the serious kinds first, and where they are written.
 
-    `likely_mistakes` is how many labels are wrong as confident learning estimates it from all photos together.
+    `likely_mistakes` is how many labels are wrong, as a model of wrong labels estimates it from all photos together,
+    and `confident_mistakes` as confident learning does, which also counts photos that are hard to tell.
     """
 
     source: str
@@ -45,6 +46,7 @@ class Audit:
     class_names: tuple[str, ...]
     findings: tuple[Finding, ...]
     likely_mistakes: int
+    confident_mistakes: int
     seconds: float
     folder: Path
     index: ImageIndex = field(repr=False, compare=False)
@@ -68,6 +70,7 @@ class Audit:
             "class_names": list(self.class_names),
             "summary": list(self.summary),
             "likely_mistakes": self.likely_mistakes,
+            "confident_mistakes": self.confident_mistakes,
             "has_serious": self.has_serious,
             "seconds": round(self.seconds, 2),
             "created": self.created,
@@ -143,7 +146,8 @@ def make_audit(inspection: Inspection, source: str, folder: Path, started: float
         images=len(index),
         class_names=index.class_names,
         findings=list_findings(inspection),
-        likely_mistakes=round(float(mistakes.sum() - mistakes.trace())),
+        likely_mistakes=round(inspection.doubts.mistakes),
+        confident_mistakes=round(float(mistakes.sum() - mistakes.trace())),
         seconds=time.perf_counter() - started,
         folder=folder,
         index=index,

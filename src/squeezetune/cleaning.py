@@ -19,7 +19,7 @@ from squeezetune.store import write_file
 
 DEFAULT_KINDS = ("copies", "wrong-labels")
 # What a training on the cleaned photos gains is largest about here: docs/decisions/0010-audit.md.
-CONFIDENCE = 0.95
+CONFIDENCE = 0.7
 POOR = ("blurred", "dark", "bright", "blank", "tiny")
 
 

@@ -33,7 +33,7 @@ SERIOUS = 1
               help="Write a table for train in which what was found is carried out; no photo is touched.")  # fmt: skip
 @click.option("--apply-kinds", default="copies,wrong-labels", show_default=True, metavar="KIND,...",
               help="What is carried out: copies, near-copies, wrong-labels, outliers, poor.")  # fmt: skip
-@click.option("--apply-confidence", default=0.95, show_default=True, type=float,
+@click.option("--apply-confidence", default=0.7, show_default=True, type=float,
               help="Change labels from this confidence on.")  # fmt: skip
 @click.option("--strict", is_flag=True, help="Return 1 if anything serious was found.")
 @class_option

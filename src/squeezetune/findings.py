@@ -19,7 +19,8 @@ KINDS = {
     "wrong-label": Kind(
         "Probably a wrong label",
         "Classifiers that had not seen these photos, nor copies of them, say another class. The confidence is how "
-        "likely that class is if it is one of the two. The surest come first; look before you change one.",
+        "likely that class is, counting how often labels are wrong among these photos. The surest come first; look "
+        "before you change one.",
         is_serious=True,
     ),
     "copies-across-classes": Kind(

@@ -1,7 +1,15 @@
 import numpy as np
 import pytest
 
-from squeezetune.learn.doubts import count_for, estimate_joint, estimate_mistakes, find_doubts, find_thresholds
+from squeezetune.learn.doubts import (
+    LEAST_CONFIDENCE,
+    count_for,
+    estimate_joint,
+    estimate_mistakes,
+    find_doubts,
+    find_thresholds,
+)
+from squeezetune.learn.noise import fit_noise
 from squeezetune.learn.out_of_fold import Opinions
 
 # Nine images of three classes; what the paper's definitions make of them is worked out by hand below.
@@ -56,13 +64,23 @@ def test_a_label_without_images_has_no_mistakes():
 
 
 def test_doubts_name_the_likeliest_class_and_the_surest_come_first():
-    doubts = find_doubts(Opinions(PROBABILITIES, np.ones(9, bool)), LABELS)
-    assert doubts.positions.tolist() == [8, 2]  # 0.70 against 0.20 is a guess
-    assert doubts.suggested.tolist() == [1, 1]
-    np.testing.assert_allclose(doubts.confidence, [0.75 / 0.80, 0.85 / 0.95], atol=1e-6)
+    probabilities, labels = draw_case(0)
+    doubts = find_doubts(Opinions(probabilities, np.ones(500, bool)), labels)
+    suggested, confidence, is_wrong = fit_noise(probabilities, labels).weigh(probabilities, labels)
+    assert sorted(doubts.positions) == np.flatnonzero(confidence >= LEAST_CONFIDENCE).tolist()
+    assert (np.diff(doubts.confidence) <= 0).all()
+    assert (doubts.suggested == suggested[doubts.positions]).all()
+    assert doubts.mistakes == pytest.approx(is_wrong.sum())
+    assert 20 < doubts.mistakes < 80  # a tenth
 
 
 def test_an_image_that_is_not_judged_is_not_doubted():
-    is_judged = np.ones(9, bool)
-    is_judged[8] = False
-    assert find_doubts(Opinions(PROBABILITIES, is_judged), LABELS).positions.tolist() == [2]
+    probabilities, labels = draw_case(0)
+    is_judged = np.ones(500, bool)
+    first, *_ = find_doubts(Opinions(probabilities, is_judged), labels).positions
+    is_judged[first] = False
+    found = find_doubts(Opinions(probabilities, is_judged), labels)
+    assert len(found)
+    assert first not in found.positions
+    is_judged[:] = False
+    assert len(find_doubts(Opinions(probabilities, is_judged), labels)) == 0

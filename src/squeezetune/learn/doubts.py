@@ -1,11 +1,11 @@
-"""Which labels are probably wrong, and how many: confident learning.
+"""Which labels are probably wrong, and how many: by a model of wrong labels, and by confident learning.
 
-Source: Northcutt, Jiang and Chuang 2021, "Confident Learning: Estimating Uncertainty in Dataset Labels", JAIR 70.
-An image counts for a class if the probability of that class is at least its mean over the images that are labelled
-so. Counted by label and class, these images say how often one class is mistaken for which other.
+Source of the second: Northcutt, Jiang and Chuang 2021, "Confident Learning: Estimating Uncertainty in Dataset Labels",
+JAIR 70. An image counts for a class if the probability of that class is at least its mean over the images that are
+labelled so. Counted by label and class, these images say how often one class is mistaken for which other.
 
-The images are not taken from these counts, as in the paper, but by the odds of the likeliest class against the label:
-that finds all of 10 % wrong labels in ETH-80, where the counts leave out a sixth (docs/decisions/0010-audit.md).
+The images are not taken from these counts, as in the paper, but by how likely another class is as a model of wrong
+labels has it (`noise`), whose probabilities mean what they say (docs/decisions/0010-audit.md).
 """
 
 from dataclasses import dataclass
@@ -13,10 +13,11 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from squeezetune.learn.noise import fit_noise
 from squeezetune.learn.out_of_fold import Opinions
 
 # What is less sure is a guess, and is not told.
-LEAST_CONFIDENCE = 0.8
+LEAST_CONFIDENCE = 0.1
 ROUNDING = 1e-6
 
 Ints = NDArray[np.int64]
@@ -26,13 +27,14 @@ Ints = NDArray[np.int64]
 class Doubts:
     """The images whose labels are doubted, the surest doubts first.
 
-    `positions` (m,); `suggested` (m,) is the likeliest class, and `confidence` (m,) how likely it is if the image is of
-    that class or of the one that it is labelled as.
+    `positions` (m,); `suggested` (m,) is the likeliest class, and `confidence` (m,) how likely it is. `mistakes` is how
+    many of all labels are wrong.
     """
 
     positions: Ints
     suggested: Ints
-    confidence: NDArray[np.float32]
+    confidence: NDArray[np.float64]
+    mistakes: float
 
     def __len__(self) -> int:
         return len(self.positions)
@@ -40,13 +42,12 @@ class Doubts:
 
 def find_doubts(opinions: Opinions, labels: Ints) -> Doubts:
     """Find the images whose labels (n,) are probably wrong, by what heads that have not seen them think."""
-    probabilities = opinions.probabilities
-    likeliest = probabilities.argmax(axis=1)
-    best, given = (probabilities[np.arange(len(labels)), classes] for classes in (likeliest, labels))
-    confidence = best / (best + given)
-    doubted = np.flatnonzero(opinions.is_judged & (likeliest != labels) & (confidence >= LEAST_CONFIDENCE))
+    judged = np.flatnonzero(opinions.is_judged)
+    probabilities, labels = opinions.probabilities[judged], labels[judged]
+    suggested, confidence, is_wrong = fit_noise(probabilities, labels).weigh(probabilities, labels)
+    doubted = np.flatnonzero(confidence >= LEAST_CONFIDENCE)
     order = doubted[np.argsort(-confidence[doubted], kind="stable")]
-    return Doubts(order, likeliest[order], confidence[order])
+    return Doubts(judged[order], suggested[order], confidence[order], float(is_wrong.sum()))
 
 
 def estimate_mistakes(opinions: Opinions, labels: Ints) -> NDArray[np.float64]:
