@@ -85,7 +85,7 @@ def test_predict_says_none_of_these(run, model_folder, shape_folder):
 
 
 @pytest.mark.parametrize(("rate", "said"), [("0.01%", "needed is a share from"), ("some", "needed is a share such as"),
-                                            ("1%", "photos tell how sure")])  # fmt: skip
+                                            ("1%", "photos tell what is unusual")])  # fmt: skip
 def test_predict_refuses_a_rate_that_cannot_be(run, model_folder, shape_folder, rate, said):
     result = run("predict", model_folder, shape_folder, "--none-of-these", rate)
     assert result.exit_code == 2

@@ -27,7 +27,9 @@ from squeezetune.interruption import STOPPING
 from squeezetune.learn.recipe import Recipe
 from squeezetune.learning import make_files, make_manifest
 from squeezetune.prediction import Classifier, load
+from squeezetune.settings import Settings
 from squeezetune.training import train
+from squeezetune.workshop import open_workshop
 
 torch = pytest.importorskip("torch", reason="torch is an extra")
 from squeezetune import deepening  # noqa: E402
@@ -70,12 +72,13 @@ def whole(learn):
     return learn(said.append), said
 
 
-def prefer_layers(learned, weights):
+def prefer_layers(learned):
     """Make the frozen layers' head look worse than it is, so that the trained layers are chosen."""
     chosen = replace(learned.head.chosen, is_correct=np.zeros_like(learned.head.chosen.is_correct))
     head = replace(learned.head, chosen=chosen)
     deepened = replace(learned.deepened.candidate, is_correct=np.ones_like(chosen.is_correct))
-    return make_files(replace(learned, head=head, trained=(replace(learned.deepened, candidate=deepened),)), weights)
+    better = replace(learned, head=head, trained=(replace(learned.deepened, candidate=deepened),))
+    return make_files(better, open_workshop(Settings(), None, ignore_event))
 
 
 # ---- what comes out
@@ -120,7 +123,7 @@ def test_the_file_agrees_with_the_network_that_was_trained(learn, weights, setti
     """Kept pixels are larger than the network's, and made smaller once more: on pure noise that can be seen."""
     if pixels == "as in the file":
         monkeypatch.setattr(deepening, "choose_pixel_side", lambda side, sizes: side)
-    learned = prefer_layers(learn(epochs=1.0), weights)
+    learned = prefer_layers(learn(epochs=1.0))
     assert learned.is_deepened
     index, positions = learned.index, learned.split.validation
     classifier = Classifier(learned.model, make_manifest(learned, settings))
@@ -130,7 +133,7 @@ def test_the_file_agrees_with_the_network_that_was_trained(learn, weights, setti
 
 
 def test_the_parameters_in_the_file_are_the_trained_ones(whole, weights, tmp_path):
-    learned = prefer_layers(whole[0], weights)
+    learned = prefer_layers(whole[0])
     (tmp_path / "network.safetensors").write_bytes(learned.network)
     with safe_open(tmp_path / "network.safetensors", "numpy") as file:
         about = json.loads(file.metadata()["squeezetune"])
@@ -151,7 +154,7 @@ def old_file(tmp_path):
 
 
 def test_all_layers_of_squeezenet_1_0_are_trained(learn, old_weights, old_file, settings):
-    learned = prefer_layers(learn(epochs=1.0, weights=str(old_file)), old_weights)
+    learned = prefer_layers(learn(epochs=1.0, weights=str(old_file)))
     assert learned.network_name == "SqueezeNet 1.0, all layers trained"
     for name, value in learned.deepened.weights.items():
         assert value.shape == old_weights[name].shape
@@ -297,7 +300,7 @@ def test_without_a_cache_pixels_are_in_a_folder_for_now(learn, shape_folder, tmp
 def test_pixels_are_decoded_once(learn, whole):
     said = []
     learn(said.append, epochs=0.25)
-    assert [event.stage for event in said if isinstance(event, StageStarted)] == ["head", LAYERS]
+    assert [event.stage for event in said if isinstance(event, StageStarted)] == ["head", LAYERS, "familiarity"]
 
 
 # ---- the same again, stopped and resumed
@@ -440,7 +443,7 @@ def test_the_training_of_the_last_blocks_can_be_resumed(learn, last_blocks, tmp_
 
 
 def test_the_file_agrees_with_the_last_blocks_as_they_were_trained(last_blocks, weights, settings):
-    learned = prefer_layers(last_blocks[0], weights)
+    learned = prefer_layers(last_blocks[0])
     index, positions = learned.index, learned.split.validation
     classifier = Classifier(learned.model, make_manifest(learned, settings))
     by_file = classifier.predict_probabilities([index.source.read(index.names[at]) for at in positions])

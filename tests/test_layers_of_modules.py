@@ -44,6 +44,7 @@ LAYERS = [
     "cross_validation",
     "measurement",
     "learning",
+    "acquaintance",
     "learned",
     "original",
     "course",

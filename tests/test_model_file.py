@@ -33,7 +33,7 @@ def test_a_file_says_what_its_folder_does(file, model_folder, photos):
 
 
 def test_a_file_does_not_know_how_sure_it_is(file, photos):
-    with pytest.raises(ArtifactError, match="how sure"):
+    with pytest.raises(ArtifactError, match="does not know what it makes"):
         load(file).predict(photos, none_of_these=0.1)
 
 

@@ -242,7 +242,8 @@ def test_a_step_and_its_images_are_told_apart_by_two_batches(monkeypatch):
 
 def test_the_file_is_held_against_the_network_on_some_validation_images():
     found = {
-        count: forecast_end(224, 2, replace(WORK, validation=count), SPEEDS)[1].seconds for count in (0, 300, 9000)
+        count: forecast_end(224, 2, replace(WORK, validation=count), SPEEDS, is_deep=True)[2].seconds
+        for count in (0, 300, 9000)
     }
     image_s = SPEEDS.read_s + 2 * SPEEDS.file_s
     assert found == pytest.approx({0: RESERVE_S, 300: RESERVE_S + 300 * image_s, 9000: RESERVE_S + 500 * image_s})
@@ -250,11 +251,12 @@ def test_the_file_is_held_against_the_network_on_some_validation_images():
 
 def test_there_is_time_to_measure_the_frozen_layers_if_they_turn_out_to_be_better():
     stage = replace(plan(DEEP).stage, phases=(Phase(160, 1.0),))
-    small = replace(plan(DEEP), stages=(stage,))
+    small, work = replace(plan(DEEP), stages=(stage,)), replace(WORK, test=5000)
     likely, larger = (
-        sum(part.seconds for part in forecast_end(side, small.views, WORK, SPEEDS)) for side in (160, 224)
+        sum(part.seconds for part in forecast_end(side, small.views, work, SPEEDS, is_deep=side == 160))
+        for side in (160, 224)
     )
-    tight, spare, ample = (add_forecasts(small, WORK, SPEEDS, seconds) for seconds in (0.0, 1.0, 1e3))
+    tight, spare, ample = (add_forecasts(small, work, SPEEDS, seconds) for seconds in (0.0, 1.0, 1e3))
     assert tight.after_training_s - ample.after_training_s == pytest.approx(larger - likely)
     assert tight.after_training_s - spare.after_training_s == pytest.approx(1.0)
     assert tight.forecasts == ample.forecasts
@@ -350,7 +352,7 @@ def test_there_are_as_many_views_as_the_disk_has_room_for(views, extra):
     assert plan(LAST, replace(WORK, room_bytes=int(views * VIEW_BYTES))).stage.extra_views == extra
 
 
-@pytest.mark.parametrize("seconds", [75, 90, 180, 600])
+@pytest.mark.parametrize("seconds", [82, 90, 180, 600])
 def test_a_plan_of_the_last_blocks_fits_into_its_budget(seconds):
     found = budget(seconds, LAST)
     assert found.stage.start == "fire6"
@@ -408,16 +410,16 @@ def test_time_that_all_layers_leave_over_goes_to_the_last_blocks_first():
     assert found.stages[1] == budget(7200, DEEP, work).stage
     parts = [item.part for item in found.forecasts]
     assert parts == ["preparing", "features", "head", "last 4 blocks at 224 px", "all layers at 160, 224 px",
-                     "measuring", "report"]  # fmt: skip
+                     "familiarity", "measuring", "report"]  # fmt: skip
 
 
 def test_the_last_blocks_stand_in_for_all_layers_where_those_hardly_begin():
-    found = budget(50, AUTO, speeds=FAST_VIEWS)
-    assert budget(50, DEEP, speeds=FAST_VIEWS).stage.epochs < stage_plans.EPOCHS_FOR_ALL
+    found = budget(56, AUTO, speeds=FAST_VIEWS)
+    assert budget(56, DEEP, speeds=FAST_VIEWS).stage.epochs < stage_plans.EPOCHS_FOR_ALL
     [stage] = found.stages
     assert stage.name == "last 4 blocks"
     assert stage.epochs >= stage_plans.EPOCHS_FOR_LAST
-    assert found.total_s <= 50.2
+    assert found.total_s <= 56.2
 
 
 # ---- the rest of a plan, made again

@@ -155,7 +155,7 @@ def test_a_stream_goes_on_after_a_bad_image(classifier, photos, tmp_path, engine
     assert [name for name, outcome in outcomes if isinstance(outcome, ImageError)] == ["20.png"]
     good = [at for at in range(40) if at != 20]
     expected = classifier.predict_probabilities([photos[at] for at in good])
-    np.testing.assert_allclose([outcomes[at][1] for at in good], expected, atol=1e-5)
+    np.testing.assert_allclose([outcomes[at][1].probabilities for at in good], expected, atol=1e-5)
 
 
 # ---- the model

@@ -5,7 +5,14 @@ import pytest
 
 from squeezetune import rejection
 from squeezetune.errors import ArtifactError, SettingsError
-from squeezetune.rejection import find_threshold, parse_rate, tabulate_confidences
+from squeezetune.rejection import (
+    Threshold,
+    choose_threshold,
+    find_threshold,
+    parse_rate,
+    tabulate_confidences,
+    tabulate_scores,
+)
 
 
 def make_probabilities(confidences):
@@ -32,7 +39,9 @@ def test_ties_are_not_refused():
 
 def test_a_higher_rate_never_has_a_lower_threshold():
     table = tabulate_confidences(make_probabilities(np.random.default_rng(0).random(400) / 2 + 0.5), "folds")
-    assert table["thresholds"] == sorted(table["thresholds"])
+    known = [threshold for threshold in table["thresholds"] if threshold is not None]
+    assert table["thresholds"] == [None, None, *known]
+    assert known == sorted(known)
     assert (table["measured_on"], table["photos"]) == ("folds", 400)
 
 
@@ -50,8 +59,25 @@ def test_a_rate_out_of_its_limits(rate):
 
 
 def test_an_old_model_has_no_table():
-    with pytest.raises(ArtifactError, match="does not know how sure it is"):
+    with pytest.raises(ArtifactError, match="does not know what it makes of photos"):
         find_threshold({}, 0.05)
+
+
+def test_familiarity_comes_before_confidence():
+    familiarities = tabulate_scores(np.arange(-50, 50, dtype=np.float32), "validation")
+    confidences = tabulate_confidences(make_probabilities([0.5, 0.9] * 50), "validation")
+    threshold = choose_threshold(familiarities, confidences, 0.1)
+    assert threshold == Threshold(-41, is_familiarity=True)
+    assert threshold.admits(confidence=0.1, familiarity=-41)
+    assert not threshold.admits(confidence=1.0, familiarity=-41.5)
+    earlier = choose_threshold({}, confidences, 0.1)
+    assert earlier.admits(confidence=0.5, familiarity=float("nan"))
+    assert not earlier.admits(confidence=0.49, familiarity=0)
+
+
+def test_a_table_of_an_earlier_model_has_zeros():
+    with pytest.raises(SettingsError, match="only 4 photos"):
+        find_threshold({"photos": 4, "thresholds": [0.0] * 500}, 0.05)
 
 
 @pytest.mark.parametrize("table", [{"thresholds": []}, {"thresholds": 3, "photos": 4}, {"thresholds": ["x"] * 500},

@@ -68,7 +68,7 @@ class Manifest:
     """What `model.json` says.
 
     `files` maps each other file to its SHA-256; `weights` says which pretrained network was begun with; `confidences`
-    is the table of `rejection`, or nothing.
+    and `familiarities` are tables of `rejection`, or nothing.
     """
 
     class_names: tuple[str, ...]
@@ -83,6 +83,7 @@ class Manifest:
     files: Mapping[str, str] = field(default_factory=dict)
     weights: Mapping[str, str] = field(default_factory=dict)
     confidences: Mapping[str, Any] = field(default_factory=dict)
+    familiarities: Mapping[str, Any] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -180,7 +181,9 @@ def _identify(folder: Path) -> tuple[int, int] | None:
 
 
 def _read_whole(folder: Path) -> Manifest:
-    content = {"weights": {}, "confidences": {}} | _read_content(folder)  # earlier models do not say
+    content = {"weights": {}, "confidences": {}, "familiarities": {}} | _read_content(
+        folder
+    )  # earlier models do not say
     wrong = [name for name, kind in _KINDS.items() if not isinstance(content.get(name), kind)]
     if not wrong:
         names = content["class_names"]
@@ -225,6 +228,7 @@ _KINDS: dict[str, type] = {
     "files": dict,
     "weights": dict,
     "confidences": dict,
+    "familiarities": dict,
 }
 _RETRAIN = "Train the model again, or copy the whole folder again from where it came."
 

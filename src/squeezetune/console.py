@@ -43,6 +43,7 @@ STAGE_WORDS = {
     "folds": "Training the folds",
     "activations": "Running first blocks",
     "all layers": "Training all layers",
+    "familiarity": "Looking once more",
     "measuring": "Measuring",
     "predicting": "Predicting",
     "labels": "Doubting the labels",

@@ -20,6 +20,8 @@ MOST_SLOWING = 5.0
 PILOT_FITS, PILOT_TIMES, HEAD_TIMES = 4, 2.0, 1.5
 # The file that a run leaves is held against the trained network on at most so many validation images.
 COMPARED_IMAGES = 500
+# Layers that were trained look once more at so many training and validation images each, as far as there are so many.
+FAMILIAR_IMAGES = 500
 # The image and its mirror image are kept besides the views that are drawn.
 PLAIN_VIEWS = 2
 
@@ -86,11 +88,23 @@ def forecast_head(views: int, images: float, speeds: Speeds, *, is_linear: bool)
     return 0.5 + linear_s + (0.0 if is_linear else views * images * speeds.hidden_s)
 
 
-def forecast_end(side: int, views: int, work: Workload, speeds: Speeds) -> tuple[Forecast, Forecast]:
-    """Forecast what follows the training of a network for images of this size."""
-    image_s = speeds.read_s + views * speeds.file_s * (side / work.side) ** 2
+def forecast_end(side: int, views: int, work: Workload, speeds: Speeds, *, is_deep: bool) -> tuple[Forecast, ...]:
+    """Forecast what follows the training of a network for images of this size: of its layers, or of its head alone."""
+    image_s = forecast_image(side, views, work, speeds)
     compared = min(work.validation, COMPARED_IMAGES)
-    return Forecast("measuring", work.test * image_s), Forecast("report", RESERVE_S + compared * image_s)
+    end = Forecast("measuring", work.test * image_s), Forecast("report", RESERVE_S + compared * image_s)
+    return (Forecast("familiarity", forecast_familiarity(side, views, work, speeds)), *end) if is_deep else end
+
+
+def forecast_familiarity(side: int, views: int, work: Workload, speeds: Speeds) -> float:
+    """Forecast the seconds in which layers that were trained look once more at some images."""
+    looked_at = min(work.train, FAMILIAR_IMAGES) + min(work.validation, FAMILIAR_IMAGES)
+    return looked_at * forecast_image(side, views, work, speeds)
+
+
+def forecast_image(side: int, views: int, work: Workload, speeds: Speeds) -> float:
+    """Forecast the seconds that an image takes, from the disk to its class, with images of this size."""
+    return speeds.read_s + views * speeds.file_s * (side / work.side) ** 2
 
 
 def forecast_stages(stages: Sequence[StagePlan], work: Workload, speeds: Speeds) -> tuple[Forecast, ...]:

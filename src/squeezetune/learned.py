@@ -1,7 +1,8 @@
 """What training left, as record and report know it."""
 
-from dataclasses import dataclass, replace
-from typing import TypeAlias
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from typing import Any, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
@@ -28,7 +29,7 @@ class Learned:
     """A trained network: its parts, the features it was trained on, and the bytes of its two files.
 
     `trained` is what every stage of training layers left, in order: candidates against the frozen layers' head.
-    `is_finished` says that nobody stopped the training early.
+    `is_finished` says that nobody stopped the training early. `familiarities` is a table of `rejection`, or nothing.
     """
 
     survey: Survey
@@ -39,6 +40,7 @@ class Learned:
     is_finished: bool = True
     model: bytes = b""
     network: bytes = b""
+    familiarities: Mapping[str, Any] = field(default_factory=dict)
 
     @property
     def index(self) -> ImageIndex:

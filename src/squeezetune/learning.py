@@ -10,17 +10,17 @@ import numpy as np
 from numpy.typing import NDArray
 from threadpoolctl import threadpool_limits
 
+from squeezetune.acquaintance import get_acquainted
 from squeezetune.artifact import Manifest
 from squeezetune.course import train_stages
 from squeezetune.data.index import ImageIndex
 from squeezetune.deepening import Ground
 from squeezetune.learn.head import LabelledFeatures, fit_head
 from squeezetune.learn.trained import TrainedNetwork, pack_network
-from squeezetune.learn.weights import Weights
 from squeezetune.learned import Learned, Trained
 from squeezetune.machine import list_libraries, name_version
 from squeezetune.original import LearnedOriginal, learn_original, pack_files
-from squeezetune.rejection import tabulate_confidences
+from squeezetune.rejection import tabulate_confidences, tabulate_scores
 from squeezetune.scene import find_deadline, open_scene, plan_run
 from squeezetune.scratch import Selection
 from squeezetune.settings import Settings
@@ -61,7 +61,7 @@ def learn_classifier(index: ImageIndex, cut: CutIndex, workshop: Workshop, start
         )
     ground = Ground(index, survey.split, features, trunk, weights, head, scratch)
     trained, is_finished = train_stages(ground, plan, workshop, deadline)
-    return make_files(Learned(survey, trunk, head, workshop.pretrained, trained, is_finished), weights)
+    return make_files(Learned(survey, trunk, head, workshop.pretrained, trained, is_finished), workshop)
 
 
 def learn_as_original(
@@ -85,15 +85,17 @@ RECIPES: dict[str, Callable[[ImageIndex, CutIndex, Workshop, float | None], Trai
 }
 
 
-def make_files(learned: Learned, weights: Weights) -> Learned:
-    """Write the better network as `model.onnx` and `network.safetensors`."""
-    head, best = learned.head, learned.best
-    layers, use_roots = head.layers, True
-    if best:
+def make_files(learned: Learned, workshop: Workshop) -> Learned:
+    """Write the better network as `model.onnx`, which also says how familiar an image looks, and its parameters."""
+    weights, layers, use_roots = workshop.pretrained.weights, learned.head.layers, True
+    if best := learned.best:
         weights, layers, use_roots = best.weights, best.layers, False
     pixels = learned.pixels
     network = TrainedNetwork(weights, layers, learned.chosen.views, pixels.side, pixels.resize, use_roots)
-    return replace(learned, model=network.build_model(describe_model(learned)), network=pack_network(network))
+    known = get_acquainted(learned, network, workshop)
+    model = network.build_model(describe_model(learned), familiarity=known.familiarity if known else None)
+    table = tabulate_scores(known.scores, "validation") if known else {}
+    return replace(learned, model=model, network=pack_network(network), familiarities=table)
 
 
 def describe_model(learned: Trained) -> dict[str, str]:
@@ -134,6 +136,7 @@ def make_manifest(learned: Trained, settings: Settings, crossed: NDArray[np.floa
         created=datetime.now(timezone.utc).strftime("%Y-%m-%dT%H:%M:%SZ"),
         weights=learned.pretrained.describe(),
         confidences=measure_confidences(learned, crossed),
+        familiarities=learned.familiarities,
     )
 
 

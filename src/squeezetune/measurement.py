@@ -105,7 +105,7 @@ def run_classifier(
         if isinstance(outcome, ImageError):
             failures[int(positions[row])] = outcome.message
         else:
-            probabilities[row], known[row] = outcome, True
+            probabilities[row], known[row] = outcome.probabilities, True
         if done % 64 == 0:
             listen(StageAdvanced(STAGE, len(positions) - len(missing) + done + 1))
     if failures and not known.any():

@@ -3,7 +3,7 @@
 import json
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, field, replace
 from importlib.metadata import version
 from typing import TYPE_CHECKING, Any
 
@@ -75,6 +75,8 @@ class LearnedOriginal:
     is_finished: bool
     model: bytes = b""
     network: bytes = b""
+
+    familiarities: Mapping[str, Any] = field(default_factory=dict)  # its features are others
 
     engine_name = "torch"
     has_trained_layers = True

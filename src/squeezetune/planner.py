@@ -16,6 +16,7 @@ from squeezetune.forecasts import (
     Speeds,
     Workload,
     forecast_end,
+    forecast_familiarity,
     forecast_features,
     forecast_head,
     forecast_judgement,
@@ -33,6 +34,8 @@ LEAST_SEEN_S = 2.0
 SHARES = (1.0, 0.6, 0.35, 0.2, 0.1, 0.05)
 # The frozen layers and their head may take this share of a budget in which layers are trained.
 MOST_BEGINNING = 0.15
+# Features and head.
+BEGINNING_PARTS = 2
 # The parts of a run that are not made again for each fold.
 ONCE = ("preparing", "features", "report")
 # A plan that was made to fill the time exactly still fits. The training of layers ends by the clock; a plan without it
@@ -140,11 +143,11 @@ def add_forecasts(plan: Plan, work: Workload, speeds: Speeds, spare_s: float = 0
     """
     narrowed = plan.narrow(work)
     parts = (*forecast_beginning(plan, work, speeds), *forecast_rest(plan, narrowed, speeds))
-    after = sum(part.seconds for part in parts[-2:])
+    after = end_s = sum(part.seconds for part in parts[BEGINNING_PARTS + len(plan.stages) :])
     if plan.stage:
         after += forecast_judgement(plan.stage, narrowed, speeds)
-        larger_s = sum(part.seconds for part in forecast_end(work.side, plan.views, narrowed, speeds))
-        after += max(0.0, larger_s - sum(part.seconds for part in parts[-2:]) - spare_s)
+        larger_s = sum(part.seconds for part in forecast_end(work.side, plan.views, narrowed, speeds, is_deep=False))
+        after += max(0.0, larger_s - end_s - spare_s)
     return replace(plan, forecasts=parts, after_training_s=after, work=work, speeds=speeds)
 
 
@@ -160,7 +163,8 @@ def forecast_beginning(plan: Plan, work: Workload, speeds: Speeds) -> tuple[Fore
 def forecast_rest(plan: Plan, work: Workload, speeds: Speeds) -> tuple[Forecast, ...]:
     """Forecast the training of layers, and what follows."""
     side = plan.stage.side if plan.stage else work.side
-    return (*forecast_stages(plan.stages, work, speeds), *forecast_end(side, plan.views, work, speeds))
+    end = forecast_end(side, plan.views, work, speeds, is_deep=bool(plan.stages))
+    return (*forecast_stages(plan.stages, work, speeds), *end)
 
 
 def plan_rest(plan: Plan, settings: Settings, left_s: float, done: Collection[str]) -> Plan:
@@ -169,9 +173,10 @@ def plan_rest(plan: Plan, settings: Settings, left_s: float, done: Collection[st
     if work is None or speeds is None:
         return plan
     end_s = sum(part.seconds for part in forecast_rest(replace(plan, stages=()), work, speeds))
+    end_s += forecast_familiarity(work.side, plan.views, work, speeds)
     for stages in (*list_stages(plan.narrow(work), settings, speeds, left_s - end_s, done), ()):
         renewed = add_forecasts(replace(plan, stages=stages), work, speeds, find_spare(settings))
-        renewed = replace(renewed, forecasts=renewed.forecasts[2:])  # features and head are done
+        renewed = replace(renewed, forecasts=renewed.forecasts[BEGINNING_PARTS:])  # features and head are done
         if renewed.fits(left_s):
             break
     return renewed
@@ -221,6 +226,7 @@ def _list_plans(
             others_s = 0.0
             if speeds:
                 others_s = sum(item.seconds for item in add_forecasts(beginning, work, speeds).forecasts)
+                others_s += forecast_familiarity(work.side, beginning.views, beginning.narrow(work), speeds)
             for stages in list_stages(beginning.narrow(work), settings, speeds, left_s - others_s):
                 if beginning is frozen or all(stage.is_whole for stage in stages):
                     yield replace(beginning, stages=stages)

@@ -1,5 +1,6 @@
 """Image in, label out: only ONNX Runtime, numpy and Pillow are needed."""
 
+import math
 import os
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
@@ -19,7 +20,7 @@ from squeezetune.data.sources import MemorySource
 from squeezetune.engine import Engine, ThreadEngine
 from squeezetune.errors import ArtifactError, ImageError
 from squeezetune.model_file import read_model_file
-from squeezetune.rejection import find_threshold
+from squeezetune.rejection import Threshold, choose_threshold
 
 ImageLike: TypeAlias = str | os.PathLike[str] | RawImage
 # Images of one size go through the model together, up to this many pixels at the network's size: on one thread more
@@ -51,6 +52,14 @@ class Prediction:
     def list_best(self, count: int) -> list[tuple[str, float]]:
         """Return the likeliest classes with their probabilities, at most `count` of them."""
         return list(self.probabilities.items())[:count]
+
+
+@dataclass(frozen=True)
+class Answer:
+    """What a model gives for an image: probabilities (classes,) and how familiar it looks, where the model knows."""
+
+    probabilities: NDArray[np.float32]
+    familiarity: float = math.nan
 
 
 @dataclass(frozen=True)
@@ -98,26 +107,27 @@ class Classifier:
         Raises:
             ImageError: an image cannot be read.
             SettingsError: the share is out of its limits.
-            ArtifactError: the model does not know how sure it is of images that it has not learnt.
+            ArtifactError: the model does not know what it makes of images that it has not learnt.
 
         """
         threshold = self.find_threshold(none_of_these)
         if isinstance(images, (str, os.PathLike, bytes, Image.Image)) or getattr(images, "ndim", 4) < 4:
-            return self.describe(self.predict_probabilities([images])[0], threshold)  # type: ignore[list-item]
-        rows = self.predict_probabilities(images)  # type: ignore[arg-type]
-        return [self.describe(row, threshold) for row in rows]
+            return self.judge(self._answer([images])[0], threshold)  # type: ignore[list-item]
+        return [self.judge(answer, threshold) for answer in self._answer(images)]  # type: ignore[arg-type]
 
-    def find_threshold(self, rate: float | None) -> float:
-        """Find the confidence below which an image is none of the classes: about this share of known ones is below.
+    def find_threshold(self, rate: float | None) -> Threshold:
+        """Find what an image has to reach to be of one of the classes: about this share of known ones does not.
 
-        None gives 0, below which nothing is.
+        None gives what everything reaches.
 
         Raises:
             SettingsError: the share is out of its limits.
-            ArtifactError: the model does not know how sure it is of images that it has not learnt.
+            ArtifactError: the model does not know what it makes of images that it has not learnt.
 
         """
-        return 0.0 if rate is None else find_threshold(self.manifest.confidences, rate)
+        if rate is None:
+            return Threshold()
+        return choose_threshold(self.manifest.familiarities, self.manifest.confidences, rate)
 
     def predict_probabilities(self, images: Sequence[ImageLike]) -> NDArray[np.float32]:
         """Return the probabilities (n, classes) of a sequence of images.
@@ -126,29 +136,31 @@ class Classifier:
             ImageError: an image cannot be read.
 
         """
-        source = MemorySource(images)
-        outcomes = list(self.stream(source, source.names, ThreadEngine()))
-        for name, outcome in outcomes:
+        rows = [answer.probabilities for answer in self._answer(images)]
+        return np.array(rows, np.float32).reshape(-1, len(self.class_names))
+
+    def _answer(self, images: Sequence[ImageLike]) -> list[Answer]:
+        """Run the model on a sequence of images; ImageError where one cannot be read."""
+        source, answers = MemorySource(images), []
+        for name, outcome in self.stream(source, source.names, ThreadEngine()):
             if isinstance(outcome, ImageError):
                 image = images[int(name)]
                 found = os.fspath(image) if isinstance(image, (str, os.PathLike)) else f"image {int(name)}"
                 raise ImageError(f"{found!s}: {outcome.message}", outcome.hint) from outcome
-        rows = [outcome for _, outcome in outcomes]
-        return np.array(rows, np.float32).reshape(-1, len(self.class_names))
+            answers.append(outcome)
+        return answers
 
     def stream(
         self, source: ImageSource, names: Iterable[str], engine: Engine
-    ) -> Iterator[tuple[str, NDArray[np.float32] | ImageError]]:
-        """Yield each name with its probabilities (classes,), or the error of an image that cannot be read, in order."""
+    ) -> Iterator[tuple[str, Answer | ImageError]]:
+        """Yield each name with the model's answer, or the error of an image that cannot be read, in order."""
         _ = self._session  # opened here, so that the threads do not each open one
         for outcomes in engine.map(lambda chunk: self._run_chunk(source, chunk), _cut(names, CHUNK)):
             yield from outcomes
 
-    def _run_chunk(
-        self, source: ImageSource, names: Sequence[str]
-    ) -> list[tuple[str, NDArray[np.float32] | ImageError]]:
+    def _run_chunk(self, source: ImageSource, names: Sequence[str]) -> list[tuple[str, Answer | ImageError]]:
         """Read some images, and run those of the same size together."""
-        outcomes: dict[str, NDArray[np.float32] | ImageError] = {}
+        outcomes: dict[str, Answer | ImageError] = {}
         held: list[tuple[str, NDArray[np.uint8]]] = []
         for name in names:
             try:
@@ -161,28 +173,38 @@ class Classifier:
         outcomes |= self._run_held(held)
         return [(name, outcomes[name]) for name in names]
 
-    def _run_held(self, held: Sequence[tuple[str, NDArray[np.uint8]]]) -> dict[str, NDArray[np.float32]]:
+    def _run_held(self, held: Sequence[tuple[str, NDArray[np.uint8]]]) -> dict[str, Answer]:
         """Run the model on decoded images, those of the same size together."""
-        outcomes: dict[str, NDArray[np.float32]] = {}
+        outcomes: dict[str, Answer] = {}
         by_size: dict[tuple[int, ...], list[tuple[str, NDArray[np.uint8]]]] = {}
         for name, pixels in held:
             by_size.setdefault(pixels.shape, []).append((name, pixels))
         for images in by_size.values():
             for batch in _cut(images, max(1, BATCH_PIXELS // self.manifest.image_side**2)):
-                rows = self.run([pixels for _, pixels in batch])
-                outcomes |= {name: row for (name, _), row in zip(batch, rows, strict=True)}
+                answers = self.answer([pixels for _, pixels in batch])
+                outcomes |= {name: answer for (name, _), answer in zip(batch, answers, strict=True)}
         return outcomes
+
+    def answer(self, pixels: Sequence[NDArray[np.uint8]]) -> list[Answer]:
+        """Run the model on images (height, width, 3) of one size, for all that it says of them."""
+        rows, *more = self._run(pixels)
+        familiarities = more[0].tolist() if more else [math.nan] * len(rows)
+        return [Answer(row, value) for row, value in zip(rows, familiarities, strict=True)]
 
     def run(self, pixels: Sequence[NDArray[np.uint8]]) -> NDArray[np.float32]:
         """Run the model on images (height, width, 3) of one size: probabilities (n, classes)."""
-        output: NDArray[np.float32] = self._session.run(None, {"image": np.stack(pixels)})[0]
-        if output.shape[1:] != (len(self.class_names),):
+        return self._run(pixels)[0]
+
+    def _run(self, pixels: Sequence[NDArray[np.uint8]]) -> list[NDArray[np.float32]]:
+        """Run the model for all its outputs: probabilities (n, classes) and, of most models, familiarity (n,)."""
+        outputs: list[NDArray[np.float32]] = self._session.run(None, {"image": np.stack(pixels)})
+        if outputs[0].shape[1:] != (len(self.class_names),):
             raise ArtifactError(
-                f"The model gives {output.shape[1:]} values for each image; needed is one for each of the "
+                f"The model gives {outputs[0].shape[1:]} values for each image; needed is one for each of the "
                 f"{len(self.class_names)} classes that its manifest names",
                 "Train the model again, or copy the whole folder again from where it came.",
             )
-        return output
+        return outputs
 
     @cached_property
     def _session(self) -> Any:
@@ -212,12 +234,17 @@ class Classifier:
             return self.model.read_bytes()
         return read_payload(self.model, self.manifest.files[MODEL])
 
-    def describe(self, row: NDArray[np.float32], threshold: float = 0.0) -> Prediction:
-        """Turn probabilities (classes,) into a prediction; below the threshold, the image is none of the classes."""
+    def judge(self, answer: Answer, threshold: Threshold) -> Prediction:
+        """Turn the model's answer into a prediction; below the threshold, the image is none of the classes."""
+        confidence = float(answer.probabilities.max())
+        return self.describe(answer.probabilities, threshold.admits(confidence, answer.familiarity))
+
+    def describe(self, row: NDArray[np.float32], is_known: bool = True) -> Prediction:
+        """Turn probabilities (classes,) into a prediction."""
         order = np.argsort(-row, kind="stable")
         probabilities = {self.class_names[at]: float(row[at]) for at in order}
         best = self.class_names[order[0]]
-        return Prediction(best, probabilities[best], probabilities, probabilities[best] >= threshold)
+        return Prediction(best, probabilities[best], probabilities, is_known)
 
 
 def load(model: str | os.PathLike[str]) -> Classifier:

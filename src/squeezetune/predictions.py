@@ -104,7 +104,7 @@ def predict_files(
             if isinstance(outcome, ImageError):
                 yield title, outcome
                 continue
-            prediction = classifier.describe(outcome, threshold)
+            prediction = classifier.judge(outcome, threshold)
             if pictures:
                 pictures.add(batch.source.read(name), title, prediction.label)
             yield title, prediction

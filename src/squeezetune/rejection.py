@@ -1,11 +1,14 @@
-"""None of these: below which confidence a photo is of none of the classes, for a wished rate of wrong refusals.
+"""None of these: below which score a photo is of none of the classes, for a wished rate of wrong refusals.
 
-How sure the model is of photos that it has not learnt tells how often a threshold refuses photos of its classes; the
-model's manifest holds it as a small table. That no more than the wished rate is refused, holds for new photos that are
-drawn as these were (Vovk et al. 2005, "Algorithmic Learning in a Random World": a conformal p-value).
+The score is how familiar a photo looks (`learn.familiarity`) or, where a model does not say that, how sure the model is
+of it. The scores of photos that it has not learnt tell how often a threshold refuses photos of its classes; the model's
+manifest holds them as a small table. That no more than the wished rate is refused, holds for new photos that are drawn
+as these were (Vovk et al. 2005, "Algorithmic Learning in a Random World": a conformal p-value).
 """
 
+import math
 from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -18,25 +21,53 @@ STEP, HIGHEST = 0.001, 0.5
 DECIMALS = 1e7  # as float32 tells values below 1 apart
 
 
+@dataclass(frozen=True)
+class Threshold:
+    """What an image has to reach to be of one of the classes: in familiarity, or in confidence."""
+
+    value: float = -math.inf
+    is_familiarity: bool = False
+
+    def admits(self, confidence: float, familiarity: float) -> bool:
+        """Say whether an image is of one of the classes."""
+        return (familiarity if self.is_familiarity else confidence) >= self.value
+
+
 def tabulate_confidences(probabilities: NDArray[np.float32], measured_on: str) -> dict[str, Any]:
-    """Make the manifest's table from the probabilities (n, classes) of photos that were not learnt.
+    """Make the manifest's table from the probabilities (n, classes) of photos that were not learnt."""
+    return tabulate_scores(probabilities.max(axis=1), measured_on)
 
-    `thresholds` are those of the rates 0.1 %, 0.2 %, ...; 0 where so few photos cannot tell.
 
-    >>> tabulate_confidences(np.array([[0.9, 0.1], [0.4, 0.6]], np.float32), "validation")["thresholds"][331:335]
-    [0.0, 0.0, 0.6, 0.6]
+def tabulate_scores(scores: NDArray[np.float32], measured_on: str) -> dict[str, Any]:
+    """Make the manifest's table from the scores (n,) of photos that were not learnt.
+
+    `thresholds` are those of the rates 0.1 %, 0.2 %, ...; None where so few photos cannot tell.
+
+    >>> tabulate_scores(np.array([0.9, 0.6], np.float32), "validation")["thresholds"][331:335]
+    [None, None, 0.6, 0.6]
     """
-    confidences = np.sort(probabilities.max(axis=1).astype(np.float64))
+    ordered = np.sort(scores.astype(np.float64))
     rates = STEP * np.arange(1, round(HIGHEST / STEP) + 1)
     # of n + 1 photos in any order, the new one is among the k lowest in k / (n + 1) of all cases
-    ranks = np.floor(rates * (len(confidences) + 1) + 1e-9).astype(np.int64)
-    lowest = np.concatenate([[0.0], confidences])
-    thresholds = (np.floor(lowest[ranks] * DECIMALS) / DECIMALS).tolist()
-    return {"measured_on": measured_on, "photos": len(confidences), "thresholds": thresholds}
+    ranks = np.floor(rates * (len(ordered) + 1) + 1e-9).astype(np.int64)
+    lowest = (np.floor(ordered * DECIMALS) / DECIMALS).tolist()
+    thresholds = [lowest[rank - 1] if rank else None for rank in ranks]
+    return {"measured_on": measured_on, "photos": len(ordered), "thresholds": thresholds}
+
+
+def choose_threshold(familiarities: Mapping[str, Any], confidences: Mapping[str, Any], rate: float) -> Threshold:
+    """Choose the threshold by a model's tables: of familiarity, where it knows that.
+
+    Raises:
+        SettingsError: the rate is out of its limits, or lower than so few photos can tell.
+        ArtifactError: the model has no table.
+
+    """
+    return Threshold(find_threshold(familiarities or confidences, rate), bool(familiarities))
 
 
 def find_threshold(table: Mapping[str, Any], rate: float) -> float:
-    """Find the confidence below which a photo is of none of the classes; this share of known ones is refused at most.
+    """Find the score below which a photo is of none of the classes; this share of known ones is refused at most.
 
     Raises:
         SettingsError: the rate is out of its limits, or lower than so few photos can tell.
@@ -50,17 +81,18 @@ def find_threshold(table: Mapping[str, Any], rate: float) -> float:
         )
     if not table:
         raise ArtifactError(
-            "This model does not know how sure it is of photos that it has not learnt, so that it cannot say that one "
+            "This model does not know what it makes of photos that it has not learnt, so that it cannot say that one "
             "is of none of its classes",
             "Train the model again, with photos held back for validation.",
         )
     try:
-        threshold, photos = float(table["thresholds"][int(rate / STEP + 1e-9) - 1]), int(table["photos"])
+        threshold = float(table["thresholds"][int(rate / STEP + 1e-9) - 1] or 0)  # 0 in earlier models
+        photos = int(table["photos"])
     except (LookupError, TypeError, ValueError) as error:
-        raise ArtifactError("The model's manifest is damaged: its confidences", "Train the model again.") from error
+        raise ArtifactError("The model's manifest is damaged: its table of scores", "Train the model again.") from error
     if not threshold:
         raise SettingsError(
-            f"none-of-these is {rate:.1%}, and only {photos:,} photos tell how sure the model is; needed is "
+            f"none-of-these is {rate:.1%}, and only {photos:,} photos tell what is unusual; needed is "
             f"{1 / (photos + 1):.1%} or more",
             "Allow more photos to be refused, or train with more photos.",
         )

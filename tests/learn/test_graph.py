@@ -11,6 +11,9 @@ from PIL import Image
 from slow_network import pool, run_slowly, take_features
 
 from squeezetune.data.pixels import PixelSettings, fit_image
+from squeezetune.learn.dense import apply_layers
+from squeezetune.learn.discriminants import fit_discriminants
+from squeezetune.learn.familiarity import weigh_parts
 from squeezetune.learn.graph import (
     ACTIVATIONS,
     BLOCKS,
@@ -193,6 +196,23 @@ def test_the_head_in_the_file_equals_the_slow_one(weights, views, widths):
     model = build_classifier(weights, head, views=views, side=64, resize="squash", metadata={})
     expected = [apply_head_slowly(head, row) for row in features]
     np.testing.assert_allclose(run_model(model, photos), expected, atol=1e-5)
+
+
+@pytest.mark.parametrize("use_roots", [True, False])
+def test_the_file_says_how_familiar_an_image_looks(weights, use_roots):
+    rng, photos, head = np.random.default_rng(0), make_photos(6, 64, 64), make_head(FEATURE_COUNT, 3)
+    features = open_graph(build_trunk(weights, views=2), FLOAT, 1)(photos)
+    rows = np.sqrt(features) if use_roots else features
+    learnt = np.repeat(rows.mean(axis=1), 5, axis=0) + rng.normal(size=(30, FEATURE_COUNT)).astype(np.float32)
+    logits = apply_layers(head, rows).mean(axis=1)
+    familiarity = weigh_parts(fit_discriminants(learnt, np.arange(30) % 3), rows, logits)
+    options = {"views": 2, "side": 64, "resize": "squash", "metadata": {}, "use_roots": use_roots}
+    model = build_classifier(weights, head, familiarity=familiarity, **options)
+    session = onnxruntime.InferenceSession(model, providers=["CPUExecutionProvider"])
+    probabilities, found = session.run(None, {"image": photos})
+    np.testing.assert_allclose(found, familiarity.score(rows, logits), rtol=1e-3, atol=1e-3)
+    np.testing.assert_array_equal(probabilities, run_model(build_classifier(weights, head, **options), photos))
+    assert len(model) - len(build_classifier(weights, head, **options)) < 50_000
 
 
 def test_the_file_explains_itself(weights):

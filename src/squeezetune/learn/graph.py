@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from squeezetune.learn.familiarity import Familiarity
 from squeezetune.learn.forms import EXACT, Form
 from squeezetune.learn.int8 import Int8
 from squeezetune.learn.layers import FloatLayers, Layers, Store, add_mirror, store_floats
@@ -118,12 +119,14 @@ def build_classifier(
     metadata: Mapping[str, str],
     use_roots: bool = True,
     form: Form = EXACT,
+    familiarity: Familiarity | None = None,
 ) -> bytes:
     """Build the whole classifier: images of any size in, probabilities out.
 
     Input `image` (n, height, width, 3) uint8 RGB; output `probabilities` (n, classes) float32. Inside: resize by the
     policy `resize` to `side` pixels, normalisation, network, dense layers on the features or, with `use_roots`, on
-    their square roots, mean over the views, softmax. `form` says how it is stored and computed.
+    their square roots, mean over the views, softmax. `form` says how it is stored and computed. With `familiarity`
+    there is a second output of that name, (n,) float32: its score.
     """
     graph = Graph()
     pixels = _add_fit(graph, "image", side, resize)
@@ -132,7 +135,11 @@ def build_classifier(
     logits = _add_head(graph, rows, head, form.store)
     logits = graph.add("ReduceMean", logits, graph.constant("views.axis", [1]), keepdims=0)
     graph.add("Softmax", logits, name="probabilities", axis=-1)
-    return graph.to_bytes("image", "probabilities", ["n", len(head[-1][1])], metadata)
+    outputs = [Output("probabilities", ["n", len(head[-1][1])])]
+    if familiarity:
+        _add_familiarity(graph, rows, logits, familiarity)
+        outputs.append(Output("familiarity", ["n"]))
+    return graph.serialise("image", outputs, metadata)
 
 
 def build_convolved(
@@ -256,3 +263,26 @@ def _add_head(graph: Graph, x: str, head: DenseLayers, store: Store) -> str:
         product = graph.add("MatMul", x, store(graph, f"head.{number}.weight", weight))
         x = graph.add("Add", product, store(graph, f"head.{number}.bias", bias))
     return x
+
+
+def _add_familiarity(graph: Graph, rows: str, logits: str, familiarity: Familiarity) -> None:
+    """Add the score `familiarity` (n,) of what the head reads, (n, views, 2048), and gives, (n, classes)."""
+    found, last = familiarity.discriminants, graph.constant("last.axis", [1])
+
+    def keep(name: str, value: NDArray[Any]) -> str:
+        return graph.constant(f"familiarity.{name}", value, np.float32)
+
+    means = graph.add("ReduceMean", rows, graph.constant("views.axis", [1]), keepdims=0)
+    centred = graph.add("Sub", means, keep("mean", found.mean))
+    standardised = graph.add("Mul", centred, keep("scale", 1 / found.deviation))
+    places = graph.add("MatMul", standardised, keep("directions", found.directions))
+    products = graph.add("MatMul", places, keep("centres", 2 * found.centres.T))
+    nearness = graph.add("Sub", products, keep("norms", (found.centres**2).sum(axis=1)))
+    nearest = graph.add("ReduceMax", nearness, last)
+    shrinking = keep("shrinking", (1 - 1 / found.variances)[:, None])
+    among_all = graph.add("MatMul", graph.add("Mul", places, places), shrinking)
+    relative, energy = graph.add("Sub", nearest, among_all), graph.add("ReduceLogSumExp", logits, last)
+    distance = graph.add("Neg", graph.add("ReduceSumSquare", standardised, last))
+    parts = graph.add("Concat", relative, energy, distance, axis=1)
+    score = graph.add("MatMul", parts, keep("weights", familiarity.weights[:, None]))
+    graph.add("Squeeze", score, last, name="familiarity")

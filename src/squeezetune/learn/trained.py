@@ -12,6 +12,7 @@ from safetensors.numpy import load, save
 
 from squeezetune.errors import ArtifactError, WeightsError
 from squeezetune.learn.dense import Layers
+from squeezetune.learn.familiarity import Familiarity
 from squeezetune.learn.forms import EXACT, Form
 from squeezetune.learn.graph import build_classifier, build_convolved
 from squeezetune.learn.weights import Weights, detect_version
@@ -44,8 +45,10 @@ class TrainedNetwork:
         """The number of classes."""
         return len(self.head[-1][1])
 
-    def build_model(self, metadata: Mapping[str, str], form: Form = EXACT) -> bytes:
-        """Build the classifier as an ONNX file in some form: images in, probabilities out."""
+    def build_model(
+        self, metadata: Mapping[str, str], form: Form = EXACT, familiarity: Familiarity | None = None
+    ) -> bytes:
+        """Build the classifier as an ONNX file in some form: images in, probabilities out, perhaps familiarity too."""
         if self.is_convolved:
             return build_convolved(
                 self.weights, self.head[0], side=self.side, resize=self.resize, metadata=metadata, form=form
@@ -59,6 +62,7 @@ class TrainedNetwork:
             metadata=metadata,
             use_roots=self.use_roots,
             form=form,
+            familiarity=familiarity,
         )
 
 
