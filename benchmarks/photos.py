@@ -75,7 +75,8 @@ def draw_photos(root: Path, target: Path, count: int) -> Path:
     if not target.exists():
         paths = sorted(path for path in root.rglob("*") if path.is_file())
         with tempfile.TemporaryDirectory(dir=target.parent) as partial:
-            for path in (paths[at * len(paths) // count] for at in range(min(count, len(paths)))):
+            count = min(count, len(paths))
+            for path in (paths[at * len(paths) // count] for at in range(count)):
                 copy = Path(partial) / "photos" / path.relative_to(root)
                 copy.parent.mkdir(parents=True, exist_ok=True)
                 shutil.copyfile(path, copy)

@@ -23,7 +23,7 @@ FOLDER = Path(__file__).parents[1] / "benchmarks"
 PROGRAMS = (
     "photos", "accuracy", "memory", "memory_ceiling", "head_time", "forecasts", "fine_tuning", "generations", "kills",
     "million", "rereading", "serving",
-    "check", "wrong_labels", "poor_photos", "prediction", "unknown", "exports",
+    "check", "wrong_labels", "poor_photos", "prediction", "unknown", "explanations", "exports",
 )  # fmt: skip
 NEED_NO_DATA = ("million", "serving")
 TORCH_PROGRAMS = ("seed_recipe", "first_light", "trunk_speed", "activations", "curve", "depth_speed")
@@ -94,6 +94,11 @@ def test_photos_are_unpacked_once_and_thinned_evenly(load_program, eth80_zip, tm
     (eth80_zip / "eth80.zip").unlink()
     _, again = open_eth80(load_program, eth80_zip, tmp_path / "work", "--images", "20")
     assert again.fingerprint == index.fingerprint
+
+
+def test_a_sample_of_more_photos_than_there_are_is_all_of_them(load_program, eth80_zip, tmp_path):
+    _, index = open_eth80(load_program, eth80_zip, tmp_path / "work", "--images", "100")
+    assert index.class_counts.tolist() == [20, 20]
 
 
 def test_a_fold_holds_whole_objects_out(load_program, eth80_zip, tmp_path):
@@ -186,6 +191,28 @@ def test_runs_of_another_state_of_the_program_are_told_apart(load_program, tmp_p
     monkeypatch.setattr(module, "hash_program", lambda: "another")
     ledger.recall({"seed": 0}, lambda: pytest.fail("made again"))
     assert "by another state of the program" in capsys.readouterr().out
+
+
+# ---- what explanations and refusals are measured by
+
+
+def test_the_hottest_pixels_and_random_squares_are_as_many(load_program):
+    explanations, rng = load_program("explanations"), np.random.default_rng(0)
+    heat = rng.random((40, 80)).astype(np.float32)
+    mask = explanations.choose_hottest(heat, 0.25)
+    assert mask.sum() == 800
+    assert heat[mask].min() >= heat[~mask].max()
+    squares = explanations.choose_squares(heat.shape, 0.25, rng)
+    assert (squares.shape, squares.sum()) == (heat.shape, 800)
+    covered = explanations.cover(Image.new("RGB", (80, 40), (10, 20, 30)), mask)
+    np.testing.assert_array_equal(covered[mask], np.tile([10, 20, 30], (800, 1)))
+
+
+def test_classes_are_left_out(load_program, eth80_zip, tmp_path):
+    _, index = open_eth80(load_program, eth80_zip, tmp_path / "work")
+    kept = load_program("unknown").leave_out(index, [0])
+    assert (kept.class_names, kept.class_counts.tolist()) == (("car",), [20])
+    assert all(name.startswith("car") for name in kept.names)
 
 
 # ---- forecasts
