@@ -19,8 +19,10 @@ from squeezetune.learn.quantization import FLOAT_RUNTIME, measure_ranges, run_ba
 from squeezetune.learn.trained import TrainedNetwork
 from squeezetune.store import write_file
 
-# How many photos of 224 pixels the layers are fitted to, more of smaller ones; and how many the dense layers.
+# How many photos of 224 pixels the layers are fitted to, more of smaller ones; and how many the dense layers, which
+# have 2,048 numbers to weigh: four times as many halve what is lost.
 LAYER_IMAGES, HEAD_IMAGES = 96, 1024
+MOST_LAYER_IMAGES, MOST_HEAD_VIEWS = 1024, 8192
 FULL_SIDE = 224
 # The first layer and the dense layers have few parameters, and each of them counts for more.
 TINY_BITS = {FIRST: 8, HEAD: 8}
@@ -50,7 +52,10 @@ def build_tiny(order: Order) -> bytes:
 def write_int8(order: Order, path: Path) -> None:
     """Write convolutions in int8, parameters and activations, with the dense layers fitted to what these give."""
     network = order.network
-    int8 = Int8(measure_ranges(network.weights, order.draw(_count_layer_images(network))), network.side)
+    int8 = Int8(
+        measure_ranges(network.weights, order.draw(count_images(LAYER_IMAGES, network.side, MOST_LAYER_IMAGES))),
+        network.side,
+    )
     compressed = fit_head(order, Compressed(network, {}), int8) if not network.is_convolved else code_convolved(network)
     write_file(path, build_file(order, compressed.network, Form(CodedStore(compressed.codes), int8)))
 
@@ -64,13 +69,16 @@ def compress(order: Order, bits: Mapping[str, int]) -> Compressed:
     """Compress all layers."""
     network = order.network
     with threadpool_limits(1):  # threads of BLAS stall when the machine is busy, and gain little on these sizes
-        compressed = compress_layers(network, order.draw(_count_layer_images(network)), bits)
+        compressed = compress_layers(
+            network, order.draw(count_images(LAYER_IMAGES, network.side, MOST_LAYER_IMAGES)), bits
+        )
     return compressed if network.is_convolved else fit_head(order, compressed, bits=bits[HEAD])
 
 
 def fit_head(order: Order, compressed: Compressed, int8: Int8 | None = None, bits: int = 8) -> Compressed:
     """Compress the dense layers, fitted to what the compressed layers, or those in int8, give."""
-    views, pixels = order.network.views, order.draw(HEAD_IMAGES)
+    views = order.network.views
+    pixels = order.draw(count_images(HEAD_IMAGES, order.network.side, MOST_HEAD_VIEWS // views))
     exact = open_graph(build_trunk(order.network.weights, views=views), FLOAT_RUNTIME, 1)
     weights = compressed.network.weights
     changed = open_graph(build_trunk(weights, int8, views=views), Runtime("onnxruntime", "int8"), 1)
@@ -96,5 +104,6 @@ def check_onnx(path: Path) -> None:
     onnx.checker.check_model(onnx.load(path), full_check=True)
 
 
-def _count_layer_images(network: TrainedNetwork) -> int:
-    return min(1024, LAYER_IMAGES * FULL_SIDE**2 // network.side**2)
+def count_images(count: int, side: int, most: int) -> int:
+    """Count how many photos of `side` pixels are as much to look at as `count` of full size; at most so many."""
+    return min(most, count * FULL_SIDE**2 // side**2)
