@@ -102,6 +102,8 @@ MAY_IMPORT_TORCH = {
         "finetune",
         "keeping",
         "original",
+        "coded",
+        "tuning",
     )
 } | {"exporting.readers", "exporting.squeezenet", "exporting.torch_program"}
 NEED_TORCH = [name for name, home in squeezetune._HOMES.items() if home in MAY_IMPORT_TORCH]

@@ -15,6 +15,7 @@ from click.testing import CliRunner
 from odd_images import make_odd_images, open_model
 from PIL import Image
 
+import squeezetune.exporting.exports as exports_module
 from squeezetune.artifact import MODEL
 from squeezetune.cli import main
 from squeezetune.errors import ArtifactError, ExportError, SettingsError, SourceError
@@ -209,6 +210,18 @@ def test_an_export_that_loses_too_much_is_refused(model_folder, tmp_path, monkey
     with pytest.raises(ExportError, match=r"onnx loses \d+\.\d+ points on 12 test photos .* allowed are 0.5"):
         export(model_folder, ["onnx"], tmp_path / "out", max_loss=0.5)
     assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize(("name", "advises"), [("onnx-tiny", True), ("onnx", False)])
+def test_without_torch_it_says_what_could_be_done_with_it(model_folder, tmp_path, monkeypatch, name, advises):
+    def answer_nothing(path):
+        return lambda images: np.tile(np.array([[0.5, 0.3, 0.2]], np.float32), (len(images), 1))
+
+    monkeypatch.setitem(READERS, "onnxruntime", answer_nothing)
+    monkeypatch.setattr(exports_module, "find_spec", lambda package: None)
+    with pytest.raises(ExportError) as caught:
+        export(model_folder, [name], tmp_path / "out", max_loss=0.5)
+    assert ("squeezetune[deep]" in caught.value.hint) is advises
 
 
 def test_photos_are_found_where_they_lie_now(write_shapes, fixed_settings, tmp_path):

@@ -1,3 +1,4 @@
+import copy
 from contextlib import suppress
 from dataclasses import replace
 
@@ -49,6 +50,17 @@ def measure_slowly(network, task, positions=POSITIONS):
     names = [name for name, _ in network.named_parameters()]
     gradients = torch.autograd.grad(loss, list(network.parameters()))
     return dict(zip(names, gradients, strict=True)), float(loss.detach()), int((logits.argmax(1) == labels).sum())
+
+
+def measure_difference_slowly(network, teacher, task, positions=POSITIONS):
+    """Measure the gradients of a whole batch's divergence from what a teacher says of it."""
+    images = show_images(torch.from_numpy(task.feed.rows.values[positions]), SIDE)
+    wanted, found = teacher(images).detach().softmax(1), network(images).log_softmax(1)
+    loss = (wanted * (wanted.log() - found)).sum(1).mean()
+    names = [name for name, _ in network.named_parameters()]
+    gradients = torch.autograd.grad(loss, list(network.parameters()))
+    correct = int((found.argmax(1) == wanted.argmax(1)).sum())
+    return dict(zip(names, gradients, strict=True)), float(loss.detach()), correct
 
 
 def assert_same(found, expected, tolerance=1e-5):
@@ -208,3 +220,27 @@ def test_a_limit_of_pixels_lets_fewer_images_through_at_once(network, task, monk
         seen.clear()
         assert_same(measure(network, task, micro_pixels=micro_pixels), expected)
         assert max(seen) == most
+
+
+def test_a_teacher_stands_in_for_the_labels(network, task):
+    teacher = make_tapped()
+    with torch.no_grad():
+        teacher.classifier.weight.normal_(0, 0.05, generator=torch.Generator().manual_seed(1))
+    taught = replace(task, teacher=teacher, labels=1 - task.labels)
+    assert_same(measure(network, taught), measure_difference_slowly(network, teacher, task), 1e-4)
+    _, loss, correct = measure(network, replace(task, teacher=network))
+    assert loss == pytest.approx(0, abs=1e-6)
+    assert correct == len(POSITIONS)
+
+
+def test_gradients_of_rounded_parameters_are_those_where_they_are_rounded_to(network, task):
+    def halve(name, value):
+        return value.half().float() / 2 if name == "classifier.weight" else value
+
+    with Crew(network, task, RECIPE, make_conditions(rounding=halve)) as crew:
+        crew.load(dict(network.named_parameters()))
+        found = crew.measure_gradients(POSITIONS, SIDE, 0)
+    rounded = copy.deepcopy(network)
+    with torch.no_grad():
+        rounded.classifier.weight.copy_(halve("classifier.weight", network.classifier.weight))
+    assert_same(found, measure_slowly(rounded, task), 1e-4)

@@ -1,3 +1,5 @@
+from dataclasses import replace
+
 import pytest
 
 from squeezetune.learn.recipe import Recipe
@@ -36,6 +38,12 @@ def test_rates_fall_towards_the_first_block():
     assert rates["features.3.squeeze.weight"] == pytest.approx(RECIPE.layer_decay**8 * RECIPE.rate)
     assert rates["features.0.weight"] == pytest.approx(RECIPE.layer_decay**9 * RECIPE.head_rate)
     assert {name for name, decay in decays.items() if decay == 0} == {n for n in parameters if n.endswith(".bias")}
+
+
+def test_without_a_rate_of_their_own_kernels_are_trained_as_all_else():
+    groups = make_groups(make_tapped(), replace(RECIPE, rate=0.0, layer_decay=1.0))
+    assert not any(group.is_kernel for group in groups)
+    assert {group.rate for group in groups} == {RECIPE.head_rate}
 
 
 def test_what_is_not_to_be_trained_stays():

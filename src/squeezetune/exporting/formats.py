@@ -3,6 +3,7 @@
 import json
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -12,10 +13,11 @@ from squeezetune.exporting.openvino import check_openvino, write_openvino
 from squeezetune.exporting.order import Order
 from squeezetune.exporting.readers import READERS, RunExport
 from squeezetune.exporting.torch_program import check_torch, write_torch
+from squeezetune.exporting.tuned import build_tuned, write_tuned
 from squeezetune.exporting.web import WebAbout, write_web
 
 
-def write_page(order: Order, path: Path) -> None:
+def write_page(order: Order, path: Path, build: Callable[[Order], bytes] = build_tiny) -> None:
     """Write a page that runs the tiny file in the browser."""
     about = WebAbout(
         title=order.title,
@@ -24,7 +26,7 @@ def write_page(order: Order, path: Path) -> None:
         license=order.metadata.get("license", "unknown"),
         image_side=order.network.side,
     )
-    write_web(build_tiny(order), about, path.parent, order.runtime, order.listen)
+    write_web(build(order), about, path.parent, order.runtime, order.listen)
 
 
 def check_page(path: Path) -> None:
@@ -39,7 +41,8 @@ class Format:
     `path` is its main file below the export's folder; where that is in a folder of its own, the whole folder is the
     export. `runtime` is the package that runs it, `extra` the extra of this package that installs what it needs.
     `looks_at_photos` says that the writer is given training photos. `usage` is a short program that runs FILE.
-    `model` is what the runtime opens, where that is another file beside the main one.
+    `model` is what the runtime opens, where that is another file beside the main one. `tune` writes it anew where it
+    loses too much; that needs torch and some time.
     """
 
     words: str
@@ -51,6 +54,7 @@ class Format:
     looks_at_photos: bool = False
     usage: str = ""
     model: str = ""
+    tune: Callable[[Order, Path], None] | None = None
 
     @property
     def root(self) -> str:
@@ -104,13 +108,13 @@ FORMATS: dict[str, Format] = {
     "onnx-int8": Format("int8: a quarter of the size, twice as fast on recent processors", "model-int8.onnx",
                         write_int8, check_onnx, looks_at_photos=True),
     "onnx-tiny": Format("parameters in 4 bits: the smallest file", "model-tiny.onnx", write_tiny, check_onnx,
-                        looks_at_photos=True),
+                        looks_at_photos=True, tune=write_tuned),
     "openvino": Format("OpenVINO's own format, parameters in float16", "openvino/model.xml", write_openvino,
                        check_openvino, runtime="openvino", extra="openvino", usage=OPENVINO_USAGE),
     "torch": Format("a torch.export program; parameters with a loader to copy", "torch/model.pt2", write_torch,
                     check_torch, runtime="torch", extra="deep", usage=TORCH_USAGE),
     "web": Format("a page that runs in the browser; parameters in 4 bits", "web/index.html", write_page, check_page,
-                  looks_at_photos=True, model="model.onnx"),
+                  looks_at_photos=True, model="model.onnx", tune=partial(write_page, build=build_tuned)),
 }  # fmt: skip
 DEFAULT_FORMATS = ("onnx", "onnx-int8", "onnx-tiny")
 

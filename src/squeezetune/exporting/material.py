@@ -46,6 +46,11 @@ class Material:
         """The photos that the model learnt from."""
         return TrainingPhotos(self.index, self.parts.find(self.index, "train"))
 
+    @property
+    def validation(self) -> TrainingPhotos:
+        """The photos that choices were made on; there may be none."""
+        return TrainingPhotos(self.index, self.parts.find(self.index, "validation"))
+
 
 def open_material(folder: Path, request: Request, listen: Listener) -> Material:
     """Find a model's photos again, by their content.

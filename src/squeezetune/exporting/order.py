@@ -17,7 +17,7 @@ from squeezetune.learn.trained import TrainedNetwork
 
 @dataclass(frozen=True)
 class TrainingPhotos:
-    """Photos that the network was trained on, at these positions of an index."""
+    """Photos that the network was trained on, or chosen by, at these positions of an index."""
 
     index: ImageIndex
     positions: NDArray[np.int64]
@@ -48,14 +48,15 @@ class Order:
 
     `model` are the bytes of `model.onnx`, which the report's figures were measured on; `metadata` is what a file says
     of itself: class names as JSON, settings, fingerprint of the data, licence. `photos` are those of the training part,
-    where they are at hand. A page says its `title` and, in a sentence, its `accuracy`; `runtime` is where the build of
-    ONNX Runtime for browsers lies, if not in the cache.
+    where they are at hand, and `judges` those of the validation part. A page says its `title` and, in a sentence, its
+    `accuracy`; `runtime` is where the build of ONNX Runtime for browsers lies, if not in the cache.
     """
 
     network: TrainedNetwork
     model: bytes
     metadata: Mapping[str, str]
     photos: TrainingPhotos | None = None
+    judges: TrainingPhotos | None = None
     title: str = "Classifier"
     accuracy: str = ""
     runtime: Path | None = None

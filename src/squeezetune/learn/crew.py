@@ -22,7 +22,7 @@ from squeezetune.learn.augment import cut_and_mix
 from squeezetune.learn.backprop import run_backward, run_forward
 from squeezetune.learn.choices import recall_choice
 from squeezetune.learn.feeds import Feed, Positions
-from squeezetune.learn.network import Tensor
+from squeezetune.learn.network import Module, Tensor
 from squeezetune.learn.recipe import FIRST_BLOCK, WATCHED_IMAGES, Recipe, count_micro
 from squeezetune.learn.tapped import TappedNetwork
 
@@ -37,9 +37,17 @@ INNER_TIMES = 4
 NATIVE_GAIN = 1.2
 
 
+def leave_value(name: str, value: Tensor) -> Tensor:
+    """Compute with parameters as they are."""
+    return value
+
+
 @dataclass(frozen=True)
 class Task:
-    """What is to be learnt: where the images come from, and which of them train and which judge."""
+    """What is to be learnt: where the images come from, and which of them train and which judge.
+
+    Where there is a `teacher`, a network of the same kind, its probabilities are learnt instead of the labels.
+    """
 
     feed: Feed
     labels: NDArray[np.int64]
@@ -47,6 +55,7 @@ class Task:
     validation: Positions
     class_weights: NDArray[np.float32]
     views: int = 2
+    teacher: Module | None = None
 
     @property
     def watched(self) -> Positions:
@@ -59,6 +68,8 @@ class Conditions:
     """Under which a stage trains: its name, the seed, the threads, and the type of number of the convolutions.
 
     `is_stopping` is asked after every step; no more than `micro_pixels`, or one image, go through the network at once.
+    `rounding` makes of a parameter, by its name, what the network computes with in its place; the gradient passes
+    straight through to the parameter itself (Bengio et al. 2013).
     """
 
     stage: str
@@ -68,6 +79,7 @@ class Conditions:
     listen: Listener
     is_stopping: Callable[[], bool] = lambda: False
     micro_pixels: float = math.inf
+    rounding: Callable[[str, Tensor], Tensor] = leave_value
 
 
 class Crew:
@@ -80,8 +92,8 @@ class Crew:
         self.conditions = conditions
         self.batch = min(recipe.batch, len(task.train))
         self._micro_times = 1 if network.start == FIRST_BLOCK else INNER_TIMES
-        self._worker = copy.deepcopy(network)
-        self._worker.features.to(conditions.precision, memory_format=torch.channels_last)
+        self._worker = self._copy_network(network)
+        self._teacher = self._copy_network(task.teacher) if task.teacher is not None else None
         self.names = [name for name, value in network.named_parameters() if value.requires_grad]
         self._labels = torch.from_numpy(task.labels)
         self._class_weights = torch.from_numpy(task.class_weights)
@@ -102,7 +114,7 @@ class Crew:
         own = dict(self._worker.named_parameters())
         with torch.no_grad():
             for name in self.names:
-                own[name].copy_(parameters[name])
+                own[name].copy_(self.conditions.rounding(name, parameters[name]))
 
     def measure_gradients(self, positions: Positions, side: int, step: int) -> tuple[dict[str, Tensor], float, int]:
         """Return the gradients of the mean loss over a batch, that loss, and how many images were named right."""
@@ -145,7 +157,10 @@ class Crew:
             maps, taps, others, own = self._mix(maps, taps, generator)
             features, steps = run_forward(self._worker, self._convert(maps), taps)
             logits = self._worker.classify(features.requires_grad_())
-            losses = self._measure_losses(logits, labels, others, own)
+            if self._teacher is not None:
+                losses, labels = self._measure_difference(self._teacher, logits, maps, taps)
+            else:
+                losses = self._measure_losses(logits, labels, others, own)
             total = (losses * self._class_weights[labels]).sum() / self.batch
             above = torch.autograd.grad(total, [features, *classifier])
             gradients = run_backward(above[0], steps) | dict(zip(classifier, above[1:], strict=True))
@@ -174,6 +189,24 @@ class Crew:
         if others is None or own is None:
             return measure(labels)
         return own * measure(labels) + (1 - own) * measure(labels[others])
+
+    def _measure_difference(
+        self, teacher: Module, logits: Tensor, maps: Tensor, taps: Tensor | None
+    ) -> tuple[Tensor, Tensor]:
+        """Measure the divergence of each image's probabilities from the teacher's (n,), and say what that names them.
+
+        Source: Hinton et al. 2015, "Distilling the Knowledge in a Neural Network".
+        """
+        with torch.no_grad():
+            features, _ = run_forward(teacher, self._convert(maps), taps, is_training=False)
+            wanted = functional.log_softmax(teacher.classify(features), 1)
+        found = functional.log_softmax(logits, 1)
+        return functional.kl_div(found, wanted, reduction="none", log_target=True).sum(1), wanted.argmax(1)
+
+    def _copy_network(self, network: Module) -> Module:
+        copied = copy.deepcopy(network)
+        copied.features.to(self.conditions.precision, memory_format=torch.channels_last)
+        return copied
 
     def _forward(self, maps: Tensor, taps: Tensor | None) -> Tensor:
         features, _ = run_forward(self._worker, self._convert(maps), taps, is_training=False)

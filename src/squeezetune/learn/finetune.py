@@ -190,7 +190,7 @@ class Loop:
 
     def _find_bound(self) -> float:
         """Find the loss beyond which a run has diverged: well beyond what guessing would give."""
-        return DIVERGED * math.log(self._crew.network.classifier.out_features) + 1
+        return DIVERGED * math.log(self._crew.network.class_count) + 1
 
     def _average(self) -> None:
         """Move the averaged weights towards the present ones."""

@@ -37,6 +37,11 @@ class TappedNetwork(nn.Module):  # type: ignore[misc]  # torch is not seen by th
         self.register_buffer("mean", torch.zeros(self.classifier.in_features))
         self.register_buffer("deviation", torch.ones(self.classifier.in_features))
 
+    @property
+    def class_count(self) -> int:
+        """The number of classes."""
+        return int(self.classifier.out_features)
+
     def forward(self, maps: Tensor, taps: Tensor | None = None) -> Tensor:
         """Normalised images (n, 3, height, width), or what the first block reads, in; logits (n, classes) out."""
         return self.classify(self.compute_features(maps, taps))

@@ -1,0 +1,158 @@
+"""A compressed network in torch: what is trained are the codes that its kernels and dense layers are stored as.
+
+The network computes with the codes; gradients pass straight through to the values that these are rounded from (Bengio
+et al. 2013, "Estimating or Propagating Gradients Through Stochastic Neurons for Conditional Computation").
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+
+import numpy as np
+from numpy.typing import NDArray
+
+from squeezetune.learn.codes import Codes
+from squeezetune.learn.compression import Compressed
+from squeezetune.learn.network import SqueezeNet, Tensor
+from squeezetune.learn.tapped import CLASSIFIER
+from squeezetune.learn.trained import TrainedNetwork
+from squeezetune.learn.weights import detect_version, find_layout
+
+# isort: split
+# after `network`, which says how to install torch where it is missing
+import torch
+from torch import nn
+
+# The slope of a square root grows without bound towards 0; here it is that of this root at most.
+LEAST_ROOT = 0.1
+# What one step from code to code is to a kernel of four bits, is to biases this share of their size.
+BIAS_STEP = 0.1
+
+
+@dataclass(frozen=True)
+class Grid:
+    """What a parameter is rounded to: whole numbers from -top to top, times the scale of each output."""
+
+    scales: Tensor
+    top: int
+
+    def find_codes(self, value: Tensor) -> Tensor:
+        """Round to the nearest codes."""
+        return (value / self.scales).round().clamp(-self.top, self.top)
+
+    def fit_scales(self, value: Tensor, codes: Tensor) -> Tensor:
+        """Fit the scale of each output, so that they move with the values that the codes stand for."""
+        values, wholes = value.flatten(1), codes.flatten(1)
+        fitted = (values * wholes).sum(1) / (wholes**2).sum(1).clamp(min=1)
+        fitted = fitted.half().float().view(self.scales.shape)
+        return torch.where(fitted > 0, fitted, self.scales)
+
+    def round(self, value: Tensor) -> Tensor:
+        """Round to what the codes stand for."""
+        codes = self.find_codes(value)
+        return codes * self.fit_scales(value, codes)
+
+
+class CodedNetwork(nn.Module):  # type: ignore[misc]  # torch is not seen by the type checker
+    """A compressed network with dense layers, of the shape that the training loop expects; conv1 stays as it is.
+
+    What is trained is counted in steps from code to code, so that one rate suits all of it: `round` turns it into the
+    parameters that the network computes with.
+    """
+
+    def __init__(self, compressed: Compressed) -> None:
+        super().__init__()
+        network = compressed.network
+        version = detect_version(network.weights)
+        self.places = {"conv1": 0, **find_layout(version).fires}
+        self.start, self.first_trained = "conv1", self.places["fire2"]
+        self.features = SqueezeNet(version, 1).features
+        own = {name.removeprefix("features."): torch.tensor(value) for name, value in network.weights.items()
+               if name.startswith("features.")}  # fmt: skip
+        self.features.load_state_dict(own)
+        self.features[0].requires_grad_(False)
+        self.use_roots, self.class_count = network.use_roots, network.class_count
+        self.classifier = _make_dense(network)
+        self._grids = {_name_parameter(name): _make_grid(name, codes) for name, codes in compressed.codes.items()}
+        self._steps = self._measure_steps()
+
+    def classify(self, features: Tensor) -> Tensor:
+        """Compute logits of features (n, 2048)."""
+        if self.use_roots:
+            roots = features.detach().sqrt()
+            features = roots + (features - features.detach()) * (0.5 / roots.clamp(min=LEAST_ROOT))
+        return self.classifier(features)
+
+    def find_block(self, parameter: str) -> str:
+        """Name the block that a parameter, by its name here, belongs to."""
+        family, place = parameter.split(".")[:2]
+        names = {str(place): name for name, place in self.places.items()}
+        return CLASSIFIER if family == CLASSIFIER else names[place]
+
+    def count_in_steps(self) -> None:
+        """Turn the parameters into what is trained."""
+        with torch.no_grad():
+            for name, value in self.named_parameters():
+                if name in self._steps:
+                    value.div_(self._steps[name])
+
+    def round(self, name: str, trained: Tensor) -> Tensor:
+        """Turn what is trained into a parameter as it is stored; those without codes are float16."""
+        value = trained * self._steps[name]
+        return self._grids[name].round(value) if name in self._grids else value.half().float()
+
+    def to_compressed(self, trained: Mapping[str, NDArray[np.float32]], before: Compressed) -> Compressed:
+        """Put what was trained in place of a compressed network's codes and biases."""
+        tensors = {name: torch.from_numpy(value) for name, value in trained.items()}
+        values = {name: self.round(name, value).numpy() for name, value in tensors.items()}
+        codes = dict(before.codes)
+        for name, found in before.codes.items():
+            own = _name_parameter(name)
+            if own in tensors:
+                grid, value = self._grids[own], tensors[own] * self._steps[own]
+                wholes = grid.find_codes(value)
+                scales = grid.fit_scales(value, wholes)
+                turned = [np.ascontiguousarray(_turn(name, item).numpy()) for item in (wholes, scales)]
+                codes[name] = Codes(turned[0].astype(np.int8), turned[1].astype(np.float16), found.bits)
+        layers = {name: value for name, value in values.items() if name.startswith("features.")}
+        head = tuple((np.ascontiguousarray(values[f"{CLASSIFIER}.{2 * at}.weight"].T),
+                      values[f"{CLASSIFIER}.{2 * at}.bias"]) for at in range(len(before.network.head)))  # fmt: skip
+        weights = {**before.network.weights, **layers}
+        return Compressed(replace(before.network, weights=weights, head=head), codes)
+
+    def _measure_steps(self) -> dict[str, Tensor]:
+        """Measure what counts as one step of every parameter that is trained."""
+        steps = {}
+        for name, value in self.named_parameters():
+            if not value.requires_grad:
+                continue
+            if name in self._grids:
+                steps[name] = self._grids[name].scales
+            else:
+                steps[name] = BIAS_STEP * value.detach().square().mean().sqrt().clamp(min=1e-3)
+        return steps
+
+
+def _name_parameter(name: str) -> str:
+    """Name a parameter in torch that has this name among codes: there a ReLU stands between dense layers."""
+    if not name.startswith("head."):
+        return name
+    _, number, kind = name.split(".")
+    return f"{CLASSIFIER}.{2 * int(number)}.{kind}"
+
+
+def _make_grid(name: str, codes: Codes) -> Grid:
+    return Grid(_turn(name, torch.tensor(codes.scales.astype(np.float32))), 2 ** (codes.bits - 1) - 1)
+
+
+def _turn(name: str, value: Tensor) -> Tensor:
+    """Turn what belongs to a dense layer: its inputs come first in files, and last in torch."""
+    return value.T if name.startswith("head.") else value
+
+
+def _make_dense(network: TrainedNetwork) -> nn.Sequential:
+    layers: list[nn.Module] = []
+    for weight, bias in network.head:
+        dense = nn.Linear(*weight.shape)
+        dense.load_state_dict({"weight": torch.tensor(weight.T), "bias": torch.tensor(bias)})
+        layers += [dense, nn.ReLU()]
+    return nn.Sequential(*layers[:-1])
