@@ -59,8 +59,9 @@ def export(
     The photos are those that the model was trained on: where they lie elsewhere now, or were in memory, say so with
     `photos`. The exports go into the folder `output`, by default `<model>-export` beside the model; exports of the same
     model that are there stay. With `max_loss`, in points of accuracy, an export that loses more is an error and nothing
-    is written. Without `measure` no photos are needed, but for those formats whose parameters are fitted to some.
-    `runtime` is a folder with ONNX Runtime's build for browsers, which `web` else fetches once.
+    is written; one of 4 bits is trained for a minute before, if torch is installed. Without `measure` no photos are
+    needed, but for those formats whose parameters are fitted to some. `runtime` is a folder with ONNX Runtime's build
+    for browsers, which `web` else fetches once.
 
     Raises:
         SettingsError: there is no such format, or it is not known where the photos are.
