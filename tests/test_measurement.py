@@ -93,8 +93,8 @@ def test_what_is_known_is_not_run_again(classifier, index, engine, tmp_path, mon
     store = RowStore(tmp_path / "rows", (3,), "<f4")
     first = run_classifier(classifier, index, np.arange(10), engine, ignore_event, store)
     runs = []
-    run = Classifier.run
-    monkeypatch.setattr(Classifier, "run", lambda self, pixels: (runs.append(len(pixels)), run(self, pixels))[1])
+    answer = Classifier.answer
+    monkeypatch.setattr(Classifier, "answer", lambda self, pixels: (runs.append(len(pixels)), answer(self, pixels))[1])
     again = run_classifier(classifier, index, np.arange(10), engine, ignore_event, store)
     assert runs == []
     np.testing.assert_array_equal(again.probabilities, first.probabilities)

@@ -35,13 +35,12 @@ def test_a_packed_network_makes_the_same_model(version, use_roots, hidden):
 
 def test_a_models_network_is_the_one_in_its_file(model_folder):
     network = read_network((model_folder / "network.safetensors").read_bytes())
-    session_model = network.build_model({})
-
-    kept, built = (
-        onnx.load_from_string((model_folder / "model.onnx").read_bytes()),
-        onnx.load_from_string(session_model),
-    )
-    assert kept.graph == built.graph
+    kept, built = (onnx.load_from_string(model) for model in ((model_folder / "model.onnx").read_bytes(),
+                                                              network.build_model({})))  # fmt: skip
+    others = [node for node in kept.graph.node if node in built.graph.node]
+    assert others == list(built.graph.node)  # the file says how familiar an image looks besides
+    values = {item.name: item for item in kept.graph.initializer}
+    assert all(values[item.name] == item for item in built.graph.initializer)
 
 
 @pytest.mark.parametrize("harm", ["cut", "no about", "no layers", "no safetensors", "empty"])
