@@ -65,6 +65,9 @@ class Handler(BaseHTTPRequestHandler):
         status = 404 if content is None else 416 if start >= max(1, len(content)) else 206 if start else 200
         self.send_response(site.status if site.status != 200 else status)
         body = content[start:] if status < 400 and site.status == 200 else b"no"
+        # settled before the client hears of it, which may hang up and have the site behave otherwise next time
+        sent = body[: site.breaks.pop(0)] if site.breaks else body[: site.stalls[0]] if site.stalls else body
+        is_stalled = bool(site.stalls) and site.stalls.pop(0) < len(body)
         headers = {"ETag": site.etag, "Last-Modified": site.modified}
         if status == 206:
             headers["Content-Range"] = f"bytes {start}-{len(content) - 1}/{len(content)}"
@@ -74,8 +77,9 @@ class Handler(BaseHTTPRequestHandler):
             if value:
                 self.send_header(name, value)
         self.end_headers()
-        self.wfile.write(body[: site.breaks.pop(0)] if site.breaks else body[: site.stalls[0]] if site.stalls else body)
-        if site.stalls and site.stalls.pop(0) < len(body):
+        self.wfile.write(sent)
+        if is_stalled:
+            self.wfile.flush()
             site.is_over.wait()
 
     def log_message(self, *arguments):
