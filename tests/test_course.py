@@ -78,12 +78,10 @@ def stop_at(stage, epoch):
 
 def test_stages_come_one_after_another(whole):
     learned, said = whole
-    assert [event.stage for event in said if isinstance(event, StageStarted)][-4:] == [
-        "activations",
-        LAST,
-        "pixels",
-        WHOLE,
-    ]
+    begun = [event.stage for event in said if isinstance(event, StageStarted)]
+    at = begun.index("activations")
+    assert begun[at : at + 4] == ["activations", LAST, "pixels", WHOLE]
+    assert begun[at + 4 :] in ([], ["familiarity"])  # where trained layers are taken
     assert [stage.plan.name for stage in learned.trained] == [LAST, WHOLE]
     assert [stage.name for stage in learned.stages] == ["frozen layers", LAST, WHOLE]
     assert sum(stage.is_chosen for stage in learned.stages) == 1
