@@ -181,9 +181,8 @@ def _identify(folder: Path) -> tuple[int, int] | None:
 
 
 def _read_whole(folder: Path) -> Manifest:
-    content = {"weights": {}, "confidences": {}, "familiarities": {}} | _read_content(
-        folder
-    )  # earlier models do not say
+    # earlier models do not say all
+    content = {"weights": {}, "confidences": {}, "familiarities": {}} | _read_content(folder)
     wrong = [name for name, kind in _KINDS.items() if not isinstance(content.get(name), kind)]
     if not wrong:
         names = content["class_names"]

@@ -63,18 +63,29 @@ def evaluate(
     classifier = model if isinstance(model, Classifier) else load(model)
     engine = ThreadEngine()
     index = index_photos(Path(photos), engine=engine, listen=listen, class_pattern=class_pattern, columns=columns)
-    unknown = sorted(set(index.class_names) - set(classifier.class_names))
-    if unknown:
-        raise ClassesError(
-            f"the model does not know the class {list_some(unknown)}; it knows {list_some(classifier.class_names, 20)}",
-            "Rename the folders as the model's classes, or take those away that it was not trained on.",
-        )
+    hint = "Rename the folders as the model's classes, or take those away that it was not trained on."
+    places = place_classes(index, classifier, hint)
     measured = run_classifier(classifier, index, np.arange(len(index)), engine, listen)
-    places = np.array([classifier.class_names.index(name) for name in index.class_names])
     labels = places[index.labels[measured.positions]]
     failed = tuple(Skipped(index.names[at], reason) for at, reason in measured.failures.items())
     result = evaluate_probabilities(measured.probabilities, labels, classifier.class_names)
     return FolderEvaluation(result, index.skipped + failed)
+
+
+def place_classes(index: ImageIndex, classifier: Classifier, hint: str) -> NDArray[np.int64]:
+    """Tell the place among the model's classes of each of the photos' classes; `hint` says what to do about others.
+
+    Raises:
+        ClassesError: the model does not know a class.
+
+    """
+    unknown = sorted(set(index.class_names) - set(classifier.class_names))
+    if unknown:
+        raise ClassesError(
+            f"the model does not know the class {list_some(unknown)}; it knows {list_some(classifier.class_names, 20)}",
+            hint,
+        )
+    return np.array([classifier.class_names.index(name) for name in index.class_names])
 
 
 def run_classifier(

@@ -4,18 +4,14 @@ import os
 from dataclasses import dataclass
 from pathlib import Path
 
-import numpy as np
-from numpy.typing import NDArray
-
 from squeezetune.data.index import ImageIndex
-from squeezetune.data.listing import list_some
 from squeezetune.data.origin import Photos, find_origin
 from squeezetune.engine import ThreadEngine
-from squeezetune.errors import ClassesError, SettingsError, SourceError
+from squeezetune.errors import SettingsError, SourceError
 from squeezetune.events import Listener, Notice
 from squeezetune.exporting.order import TrainingPhotos
 from squeezetune.exporting.scoring import Exam
-from squeezetune.measurement import run_classifier
+from squeezetune.measurement import place_classes, run_classifier
 from squeezetune.parts import Parts, read_parts
 from squeezetune.prediction import Classifier
 from squeezetune.store import RowStore, find_cache_folder
@@ -105,7 +101,7 @@ def make_exam(classifier: Classifier, material: Material, listen: Listener) -> E
         learnt = material.parts.find(index, "train")
         positions = learnt[:: -(-len(learnt) // COMPARED_IMAGES)]
         listen(Notice("the model has learnt from all of its photos, so only differences are measured on some of them"))
-    places = _place_classes(index, classifier)
+    places = place_classes(index, classifier, "Give the photos that the model was trained on with --photos.")
     cache, folder = find_cache_folder(), classifier.folder
     store = None
     if cache and folder:
@@ -114,14 +110,3 @@ def make_exam(classifier: Classifier, material: Material, listen: Listener) -> E
     measured = run_classifier(classifier, index, positions, ThreadEngine(), listen, store)
     labels = places[index.labels[measured.positions]]
     return Exam(index, measured.positions, labels, measured.probabilities, classifier.manifest.image_side, is_honest)
-
-
-def _place_classes(index: ImageIndex, classifier: Classifier) -> NDArray[np.int64]:
-    """Tell the place among the model's classes of each of the photos' classes."""
-    unknown = sorted(set(index.class_names) - set(classifier.class_names))
-    if unknown:
-        raise ClassesError(
-            f"the model does not know the class {list_some(unknown)}; it knows {list_some(classifier.class_names, 20)}",
-            "Give the photos that the model was trained on with --photos.",
-        )
-    return np.array([classifier.class_names.index(name) for name in index.class_names])

@@ -18,9 +18,8 @@ def make_groups(network: TappedNetwork, recipe: Recipe) -> list[Group]:
     trained = [(name, value) for name, value in network.named_parameters() if value.requires_grad]
     for name, value in trained:
         block = network.find_block(name)
-        is_kernel = (
-            recipe.rate > 0 and value.ndim == 4 and block != order[0]
-        )  # conv1 is a bank of filters of its own kind
+        # conv1 is a bank of filters of its own kind
+        is_kernel = recipe.rate > 0 and value.ndim == 4 and block != order[0]
         decay = recipe.layer_decay ** (len(order) - 1 - order.index(block))
         rate = decay * (recipe.rate if is_kernel else recipe.head_rate)
         groups.setdefault((is_kernel, rate, recipe.weight_decay if value.ndim > 1 else 0.0), []).append(name)
