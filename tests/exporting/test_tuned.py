@@ -9,7 +9,7 @@ from squeezetune.events import Notice, StageStarted
 from squeezetune.exporting.exports import export, make_order
 from squeezetune.exporting.formats import FORMATS
 from squeezetune.exporting.material import Request, open_material
-from squeezetune.exporting.onnx_files import TINY_BITS, build_file, compress
+from squeezetune.exporting.onnx_files import build_file, compress
 from squeezetune.exporting.order import TrainingPhotos
 from squeezetune.learn.forms import Form
 from squeezetune.learn.layers import CodedStore
@@ -35,7 +35,7 @@ def order(model_folder):
 
 @pytest.fixture(scope="module")
 def compressed(order):
-    return compress(order, TINY_BITS)
+    return compress(order)
 
 
 @pytest.fixture

@@ -25,7 +25,7 @@ def photos():
 def layers(weights, photos):
     """Compress the layers; 4 bits, but 8 for conv1."""
     head = ((np.zeros((2048, 3), np.float32), np.zeros(3, np.float32)),)
-    return compress_layers(TrainedNetwork(weights, head, 1, SIDE, "squash"), photos, {"features.0": 8})
+    return compress_layers(TrainedNetwork(weights, head, 1, SIDE, "squash"), photos)
 
 
 @pytest.fixture(params=["linear on roots", "hidden on means"])

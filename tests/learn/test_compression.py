@@ -31,7 +31,7 @@ def network(weights):
 
 @pytest.fixture(scope="module")
 def layers(network, photos):
-    return compress_layers(network, photos, {"features.0": 8})
+    return compress_layers(network, photos)
 
 
 def compute_features(weights, photos):
@@ -147,7 +147,7 @@ def test_a_convolved_classifier_is_compressed_with_the_layers(network, photos):
     rng = np.random.default_rng(1)
     head = ((0.2 * rng.standard_normal((512, 3), np.float32), 0.1 * rng.standard_normal(3, np.float32)),)
     network = replace(network, head=head, is_convolved=True, views=1)
-    found = compress_layers(network, photos[:12], {"features.0": 8})
+    found = compress_layers(network, photos[:12])
     expected, after = (run(each.build_model({}), photos) for each in (network, found.network))
     assert np.abs(after - expected).mean() < 0.1
     coded = found.network.build_model({}, Form(CodedStore(found.codes)))
@@ -156,6 +156,6 @@ def test_a_convolved_classifier_is_compressed_with_the_layers(network, photos):
 
 
 def test_it_is_repeatable(network, layers, photos):
-    again = compress_layers(network, photos, {"features.0": 8})
+    again = compress_layers(network, photos)
     form = [Form(CodedStore(each.codes)) for each in (layers, again)]
     assert layers.network.build_model({}, form[0]) == again.network.build_model({}, form[1])

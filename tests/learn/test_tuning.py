@@ -28,7 +28,7 @@ def teacher(weights):
 @pytest.fixture(scope="module")
 def compressed(teacher):
     """Compress the layers, and make the codes of some stand for too much: the answers suffer."""
-    found = compress_layers(teacher, PIXELS[:8], {"features.0": 8})
+    found = compress_layers(teacher, PIXELS[:8])
     weights, codes = dict(found.network.weights), dict(found.codes)
     for name in ("features.10.expand3x3.weight", "features.12.expand3x3.weight", "features.12.squeeze.weight"):
         codes[name] = replace(codes[name], scales=(2.5 * codes[name].scales).astype(np.float16))

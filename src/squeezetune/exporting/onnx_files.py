@@ -1,21 +1,23 @@
 """The ONNX formats: float32, float16, int8 and tiny."""
 
-from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
+from numpy.typing import NDArray
 from threadpoolctl import threadpool_limits
 
 from squeezetune.exporting.order import Order
 from squeezetune.exporting.resampling import replace_resize
-from squeezetune.learn.codes import Codes, choose_scales
-from squeezetune.learn.compression import FIRST, HEAD, Compressed, compress_head, compress_layers
+from squeezetune.learn.codes import DAMPING, FINE_DAMPING
+from squeezetune.learn.compression import Compressed, compress_head, compress_layers
+from squeezetune.learn.equalisation import equalise
 from squeezetune.learn.forms import Form
 from squeezetune.learn.graph import build_trunk
 from squeezetune.learn.inference import Runtime, open_graph
 from squeezetune.learn.int8 import Int8
 from squeezetune.learn.layers import CodedStore, store_floats, store_halves
-from squeezetune.learn.quantization import FLOAT_RUNTIME, measure_ranges, run_batches
+from squeezetune.learn.quantization import FLOAT_RUNTIME, measure_maxima, run_batches
 from squeezetune.learn.trained import TrainedNetwork
 from squeezetune.store import write_file
 
@@ -24,8 +26,6 @@ from squeezetune.store import write_file
 LAYER_IMAGES, HEAD_IMAGES = 96, 1024
 MOST_LAYER_IMAGES, MOST_HEAD_VIEWS = 1024, 8192
 FULL_SIDE = 224
-# The first layer and the dense layers have few parameters, and each of them counts for more.
-TINY_BITS = {FIRST: 8, HEAD: 8}
 
 
 def write_floats(order: Order, path: Path) -> None:
@@ -45,18 +45,19 @@ def write_tiny(order: Order, path: Path) -> None:
 
 def build_tiny(order: Order) -> bytes:
     """Build a model with parameters of four bits."""
-    compressed = compress(order, TINY_BITS)
+    compressed = compress(order)
     return build_file(order, compressed.network, Form(CodedStore(compressed.codes)))
 
 
 def write_int8(order: Order, path: Path) -> None:
-    """Write convolutions in int8, parameters and activations, with the dense layers fitted to what these give."""
-    network = order.network
-    int8 = Int8(
-        measure_ranges(network.weights, order.draw(count_images(LAYER_IMAGES, network.side, MOST_LAYER_IMAGES))),
-        network.side,
-    )
-    compressed = fit_head(order, Compressed(network, {}), int8) if not network.is_convolved else code_convolved(network)
+    """Write convolutions in int8, parameters and activations, all of them fitted to training photos."""
+    network, pixels = order.network, draw_photos(order)
+    equalised = equalise(network.weights, measure_maxima(network.weights, pixels))
+    with threadpool_limits(1):  # as below
+        compressed = compress_layers(replace(network, weights=equalised.weights), pixels, 8, equalised.ranges)
+    int8 = Int8(equalised.ranges, network.side, compressed.codes, equalised.factors)
+    if not network.is_convolved:
+        compressed = fit_head(order, compressed, int8)
     write_file(path, build_file(order, compressed.network, Form(CodedStore(compressed.codes), int8)))
 
 
@@ -65,17 +66,19 @@ def build_file(order: Order, network: TrainedNetwork, form: Form) -> bytes:
     return replace_resize(network.build_model(order.metadata, form))
 
 
-def compress(order: Order, bits: Mapping[str, int]) -> Compressed:
-    """Compress all layers."""
-    network = order.network
+def compress(order: Order) -> Compressed:
+    """Compress all parameters, the convolutions to four bits."""
     with threadpool_limits(1):  # threads of BLAS stall when the machine is busy, and gain little on these sizes
-        compressed = compress_layers(
-            network, order.draw(count_images(LAYER_IMAGES, network.side, MOST_LAYER_IMAGES)), bits
-        )
-    return compressed if network.is_convolved else fit_head(order, compressed, bits=bits[HEAD])
+        compressed = compress_layers(order.network, draw_photos(order))
+    return compressed if order.network.is_convolved else fit_head(order, compressed)
 
 
-def fit_head(order: Order, compressed: Compressed, int8: Int8 | None = None, bits: int = 8) -> Compressed:
+def draw_photos(order: Order) -> NDArray[np.uint8]:
+    """Draw the photos that layers are fitted to."""
+    return order.draw(count_images(LAYER_IMAGES, order.network.side, MOST_LAYER_IMAGES))
+
+
+def fit_head(order: Order, compressed: Compressed, int8: Int8 | None = None) -> Compressed:
     """Compress the dense layers, fitted to what the compressed layers, or those in int8, give."""
     views = order.network.views
     pixels = order.draw(count_images(HEAD_IMAGES, order.network.side, MOST_HEAD_VIEWS // views))
@@ -84,17 +87,7 @@ def fit_head(order: Order, compressed: Compressed, int8: Int8 | None = None, bit
     changed = open_graph(build_trunk(weights, int8, views=views), Runtime("onnxruntime", "int8"), 1)
     features = [run_batches(run, pixels) for run in (exact, changed)]
     with threadpool_limits(1):  # as above
-        return compress_head(compressed, features[0], features[1], bits)
-
-
-def code_convolved(network: TrainedNetwork) -> Compressed:
-    """Keep a convolved classifier as int8."""
-    [(weight, _)] = network.head
-    rows = weight.T.astype(np.float64)
-    scales = choose_scales(rows, np.ones(rows.shape[1]), 8)[:, None]
-    values = np.clip(np.round(rows / scales), -127, 127).astype(np.int8)
-    codes = Codes(values[:, :, None, None], scales[:, :, None, None].astype(np.float16), 8)
-    return Compressed(network, {"classifier.weight": codes})
+        return compress_head(compressed, features[0], features[1], FINE_DAMPING if int8 else DAMPING)
 
 
 def check_onnx(path: Path) -> None:

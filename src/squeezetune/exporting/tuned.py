@@ -8,7 +8,7 @@ import numpy as np
 
 from squeezetune.data.pixels import PixelSettings
 from squeezetune.engine import count_cores
-from squeezetune.exporting.onnx_files import TINY_BITS, build_file, compress, count_images
+from squeezetune.exporting.onnx_files import build_file, compress, count_images
 from squeezetune.exporting.order import Order
 from squeezetune.learn.compression import Compressed
 from squeezetune.learn.forms import Form
@@ -35,7 +35,7 @@ def write_tuned(order: Order, path: Path) -> None:
 
 def build_tuned(order: Order) -> bytes:
     """Build a model with parameters of four bits that were trained."""
-    compressed = tune_compressed(order, compress(order, TINY_BITS))
+    compressed = tune_compressed(order, compress(order))
     return build_file(order, compressed.network, Form(CodedStore(compressed.codes)))
 
 

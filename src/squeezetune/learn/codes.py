@@ -13,8 +13,9 @@ from scipy.linalg import cholesky, solve_triangular
 Matrix = NDArray[np.float64]
 # Shares of a row's largest value that are tried as its largest code: fine codes for many may be worth a few cut off.
 CLIPS = np.linspace(0.5, 1.0, 26)
-# What is added to the diagonal of a Gram matrix, in shares of its mean, so that it can be inverted.
-DAMPING = 0.01
+# What is added to the diagonal of a Gram matrix, in shares of its mean, so that it can be inverted. Much of it where
+# all errors are small, as with eight bits: there is little to make good, and no few photos must be fitted closely.
+DAMPING, FINE_DAMPING = 0.01, 1.0
 
 
 @dataclass(frozen=True, eq=False)
@@ -35,7 +36,7 @@ class Codes:
         return -(-self.values.size * self.bits // 8) + self.scales.nbytes
 
 
-def round_rows(rows: Matrix, gram: Matrix, bits: int) -> Codes:
+def round_rows(rows: Matrix, gram: Matrix, bits: int, damping: float = DAMPING) -> Codes:
     """Round rows (outputs, inputs) to codes (outputs, inputs), each row with a scale of its own.
 
     `gram` (inputs, inputs) is the sum of x xT over what the layer reads: what a rounded value takes away is made good
@@ -43,7 +44,7 @@ def round_rows(rows: Matrix, gram: Matrix, bits: int) -> Codes:
     """
     scales = choose_scales(rows, np.diag(gram), bits)
     order = np.argsort(-np.diag(gram), kind="stable")
-    damped = gram[np.ix_(order, order)] + make_ridge(gram)
+    damped = gram[np.ix_(order, order)] + make_ridge(gram, damping)
     carry, rest = _invert_root(damped), rows[:, order].copy()
     top = 2 ** (bits - 1) - 1
     codes = np.empty(rows.shape, np.int8)
@@ -87,7 +88,7 @@ def fit_rows(rows: Matrix, cross: Matrix, gram: Matrix, damping: float = DAMPING
     return fitted
 
 
-def make_ridge(gram: Matrix, damping: float = DAMPING) -> Matrix:
+def make_ridge(gram: Matrix, damping: float) -> Matrix:
     """Make the diagonal that lets a Gram matrix be inverted, also one of inputs that are always nothing."""
     ridge: Matrix = max(damping * float(np.trace(gram)) / len(gram), 1e-12) * np.eye(len(gram))
     return ridge

@@ -14,9 +14,10 @@ import numpy as np
 from numpy.lib.stride_tricks import sliding_window_view
 from numpy.typing import NDArray
 
-from squeezetune.learn.codes import Codes, Matrix, fit_rows, round_rows
+from squeezetune.learn.codes import DAMPING, FINE_DAMPING, Codes, Matrix, fit_rows, round_rows
 from squeezetune.learn.dense import Rows
 from squeezetune.learn.graph import BLOCKS
+from squeezetune.learn.int8 import Ranges
 from squeezetune.learn.layers import fold_normalisation, unfold_normalisation
 from squeezetune.learn.trained import TrainedNetwork
 from squeezetune.learn.weights import Weights, detect_version, find_layout
@@ -27,7 +28,7 @@ Features: TypeAlias = NDArray[np.float32]  # (n, views, 2048)
 CHUNK_IMAGES = 4
 SAMPLED_PATCHES = 40_000
 
-FIRST, HEAD = "features.0", "head"
+FIRST = "features.0"
 
 
 @dataclass(frozen=True)
@@ -93,44 +94,49 @@ class Kernel:
         return np.concatenate([np.maximum(patches @ rows + self.bias, 0) for patches in self.cut(maps)])
 
 
-def compress_layers(network: TrainedNetwork, pixels: NDArray[np.uint8], bits: Mapping[str, int]) -> Compressed:
+def compress_layers(
+    network: TrainedNetwork, pixels: NDArray[np.uint8], bits: int = 4, ranges: Ranges | None = None
+) -> Compressed:
     """Compress the convolutions, looking at images (n, side, side, 3).
 
-    `bits` says how many a layer's parameters get; 4 where it says nothing. The biases take up what they can. The dense
-    layers stay as they are: `compress_head` follows. A convolved classifier is one of the convolutions.
+    Their parameters get so many bits; eight in the first layer, which has few, and each of them counts for more. The
+    biases take up what they can. With `ranges` activations are rounded on the way, as in int8. The dense layers stay as
+    they are: `compress_head` follows. A convolved classifier is one of the convolutions, with eight bits.
     """
-    weights, codes = dict(network.weights), {}
+    weights, codes, damping = dict(network.weights), {}, FINE_DAMPING if bits == 8 else DAMPING
     layout = find_layout(detect_version(network.weights))
 
-    def compress(streams: Streams, layer: str) -> Streams:
+    def compress(streams: Streams, layer: str, activation: str) -> Streams:
         kernel = _take_kernel(network.weights, layer)
-        changed, codes[f"{layer}.weight"] = compress_kernel(kernel, streams, bits.get(layer, 4))
+        changed, codes[f"{layer}.weight"] = compress_kernel(kernel, streams, 8 if layer == FIRST else bits, damping)
         parameters = changed.weight, changed.bias
         parameters = unfold_normalisation(*parameters) if layer == FIRST else parameters
         weights[f"{layer}.weight"], weights[f"{layer}.bias"] = parameters
-        return Streams(kernel.convolve(streams.exact), changed.convolve(streams.changed))
+        found = changed.convolve(streams.changed)
+        return Streams(kernel.convolve(streams.exact), round_maps(found, ranges[activation]) if ranges else found)
 
     maps = pixels.astype(np.float32)
-    streams = compress(Streams(maps, maps), FIRST)
+    streams = compress(Streams(maps, maps), FIRST, BLOCKS[0])
     for previous, fire in pairwise(BLOCKS):
         streams = streams.map(pool) if previous in layout.pooled else streams
         layer = f"features.{layout.fires[fire]}"
-        streams = compress(streams, f"{layer}.squeeze")
-        streams = compress(streams, f"{layer}.expand1x1").join(compress(streams, f"{layer}.expand3x3"))
+        streams = compress(streams, f"{layer}.squeeze", f"{fire}.squeeze")
+        halves = [compress(streams, f"{layer}.expand{kind}", f"{fire}.expand") for kind in ("1x1", "3x3")]
+        streams = halves[0].join(halves[1])
     compressed = Compressed(replace(network, weights=weights), codes)
-    return compress_convolved(compressed, streams, bits.get(HEAD, 8)) if network.is_convolved else compressed
+    return compress_convolved(compressed, streams, damping) if network.is_convolved else compressed
 
 
-def compress_convolved(compressed: Compressed, streams: Streams, bits: int) -> Compressed:
+def compress_convolved(compressed: Compressed, streams: Streams, damping: float) -> Compressed:
     """Compress a classifier that is a layer at every position of what fire9 gives."""
     [(weight, bias)] = compressed.network.head
-    kernel, codes = compress_kernel(Kernel(weight.T[:, :, None, None], bias), streams, bits)
+    kernel, codes = compress_kernel(Kernel(weight.T[:, :, None, None], bias), streams, 8, damping)
     head = ((kernel.weight[:, :, 0, 0].T.copy(), kernel.bias),)
     return Compressed(replace(compressed.network, head=head), {**compressed.codes, "classifier.weight": codes})
 
 
-def compress_head(compressed: Compressed, exact: Features, changed: Features, bits: int = 8) -> Compressed:
-    """Compress the dense layers, looking at features (n, views, 2048) of some images.
+def compress_head(compressed: Compressed, exact: Features, changed: Features, damping: float = DAMPING) -> Compressed:
+    """Compress the dense layers to eight bits, looking at features (n, views, 2048) of some images.
 
     They are the trained network's own, and those that the compressed layers give of the same images.
     """
@@ -138,19 +144,19 @@ def compress_head(compressed: Compressed, exact: Features, changed: Features, bi
     before, now = (_list_rows(features, network.use_roots) for features in (exact, changed))
     for number, (weight, bias) in enumerate(network.head):
         before, now = (before, now) if not number else (np.maximum(before, 0), np.maximum(now, 0))
-        fitted, sums = fit_dense(weight, before, now)
-        found = round_rows(fitted, sums.gram, bits)
+        fitted, sums = fit_dense(weight, before, now, damping)
+        found = round_rows(fitted, sums.gram, 8, damping)
         shift = weight.T.astype(np.float64) @ sums.mean_exact - found.decode() @ sums.mean_changed
-        codes[f"head.{number}.weight"] = Codes(found.values.T.copy(), found.scales.T.copy(), bits)
+        codes[f"head.{number}.weight"] = Codes(found.values.T.copy(), found.scales.T.copy(), 8)
         layers.append((found.decode().T.copy(), (bias + shift).astype(np.float16).astype(np.float32)))
         before, now = before @ weight + bias, now @ layers[-1][0] + layers[-1][1]
     return Compressed(replace(network, head=tuple(layers)), codes)
 
 
-def fit_dense(weight: Rows, exact: Rows, changed: Rows) -> tuple[Matrix, Sums]:
+def fit_dense(weight: Rows, exact: Rows, changed: Rows, damping: float) -> tuple[Matrix, Sums]:
     """Fit a dense layer (inputs, outputs) to changed rows (n, inputs); returns its rows (outputs, inputs)."""
     sums = sum_moments(np.concatenate([exact, changed], axis=1), exact.shape[1])
-    return fit_rows(weight.T.astype(np.float64), sums.cross, sums.gram), sums
+    return fit_rows(weight.T.astype(np.float64), sums.cross, sums.gram, damping), sums
 
 
 def _list_rows(features: Features, use_roots: bool) -> Rows:
@@ -158,11 +164,11 @@ def _list_rows(features: Features, use_roots: bool) -> Rows:
     return np.sqrt(rows) if use_roots else rows
 
 
-def compress_kernel(kernel: Kernel, streams: Streams, bits: int) -> tuple[Kernel, Codes]:
+def compress_kernel(kernel: Kernel, streams: Streams, bits: int, damping: float = DAMPING) -> tuple[Kernel, Codes]:
     """Fit a convolution to what it reads now, and round it."""
     sums = add_up(kernel, streams)
-    fitted = fit_rows(kernel.rows, sums.cross, sums.gram)
-    codes = round_rows(fitted, sums.gram, bits)
+    fitted = fit_rows(kernel.rows, sums.cross, sums.gram, damping)
+    codes = round_rows(fitted, sums.gram, bits, damping)
     decoded = codes.decode()
     bias = kernel.bias + kernel.rows @ sums.mean_exact - decoded @ sums.mean_changed
     shape = kernel.weight.shape
@@ -186,6 +192,13 @@ def sum_moments(both: NDArray[np.float32], width: int) -> Sums:
     mean = both.mean(axis=0, dtype=np.float64)
     moments = (both.T @ both).astype(np.float64) / len(both) - np.outer(mean, mean)
     return Sums(mean[:width], mean[width:], moments[:width, width:], moments[width:, width:])
+
+
+def round_maps(maps: Maps, top: float) -> Maps:
+    """Round what is behind a ReLU to 255 steps from 0 to the largest value that int8 knows."""
+    step = np.float32(top / 255)
+    rounded: Maps = np.minimum(np.round(maps / step), 255) * step
+    return rounded
 
 
 def pool(maps: Maps) -> Maps:

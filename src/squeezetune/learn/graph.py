@@ -97,16 +97,25 @@ def measure_maps(block: str, side: int, layout: Layout) -> tuple[int, int, int]:
 
 
 def build_range_probe(weights: Weights) -> bytes:
-    """Build the float layers with the largest value of every activation of every image as output.
+    """Build the float layers with the largest value of every channel of every activation of every image as output.
 
-    Input `pixels` (n, side, side, 3) uint8; output `maxima` (n, 17) float32, columns in the order of `ACTIVATIONS`.
+    Input `pixels` (n, side, side, 3) uint8; output `maxima` (n, channels) float32, activation after activation in the
+    order of `list_widths`.
     """
     graph = Graph()
-    _add_trunk(graph, "pixels", FloatLayers(graph, weights))
-    axes, last = graph.constant("chw", [1, 2, 3]), graph.constant("last", [1])
+    layers = FloatLayers(graph, weights)
+    _add_trunk(graph, "pixels", layers)
+    axes = graph.constant("hw", [2, 3])
     maxima = [graph.add("ReduceMax", name, axes, keepdims=0) for name in ACTIVATIONS]
-    graph.add("Concat", *[graph.add("Unsqueeze", column, last) for column in maxima], name="maxima", axis=1)
-    return graph.to_bytes("pixels", "maxima", ["n", len(ACTIVATIONS)])
+    graph.add("Concat", *maxima, name="maxima", axis=1)
+    return graph.to_bytes("pixels", "maxima", ["n", sum(list_widths(layers.layout).values())])
+
+
+def list_widths(layout: Layout) -> dict[str, int]:
+    """List the activations in the order of the data, with the number of channels of each."""
+    fires = {f"{fire}.{part}": width for fire, (squeeze, expand) in FIRE_WIDTHS.items()
+             for part, width in (("squeeze", squeeze), ("expand", 2 * expand))}  # fmt: skip
+    return {"conv1": layout.conv1[0], **fires}
 
 
 def build_classifier(

@@ -1,7 +1,7 @@
 """The layers of SqueezeNet as ONNX nodes, in int8."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from math import ceil
 from typing import Any
 
@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 from onnx import TensorProto
 
+from squeezetune.learn.codes import Codes
 from squeezetune.learn.layers import POOL, add_mirror, add_reversal, fold_normalisation
 from squeezetune.learn.onnx_builder import Graph
 from squeezetune.learn.weights import Weights, detect_version, find_layout
@@ -25,11 +26,14 @@ class Int8:
     """What layers in int8 have to know: how large activations are, and in pixels the side of the images.
 
     With the side the graph only takes images of that size, and is laid out as ONNX Runtime computes it fastest; without
-    it the graph takes all, and is what OpenVINO knows how to fuse.
+    it the graph takes all, and is what OpenVINO knows how to fuse. `codes` has kernels that are rounded already, by
+    name, and `factors` what the channels of equalised activations have to be multiplied with (`learn.equalisation`).
     """
 
     ranges: Ranges
     side: int = 0
+    codes: Mapping[str, Codes] = field(default_factory=dict)
+    factors: Mapping[str, NDArray[np.float32]] = field(default_factory=dict)
 
 
 class Int8Layers:
@@ -44,9 +48,10 @@ class Int8Layers:
         self.layout = find_layout(detect_version(weights))
         self._graph = graph
         self._weights = weights
-        self._ranges = int8.ranges
+        self._int8 = int8
         self._side = int8.side  # of the maps that the latest layer gives
         self._scales: dict[str, float] = {}  # by name of a map
+        self._activations: dict[str, str] = {}  # which activation a map is
         graph.constant("zero", 0, np.uint8)
 
     def first(self, pixels: str, *, mirror: bool = False) -> str:
@@ -68,12 +73,12 @@ class Int8Layers:
         one, three = f"{layer}.expand1x1", f"{layer}.expand3x3"
         a = self._convolve(x, one, *self._parameters(one), activation)
         b = self._convolve(x, three, *self._parameters(three), activation, pads=[1, 1, 1, 1])
-        return self._keep(self._graph.add("Concat", a, b, axis=1), self._scales[a])
+        return self._keep_as(a, self._graph.add("Concat", a, b, axis=1))
 
     def pool(self, x: str) -> str:
         """Add the max pool, which keeps the scale."""
         self._side = self._side and ceil((self._side - 3) / 2) + 1
-        return self._keep(self._graph.add("MaxPool", x, **POOL), self._scales[x])
+        return self._keep_as(x, self._graph.add("MaxPool", x, **POOL))
 
     def mean(self, x: str) -> str:
         """Add the mean over the positions; where their number is known as a product of integers with ones."""
@@ -86,20 +91,25 @@ class Int8Layers:
         rows = graph.add("Transpose", x, perm=[0, 2, 3, 1])
         rows = graph.add("Reshape", rows, graph.constant(f"{x}.rows", [0, count, -1]))
         sums = graph.add("Squeeze", graph.add("MatMulInteger", ones, rows), graph.constant("one.row", [1]))
-        scale = graph.constant(f"{x}.mean.scale", self._scales[x] / count, np.float32)
-        return graph.add("Mul", graph.add("Cast", sums, to=TensorProto.FLOAT), scale)
+        scale = self._scales[x] / count * self._find_factors(x)
+        scale_name = graph.constant(f"{x}.mean.scale", scale, np.float32)
+        return graph.add("Mul", graph.add("Cast", sums, to=TensorProto.FLOAT), scale_name)
 
     def to_floats(self, x: str) -> str:
-        """Give a map in float32."""
-        scale = self._graph.constant(f"{x}.scale", self._scales[x], np.float32)
-        return self._graph.add("DequantizeLinear", x, scale, "zero")
+        """Give a map in float32, each channel as large as it was before equalisation."""
+        factors = self._find_factors(x)
+        if np.all(factors == 1):
+            return self._to_floats(x)
+        return self._graph.add(
+            "Mul", self._to_floats(x), self._graph.constant(f"{x}.factors", factors[:, None, None], np.float32)
+        )
 
     def _first_of_cells(self, pixels: str, kernel: NDArray[np.float32], bias: NDArray[np.float32], mirror: bool) -> str:
         """Add conv1 and its pool over cells of four pixels, whose twelve channels runtimes read faster than three.
 
         The mirror image is not computed: the kernel is turned round instead, and then what it gives, behind the pool.
         """
-        graph, (values, scale) = self._graph, round_kernel(kernel)
+        graph, (values, scale) = self._graph, self._round("features.0", kernel)
         cells = graph.add("Reshape", pixels, graph.constant("cells", [0, 0, -1, 3 * CELL]))
         cells = self._keep(graph.add("Transpose", cells, perm=[0, 3, 1, 2]), 1.0)
         codes, scale, bias = graph.constant("features.0.codes", values), np.tile(scale, 2), np.tile(bias, 2)
@@ -109,7 +119,7 @@ class Int8Layers:
             return maps
         turned = self._spread_kernel(add_reversal(graph, codes, axis=3), 1)
         turned = self._pool_cells(cells, "features.0.mirrored", turned, scale, bias)
-        return self._keep(graph.add("Concat", maps, add_reversal(graph, turned, axis=3), axis=0), self._scales[maps])
+        return self._keep_as(maps, graph.add("Concat", maps, add_reversal(graph, turned, axis=3), axis=0))
 
     def _spread_kernel(self, codes: str, start: int) -> str:
         """Spread conv1's kernel (outputs, 3, 3, 3) over cells: (2 outputs, 12, 3, 2), which a runtime does once.
@@ -135,7 +145,7 @@ class Int8Layers:
         y_last = graph.add("Transpose", y, perm=[0, 2, 3, 1])
         columns = graph.add("Reshape", y_last, graph.constant("columns.single", [0, 0, -1, len(bias) // 2]))
         planes = graph.add("Transpose", columns, perm=[0, 3, 1, 2])
-        return self._keep(graph.add("MaxPool", planes, **{**POOL, "ceil_mode": 0}), self._scales[y])
+        return self._keep_as(y, graph.add("MaxPool", planes, **{**POOL, "ceil_mode": 0}))
 
     def _parameters(self, layer: str) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
         return self._weights[f"{layer}.weight"], self._weights[f"{layer}.bias"]
@@ -143,7 +153,7 @@ class Int8Layers:
     def _convolve(
         self, x: str, layer: str, kernel: NDArray[Any], bias: NDArray[Any], activation: str, **attributes: Any
     ) -> str:
-        codes, scale = round_kernel(kernel)
+        codes, scale = self._round(layer, kernel)
         name = self._graph.constant(f"{layer}.codes", codes)
         shape = list(kernel.shape[2:])
         return self._convolve_codes(x, layer, name, scale, bias, activation, kernel_shape=shape, **attributes)
@@ -162,8 +172,22 @@ class Int8Layers:
         scale = scale * self._scales[x]  # the scale of the int32 sums
         biases = self._graph.constant(f"{layer}.bias.codes", np.round(bias / scale), np.int32)
         b = self._dequantise(f"{layer}.bias", biases, np.int32, scale)
-        y = self._graph.add("Conv", self.to_floats(x), w, b, **attributes)
-        return self._quantise(self._graph.add("Relu", y), self._ranges[activation] / 255)
+        y = self._graph.add("Conv", self._to_floats(x), w, b, **attributes)
+        return self._quantise(self._graph.add("Relu", y), activation)
+
+    def _round(self, layer: str, kernel: NDArray[np.float32]) -> tuple[NDArray[np.int8], NDArray[np.float32]]:
+        """Take the codes (outputs, inputs, height, width) of a layer and their scales (outputs,), or make them."""
+        codes = self._int8.codes.get(f"{layer}.weight")
+        return round_kernel(kernel) if codes is None else (codes.values, codes.scales.ravel().astype(np.float32))
+
+    def _to_floats(self, x: str) -> str:
+        """Add the values that the codes of a map stand for."""
+        scale = self._graph.constant(f"{x}.scale", self._scales[x], np.float32)
+        return self._graph.add("DequantizeLinear", x, scale, "zero")
+
+    def _find_factors(self, x: str) -> NDArray[np.float32]:
+        """Find what a map's channels have to be multiplied with: (channels,), or 1 for all of them."""
+        return self._int8.factors.get(self._activations.get(x, ""), np.ones(1, np.float32))
 
     def _dequantise(self, name: str, codes: str, dtype: type, scale: NDArray[Any]) -> str:
         """Add the parameter `codes * scale`, one scale for each output channel."""
@@ -171,13 +195,19 @@ class Int8Layers:
         zeros = self._graph.constant(f"zeros.{dtype.__name__}.{len(scale)}", np.zeros(len(scale)), dtype)
         return self._graph.add("DequantizeLinear", codes, scale_name, zeros, name=name, axis=0)
 
-    def _quantise(self, x: str, scale: float) -> str:
+    def _quantise(self, x: str, activation: str) -> str:
+        scale = self._int8.ranges[activation] / 255
         name = self._graph.constant(f"{x}.scale", scale, np.float32)
-        return self._keep(self._graph.add("QuantizeLinear", x, name, "zero"), scale)
+        return self._keep(self._graph.add("QuantizeLinear", x, name, "zero"), scale, activation)
 
-    def _keep(self, x: str, scale: float) -> str:
-        self._scales[x] = scale
+    def _keep(self, x: str, scale: float, activation: str = "") -> str:
+        """Remember of a map what its codes stand for."""
+        self._scales[x], self._activations[x] = scale, activation
         return x
+
+    def _keep_as(self, known: str, x: str) -> str:
+        """Remember of a map that its codes stand for what another one's do."""
+        return self._keep(x, self._scales[known], self._activations[known])
 
 
 def round_kernel(kernel: NDArray[np.float32]) -> tuple[NDArray[np.int8], NDArray[np.float32]]:

@@ -3,10 +3,10 @@
 import numpy as np
 from numpy.typing import NDArray
 
-from squeezetune.learn.graph import ACTIVATIONS, build_range_probe
+from squeezetune.learn.graph import build_range_probe, list_widths
 from squeezetune.learn.inference import RunGraph, Runtime, open_graph
 from squeezetune.learn.int8 import Ranges
-from squeezetune.learn.weights import Weights
+from squeezetune.learn.weights import Weights, detect_version, find_layout
 
 CALIBRATION_IMAGES = 64
 GUARD_IMAGES = 32
@@ -19,9 +19,15 @@ FLOAT_RUNTIME = Runtime("onnxruntime", "float32")
 
 def measure_ranges(weights: Weights, pixels: NDArray[np.uint8]) -> Ranges:
     """Measure the largest value of every activation over the images (n, side, side, 3)."""
+    return {name: max(float(maxima.max()), 1e-3) for name, maxima in measure_maxima(weights, pixels).items()}
+
+
+def measure_maxima(weights: Weights, pixels: NDArray[np.uint8]) -> dict[str, NDArray[np.float32]]:
+    """Measure the largest values (channels,) of every activation over the images (n, side, side, 3)."""
     probe = open_graph(build_range_probe(weights), FLOAT_RUNTIME, 1)
-    maxima = run_batches(probe, pixels).max(axis=0)
-    return {name: max(float(top), 1e-3) for name, top in zip(ACTIVATIONS, maxima, strict=True)}
+    maxima, widths = run_batches(probe, pixels).max(axis=0), list_widths(find_layout(detect_version(weights)))
+    ends = np.cumsum(list(widths.values()))
+    return dict(zip(widths, np.split(maxima, ends[:-1]), strict=True))
 
 
 def run_batches(run: RunGraph, pixels: NDArray[np.uint8]) -> NDArray[np.float32]:
