@@ -12,21 +12,17 @@ import argparse
 import sys
 import tempfile
 from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 
-import numpy as np
 from figures import format_accuracy, print_machine, print_table
+from large_photos import write_large_photos
 from photos import PHOTO_SETS, add_photo_options, prepare_photos
-from PIL import Image
 from processes import read_report, train_command, watch_memory
 
 from squeezetune.memory import MB
 from squeezetune.settings import Settings, parse_size
 
-LARGE_SIZE, LARGE_CLASSES = (4000, 3000), 4
 STAGES = (
     *("starting", "reading", "after reading", "features", "near-duplicates", "head", "pixels", "all layers"),
     *("measuring", "after measuring"),
@@ -40,27 +36,6 @@ class Subject:
     name: str
     photos: Path
     settings: Settings
-
-
-def write_large_photos(root: Path, count: int) -> Path:
-    """Write JPEG photos of 12 megapixels, coloured by their class, unless they are there."""
-    if not root.exists():
-        with tempfile.TemporaryDirectory(dir=root.parent) as partial_folder:
-            for name in range(LARGE_CLASSES):
-                (Path(partial_folder) / "photos" / str(name)).mkdir(parents=True)
-            with ThreadPoolExecutor() as pool:
-                list(pool.map(partial(write_large_photo, Path(partial_folder) / "photos"), range(count)))
-            (Path(partial_folder) / "photos").rename(root)
-    return root
-
-
-def write_large_photo(root: Path, number: int) -> None:
-    """Write one photo: coarse noise made large, one colour darker by the class."""
-    label = number % LARGE_CLASSES
-    coarse = np.random.default_rng(number).integers(0, 256, (12, 16, 3), dtype=np.uint8)
-    coarse[..., label % 3] //= 2 + label // 3
-    image = Image.fromarray(coarse).resize(LARGE_SIZE, Image.Resampling.BICUBIC)
-    image.save(root / str(label) / f"{number:05}.jpg", quality=85)
 
 
 def list_subjects(options: argparse.Namespace) -> list[Subject]:

@@ -35,6 +35,7 @@ MANIFEST, MODEL, NETWORK, REPORT, REPORT_PAGE = (
     "report.html",
 )
 RETIRED = "retired"
+FLOATS, WHOLES = "float32", "int8"
 
 
 @dataclass(frozen=True)
@@ -68,7 +69,7 @@ class Manifest:
     """What `model.json` says.
 
     `files` maps each other file to its SHA-256; `weights` says which pretrained network was begun with; `confidences`
-    and `familiarities` are tables of `rejection`, or nothing.
+    and `familiarities` are tables of `rejection`, or nothing. The file computes in `arithmetic`.
     """
 
     class_names: tuple[str, ...]
@@ -84,6 +85,7 @@ class Manifest:
     weights: Mapping[str, str] = field(default_factory=dict)
     confidences: Mapping[str, Any] = field(default_factory=dict)
     familiarities: Mapping[str, Any] = field(default_factory=dict)
+    arithmetic: str = FLOATS
 
 
 @dataclass(frozen=True)

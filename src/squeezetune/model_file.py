@@ -5,9 +5,11 @@ import json
 from collections.abc import Mapping
 from pathlib import Path
 
-from squeezetune.artifact import MODEL, Manifest
+from squeezetune.artifact import FLOATS, MODEL, Manifest
 from squeezetune.errors import ArtifactError
 
+# The key of the metadata under which a file says what it computes in.
+ARITHMETIC = "arithmetic"
 _HINT = "Give a model's folder, or an .onnx file that `squeezetune export` has written."
 
 
@@ -62,4 +64,5 @@ def _make_manifest(about: Mapping[str, str], payload: bytes) -> Manifest:
         created=about.get("created", ""),
         files={MODEL: hashlib.sha256(payload).hexdigest()},
         weights=weights,
+        arithmetic=about.get(ARITHMETIC, FLOATS),
     )

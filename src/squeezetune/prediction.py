@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from squeezetune.artifact import MODEL, Manifest, read_manifest, read_payload, read_report
+from squeezetune.artifact import FLOATS, MODEL, WHOLES, Manifest, read_manifest, read_payload, read_report
 from squeezetune.data.content import RawImage
 from squeezetune.data.decoding import open_image
 from squeezetune.data.listing import ImageSource
@@ -25,7 +25,7 @@ from squeezetune.rejection import Threshold, choose_threshold
 ImageLike: TypeAlias = str | os.PathLike[str] | RawImage
 # Images of one size go through the model together, up to this many pixels at the network's size: on one thread more
 # at once are slower, since what the layers give no longer stays in the cache (docs/decisions/0014-prediction.md).
-BATCH_PIXELS = 2 * 128 * 128
+BATCH_PIXELS = {FLOATS: 2 * 128 * 128, WHOLES: 8 * 128 * 128}
 CHUNK = 16
 # A thread holds at most so many pixels of decoded photos, or a single photo.
 HELD_PIXELS = 12_000_000
@@ -79,6 +79,11 @@ class Classifier:
     def class_names(self) -> tuple[str, ...]:
         """The classes, in the order of the columns of `predict_probabilities`."""
         return self.manifest.class_names
+
+    @property
+    def batch_images(self) -> int:
+        """How many images of one size go through the model together."""
+        return max(1, BATCH_PIXELS.get(self.manifest.arithmetic, 0) // self.manifest.image_side**2)
 
     @cached_property
     def report(self) -> dict[str, Any]:
@@ -180,7 +185,7 @@ class Classifier:
         for name, pixels in held:
             by_size.setdefault(pixels.shape, []).append((name, pixels))
         for images in by_size.values():
-            for batch in _cut(images, max(1, BATCH_PIXELS // self.manifest.image_side**2)):
+            for batch in _cut(images, self.batch_images):
                 answers = self.answer([pixels for _, pixels in batch])
                 outcomes |= {name: answer for (name, _), answer in zip(batch, answers, strict=True)}
         return outcomes

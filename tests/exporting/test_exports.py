@@ -104,6 +104,15 @@ def test_fewer_bits_seldom_change_a_sure_answer_even_on_odd_images(exports, mode
     assert is_same[is_sure].mean() >= share
 
 
+def test_more_photos_go_through_an_int8_file_together(exports, model_folder):
+    """They take less of the processor's cache; what a photo is said to be does not hang on its company."""
+    whole, small = load(model_folder), load(exports.find_path("onnx-int8"))
+    assert small.batch_images == 4 * whole.batch_images
+    images = [np.random.default_rng(seed).integers(0, 256, (50, 60, 3), dtype=np.uint8) for seed in range(20)]
+    alone = np.concatenate([small.predict_probabilities([image]) for image in images])
+    np.testing.assert_array_equal(small.predict_probabilities(images), alone)
+
+
 def test_the_card_names_every_file_and_figure(exports):
     card = (exports.folder / CARD).read_text()
     header, body = card.split("---\n")[1], card.split("---\n", 2)[2]

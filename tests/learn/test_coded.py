@@ -4,7 +4,7 @@ import numpy as np
 import onnxruntime
 import pytest
 
-from squeezetune.learn.codes import Codes
+from squeezetune.learn.codes import Codes, Product
 from squeezetune.learn.compression import Compressed, compress_layers
 from squeezetune.learn.trained import TrainedNetwork
 
@@ -28,18 +28,22 @@ def layers(weights, photos):
     return compress_layers(TrainedNetwork(weights, head, 1, SIDE, "squash"), photos)
 
 
-@pytest.fixture(params=["linear on roots", "hidden on means"])
+@pytest.fixture(params=["linear on roots", "hidden on means", "hidden, a product"])
 def compressed(layers, request):
     """Put codes of a head behind the layers."""
-    rng, codes, head = np.random.default_rng(0), dict(layers.codes), []
+    rng, codes, head, products = np.random.default_rng(0), dict(layers.codes), [], {}
     sizes = [(2048, 3)] if request.param == "linear on roots" else [(2048, 8), (8, 3)]
     for number, (inputs, outputs) in enumerate(sizes):
         wholes = rng.integers(-127, 128, (inputs, outputs), dtype=np.int8)
         found = Codes(wholes, np.full((1, outputs), 0.02 / np.sqrt(inputs), np.float16), 8)
         codes[f"head.{number}.weight"] = found
         head.append((found.decode(), rng.standard_normal(outputs).astype(np.float16).astype(np.float32)))
+    if request.param == "hidden, a product":
+        first, square = codes.pop("head.0.weight"), np.full((1, 8), 0.01, np.float16)
+        products["head.0.weight"] = Product(first, Codes(rng.integers(-127, 128, (8, 8), dtype=np.int8), square, 8))
+        head[0] = (products["head.0.weight"].decode(), head[0][1])
     network = replace(layers.network, head=tuple(head), use_roots=len(head) == 1)
-    return Compressed(network, codes)
+    return Compressed(network, codes, products)
 
 
 def run_file(compressed, photos):
@@ -82,6 +86,9 @@ def test_what_was_not_trained_stays(compressed):
         np.testing.assert_array_equal(found.codes[name].values, codes.values)
         assert found.codes[name].values.dtype == np.int8
         np.testing.assert_allclose(found.codes[name].scales, codes.scales, rtol=2e-3)
+    assert found.products == compressed.products
+    for (weight, _), (before, _) in zip(found.network.head, compressed.network.head, strict=True):
+        np.testing.assert_allclose(weight, before, rtol=2e-3)
     for name, value in compressed.network.weights.items():
         np.testing.assert_allclose(found.network.weights[name], value, rtol=2e-3, atol=1e-6)
 

@@ -3,7 +3,7 @@ import onnx
 import pytest
 from onnx import TensorProto, numpy_helper
 
-from squeezetune.learn.codes import Codes, choose_scales, fit_rows, pack_nibbles, round_rows
+from squeezetune.learn.codes import Codes, choose_scales, factor_rows, fit_rows, pack_nibbles, round_rows
 
 
 @pytest.fixture
@@ -77,6 +77,30 @@ def test_rows_are_fitted_to_what_they_read_now(rng, inputs):
 def test_rows_stay_where_nothing_has_changed(rng, inputs):
     rows, gram = rng.standard_normal((3, 20)), inputs.T @ inputs
     np.testing.assert_allclose(fit_rows(rows, gram, gram), rows, atol=1e-8)
+
+
+def test_rows_of_low_rank_are_a_product(rng, inputs):
+    rows = rng.standard_normal((9, 3)) @ rng.standard_normal((3, 20))
+    product = factor_rows(rows, inputs.T @ inputs, np.ones(9), 3, bits=8)
+    assert product.first.values.shape == (20, 3)
+    assert product.second.values.shape == (3, 9)
+    np.testing.assert_allclose(product.decode().T, rows, atol=0.03 * np.abs(rows).max())
+
+
+def test_what_outputs_differ_in_most_is_kept(rng, inputs):
+    rows = rng.standard_normal((9, 20))
+    scaled = inputs * np.linspace(0.1, 3, 20)  # some inputs vary more than others: what they do counts for more
+    wanted = scaled @ rows.T
+    left, sizes, right = np.linalg.svd(wanted, full_matrices=False)
+    best = np.linalg.norm(wanted - left[:, :4] * sizes[:4] @ right[:4])
+    found = factor_rows(rows, scaled.T @ scaled, np.ones(9), 4, bits=8)
+    assert np.linalg.norm(wanted - scaled @ found.decode()) == pytest.approx(best, rel=0.02)
+
+
+def test_outputs_that_count_more_are_nearer(rng, inputs):
+    rows, weights = rng.standard_normal((9, 20)), np.array([10.0] * 3 + [1.0] * 6)
+    off = np.linalg.norm(rows - factor_rows(rows, inputs.T @ inputs, weights, 4, bits=8).decode().T, axis=1)
+    assert off[:3].max() < 0.3 * off[3:].mean()
 
 
 @pytest.mark.parametrize("shape", [(3, 5), (2, 4), (1, 1)])

@@ -3,6 +3,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
+from squeezetune.learn.codes import Codes, Product
 from squeezetune.learn.compression import Compressed, compress_layers
 from squeezetune.learn.pace import EpochPace
 from squeezetune.learn.trained import TrainedNetwork
@@ -57,6 +58,21 @@ def test_answers_come_nearer_to_the_teachers(compressed, teacher, monkeypatch):
     for name, codes in found.codes.items():
         assert np.abs(codes.values).max() <= 2 ** (codes.bits - 1) - 1
         assert codes.bits == compressed.codes[name].bits
+
+
+def test_a_layer_of_two_factors_stays_while_others_are_tuned(teacher, compressed, monkeypatch):
+    monkeypatch.setattr(tuning, "RECIPE", replace(tuning.RECIPE, head_rate=0.03))
+    rng = np.random.default_rng(1)
+    first, second = (Codes(rng.integers(-7, 8, size, dtype=np.int8), np.full((1, size[1]), scale, np.float16), 4)
+                     for size, scale in (((2048, 6), 0.005), ((6, 24), 0.1)))  # fmt: skip
+    product = Product(first, second)
+    last = 0.2 * rng.standard_normal((24, 4)).astype(np.float32)
+    head = ((product.decode(), np.zeros(24, np.float32)), (last, np.zeros(4, np.float32)))
+    before = Compressed(replace(compressed.network, head=head), compressed.codes, {"head.0.weight": product})
+    found = tune(before, replace(teacher, head=head), 4.0)
+    assert found is not before
+    assert found.products == before.products
+    np.testing.assert_array_equal(found.network.head[0][0], product.decode())
 
 
 def test_what_does_not_help_is_not_taken(compressed, teacher, monkeypatch):

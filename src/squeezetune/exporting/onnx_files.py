@@ -7,18 +7,20 @@ import numpy as np
 from numpy.typing import NDArray
 from threadpoolctl import threadpool_limits
 
+from squeezetune.artifact import WHOLES
 from squeezetune.exporting.order import Order
 from squeezetune.exporting.resampling import replace_resize
-from squeezetune.learn.codes import DAMPING, FINE_DAMPING
+from squeezetune.learn.codes import FINE_DAMPING
 from squeezetune.learn.compression import Compressed, compress_head, compress_layers
 from squeezetune.learn.equalisation import equalise
 from squeezetune.learn.forms import Form
 from squeezetune.learn.graph import build_trunk
 from squeezetune.learn.inference import Runtime, open_graph
 from squeezetune.learn.int8 import Int8
-from squeezetune.learn.layers import CodedStore, store_floats, store_halves
+from squeezetune.learn.layers import store_floats, store_halves
 from squeezetune.learn.quantization import FLOAT_RUNTIME, measure_maxima, run_batches
 from squeezetune.learn.trained import TrainedNetwork
+from squeezetune.model_file import ARITHMETIC
 from squeezetune.store import write_file
 
 # How many photos of 224 pixels the layers are fitted to, more of smaller ones; and how many the dense layers, which
@@ -26,6 +28,8 @@ from squeezetune.store import write_file
 LAYER_IMAGES, HEAD_IMAGES = 96, 1024
 MOST_LAYER_IMAGES, MOST_HEAD_VIEWS = 1024, 8192
 FULL_SIDE = 224
+# So many parameters a hidden layer has at most in the tiny file: half a megabyte leaves no room for more.
+HIDDEN_SIZE = 64 * (2048 + 512)
 
 
 def write_floats(order: Order, path: Path) -> None:
@@ -46,7 +50,7 @@ def write_tiny(order: Order, path: Path) -> None:
 def build_tiny(order: Order) -> bytes:
     """Build a model with parameters of four bits."""
     compressed = compress(order)
-    return build_file(order, compressed.network, Form(CodedStore(compressed.codes)))
+    return build_file(order, compressed.network, Form(compressed.store))
 
 
 def write_int8(order: Order, path: Path) -> None:
@@ -58,7 +62,8 @@ def write_int8(order: Order, path: Path) -> None:
     int8 = Int8(equalised.ranges, network.side, compressed.codes, equalised.factors)
     if not network.is_convolved:
         compressed = fit_head(order, compressed, int8)
-    write_file(path, build_file(order, compressed.network, Form(CodedStore(compressed.codes), int8)))
+    order = replace(order, metadata={**order.metadata, ARITHMETIC: WHOLES})
+    write_file(path, build_file(order, compressed.network, Form(compressed.store, int8)))
 
 
 def build_file(order: Order, network: TrainedNetwork, form: Form) -> bytes:
@@ -87,7 +92,9 @@ def fit_head(order: Order, compressed: Compressed, int8: Int8 | None = None) -> 
     changed = open_graph(build_trunk(weights, int8, views=views), Runtime("onnxruntime", "int8"), 1)
     features = [run_batches(run, pixels) for run in (exact, changed)]
     with threadpool_limits(1):  # as above
-        return compress_head(compressed, features[0], features[1], FINE_DAMPING if int8 else DAMPING)
+        if int8:
+            return compress_head(compressed, features[0], features[1], FINE_DAMPING)
+        return compress_head(compressed, features[0], features[1], hidden_size=HIDDEN_SIZE)
 
 
 def check_onnx(path: Path) -> None:

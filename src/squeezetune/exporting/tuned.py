@@ -12,7 +12,6 @@ from squeezetune.exporting.onnx_files import build_file, compress, count_images
 from squeezetune.exporting.order import Order
 from squeezetune.learn.compression import Compressed
 from squeezetune.learn.forms import Form
-from squeezetune.learn.layers import CodedStore
 from squeezetune.learn.pace import ClockPace, EpochPace, Pace
 from squeezetune.store import find_cache_folder, write_file
 
@@ -36,7 +35,7 @@ def write_tuned(order: Order, path: Path) -> None:
 def build_tuned(order: Order) -> bytes:
     """Build a model with parameters of four bits that were trained."""
     compressed = tune_compressed(order, compress(order))
-    return build_file(order, compressed.network, Form(CodedStore(compressed.codes)))
+    return build_file(order, compressed.network, Form(compressed.store))
 
 
 def tune_compressed(order: Order, compressed: Compressed) -> Compressed:

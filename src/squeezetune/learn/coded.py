@@ -72,6 +72,8 @@ class CodedNetwork(nn.Module):  # type: ignore[misc]  # torch is not seen by the
         self.features[0].requires_grad_(False)
         self.use_roots, self.class_count = network.use_roots, network.class_count
         self.classifier = _make_dense(network)
+        for name in compressed.products:  # these stay as they are, too
+            self.get_parameter(_name_parameter(name)).requires_grad_(False)
         self._grids = {_name_parameter(name): _make_grid(name, codes) for name, codes in compressed.codes.items()}
         self._steps = self._measure_steps()
 
@@ -114,10 +116,12 @@ class CodedNetwork(nn.Module):  # type: ignore[misc]  # torch is not seen by the
                 turned = [np.ascontiguousarray(_turn(name, item).numpy()) for item in (wholes, scales)]
                 codes[name] = Codes(turned[0].astype(np.int8), turned[1].astype(np.float16), found.bits)
         layers = {name: value for name, value in values.items() if name.startswith("features.")}
-        head = tuple((np.ascontiguousarray(values[f"{CLASSIFIER}.{2 * at}.weight"].T),
-                      values[f"{CLASSIFIER}.{2 * at}.bias"]) for at in range(len(before.network.head)))  # fmt: skip
+        head = []
+        for at, (weight, _) in enumerate(before.network.head):
+            found_weight = values.get(f"{CLASSIFIER}.{2 * at}.weight", weight.T).T
+            head.append((np.ascontiguousarray(found_weight), values[f"{CLASSIFIER}.{2 * at}.bias"]))
         weights = {**before.network.weights, **layers}
-        return Compressed(replace(before.network, weights=weights, head=head), codes)
+        return replace(before, network=replace(before.network, weights=weights, head=tuple(head)), codes=codes)
 
     def _measure_steps(self) -> dict[str, Tensor]:
         """Measure what counts as one step of every parameter that is trained."""

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.linalg import cholesky, solve_triangular
+from scipy.linalg import cholesky, eigh, solve_triangular
 
 Matrix = NDArray[np.float64]
 # Shares of a row's largest value that are tried as its largest code: fine codes for many may be worth a few cut off.
@@ -36,6 +36,19 @@ class Codes:
         return -(-self.values.size * self.bits // 8) + self.scales.nbytes
 
 
+@dataclass(frozen=True, eq=False)
+class Product:
+    """Codes of two matrices, (inputs, rank) and (rank, outputs): a dense layer in less room, their product counts."""
+
+    first: Codes
+    second: Codes
+
+    def decode(self) -> NDArray[np.float32]:
+        """Compute the values that stand for the parameters."""
+        product: NDArray[np.float32] = self.first.decode() @ self.second.decode()
+        return product
+
+
 def round_rows(rows: Matrix, gram: Matrix, bits: int, damping: float = DAMPING) -> Codes:
     """Round rows (outputs, inputs) to codes (outputs, inputs), each row with a scale of its own.
 
@@ -54,6 +67,26 @@ def round_rows(rows: Matrix, gram: Matrix, bits: int, damping: float = DAMPING) 
         error = (rest[:, at] - code * scales) / carry[at, at]
         rest[:, at + 1 :] -= np.outer(error, carry[at, at + 1 :])
     return Codes(codes, scales[:, None].astype(np.float16), bits)
+
+
+def factor_rows(rows: Matrix, gram: Matrix, weights: Matrix, rank: int, bits: int = 4) -> Product:
+    """Round rows (outputs, inputs) to a product of this rank that gives nearly the same outputs.
+
+    `gram` is that of what the layer reads, `weights` (outputs,) says how much each output counts. What is kept are the
+    directions in which the outputs differ most (reduced-rank regression: Izenman 1975).
+    """
+    weighted = rows * weights[:, None]
+    directions = eigh(weighted @ gram @ weighted.T, subset_by_index=[len(rows) - rank, len(rows) - 1])[1]
+    first = round_rows(directions.T @ weighted, gram, bits)
+    middle = first.decode().astype(np.float64)  # (rank, inputs)
+    cross, own = gram @ middle.T, middle @ gram @ middle.T
+    second = round_rows(rows @ cross @ np.linalg.inv(own + make_ridge(own, 1e-6)), own, bits)
+    return Product(transpose(first), transpose(second))
+
+
+def transpose(codes: Codes) -> Codes:
+    """Turn rows (outputs, inputs) into what a dense layer's weights are, (inputs, outputs)."""
+    return Codes(codes.values.T.copy(), codes.scales.T.copy(), codes.bits)
 
 
 def choose_scales(rows: Matrix, power: Matrix, bits: int) -> Matrix:

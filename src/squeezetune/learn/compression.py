@@ -6,19 +6,30 @@ No label and no gradient is needed, only some images.
 """
 
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from itertools import pairwise
+from math import inf
 from typing import TypeAlias
 
 import numpy as np
 from numpy.lib.stride_tricks import sliding_window_view
 from numpy.typing import NDArray
 
-from squeezetune.learn.codes import DAMPING, FINE_DAMPING, Codes, Matrix, fit_rows, round_rows
+from squeezetune.learn.codes import (
+    DAMPING,
+    FINE_DAMPING,
+    Codes,
+    Matrix,
+    Product,
+    factor_rows,
+    fit_rows,
+    round_rows,
+    transpose,
+)
 from squeezetune.learn.dense import Rows
 from squeezetune.learn.graph import BLOCKS
 from squeezetune.learn.int8 import Ranges
-from squeezetune.learn.layers import fold_normalisation, unfold_normalisation
+from squeezetune.learn.layers import CodedStore, fold_normalisation, unfold_normalisation
 from squeezetune.learn.trained import TrainedNetwork
 from squeezetune.learn.weights import Weights, detect_version, find_layout
 
@@ -33,10 +44,16 @@ FIRST = "features.0"
 
 @dataclass(frozen=True)
 class Compressed:
-    """A network whose parameters are what their codes stand for, and the codes by name."""
+    """A network whose parameters are what their codes, or the products of codes, stand for; and these by name."""
 
     network: TrainedNetwork
     codes: Mapping[str, Codes]
+    products: Mapping[str, Product] = field(default_factory=dict)
+
+    @property
+    def store(self) -> CodedStore:
+        """Say how a file keeps the parameters."""
+        return CodedStore(self.codes, self.products)
 
 
 @dataclass(frozen=True)
@@ -135,22 +152,32 @@ def compress_convolved(compressed: Compressed, streams: Streams, damping: float)
     return Compressed(replace(compressed.network, head=head), {**compressed.codes, "classifier.weight": codes})
 
 
-def compress_head(compressed: Compressed, exact: Features, changed: Features, damping: float = DAMPING) -> Compressed:
+def compress_head(
+    compressed: Compressed, exact: Features, changed: Features, damping: float = DAMPING, hidden_size: float = inf
+) -> Compressed:
     """Compress the dense layers to eight bits, looking at features (n, views, 2048) of some images.
 
-    They are the trained network's own, and those that the compressed layers give of the same images.
+    They are the trained network's own, and those that the compressed layers give of the same images. A hidden layer of
+    more parameters than `hidden_size` becomes a product of two that have no more together.
     """
     network, codes, layers = compressed.network, dict(compressed.codes), []
+    products: dict[str, Product] = {}
     before, now = (_list_rows(features, network.use_roots) for features in (exact, changed))
     for number, (weight, bias) in enumerate(network.head):
         before, now = (before, now) if not number else (np.maximum(before, 0), np.maximum(now, 0))
         fitted, sums = fit_dense(weight, before, now, damping)
-        found = round_rows(fitted, sums.gram, 8, damping)
-        shift = weight.T.astype(np.float64) @ sums.mean_exact - found.decode() @ sums.mean_changed
-        codes[f"head.{number}.weight"] = Codes(found.values.T.copy(), found.scales.T.copy(), 8)
-        layers.append((found.decode().T.copy(), (bias + shift).astype(np.float16).astype(np.float32)))
+        name, is_hidden = f"head.{number}.weight", number + 1 < len(network.head)
+        if is_hidden and weight.size > hidden_size:
+            counts = np.linalg.norm(network.head[number + 1][0], axis=1)  # how much each output is made of later
+            products[name] = factor_rows(fitted, sums.gram, counts, int(hidden_size) // sum(weight.shape))
+            decoded = products[name].decode()
+        else:
+            codes[name] = transpose(round_rows(fitted, sums.gram, 8, damping))
+            decoded = codes[name].decode()
+        shift = weight.T.astype(np.float64) @ sums.mean_exact - decoded.T @ sums.mean_changed
+        layers.append((decoded, (bias + shift).astype(np.float16).astype(np.float32)))
         before, now = before @ weight + bias, now @ layers[-1][0] + layers[-1][1]
-    return Compressed(replace(network, head=tuple(layers)), codes)
+    return Compressed(replace(network, head=tuple(layers)), codes, products)
 
 
 def fit_dense(weight: Rows, exact: Rows, changed: Rows, damping: float) -> tuple[Matrix, Sums]:

@@ -147,7 +147,8 @@ class Crew:
         """Measure one thread's part of a batch, a few images at a time."""
         generator = torch.Generator().manual_seed(_mix_seed(self.conditions.seed, *place))
         parameters = dict(self._worker.named_parameters())
-        trained, classifier = [parameters[name] for name in self.names], list(self._worker.classifier.parameters())
+        trained = [parameters[name] for name in self.names]
+        classifier = [value for value in self._worker.classifier.parameters() if value.requires_grad]
         sums = [torch.zeros(value.shape) for value in trained]
         loss, correct = 0.0, 0
         pieces = -(-len(positions) // self._count_micro(side))

@@ -1,14 +1,14 @@
 """The layers of SqueezeNet as ONNX nodes, in float32."""
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Protocol, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
 from onnx import TensorProto
 
-from squeezetune.learn.codes import Codes
+from squeezetune.learn.codes import Codes, Product
 from squeezetune.learn.onnx_builder import Graph
 from squeezetune.learn.weights import MEAN, STD, Layout, Weights, detect_version, find_layout
 
@@ -54,12 +54,20 @@ class CodedStore:
     """
 
     codes: Mapping[str, Codes]
+    products: Mapping[str, Product] = field(default_factory=dict)
 
     def __call__(self, graph: Graph, name: str, value: NDArray[Any]) -> str:
         """Add the codes of a parameter; the value itself only counts where there are none."""
-        codes = self.codes.get(name)
-        if codes is None:
-            return store_halves(graph, name, value)
+        if name in self.codes:
+            return self._add(graph, name, self.codes[name])
+        if name in self.products:
+            product = self.products[name]
+            factors = [self._add(graph, f"{name}.{part}", codes)
+                       for part, codes in (("first", product.first), ("second", product.second))]  # fmt: skip
+            return graph.add("MatMul", *factors, name=name)
+        return store_halves(graph, name, value)
+
+    def _add(self, graph: Graph, name: str, codes: Codes) -> str:
         whole = graph.codes(f"{name}.codes", codes)
         scale = store_halves(graph, f"{name}.scale", codes.scales)
         return graph.add("Mul", graph.add("Cast", whole, to=TensorProto.FLOAT), scale, name=name)
