@@ -14,7 +14,7 @@ Matrix = NDArray[np.float64]
 # Shares of a row's largest value that are tried as its largest code: fine codes for many may be worth a few cut off.
 CLIPS = np.linspace(0.5, 1.0, 26)
 # What is added to the diagonal of a Gram matrix, in shares of its mean, so that it can be inverted. Much of it where
-# all errors are small, as with eight bits: there is little to make good, and no few photos must be fitted closely.
+# all errors are small, as with eight bits: there is little to make good, and a few photos must not be fitted closely.
 DAMPING, FINE_DAMPING = 0.01, 1.0
 
 
