@@ -35,6 +35,12 @@ def layers(network, photos):
     return compress_layers(network, photos)
 
 
+@pytest.fixture(scope="module")
+def features(network, layers, photos):
+    """Compute the features that the dense layers read: as they were, and as the compressed layers give them."""
+    return [compute_features(each, photos) for each in (network.weights, layers.network.weights)]
+
+
 def compute_features(weights, photos):
     return open_graph(build_trunk(weights, views=2), FLOAT_RUNTIME, 1)(photos)
 
@@ -127,13 +133,12 @@ def test_the_file_computes_what_the_codes_stand_for(layers, photos):
 
 @pytest.mark.parametrize("use_roots", [True, False])
 @pytest.mark.parametrize(("hidden", "most"), [(0, 1), (16, np.inf), (16, 15 * 2064)])
-def test_a_compressed_head_answers_as_the_trained_one(network, layers, photos, use_roots, hidden, most):
+def test_a_compressed_head_answers_as_the_trained_one(network, layers, photos, features, use_roots, hidden, most):
     rng, scale = np.random.default_rng(1), 0.05 if use_roots else 0.002
     sizes = [(2048, hidden), (hidden, 3)] if hidden else [(2048, 3)]
     head = tuple((scale * rng.standard_normal(size, np.float32), np.full(size[1], scale, np.float32)) for size in sizes)
     network = replace(network, head=head, use_roots=use_roots)
     changed = replace(layers, network=replace(layers.network, head=head, use_roots=use_roots))
-    features = [compute_features(each, photos) for each in (network.weights, layers.network.weights)]
     found = compress_head(changed, *features, hidden_size=most)
     expected, before, after = (run(each.build_model({}), photos) for each in (network, changed.network, found.network))
     # a product of rank 15 in four bits can make good less than sixteen columns in eight
@@ -147,14 +152,13 @@ def test_a_compressed_head_answers_as_the_trained_one(network, layers, photos, u
     np.testing.assert_allclose(run(coded, photos), after, atol=1e-4)
 
 
-def test_a_wide_hidden_layer_fits_into_half_a_megabyte(network, layers, photos):
+def test_a_wide_hidden_layer_fits_into_half_a_megabyte(layers, photos, features):
     rng = np.random.default_rng(1)
     head = tuple(
         (0.02 * rng.standard_normal(size, np.float32), np.zeros(size[1], np.float32))
         for size in ((2048, 512), (512, 20))
     )
     changed = replace(layers, network=replace(layers.network, head=head))
-    features = [compute_features(each, photos) for each in (network.weights, layers.network.weights)]
     found = compress_head(changed, *features, hidden_size=HIDDEN_SIZE)
     model = found.network.build_model({}, Form(found.store))
     assert len(model) < 0.5e6

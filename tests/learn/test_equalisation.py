@@ -53,8 +53,7 @@ def test_channels_differ_less_in_size(equalised, maxima, photos):
     np.testing.assert_allclose(after[ACTIVATIONS[-1]], maxima[ACTIVATIONS[-1]], rtol=1e-3, atol=1e-3)
 
 
-@pytest.mark.parametrize("views", [1, 2])
-@pytest.mark.parametrize("side", [0, SIDE])
+@pytest.mark.parametrize(("side", "views"), [(0, 1), (SIDE, 2)])
 def test_int8_of_equalised_layers_fitted_is_nearer_to_float(either_weights, equalised, photos, side, views):
     expected = compute(either_weights, photos, views=views)
     plain = compute(either_weights, photos, Int8(measure_ranges(either_weights, photos), side), views)
