@@ -413,7 +413,7 @@ def extract_objects(archive, folder, objects, views):
 
 @pytest.fixture(scope="module")
 def eth80(real_data, tmp_path_factory):
-    return extract_objects(real_data / "eth80.zip", tmp_path_factory.mktemp("eth80"), objects=3, views=10)
+    return extract_objects(real_data / "eth80.zip", tmp_path_factory.mktemp("eth80"), objects=2, views=10)
 
 
 @pytest.mark.parametrize("precision", ["float32", "auto"])
@@ -421,7 +421,7 @@ def test_real_objects_are_learnt_and_the_file_agrees(eth80, tmp_path, precision)
     settings = Settings(image_side=128, test=0.4, precision=precision)
     report = train(eth80, tmp_path / "model", settings, class_pattern="^([a-z]+)").report
     assert report["class_names"] == ["apple", "car", "cow", "cup", "dog", "horse", "pear", "tomato"]
-    assert report["data"]["images"] == 240
+    assert report["data"]["images"] == 160
     assert report["test"]["accuracy"] > 0.95
     assert report["model"]["agreement"]["top1"] >= 0.995
     assert report["model"]["agreement"]["mean_difference"] <= 0.02
