@@ -61,7 +61,8 @@ class FolderKind:
 
 
 MODEL_FOLDER = FolderKind("a model", MANIFEST, FORMAT, FORMAT_VERSION)
-RENAME_ATTEMPTS = 10
+# A reader may take a writer's turn for a killed run's and bring the earlier model back: most turns may be lost so.
+RENAME_ATTEMPTS = 200
 
 
 @dataclass(frozen=True)

@@ -15,18 +15,26 @@ from squeezetune.exporting.order import TrainingPhotos
 
 EXACT, LOSSY = ("onnx", "onnx-fp16"), ("onnx-int8", "onnx-tiny")
 
+KINDS = ["squash, 4 views, linear", "crop, 2 views, hidden", "pad, 1 view, convolved"]
+
+
+@pytest.fixture(scope="module", params=KINDS)
+def kind(request):
+    return request.param
+
 
 @pytest.fixture(scope="module")
-def odd_images():
-    return list(make_odd_images(200))
+def odd_images(kind):
+    """Make the odd images, every second one for the second kind of network."""
+    return list(make_odd_images(200))[:: 2 if kind == KINDS[1] else 1]
 
 
-@pytest.fixture(scope="module", params=["squash, 4 views, linear", "crop, 2 views, hidden", "pad, 1 view, convolved"])
-def order(weights, shape_folder, request):
+@pytest.fixture(scope="module")
+def order(weights, shape_folder, kind):
     index = index_photos(shape_folder, engine=ThreadEngine(1))
     # few: what is fitted to them need not be good here
     photos = TrainingPhotos(index, np.arange(0, len(index), 5))
-    return replace(make_orders(weights)[request.param], photos=photos)
+    return replace(make_orders(weights)[kind], photos=photos)
 
 
 @pytest.fixture(scope="module")
