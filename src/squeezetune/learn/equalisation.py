@@ -44,8 +44,8 @@ def equalise(weights: Weights, maxima: Mapping[str, NDArray[np.float32]]) -> Equ
     for activation, reader in pairwise(ACTIVATIONS):
         readers = list_layers(reader, layout)
         factor = balance(maxima[activation], [changed[f"{layer}.weight"] for layer in readers])
-        places = np.cumsum([len(changed[f"{layer}.bias"]) for layer in list_layers(activation, layout)])
-        for layer, part in zip(list_layers(activation, layout), np.split(factor, places[:-1]), strict=True):
+        givers = list_layers(activation, layout)  # the halves of an expand layer are as wide as each other
+        for layer, part in zip(givers, np.split(factor, len(givers)), strict=True):
             changed[f"{layer}.weight"] = changed[f"{layer}.weight"] / part[:, None, None, None]
             changed[f"{layer}.bias"] = changed[f"{layer}.bias"] / part
         for layer in readers:
