@@ -74,6 +74,7 @@ class Classifier:
     model: bytes | Path
     manifest: Manifest
     folder: Path | None = None
+    threads: int = 1  # of one run of the model; 1 where runs go on side by side
 
     @property
     def class_names(self) -> tuple[str, ...]:
@@ -216,7 +217,7 @@ class Classifier:
         import onnxruntime  # slow to import, and a manifest can be looked at without it
 
         options = onnxruntime.SessionOptions()
-        options.intra_op_num_threads = 1  # each thread runs images of its own
+        options.intra_op_num_threads = self.threads
         options.enable_mem_pattern = (
             False  # batches differ in size: patterns would take a third more memory, for no speed
         )

@@ -12,7 +12,11 @@ class Model:
     """Stands for a model: gives each image back, once the gate is open, and notes what came together."""
 
     def __init__(self):
-        self.gate, self.batches = threading.Event(), []
+        self.gate, self.batches, self.lone = threading.Event(), [], []
+
+    def classify_lone(self, image, max_pixels):
+        self.lone.append(image)
+        return self.classify([image], max_pixels)[0]
 
     def classify(self, images, max_pixels):
         assert self.gate.wait(20)
@@ -23,16 +27,16 @@ class Model:
 
 
 @contextmanager
-def run_batcher(waiting=99):
+def run_batcher(waiting=99, threads=1):
     counts = []
-    with Batcher(1, waiting, 1000, counts.append) as batcher:
+    with Batcher(threads, waiting, 1000, counts.append) as batcher:
         yield batcher
     assert batcher.waiting == 0
 
 
-async def begin(batcher, model):
-    """Keep the thread busy with one image, so that others have to wait."""
-    work = batcher.submit(model, [b"first"])
+async def begin(batcher, model, image=b"first"):
+    """Keep a thread busy with an image, so that others have to wait."""
+    work = batcher.submit(model, [image])
     while batcher.waiting:
         await asyncio.sleep(0.001)
     return work
@@ -50,6 +54,26 @@ def test_what_waits_is_taken_together_and_in_order():
         answers = asyncio.run(ask())
     assert answers == [[b"first"], *([b"%d" % at, b"more"] for at in range(6))]
     assert [len(batch) for batch in model.batches] == [1, MOST_AT_ONCE, 12 - MOST_AT_ONCE]
+
+
+def test_an_image_gets_all_cores_only_while_it_is_alone():
+    async def ask():
+        first = batcher.submit(model, [b"first"])
+        while not model.lone:
+            await asyncio.sleep(0.001)
+        second = await begin(batcher, model, b"second")  # while the other thread is busy
+        rest = batcher.submit(model, [b"a", b"b"])
+        model.gate.set()
+        for work in (first, second, rest):
+            await work.future
+        await batcher.submit(model, [b"last"]).future
+
+    model = Model()
+    with run_batcher(threads=2) as batcher:
+        asyncio.run(ask())
+    assert model.lone[0] == b"first"
+    assert model.lone[-1] == b"last"
+    assert b"second" not in model.lone
 
 
 def test_images_of_two_models_are_not_mixed():

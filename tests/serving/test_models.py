@@ -12,7 +12,7 @@ from squeezetune.serving.models import mark_model, open_model
 
 @pytest.fixture(scope="module")
 def model(model_folder):
-    return open_model(model_folder)
+    return open_model(model_folder, threads=2)
 
 
 def test_a_fitted_image_is_not_changed_again(model, files):
@@ -33,6 +33,16 @@ def test_together_as_one_by_one(model, files, classifier):
     assert isinstance(together.pop(), ImageError)
     for found, data in zip(together, files, strict=True):
         assert found.probabilities == pytest.approx(classifier.predict(data).probabilities, abs=1e-5)
+
+
+@pytest.mark.parametrize("size", [(1, 1), (900, 2), (64, 64), (700, 600)])
+def test_a_lone_image_gets_what_others_get(model, size):
+    data = BytesIO()
+    Image.fromarray(np.random.default_rng(0).integers(0, 256, (*size, 3), np.uint8)).save(data, "PNG")
+    [among_others] = model.classify([data.getvalue()], 10_000_000)
+    alone = model.classify_lone(data.getvalue(), 10_000_000)
+    assert alone.probabilities == pytest.approx(among_others.probabilities, abs=1e-5)
+    assert isinstance(model.classify_lone(b"none", 10_000_000), ImageError)
 
 
 def test_a_file_that_does_not_begin_by_resizing(model):

@@ -13,6 +13,7 @@ from waiting import wait_until
 
 from squeezetune.artifact import MODEL, read_manifest, stage_artifact
 from squeezetune.errors import ArtifactError, SettingsError
+from squeezetune.serving import models
 from squeezetune.serving.limits import Limits
 from squeezetune.serving.server import Place, serve
 
@@ -107,8 +108,8 @@ def test_too_many_connections(start_server, model_folder):
 def test_more_images_than_may_wait(start_server, model_folder, files, monkeypatch):
     is_open = threading.Event()
     with start_server(model_folder, Limits(waiting=1, images=1), threads=1) as running:
-        classify = type_of_model().classify
-        monkeypatch.setattr(type_of_model(), "classify", lambda *given: is_open.wait(20) and classify(*given))
+        open_image = models.open_image
+        monkeypatch.setattr(models, "open_image", lambda *given: is_open.wait(20) and open_image(*given))
         with ThreadPoolExecutor(2) as pool:
             first = pool.submit(running.predict, files[0])
             wait_until(lambda: len(running.server.server_state.tasks) == 1)
@@ -120,12 +121,6 @@ def test_more_images_than_may_wait(start_server, model_folder, files, monkeypatc
             is_open.set()
             assert (status, answer["error"]["code"], headers["Retry-After"]) == (503, "busy", "1")
             assert first.result()[0] == second.result()[0] == 200
-
-
-def type_of_model():
-    from squeezetune.serving.models import ServedModel
-
-    return ServedModel
 
 
 # ---- nothing on the disk

@@ -1,7 +1,7 @@
 """Images of all requests in one queue, which a few threads empty together.
 
 A thread that is free takes what waits, shared out evenly and no more than it can run at once; nobody ever waits for a
-batch to fill. While all threads are busy the queue grows, and the batches with it.
+batch to fill. While all threads are busy the queue grows, and the batches with it. A lone image gets all cores.
 """
 
 import asyncio
@@ -60,6 +60,7 @@ class Batcher:
         self._jobs: deque[Job] = deque()
         self._changed = threading.Condition()
         self._is_closed = False
+        self._busy = 0
         self._threads = [threading.Thread(target=self._serve, name=f"classify-{at}") for at in range(threads)]
 
     def __enter__(self) -> "Batcher":
@@ -102,12 +103,17 @@ class Batcher:
             except Exception:  # of one image, e.g. for want of memory: the others are not to suffer
                 for job in batch:
                     self._classify_alone(job)
+            with self._changed:
+                self._busy -= 1
             self._note_batch(len(batch))
             _settle_soon(batch)
 
     def _classify(self, batch: list[Job]) -> None:
-        images = [job.work.images[job.place] for job in batch]
-        outcomes = batch[0].work.model.classify(images, self._max_pixels)
+        images, model = [job.work.images[job.place] for job in batch], batch[0].work.model
+        if len(images) == self._busy == 1 and not self._jobs:
+            outcomes = [model.classify_lone(images[0], self._max_pixels)]
+        else:
+            outcomes = model.classify(images, self._max_pixels)
         for job, outcome in zip(batch, outcomes, strict=True):
             job.work.outcomes[job.place] = outcome
 
@@ -123,6 +129,7 @@ class Batcher:
             while True:
                 batch = self._pick(min(MOST_AT_ONCE, -(-len(self._jobs) // len(self._threads))))
                 if batch or self._is_closed:
+                    self._busy += bool(batch)
                     return batch
                 self._changed.wait()
 

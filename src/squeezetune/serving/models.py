@@ -2,7 +2,6 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from functools import cached_property
 from pathlib import Path
 from typing import Any, TypeAlias
 
@@ -19,15 +18,19 @@ from squeezetune.serving.fitting import Fit
 Outcome: TypeAlias = Prediction | ImageError
 # What tells that a file was written again: its number on the disk, the time and the size.
 Mark: TypeAlias = tuple[tuple[int, int, int] | None, ...]
-# Images go through the network together while what its first layers give still fits a processor's cache.
-RUN_PIXELS = 4 * 64 * 64
+# A lone image of up to so many pixels is resized on its way through the network; what a larger one takes would be kept.
+LONE_PIXELS = 512 * 512
 
 
 @dataclass(frozen=True)
 class ServedModel:
-    """A classifier in use; `version` is the SHA-256 of its `model.onnx`."""
+    """A classifier in use; `version` is the SHA-256 of its `model.onnx`.
+
+    Runs of `classifier` go on side by side, a core each; a run of `lone` has all cores.
+    """
 
     classifier: Classifier
+    lone: Classifier
     fit: Fit
     file_bytes: int
 
@@ -36,11 +39,13 @@ class ServedModel:
         """The SHA-256 of the file that is run."""
         return self.classifier.manifest.files[MODEL]
 
-    @cached_property
-    def run_images(self) -> int:
-        """How many images go through the network together."""
-        manifest = self.classifier.manifest
-        return max(1, RUN_PIXELS // (manifest.image_side**2 * manifest.views))
+    def classify_lone(self, image: bytes, max_pixels: int) -> Outcome:
+        """Classify the bytes of a file with all cores, or tell why they cannot be read."""
+        try:
+            pixels = self._open(image, max_pixels)
+        except ImageError as error:
+            return error
+        return self.lone.describe(self.lone.run([pixels])[0])
 
     def classify(self, images: Sequence[bytes], max_pixels: int) -> list[Outcome]:
         """Classify the bytes of some files; one that cannot be read leaves the others alone.
@@ -52,19 +57,21 @@ class ServedModel:
         fitted: dict[int, NDArray[np.uint8]] = {}
         for at, data in enumerate(images):
             try:
-                fitted[at] = self._open_fitted(data, max_pixels)
+                fitted[at] = self._open(data, max_pixels, most_pixels=0)
             except ImageError as error:
                 outcomes[at] = error
-        places = list(fitted)
-        for start in range(0, len(places), self.run_images):
-            batch = places[start : start + self.run_images]
+        places, size = list(fitted), self.classifier.batch_images
+        for start in range(0, len(places), size):
+            batch = places[start : start + size]
             rows = self.classifier.run([fitted[at] for at in batch])
             outcomes |= {at: self.classifier.describe(row) for at, row in zip(batch, rows, strict=True)}
         return [outcomes[at] for at in range(len(images))]
 
-    def _open_fitted(self, data: bytes, max_pixels: int) -> NDArray[np.uint8]:
-        """Decode an image and make it as large as the network wants it: (side, side, 3)."""
+    def _open(self, data: bytes, max_pixels: int, most_pixels: int = LONE_PIXELS) -> NDArray[np.uint8]:
+        """Decode an image; above `most_pixels` it is made as large as the network wants it: (side, side, 3)."""
         pixels = np.asarray(open_image(data, self.classifier.manifest.image_side, max_pixels))
+        if pixels.size <= 3 * most_pixels:
+            return pixels
         fitted = self.fit.run(pixels)
         if pixels.size > 3 * HELD_PIXELS:
             del pixels
@@ -87,8 +94,10 @@ class ServedModel:
         }
 
 
-def open_model(place: Path) -> ServedModel:
+def open_model(place: Path, threads: int = 1) -> ServedModel:
     """Load a classifier, from its folder or its file, and run it once, so that the first request waits for nothing.
+
+    `threads` run a lone image together.
 
     Raises:
         ArtifactError: it is no model, is damaged, or was written by a newer SqueezeTune.
@@ -96,11 +105,13 @@ def open_model(place: Path) -> ServedModel:
     """
     found = load(place)
     payload, manifest = found.read_model(), found.manifest
-    model = ServedModel(replace(found, model=payload), Fit(payload, manifest.image_side), len(payload))
+    classifier = replace(found, model=payload)
+    lone = replace(classifier, threads=threads) if threads > 1 else classifier
+    model = ServedModel(classifier, lone, Fit(payload, manifest.image_side), len(payload))
     blank = np.zeros((manifest.image_side, manifest.image_side, 3), np.uint8)
     try:
-        for count in {1, model.run_images}:
-            model.classifier.run([model.fit.run(blank)] * count)
+        for each, count in ((classifier, 1), (classifier, classifier.batch_images), (lone, 1)):
+            each.run([model.fit.run(blank)] * count)
     except ArtifactError:
         raise
     except Exception as error:  # ONNX Runtime's own errors share no other base

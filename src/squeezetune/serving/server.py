@@ -80,8 +80,8 @@ def serve(
         journal.write("model", outcome=outcome, model=model.version[:12], **words)
 
     with ExitStack() as parts:
-        slot = parts.enter_context(ModelSlot(source, tell_change, place.look_every_s))
         threads = place.threads or count_cores()
+        slot = parts.enter_context(ModelSlot(source, tell_change, place.look_every_s, threads))
         batcher = parts.enter_context(Batcher(threads, limits.waiting, limits.pixels, metrics.add_batch))
         door = parts.enter_context(_open_door(place))
         service = Service(slot, batcher, limits, access, metrics, is_stopping=lambda: server.should_exit)

@@ -23,10 +23,10 @@ class ModelSlot:
 
     """
 
-    def __init__(self, place: Path, tell: TellChange, every_s: float = LOOK_EVERY_S) -> None:
-        self._where, self._tell, self._every_s = place, tell, every_s
+    def __init__(self, place: Path, tell: TellChange, every_s: float = LOOK_EVERY_S, threads: int = 1) -> None:
+        self._where, self._tell, self._every_s, self._threads = place, tell, every_s, threads
         self._seen = mark_model(place)
-        self.model = open_model(place)
+        self.model = open_model(place, threads)
         self._is_done = threading.Event()
         self._thread = threading.Thread(target=self._watch, name="watch-model", daemon=True)
 
@@ -47,7 +47,7 @@ class ModelSlot:
         mark = mark_model(self._where)
         if mark == self._seen or None in mark:
             return
-        outcome = _try_open(self._where)
+        outcome = _try_open(self._where, self._threads)
         if mark_model(self._where) != mark:
             return  # it has changed meanwhile, and is looked at again
         self._seen = mark
@@ -58,9 +58,9 @@ class ModelSlot:
             self._tell(outcome, None)
 
 
-def _try_open(place: Path) -> ServedModel | SqueezeTuneError:
+def _try_open(place: Path, threads: int) -> ServedModel | SqueezeTuneError:
     try:
-        return open_model(place)
+        return open_model(place, threads)
     except SqueezeTuneError as error:
         return error
     except Exception as error:  # the old model must stay in use, whatever lies there
