@@ -58,13 +58,14 @@ class Ledger:
 
 
 def add_ledger_options(parser: argparse.ArgumentParser) -> None:
-    """Add the option of every program that keeps its finished runs."""
+    """Add the options of every program that keeps its finished runs."""
+    parser.add_argument("--ledger", type=Path, help="the file of finished runs (default: one in the work folder)")
     parser.add_argument("--fresh", action="store_true", help="measure again what earlier calls have finished")
 
 
 def open_ledger(name: str, options: argparse.Namespace) -> Ledger:
-    """Open a benchmark's ledger in the work folder; with `--fresh` what it knew is kept under another name."""
-    path: Path = options.work / f"{name}.jsonl"
+    """Open a benchmark's ledger; with `--fresh` what it knew is kept under another name."""
+    path: Path = options.ledger or options.work / f"{name}.jsonl"
     if options.fresh and path.exists():
         path.replace(path.with_suffix(".old.jsonl"))
     return Ledger(path)

@@ -44,10 +44,10 @@ PHOTO_SETS = {
 }
 
 
-def add_photo_options(parser: argparse.ArgumentParser) -> None:
+def add_photo_options(parser: argparse.ArgumentParser, *, is_data_needed: bool = True) -> None:
     """Add the options that say where the photos are."""
     work = Path(tempfile.gettempdir()) / "squeezetune-benchmarks"
-    parser.add_argument("--data", type=Path, required=True, help="the folder with eth80.zip and cifar10.zip")
+    parser.add_argument("--data", type=Path, required=is_data_needed, help="the folder with eth80.zip and cifar10.zip")
     parser.add_argument("--work", type=Path, default=work, help="where to unpack and compute (default: %(default)s)")
     parser.add_argument("--images", type=int, default=0, help="take an even sample of this many photos; 0 takes all")
 

@@ -177,9 +177,9 @@ def test_a_line_that_a_kill_has_torn_costs_its_run_alone(load_program, tmp_path)
 
 def test_fresh_measures_again_and_throws_nothing_away(load_program, tmp_path):
     module = load_program("ledger")
-    first = module.open_ledger("runs", argparse.Namespace(work=tmp_path, fresh=False))
+    first = module.open_ledger("runs", argparse.Namespace(work=tmp_path, ledger=None, fresh=False))
     first.recall({"seed": 0}, lambda: {"right": 3})
-    second = module.open_ledger("runs", argparse.Namespace(work=tmp_path, fresh=True))
+    second = module.open_ledger("runs", argparse.Namespace(work=tmp_path, ledger=None, fresh=True))
     assert second.recall({"seed": 0}, lambda: {"right": 4}) == {"right": 4}
     assert (tmp_path / "runs.old.jsonl").is_file()
 
@@ -400,7 +400,7 @@ QUICK = {"effort": "quick", "image_side": 64, "engine": "onnxruntime", "precisio
 def test_trials_are_made_once_and_told(load_program, eth80_zip, tmp_path, capsys):
     generations = load_program("generations")
     work = tmp_path / "work"
-    options = argparse.Namespace(data=eth80_zip, work=work, images=0, seeds=1, budgets=[], fresh=False)
+    options = argparse.Namespace(data=eth80_zip, work=work, images=0, seeds=1, budgets=[], ledger=None, fresh=False)
     bench = load_program("trials").TrialBench(load_program("ledger").open_ledger("generations", options), options)
     trial = load_program("trials").Trial("eth80", 0, 0, QUICK)
     outcome = bench.recall(trial)

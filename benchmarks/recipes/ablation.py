@@ -6,10 +6,15 @@ A table changes one thing at a time and leaves the rest as the product has it. T
 and 10,000 validation images, two epochs at 96 px; `cifar1000`, 1,000 and 2,500 of them, 20 epochs at 96 px; `objects`,
 ETH-80 with the next two objects of every class held out for validation, two epochs at the product's own sizes.
 `--epochs` and `--sides` change that. The test parts are never looked at. Each row gives the accuracy on the validation
-images (mean and standard deviation over seeds), the last epoch's accuracy in training, and the seconds of training.
+images, and the difference to the product's recipe on the same splits in points, both as mean and standard deviation
+over seeds. What is faster is measured elsewhere, side by side: these trainings take hours, and a machine is not the
+same all that time.
 
 Finished trainings are kept in `recipes.jsonl` in the work folder and not made again; with `--known` nothing is trained
-and the tables show what is there. `--write FILE` also writes them to a file.
+and the tables show what is there. `--write FILE` writes them to a file. What our own trainings gave is kept beside
+this program:
+
+    python benchmarks/recipes/ablation.py --known --ledger benchmarks/recipes/measured.jsonl
 """
 
 import argparse
@@ -20,7 +25,7 @@ from contextlib import contextmanager, redirect_stdout
 from dataclasses import dataclass, replace
 from functools import cached_property, partial, reduce
 from pathlib import Path
-from statistics import mean
+from statistics import mean, stdev
 from typing import Any
 from unittest.mock import patch
 
@@ -275,30 +280,36 @@ def make_key(name: str, table: str, row: str, seed: int, options: argparse.Names
     return key | {"epochs": regime.epochs, "sides": list(regime.sides)}
 
 
-def print_tables(name: str, ledger: Ledger, options: argparse.Namespace) -> None:
-    """Print what is known of a task."""
-    regime = choose_regime(name, options)
-    sizes = f"{', '.join(map(str, regime.sides))} px" if regime.sides else "the product's own sizes"
+def print_tables(ledger: Ledger, options: argparse.Namespace) -> None:
+    """Print what is known: for each table the rows, and for each task what they reach."""
+    owns = {name: find_rows(name, "", OWN, ledger, options) for name in options.tasks}
     for table in options.tables:
-        rows = []
-        for at, row, _ in list_rows([table]):
-            keys = [make_key(name, at, row, seed, options) for seed in range(options.seeds)]
-            known = [figures for key in keys if (figures := ledger.find(key))]
-            rows += [describe_row(row, known)] if known else []
-        if len(rows) > 2:
-            print(f"\n{table} on {name}, {regime.epochs:g} epochs, {sizes}\n")
-            print_table(("", "validation accuracy", "in training", "seconds"), rows)
+        found = {
+            row: [
+                describe_row(owns[name] if row == OWN else find_rows(name, at, row, ledger, options), owns[name])
+                for name in options.tasks
+            ]
+            for at, row, _ in list_rows([table])
+        }
+        if any(any(cells) for row, cells in found.items() if row not in (FROZEN, OWN)):
+            print(f"\n{table}")
+            print_table(("", *options.tasks), [(row, *cells) for row, cells in found.items() if any(cells)])
 
 
-def describe_row(row: str, known: Sequence[Figures]) -> tuple[str, ...]:
-    """Sum up what the seeds of a row have given."""
-    trained = [figures["training"] for figures in known if figures["training"] is not None]
-    return (
-        row,
-        format_mean([figures["validation"] for figures in known]),
-        f"{mean(trained):.1%}" if trained else "",
-        f"{mean(figures['seconds'] for figures in known):.0f}",
-    )
+def find_rows(name: str, table: str, row: str, ledger: Ledger, options: argparse.Namespace) -> dict[int, float]:
+    """Find the validation accuracy of a row by seed."""
+    found = {seed: ledger.find(make_key(name, table, row, seed, options)) for seed in range(options.seeds)}
+    return {seed: figures["validation"] for seed, figures in found.items() if figures}
+
+
+def describe_row(known: Mapping[int, float], own: Mapping[int, float]) -> str:
+    """Sum up what the seeds of a row have given, and by how many points it differs from the product's recipe."""
+    if not known:
+        return ""
+    points = [100 * (known[seed] - own[seed]) for seed in known.keys() & own.keys()]
+    spread = f" ± {stdev(points):.2f}" if len(points) > 1 else ""
+    words = f"; {mean(points):+.2f}{spread}" if points and known is not own else ""
+    return f"{format_mean(list(known.values()))}{words}"
 
 
 @contextmanager
@@ -321,18 +332,20 @@ def main() -> None:
     parser.add_argument("--verbose", action="store_true", help="print every epoch")
     parser.add_argument("--known", action="store_true", help="train nothing, print what is known")
     parser.add_argument("--write", type=Path, metavar="FILE", help="write the tables to this file")
-    add_photo_options(parser)
+    add_photo_options(parser, is_data_needed=False)
     add_ledger_options(parser)
     options = parser.parse_args()
+    if not (options.known or options.data):
+        parser.error("--data says where the archives of photos are")
     ledger, cache = open_ledger("recipes", options), options.work / "recipes-cache"
-    cache.mkdir(parents=True, exist_ok=True)
     if not options.known:
+        cache.mkdir(parents=True, exist_ok=True)
         for name in options.tasks:
             run_tables(name, Tasks(name, options, cache), ledger, options)
     with write_to(options.write):
-        for name in options.tasks:
-            print_tables(name, ledger, options)
-        print_machine()
+        print_tables(ledger, options)
+        if not options.known:
+            print_machine()
 
 
 if __name__ == "__main__":
