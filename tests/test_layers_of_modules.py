@@ -107,7 +107,8 @@ MAY_IMPORT_TORCH = {
     )
 } | {"exporting.readers", "exporting.squeezenet", "exporting.torch_program"}
 NEED_TORCH = [name for name, home in squeezetune._HOMES.items() if home in MAY_IMPORT_TORCH]
-SLOW_TO_IMPORT = {"onnxruntime", "onnx", "openvino", "sklearn", "scipy", "matplotlib", "torch", "numpy", "PIL"}
+SLOW_TO_IMPORT = {"onnxruntime", "onnx", "openvino", "ai_edge_litert", "torch"}
+SLOW_TO_IMPORT |= {"sklearn", "scipy", "matplotlib", "numpy", "PIL"}
 
 
 def name_module(path):

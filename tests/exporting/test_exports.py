@@ -310,7 +310,7 @@ def test_the_command_prints_a_row_for_each(model_folder, tmp_path):
     assert "onnx-fp16" in done.output
     again = CliRunner().invoke(main, [*words, "--json"])
     assert json.loads(again.stdout)["exports"][0]["format"] == "onnx-fp16"
-    refused = CliRunner().invoke(main, [*words[:2], "-f", "tflite"])
+    refused = CliRunner().invoke(main, [*words[:2], "-f", "coreml"])
     assert refused.exit_code == 2
     assert "Known formats" in refused.output
 

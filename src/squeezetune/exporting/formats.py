@@ -12,6 +12,7 @@ from squeezetune.exporting.onnx_files import build_tiny, check_onnx, write_float
 from squeezetune.exporting.openvino import check_openvino, write_openvino
 from squeezetune.exporting.order import Order
 from squeezetune.exporting.readers import READERS, RunExport
+from squeezetune.exporting.tflite import check_tflite, write_tflite
 from squeezetune.exporting.torch_program import check_torch, write_torch
 from squeezetune.exporting.tuned import build_tuned, write_tuned
 from squeezetune.exporting.web import WebAbout, write_web
@@ -102,6 +103,24 @@ for name in sys.argv[1:]:
     image = ImageOps.exif_transpose(Image.open(name)).convert("RGB")
     print(name, network(torch.from_numpy(np.array(image)[None])))"""
 
+TFLITE_USAGE = """\
+import json, os, sys, zipfile
+import numpy as np
+from ai_edge_litert.interpreter import Interpreter
+from PIL import Image, ImageOps
+
+sys.path.append(os.path.dirname("FILE"))
+from squares import make_square
+
+archive = zipfile.ZipFile("FILE")
+class_names, about = archive.read("labels.txt").decode().splitlines(), json.loads(archive.read("preprocessing.json"))
+network = Interpreter("FILE").get_signature_runner()
+for name in sys.argv[1:]:
+    image = ImageOps.exif_transpose(Image.open(name)).convert("RGB")
+    square = make_square(np.asarray(image), about["image_side"], about["resize"])
+    [probabilities] = network(image=square[None])["probabilities"]
+    print(f"{name}: {class_names[probabilities.argmax()]} ({probabilities.max():.1%})")"""
+
 FORMATS: dict[str, Format] = {
     "onnx": Format("float32, for any ONNX runtime", "model.onnx", write_floats, check_onnx, usage=ONNX_USAGE),
     "onnx-fp16": Format("parameters in float16: half the size", "model-fp16.onnx", write_halves, check_onnx),
@@ -113,6 +132,8 @@ FORMATS: dict[str, Format] = {
                        check_openvino, runtime="openvino", extra="openvino", usage=OPENVINO_USAGE),
     "torch": Format("a torch.export program; parameters with a loader to copy", "torch/model.pt2", write_torch,
                     check_torch, runtime="torch", extra="deep", usage=TORCH_USAGE),
+    "tflite": Format("LiteRT (TensorFlow Lite), for phones; parameters in float16", "tflite/model.tflite",
+                     write_tflite, check_tflite, runtime="ai_edge_litert", extra="tflite", usage=TFLITE_USAGE),
     "web": Format("a page that runs in the browser; parameters in 4 bits", "web/index.html", write_page, check_page,
                   looks_at_photos=True, model="model.onnx", tune=partial(write_page, build=build_tuned)),
 }  # fmt: skip

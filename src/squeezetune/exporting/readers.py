@@ -1,8 +1,11 @@
 """Opens exports in the runtimes that they are for; light, since a process of its own measures how fast that goes."""
 
+import json
 from collections.abc import Callable, Mapping
+from functools import lru_cache
 from pathlib import Path
 from typing import Any, TypeAlias
+from zipfile import ZipFile
 
 import numpy as np
 from numpy.typing import NDArray
@@ -55,9 +58,38 @@ def open_torch(path: Path) -> RunExport:
     return run
 
 
+def open_tflite(path: Path) -> RunExport:
+    """Open a network in LiteRT; images of any size are made squares, as the file asks for."""
+    from ai_edge_litert.interpreter import Interpreter
+
+    from squeezetune.engine import count_cores
+    from squeezetune.exporting.squares import make_square
+
+    with ZipFile(path) as archive:
+        about = json.loads(archive.read("preprocessing.json"))
+    interpreter = Interpreter(str(path), num_threads=count_cores())
+    [given], [result] = interpreter.get_input_details(), interpreter.get_output_details()
+
+    @lru_cache(maxsize=1)
+    def prepare(shape: tuple[int, ...]) -> None:
+        interpreter.resize_tensor_input(given["index"], shape)
+        interpreter.allocate_tensors()
+
+    def run(pixels: NDArray[np.uint8]) -> NDArray[np.float32]:
+        squares = np.stack([make_square(image, about["image_side"], about["resize"]) for image in pixels])
+        prepare(squares.shape)
+        interpreter.set_tensor(given["index"], squares)
+        interpreter.invoke()
+        probabilities: NDArray[np.float32] = interpreter.get_tensor(result["index"])
+        return probabilities
+
+    return run
+
+
 # By the name of the runtime's package.
 READERS: dict[str, Callable[[Path], RunExport]] = {
     "onnxruntime": open_onnx,
     "openvino": open_openvino,
     "torch": open_torch,
+    "ai_edge_litert": open_tflite,
 }

@@ -12,7 +12,7 @@ from safetensors.numpy import save
 
 from squeezetune.exporting.order import Order
 from squeezetune.learn.trained import TrainedNetwork
-from squeezetune.learn.weights import FIRE_WIDTHS, detect_version, find_layout
+from squeezetune.learn.weights import detect_version, find_layout
 from squeezetune.store import write_file
 
 LOADER = Path(__file__).with_name("squeezenet.py")
@@ -65,7 +65,7 @@ def describe_network(order: Order) -> dict[str, Any]:
     class_names = json.loads(order.metadata["class_names"])
     return {
         "squeezenet": version,
-        "layers": list_layers(version),
+        "layers": find_layout(version).layers,
         "class_names": class_names,
         "image_side": network.side,
         "resize": network.resize,
@@ -75,13 +75,6 @@ def describe_network(order: Order) -> dict[str, Any]:
         "is_convolved": network.is_convolved,
         "metadata": {name: value for name, value in order.metadata.items() if name != "class_names"},
     }
-
-
-def list_layers(version: str) -> list[Any]:
-    """List the layers in the data's order: channels and kernel of the first, then widths of Fire modules, and pools."""
-    layout = find_layout(version)
-    places = {place: list(FIRE_WIDTHS[fire]) for fire, place in layout.fires.items()}
-    return [list(layout.conv1), *(places.get(place, "pool") for place in range(2, 13))]
 
 
 def list_tensors(network: TrainedNetwork) -> dict[str, NDArray[Any]]:

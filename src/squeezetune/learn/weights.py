@@ -42,6 +42,12 @@ class Layout:
         return dict(zip(FIRE_WIDTHS, places, strict=True))
 
     @property
+    def layers(self) -> list[Any]:
+        """List the layers in the data's order: channels and kernel of the first, widths of Fire modules, and "pool"."""
+        places = {place: list(FIRE_WIDTHS[fire]) for fire, place in self.fires.items()}
+        return [list(self.conv1), *(places.get(place, "pool") for place in range(2, 13))]
+
+    @property
     def pooled(self) -> tuple[str, ...]:
         """Name the blocks that a max pool follows, in the order of the data."""
         places = {"conv1": 0, **self.fires}

@@ -1,0 +1,100 @@
+import json
+import subprocess
+import sys
+from zipfile import ZipFile
+
+import numpy as np
+import pytest
+from example_orders import METADATA, make_order, make_orders
+from odd_images import compare, keep_pixels_only, make_odd_images, measure_pixel_gap, open_model
+from PIL import Image
+
+pytest.importorskip("ai_edge_litert", reason="LiteRT is an extra")
+from squeezetune.exporting.formats import TFLITE_USAGE
+from squeezetune.exporting.readers import open_tflite
+from squeezetune.exporting.squares import make_square
+from squeezetune.exporting.tflite import check_tflite, read_metadata, write_tflite
+
+
+@pytest.fixture(scope="module", params=["squash, 4 views, linear", "crop, 2 views, hidden", "pad, 1 view, convolved"])
+def order(weights, request):
+    return make_orders(weights)[request.param]
+
+
+@pytest.fixture(scope="module")
+def written(order, tmp_path_factory):
+    path = tmp_path_factory.mktemp("tflite") / "model.tflite"
+    write_tflite(order, path)
+    return path
+
+
+def test_the_network_agrees_with_the_model_on_odd_images(order, written):
+    found = compare(open_model(order.model), open_tflite(written), make_odd_images(200))
+    assert found.same_class >= 0.995
+    assert found.mean < 0.01
+
+
+def test_what_the_network_sees_is_what_the_models_sees(order):
+    def fit(images):
+        return make_square(images[0], order.network.side, order.network.resize)[None]
+
+    assert measure_pixel_gap(open_model(keep_pixels_only(order.model)), fit, make_odd_images(200)) <= 1
+
+
+@pytest.mark.parametrize("side", [37, 56, 96, 97, 224])
+def test_sides_of_any_parity(weights, side, tmp_path):
+    """Of an odd number of pixels a pool leaves none out, of an even number it adds one."""
+    order = make_order(weights, side=side)
+    write_tflite(order, tmp_path / "model.tflite")
+    squares = np.random.default_rng(0).integers(0, 256, (3, side, side, 3), dtype=np.uint8)
+    found = open_tflite(tmp_path / "model.tflite")(squares)
+    np.testing.assert_allclose(found, open_model(order.model)(squares), atol=2e-3)
+
+
+def test_images_may_come_together(order, written):
+    images = np.random.default_rng(0).integers(0, 256, (5, 40, 90, 3), dtype=np.uint8)
+    run = open_tflite(written)
+    together = run(images)
+    assert together.shape == (5, 4)
+    np.testing.assert_allclose(together, np.concatenate([run(image[None]) for image in images]), atol=1e-5)
+
+
+def test_the_older_squeezenet_has_other_places(old_weights, tmp_path):
+    order = make_order(old_weights)
+    write_tflite(order, tmp_path / "model.tflite")
+    found = compare(open_model(order.model), open_tflite(tmp_path / "model.tflite"), make_odd_images(20, large=0))
+    assert found.largest < 0.05
+
+
+def test_the_file_says_what_it_is(order, written):
+    check_tflite(written)
+    assert read_metadata(written) == METADATA
+    with ZipFile(written) as archive:
+        assert archive.read("labels.txt").decode().splitlines() == json.loads(METADATA["class_names"])
+        about = json.loads(archive.read("preprocessing.json"))
+    assert about == {"image_side": 64, "resize": order.network.resize}
+
+
+def test_it_is_small_and_always_the_same(order, written, tmp_path):
+    write_tflite(order, tmp_path / "again.tflite")
+    assert (tmp_path / "again.tflite").read_bytes() == written.read_bytes()
+    assert written.stat().st_size < 1_600_000
+
+
+def test_a_file_that_was_cut_is_refused(written, tmp_path):
+    torn = tmp_path / "torn.tflite"
+    torn.write_bytes(written.read_bytes()[:900_000])
+    with pytest.raises(ValueError, match="not a valid Flatbuffer"):
+        check_tflite(torn)
+
+
+def test_the_program_of_the_card_names_the_models_class(order, written, draw_shape, tmp_path):
+    program, photo = tmp_path / "classify.py", tmp_path / "photo.png"
+    program.write_text(TFLITE_USAGE.replace("FILE", str(written)), encoding="utf-8")
+    draw_shape("box", 0, 150, 110).save(photo)
+    done = subprocess.run([sys.executable, program, photo], capture_output=True, check=True)
+    probabilities = open_model(order.model)(np.asarray(Image.open(photo))[None])[0]
+    name = json.loads(METADATA["class_names"])[probabilities.argmax()]
+    [line] = done.stdout.decode().splitlines()
+    assert line.startswith(f"{photo}: {name} (")
+    assert float(line.rpartition("(")[2].rstrip("%)")) / 100 == pytest.approx(probabilities.max(), abs=0.02)
