@@ -1,6 +1,7 @@
 import json
 import subprocess
 import sys
+from dataclasses import replace
 from zipfile import ZipFile
 
 import numpy as np
@@ -8,12 +9,18 @@ import pytest
 from example_orders import METADATA, make_order, make_orders
 from odd_images import compare, keep_pixels_only, make_odd_images, measure_pixel_gap, open_model
 from PIL import Image
+from threadpoolctl import threadpool_limits
 
 pytest.importorskip("ai_edge_litert", reason="LiteRT is an extra")
+from squeezetune.data.index import index_photos
+from squeezetune.engine import ThreadEngine
+from squeezetune.exporting import onnx_files, tflite
 from squeezetune.exporting.formats import TFLITE_USAGE
+from squeezetune.exporting.onnx_files import fit_int8, write_int8
+from squeezetune.exporting.order import TrainingPhotos
 from squeezetune.exporting.readers import open_tflite
 from squeezetune.exporting.squares import make_square
-from squeezetune.exporting.tflite import check_tflite, read_metadata, write_tflite
+from squeezetune.exporting.tflite import check_tflite, read_metadata, write_tflite, write_tflite_int8
 
 
 @pytest.fixture(scope="module", params=["squash, 4 views, linear", "crop, 2 views, hidden", "pad, 1 view, convolved"])
@@ -39,6 +46,30 @@ def test_what_the_network_sees_is_what_the_models_sees(order):
         return make_square(images[0], order.network.side, order.network.resize)[None]
 
     assert measure_pixel_gap(open_model(keep_pixels_only(order.model)), fit, make_odd_images(200)) <= 1
+
+
+@pytest.fixture(scope="module")
+def small(order, shape_folder, tmp_path_factory):
+    """Write the files of int8, LiteRT's and ONNX's, with the same parameters."""
+    index = index_photos(shape_folder, engine=ThreadEngine(1))
+    photos = TrainingPhotos(index, np.arange(0, len(index), 5))
+    folder, order = tmp_path_factory.mktemp("int8"), replace(order, photos=photos)
+    with threadpool_limits(1), pytest.MonkeyPatch.context() as patch:
+        fitted = fit_int8(order)
+        for module in (tflite, onnx_files):
+            patch.setattr(module, "fit_int8", lambda _: fitted)
+        write_tflite_int8(order, folder / "model.tflite")
+        write_int8(order, folder / "model.onnx")
+    return folder / "model.tflite", (folder / "model.onnx").read_bytes()
+
+
+def test_int8_answers_as_the_onnx_file_of_int8(small, draw_shape):
+    path, onnx = small
+    images = np.stack([draw_shape(shape, seed) for shape in ("box", "disc", "spike") for seed in range(100, 110)])
+    expected, found = open_model(onnx)(images), open_tflite(path)(images)
+    np.testing.assert_allclose(found, expected, atol=0.08 * np.ptp(expected, axis=0).max())
+    assert path.stat().st_size < 0.95e6
+    check_tflite(path)
 
 
 @pytest.mark.parametrize("side", [37, 56, 96, 97, 224])

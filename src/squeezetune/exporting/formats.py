@@ -12,7 +12,7 @@ from squeezetune.exporting.onnx_files import build_tiny, check_onnx, write_float
 from squeezetune.exporting.openvino import check_openvino, write_openvino
 from squeezetune.exporting.order import Order
 from squeezetune.exporting.readers import READERS, RunExport
-from squeezetune.exporting.tflite import check_tflite, write_tflite
+from squeezetune.exporting.tflite import check_tflite, write_tflite, write_tflite_int8
 from squeezetune.exporting.torch_program import check_torch, write_torch
 from squeezetune.exporting.tuned import build_tuned, write_tuned
 from squeezetune.exporting.web import WebAbout, write_web
@@ -134,6 +134,8 @@ FORMATS: dict[str, Format] = {
                     check_torch, runtime="torch", extra="deep", usage=TORCH_USAGE),
     "tflite": Format("LiteRT (TensorFlow Lite), for phones; parameters in float16", "tflite/model.tflite",
                      write_tflite, check_tflite, runtime="ai_edge_litert", extra="tflite", usage=TFLITE_USAGE),
+    "tflite-int8": Format("the same in int8: half the size, faster", "tflite-int8/model.tflite", write_tflite_int8,
+                          check_tflite, runtime="ai_edge_litert", extra="tflite", looks_at_photos=True),
     "web": Format("a page that runs in the browser; parameters in 4 bits", "web/index.html", write_page, check_page,
                   looks_at_photos=True, model="model.onnx", tune=partial(write_page, build=build_tuned)),
 }  # fmt: skip

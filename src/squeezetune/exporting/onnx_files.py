@@ -55,15 +55,19 @@ def build_tiny(order: Order) -> bytes:
 
 def write_int8(order: Order, path: Path) -> None:
     """Write convolutions in int8, parameters and activations, all of them fitted to training photos."""
+    compressed, int8 = fit_int8(order)
+    order = replace(order, metadata={**order.metadata, ARITHMETIC: WHOLES})
+    write_file(path, build_file(order, compressed.network, Form(compressed.store, int8)))
+
+
+def fit_int8(order: Order) -> tuple[Compressed, Int8]:
+    """Round all parameters to eight bits, fitted to training photos; and say how large activations are."""
     network, pixels = order.network, draw_photos(order)
     equalised = equalise(network.weights, measure_maxima(network.weights, pixels))
     with threadpool_limits(1):  # as below
         compressed = compress_layers(replace(network, weights=equalised.weights), pixels, 8, equalised.ranges)
     int8 = Int8(equalised.ranges, network.side, compressed.codes, equalised.factors)
-    if not network.is_convolved:
-        compressed = fit_head(order, compressed, int8)
-    order = replace(order, metadata={**order.metadata, ARITHMETIC: WHOLES})
-    write_file(path, build_file(order, compressed.network, Form(compressed.store, int8)))
+    return (compressed if network.is_convolved else fit_head(order, compressed, int8)), int8
 
 
 def build_file(order: Order, network: TrainedNetwork, form: Form) -> bytes:

@@ -10,14 +10,19 @@ import json
 from collections.abc import Mapping, Sequence
 from io import BytesIO
 from pathlib import Path
+from typing import Any
 from zipfile import ZipFile, ZipInfo
 
 import numpy as np
+from numpy.typing import NDArray
 
+from squeezetune.exporting.onnx_files import fit_int8
 from squeezetune.exporting.order import Order
 from squeezetune.exporting.tflite_sheet import Sheet
+from squeezetune.learn.int8 import Int8
+from squeezetune.learn.layers import fold_normalisation
 from squeezetune.learn.trained import TrainedNetwork
-from squeezetune.learn.weights import MEAN, STD, detect_version, find_layout
+from squeezetune.learn.weights import MEAN, STD, Weights, detect_version, find_layout
 from squeezetune.store import write_file
 
 TAPS = 5  # the means of the last Fire modules are the features
@@ -32,13 +37,24 @@ def write_tflite(order: Order, path: Path) -> None:
 
     Squares (n, side, side, 3) uint8 RGB in, probabilities (n, classes) out; kernels in float16.
     """
-    network, class_names = order.network, json.loads(order.metadata["class_names"])
+    _write(order, build_network(order.network), path)
+
+
+def write_tflite_int8(order: Order, path: Path) -> None:
+    """Write the same with convolutions in int8, parameters and activations, as `onnx-int8` has them."""
+    compressed, int8 = fit_int8(order)
+    _write(order, build_network(compressed.network, int8), path)
+
+
+def _write(order: Order, network: bytes, path: Path) -> None:
+    """Write a network, with what it says of itself behind it."""
+    class_names = json.loads(order.metadata["class_names"])
     members = {
         LABELS: "".join(f"{name}\n" for name in class_names),
-        PREPROCESSING: json.dumps({"image_side": network.side, "resize": network.resize}),
+        PREPROCESSING: json.dumps({"image_side": order.network.side, "resize": order.network.resize}),
         ABOUT: json.dumps(dict(order.metadata), ensure_ascii=False),
     }
-    file = BytesIO(build_network(network))
+    file = BytesIO(network)
     with ZipFile(file, "a") as archive:
         for name, text in members.items():
             archive.writestr(ZipInfo(name), text)  # without a date: the same always gives the same bytes
@@ -60,33 +76,116 @@ def read_metadata(path: Path) -> Mapping[str, str]:
     return found
 
 
-def build_network(network: TrainedNetwork) -> bytes:
-    """Build a network, without what it says of itself."""
-    sheet, side, version = Sheet(), network.side, detect_version(network.weights)
+def build_network(network: TrainedNetwork, int8: Int8 | None = None) -> bytes:
+    """Build a network, with `int8` the convolutions in int8, without what it says of itself."""
+    side, layout = network.side, find_layout(detect_version(network.weights))
+    sheet, places = Sheet(), {place: fire for fire, place in layout.fires.items()}
+    layers = Layers(sheet, network.weights, int8)
     image = sheet.declare("image", (-1, side, side, 3), "UINT8")
-    x = _add_views(sheet, sheet.add("CAST", [image], (-1, side, side, 3)), network.views)
-    scale, shift = sheet.hold("1 / deviation", 1 / (255 * np.array(STD))), sheet.hold("-mean", -np.divide(MEAN, STD))
-    x = sheet.add("ADD", [sheet.add("MUL", [x, scale], sheet.shape(x)), shift], sheet.shape(x))
-    x = _convolve(sheet, x, network, "features.0", stride=2)
+    x = layers.add_first(_add_views(sheet, sheet.add("CAST", [image], (-1, side, side, 3)), network.views))
     means = []
-    for place, layer in enumerate(find_layout(version).layers[1:], 2):
-        if layer == "pool":
-            x = _pool(sheet, x)
+    for place in range(2, 13):
+        if place in places:
+            x = layers.add_fire(x, f"features.{place}", places[place])
+            means.append(_average(sheet, layers.to_floats(x)))
         else:
-            x = _add_fire(sheet, x, network, f"features.{place}")
-            means.append(_average(sheet, x))
-    logits = (
-        _classify_positions(sheet, x, network) if network.is_convolved else _classify(sheet, means[-TAPS:], network)
-    )
+            x = layers.pool(x)
+    if network.is_convolved:
+        logits = _classify_positions(sheet, layers.to_floats(x), network)
+    else:
+        logits = _classify(sheet, means[-TAPS:], network)
     if network.views > 1:
         apart = (network.views, -1, network.class_count)
         logits = sheet.add("RESHAPE", [logits, sheet.hold("views apart", apart)], apart)
         logits = sheet.add("MEAN", [logits, sheet.hold("views", [0])], apart[1:])
-    return sheet.finish(
-        image,
-        sheet.add("SOFTMAX", [logits], sheet.shape(logits), name="probabilities", beta=1.0),
-        f"SqueezeNet {version}",
-    )
+    probabilities = sheet.add("SOFTMAX", [logits], sheet.shape(logits), name="probabilities", beta=1.0)
+    return sheet.finish(image, probabilities, f"SqueezeNet {detect_version(network.weights)}")
+
+
+class Layers:
+    """Adds the layers of SqueezeNet, in float32 or in int8."""
+
+    def __init__(self, sheet: Sheet, weights: Weights, int8: Int8 | None) -> None:
+        self._sheet, self._weights, self._int8 = sheet, weights, int8
+        self._activations: dict[int, str] = {}  # which activation a map in int8 is
+
+    def add_first(self, pixels: int) -> int:
+        """Add normalisation and the first convolution with its ReLU."""
+        sheet = self._sheet
+        shape, weight, bias = sheet.shape(pixels), *self._find_parameters("features.0")
+        if self._int8:  # a step is a grey level
+            pixels = sheet.add("QUANTIZE", [pixels], shape, scale=1.0)
+            return self._convolve(pixels, "features.0", *fold_normalisation(self._weights), "conv1", stride=2)
+        scale, shift = (sheet.hold(name, values) for name, values in (("1 / deviation", 1 / (255 * np.array(STD))),
+                                                                      ("-mean", -np.divide(MEAN, STD))))  # fmt: skip
+        x = sheet.add("ADD", [sheet.add("MUL", [pixels, scale], shape), shift], shape)
+        return self._convolve(x, "features.0", weight, bias, "conv1", stride=2)
+
+    def add_fire(self, x: int, layer: str, fire: str) -> int:
+        """Add a Fire module: squeeze, expand and join."""
+        name = f"{layer}.squeeze"
+        x = self._convolve(x, name, *self._find_parameters(name), f"{fire}.squeeze")
+        names = [f"{layer}.{half}" for half in ("expand1x1", "expand3x3")]
+        activation = f"{fire}.expand"
+        halves = [self._convolve(x, name, *self._find_parameters(name), activation) for name in names]
+        return self._keep(_join(self._sheet, halves), activation)
+
+    def pool(self, x: int) -> int:
+        """Take the largest of 3 x 3 at every second pixel; where the last ones have only two, of those."""
+        sheet = self._sheet
+        _, side, _, channels = sheet.shape(x)
+        # of an even number, one pixel is added behind the last; an odd one needs none
+        padding = SAME if side % 2 == 0 else VALID
+        shape, scale = (-1, side // 2, side // 2, channels), sheet.scale(x)
+        pooled = sheet.add("MAX_POOL_2D", [x], shape, version=2 if scale else 1, scale=scale, padding=padding,
+                           strideW=2, strideH=2, filterWidth=3, filterHeight=3)  # fmt: skip
+        return self._keep(pooled, self._activations.get(x, ""))
+
+    def to_floats(self, x: int) -> int:
+        """Give a map in float32, each channel as large as it was before equalisation."""
+        if not self._int8:
+            return x
+        sheet = self._sheet
+        floats = sheet.add("DEQUANTIZE", [x], sheet.shape(x), version=2)
+        factors = self._int8.factors.get(self._activations[x])
+        return floats if factors is None else sheet.add("MUL", [floats, sheet.hold("factors", factors)], sheet.shape(x))
+
+    def _find_parameters(self, layer: str) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+        return self._weights[f"{layer}.weight"], self._weights[f"{layer}.bias"]
+
+    def _convolve(
+        self, x: int, layer: str, weight: NDArray[Any], bias: NDArray[Any], activation: str, stride: int = 1
+    ) -> int:
+        """Convolve, and cut negative values off; a step of more than one pixel leaves the borders out."""
+        sheet, kernel = self._sheet, weight.shape[2]
+        height, width = ((each - kernel) // stride + 1 if stride > 1 else each for each in sheet.shape(x)[1:3])
+        if self._int8:
+            codes = self._int8.codes[f"{layer}.weight"]
+            scales = codes.scales.ravel().astype(np.float32)
+            sums = scales * np.float32(sheet.scale(x))
+            parameters = [
+                sheet.hold_codes(layer, codes.values.transpose(0, 2, 3, 1), scales),
+                sheet.hold_codes(f"{layer} bias", np.round(bias / sums).astype(np.int32), sums),
+            ]
+        else:
+            parameters = [sheet.hold_kernel(layer, weight.transpose(0, 2, 3, 1)), sheet.hold(f"{layer} bias", bias)]
+        y = sheet.add(
+            "CONV_2D",
+            [x, *parameters],
+            (-1, height, width, len(bias)),
+            version=3 if self._int8 else 1,
+            scale=self._int8.ranges[activation] / 255 if self._int8 else 0.0,
+            padding=VALID if stride > 1 else SAME,
+            strideW=stride,
+            strideH=stride,
+            fusedActivationFunction=RELU,
+        )
+        return self._keep(y, activation)
+
+    def _keep(self, x: int, activation: str) -> int:
+        """Remember of a map which activation it is."""
+        self._activations[x] = activation
+        return x
 
 
 def _add_views(sheet: Sheet, x: int, views: int) -> int:
@@ -106,46 +205,12 @@ def _add_views(sheet: Sheet, x: int, views: int) -> int:
     return x
 
 
-def _convolve(sheet: Sheet, x: int, network: TrainedNetwork, name: str, stride: int = 1) -> int:
-    """Convolve, and cut negative values off; a step of more than one pixel leaves the borders out."""
-    weight, bias = network.weights[f"{name}.weight"], network.weights[f"{name}.bias"]
-    _, height, width, _ = sheet.shape(x)
-    kernel = weight.shape[2]
-    shape = (-1, height, width, len(bias))
-    if stride > 1:
-        shape = (-1, (height - kernel) // stride + 1, (width - kernel) // stride + 1, len(bias))
-    return sheet.add(
-        "CONV_2D",
-        [x, sheet.hold_kernel(name, weight.transpose(0, 2, 3, 1)), sheet.hold(f"{name} bias", bias)],
-        shape,
-        padding=VALID if stride > 1 else SAME,
-        strideW=stride,
-        strideH=stride,
-        fusedActivationFunction=RELU,
-    )
-
-
-def _pool(sheet: Sheet, x: int) -> int:
-    """Take the largest of 3 x 3 at every second pixel; where the last ones have only two, of those."""
-    _, side, _, channels = sheet.shape(x)
-    smaller = side // 2
-    # of an even number, one pixel is added behind the last; an odd one needs none
-    padding = SAME if side % 2 == 0 else VALID
-    return sheet.add("MAX_POOL_2D", [x], (-1, smaller, smaller, channels), padding=padding, strideW=2, strideH=2,
-                     filterWidth=3, filterHeight=3)  # fmt: skip
-
-
-def _add_fire(sheet: Sheet, x: int, network: TrainedNetwork, name: str) -> int:
-    x = _convolve(sheet, x, network, f"{name}.squeeze")
-    halves = [_convolve(sheet, x, network, f"{name}.{half}") for half in ("expand1x1", "expand3x3")]
-    return _join(sheet, halves)
-
-
 def _join(sheet: Sheet, parts: Sequence[int]) -> int:
     """Join along the channels."""
     shape = sheet.shape(parts[0])
     joined = (*shape[:-1], sum(sheet.shape(part)[-1] for part in parts))
-    return sheet.add("CONCATENATION", parts, joined, axis=len(shape) - 1)
+    scale = sheet.scale(parts[0])
+    return sheet.add("CONCATENATION", parts, joined, version=2 if scale else 1, scale=scale, axis=len(shape) - 1)
 
 
 def _average(sheet: Sheet, x: int) -> int:

@@ -8,10 +8,14 @@ from numpy.typing import ArrayLike, NDArray
 
 IDENTIFIER = b"TFL3"
 FORMAT_VERSION = 3
+ZERO = -128  # the code of 0: activations follow a ReLU
 
 
 class Sheet:
-    """A network that is being written; tensors are known by their numbers. A first length of -1 is any number."""
+    """A network that is being written; tensors are known by their numbers. A first length of -1 is any number.
+
+    What is computed is float32, or with a `scale` int8, whose -128 stands for 0 and whose steps for so much each.
+    """
 
     def __init__(self) -> None:
         from ai_edge_litert import schema_py_generated as schema  # an extra
@@ -26,7 +30,14 @@ class Sheet:
         """Return a tensor's lengths, -1 where any number is possible."""
         return tuple(self._tensors[tensor].shapeSignature)
 
-    def declare(self, name: str, shape: Sequence[int], kind: str = "FLOAT32", buffer: int = 0) -> int:
+    def scale(self, tensor: int) -> float:
+        """Return what a step of a tensor in int8 stands for; 0 if it is no such tensor."""
+        quantization = self._tensors[tensor].quantization
+        return float(quantization.scale[0]) if quantization else 0.0
+
+    def declare(
+        self, name: str, shape: Sequence[int], kind: str = "FLOAT32", buffer: int = 0, quantization: Any = None
+    ) -> int:
         """Add a tensor of some kind of number, as the schema names it."""
         self._tensors.append(
             self._schema.TensorT(
@@ -35,6 +46,7 @@ class Sheet:
                 shapeSignature=list(shape),
                 type=getattr(self._schema.TensorType, kind),
                 buffer=buffer,
+                quantization=quantization,
                 hasRank=True,
             )
         )
@@ -43,17 +55,21 @@ class Sheet:
     def hold(self, name: str, values: ArrayLike) -> int:
         """Add a tensor of constants: whole numbers, or floats."""
         array = np.asarray(values)
-        array = array.astype(np.int32 if array.dtype.kind == "i" else np.float32)
-        return self._store(name, array, array.dtype.name.upper())
+        return self._store(name, array.astype(np.int32 if array.dtype.kind == "i" else np.float32))
 
     def hold_kernel(self, name: str, values: NDArray[np.float32]) -> int:
         """Add a tensor of constants that are kept as float16."""
-        kept = self._store(f"{name} in float16", values.astype(np.float16), "FLOAT16")
+        kept = self._store(f"{name} in float16", values.astype(np.float16))
         return self.add("DEQUANTIZE", [kept], values.shape, version=3, name=name)
 
-    def _store(self, name: str, array: NDArray[Any], kind: str) -> int:
+    def hold_codes(self, name: str, values: NDArray[Any], scales: NDArray[np.float32]) -> int:
+        """Add a tensor of whole numbers, int8 or int32, of each first place a scale of its own."""
+        return self._store(name, values, self._schema.QuantizationParametersT(
+            scale=scales.tolist(), zeroPoint=[0] * len(scales), quantizedDimension=0))  # fmt: skip
+
+    def _store(self, name: str, array: NDArray[Any], quantization: Any = None) -> int:
         self._buffers.append(self._schema.BufferT(data=np.frombuffer(array.tobytes(), np.uint8)))
-        return self.declare(name, array.shape, kind, len(self._buffers) - 1)
+        return self.declare(name, array.shape, array.dtype.name.upper(), len(self._buffers) - 1, quantization)
 
     def add(
         self,
@@ -63,6 +79,7 @@ class Sheet:
         *,
         version: int = 1,
         name: str = "",
+        scale: float = 0.0,
         **options: Any,
     ) -> int:
         """Add an operator by its name in the schema; its options are those of the schema. Returns what it gives."""
@@ -73,7 +90,10 @@ class Sheet:
             known.append((code, version))
             old = min(code, 127)  # what older readers look at
             self._codes.append(schema.OperatorCodeT(deprecatedBuiltinCode=old, version=version, builtinCode=code))
-        found = self.declare(name or f"{operator.lower()} {len(self._operators)}", shape)
+        steps = schema.QuantizationParametersT(scale=[scale], zeroPoint=[ZERO]) if scale else None
+        found = self.declare(
+            name or f"{operator.lower()} {len(self._operators)}", shape, "INT8" if scale else "FLOAT32", 0, steps
+        )
         kind = OPTIONS.get(operator, "")
         self._operators.append(
             schema.OperatorT(
