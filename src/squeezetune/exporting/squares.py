@@ -3,6 +3,8 @@
 Needs numpy alone, and is free to be copied and changed.
 """
 
+from functools import lru_cache
+
 import numpy as np
 from numpy.typing import NDArray
 
@@ -13,10 +15,12 @@ def make_square(image: NDArray[np.uint8], side: int, resize: str) -> NDArray[np.
     extents = {"squash": (height, width), "crop": (min(height, width),) * 2, "pad": (max(height, width),) * 2}[resize]
     rows, columns = (_weigh_pixels(*lengths, side) for lengths in zip((height, width), extents, strict=True))
     lines = (rows @ image.reshape(height, -1).astype(np.float32)).reshape(side, width, 3)
-    square: NDArray[np.uint8] = np.rint(columns @ lines).astype(np.uint8)
+    planes = (lines.transpose(0, 2, 1).reshape(-1, width) @ columns.T).reshape(side, 3, side)
+    square: NDArray[np.uint8] = np.rint(planes).astype(np.uint8).transpose(0, 2, 1)
     return square
 
 
+@lru_cache(maxsize=16)  # photos are often of one size
 def _weigh_pixels(length: int, extent: int, side: int) -> NDArray[np.float32]:
     """Weigh the pixels of an axis for every line of a square, (side, length), if `extent` pixels become `side`.
 
