@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from squeezetune import cross_validation, training
+from squeezetune import cross_validation
 from squeezetune.cross_validation import cross_validate
 from squeezetune.data.index import index_photos
 from squeezetune.errors import CheckpointError, SettingsError
@@ -23,15 +23,7 @@ from squeezetune.training import forecast, train
 from squeezetune.workshop import open_workshop
 
 needs_torch = pytest.mark.skipif(not find_spec("torch"), reason="torch is an extra")
-pytestmark = pytest.mark.usefixtures("usual_interrupts")
-
-
-@pytest.fixture(scope="module", autouse=True)
-def no_plots():
-    """Save the time of drawing, which has tests of its own."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(training, "draw_plots", lambda record: {})
-        yield
+pytestmark = pytest.mark.usefixtures("usual_interrupts", "no_plots")
 
 
 def stop_training(stage, epoch, folds=None):

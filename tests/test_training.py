@@ -27,6 +27,7 @@ from squeezetune.training import train
 
 FILES = {"model.json", "model.onnx", "network.safetensors", "parts.safetensors", "report.json", "report.html"}
 PLOTS = {"confusion_matrix.png", "confusion_matrix_normalised.png", "precision_recall.png"}
+pytestmark = pytest.mark.usefixtures("no_plots")
 
 
 def read_state(folder):

@@ -36,7 +36,7 @@ def written(order, tmp_path_factory):
 
 
 def test_the_network_agrees_with_the_model_on_odd_images(order, written):
-    found = compare(open_model(order.model), open_tflite(written), make_odd_images(200))
+    found = compare(open_model(order.model), open_tflite(written), make_odd_images(200, large=1))
     assert found.same_class >= 0.995
     assert found.mean < 0.01
 
@@ -48,9 +48,10 @@ def test_what_the_network_sees_is_what_the_models_sees(order):
     assert measure_pixel_gap(open_model(keep_pixels_only(order.model)), fit, make_odd_images(200)) <= 1
 
 
-@pytest.fixture(scope="module")
-def small(order, shape_folder, tmp_path_factory):
+@pytest.fixture(scope="module", params=["crop, 2 views, hidden", "pad, 1 view, convolved"])
+def small(weights, shape_folder, tmp_path_factory, request):
     """Write the files of int8, LiteRT's and ONNX's, with the same parameters."""
+    order = make_orders(weights)[request.param]
     index = index_photos(shape_folder, engine=ThreadEngine(1))
     photos = TrainingPhotos(index, np.arange(0, len(index), 5))
     folder, order = tmp_path_factory.mktemp("int8"), replace(order, photos=photos)
