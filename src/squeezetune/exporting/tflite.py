@@ -79,21 +79,22 @@ def read_metadata(path: Path) -> Mapping[str, str]:
 def build_network(network: TrainedNetwork, int8: Int8 | None = None) -> bytes:
     """Build a network, with `int8` the convolutions in int8, without what it says of itself."""
     side, layout = network.side, find_layout(detect_version(network.weights))
-    sheet, places = Sheet(), {place: fire for fire, place in layout.fires.items()}
+    sheet, fires = Sheet(), {place: fire for fire, place in layout.fires.items()}
     layers = Layers(sheet, network.weights, int8)
     image = sheet.declare("image", (-1, side, side, 3), "UINT8")
     x = layers.add_first(_add_views(sheet, sheet.add("CAST", [image], (-1, side, side, 3)), network.views))
-    means = []
+    given = []  # by the Fire modules
     for place in range(2, 13):
-        if place in places:
-            x = layers.add_fire(x, f"features.{place}", places[place])
-            means.append(_average(sheet, layers.to_floats(x)))
+        if place in fires:
+            x = layers.add_fire(x, f"features.{place}", fires[place])
+            given.append(x)
         else:
             x = layers.pool(x)
     if network.is_convolved:
-        logits = _classify_positions(sheet, layers.to_floats(x), network)
+        logits = _classify_positions(sheet, layers.restore(layers.to_floats(x), x), network)
     else:
-        logits = _classify(sheet, means[-TAPS:], network)
+        means = [layers.restore(_average(sheet, layers.to_floats(x)), x) for x in given[-TAPS:]]
+        logits = _classify(sheet, means, network)
     if network.views > 1:
         apart = (network.views, -1, network.class_count)
         logits = sheet.add("RESHAPE", [logits, sheet.hold("views apart", apart)], apart)
@@ -142,13 +143,15 @@ class Layers:
         return self._keep(pooled, self._activations.get(x, ""))
 
     def to_floats(self, x: int) -> int:
-        """Give a map in float32, each channel as large as it was before equalisation."""
-        if not self._int8:
-            return x
-        sheet = self._sheet
-        floats = sheet.add("DEQUANTIZE", [x], sheet.shape(x), version=2)
-        factors = self._int8.factors.get(self._activations[x])
-        return floats if factors is None else sheet.add("MUL", [floats, sheet.hold("factors", factors)], sheet.shape(x))
+        """Give a map in float32."""
+        return self._sheet.add("DEQUANTIZE", [x], self._sheet.shape(x), version=2) if self._int8 else x
+
+    def restore(self, values: int, x: int) -> int:
+        """Make a map, or its means, as large in every channel as it was before equalisation."""
+        factors = self._int8.factors.get(self._activations[x]) if self._int8 else None
+        if factors is None:
+            return values
+        return self._sheet.add("MUL", [values, self._sheet.hold("factors", factors)], self._sheet.shape(values))
 
     def _find_parameters(self, layer: str) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
         return self._weights[f"{layer}.weight"], self._weights[f"{layer}.bias"]
