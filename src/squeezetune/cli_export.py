@@ -79,13 +79,13 @@ def print_exports(exports: "Exports") -> None:
     from squeezetune.exporting.card import describe_accuracy, describe_export
 
     columns = {"format": "left", "MB": "right", "accuracy": "right", "change in points\n(95 % interval)": "right",
-               "agrees": "right", "images/s\n1/32": "right", "start\ns": "right", "RAM\nMB": "right"}  # fmt: skip
+               "agrees\n%": "right", "images/s\n1/32": "right", "start\ns": "right", "RAM\nMB": "right"}  # fmt: skip
     rows = []
     for item in exports.items:
         # short, so that a row fits into 80 columns
         row = {name: str(value).replace(",", "") for name, value in describe_export(item).items()}
         change, speed = row["change"].replace(" to ", "…"), row["speed"].replace(" / ", "/")
-        figures = [row["format"], row["megabytes"], describe_accuracy(item), change, row["agreement"], speed]
-        rows.append([*figures, row["cold_start"], row["memory"]])
+        figures = [row["format"], row["megabytes"][:4], describe_accuracy(item), change, row["agreement"].rstrip(" %")]
+        rows.append([*figures, speed, row["cold_start"], row["memory"]])
     print_table(columns, rows)
     print_lines(f"Exports {exports.folder}", f"Card    {exports.folder / 'README.md'}")

@@ -100,5 +100,5 @@ def test_openvino_gives_the_answers_of_onnx_runtime(files, odd_images, name):
     openvino = pytest.importorskip("openvino", reason="openvino is an extra")
     core, plain = openvino.Core(), {"INFERENCE_PRECISION_HINT": "f32", "INFERENCE_NUM_THREADS": 1}
     compiled = core.compile_model(core.read_model(files[name]), "CPU", plain)
-    images = odd_images[:: 4 if name == "onnx-tiny" else 8]  # it compiles the network for every size
+    images = odd_images[::4]  # it compiles the network for every size
     check_same(name, answer(open_model(files[name]), images), answer(lambda image: compiled(image)[0], images))
