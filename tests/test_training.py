@@ -375,7 +375,7 @@ def kill_and_compare(shape_folder, tmp_path, kills):
 
 
 def test_killed_runs_leave_nothing_half_written(shape_folder, tmp_path):
-    kill_and_compare(shape_folder, tmp_path, kills=2)
+    kill_and_compare(shape_folder, tmp_path, kills=1)
 
 
 @pytest.mark.slow

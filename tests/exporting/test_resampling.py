@@ -28,9 +28,9 @@ def test_another_runtime_computes_the_same(weights, resize):
 
     expected, model = open_model(pixels), replace_resize(pixels)
     assert measure_pixel_gap(expected, open_compiled(model, "f32"), make_odd_images(80, large=1)) <= 1
-    assert measure_pixel_gap(expected, open_compiled(model, "bf16"), make_odd_images(60, large=1)) <= 4
+    assert measure_pixel_gap(expected, open_compiled(model, "bf16"), make_odd_images(40, large=1)) <= 4
     # the reason for all this: ONNX's own operator is read, and computed without antialiasing
-    assert measure_pixel_gap(expected, open_compiled(pixels, "f32"), make_odd_images(60, large=0)) > 50
+    assert measure_pixel_gap(expected, open_compiled(pixels, "f32"), make_odd_images(20, large=0)) > 50
 
 
 def test_the_rest_of_the_model_stays(weights):
