@@ -1,4 +1,4 @@
-"""What tests of exports share: one thread, short trials, and the web build of ONNX Runtime, as far as it can be had."""
+"""What tests of exports share: networks, one thread, short trials, the web build of ONNX Runtime if it can be had."""
 
 import shutil
 import subprocess
@@ -7,9 +7,19 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from example_orders import make_orders
 
 from squeezetune.errors import ExportError
 from squeezetune.exporting import runtime, trial
+from squeezetune.exporting.order import Order
+from squeezetune.learn.weights import Weights
+
+
+@pytest.fixture(scope="module", params=["squash, 4 views, linear", "crop, 2 views, hidden", "pad, 1 view, convolved"])
+def order(weights: Weights, request: pytest.FixtureRequest) -> Order:
+    """Make an order of every kind of network."""
+    found: Order = make_orders(weights)[request.param]
+    return found
 
 
 @pytest.fixture(scope="session")

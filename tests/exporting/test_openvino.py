@@ -2,7 +2,7 @@ import json
 
 import numpy as np
 import pytest
-from example_orders import METADATA, make_order, make_orders
+from example_orders import METADATA, make_order
 from odd_images import compare, make_odd_images, open_model
 
 openvino = pytest.importorskip("openvino", reason="openvino is an extra")
@@ -12,11 +12,6 @@ from squeezetune.exporting.readers import open_openvino  # noqa: E402
 # more threads stall when the machine is busy
 THREADS = {"INFERENCE_NUM_THREADS": 1}
 PLAIN = {"INFERENCE_PRECISION_HINT": "f32", **THREADS}
-
-
-@pytest.fixture(scope="module", params=["squash, 4 views, linear", "crop, 2 views, hidden", "pad, 1 view, convolved"])
-def order(weights, request):
-    return make_orders(weights)[request.param]
 
 
 @pytest.fixture(scope="module")

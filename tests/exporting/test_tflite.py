@@ -23,11 +23,6 @@ from squeezetune.exporting.squares import make_square
 from squeezetune.exporting.tflite import check_tflite, read_metadata, write_tflite, write_tflite_int8
 
 
-@pytest.fixture(scope="module", params=["squash, 4 views, linear", "crop, 2 views, hidden", "pad, 1 view, convolved"])
-def order(weights, request):
-    return make_orders(weights)[request.param]
-
-
 @pytest.fixture(scope="module")
 def written(order, tmp_path_factory):
     path = tmp_path_factory.mktemp("tflite") / "model.tflite"

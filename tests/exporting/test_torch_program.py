@@ -2,18 +2,13 @@ import json
 
 import numpy as np
 import pytest
-from example_orders import METADATA, make_order, make_orders
+from example_orders import METADATA, make_order
 from odd_images import compare, keep_pixels_only, make_odd_images, measure_pixel_gap, open_model
 
 torch = pytest.importorskip("torch", reason="torch is an extra")
 from squeezetune.exporting import squeezenet  # noqa: E402
 from squeezetune.exporting.readers import open_torch  # noqa: E402
 from squeezetune.exporting.torch_program import check_torch, read_metadata, write_torch  # noqa: E402
-
-
-@pytest.fixture(scope="module", params=["squash, 4 views, linear", "crop, 2 views, hidden", "pad, 1 view, convolved"])
-def order(weights, request):
-    return make_orders(weights)[request.param]
 
 
 @pytest.fixture(scope="module")

@@ -19,13 +19,13 @@ from numpy.typing import NDArray
 from squeezetune.exporting.onnx_files import fit_int8
 from squeezetune.exporting.order import Order
 from squeezetune.exporting.tflite_sheet import Sheet
+from squeezetune.learn.graph import TAPS
 from squeezetune.learn.int8 import Int8
 from squeezetune.learn.layers import fold_normalisation
 from squeezetune.learn.trained import TrainedNetwork
 from squeezetune.learn.weights import MEAN, STD, Weights, detect_version, find_layout
 from squeezetune.store import write_file
 
-TAPS = 5  # the means of the last Fire modules are the features
 # The members of the archive.
 LABELS, PREPROCESSING, ABOUT = "labels.txt", "preprocessing.json", "metadata.json"
 SQUARES = Path(__file__).with_name("squares.py")
@@ -78,8 +78,8 @@ def read_metadata(path: Path) -> Mapping[str, str]:
 
 def build_network(network: TrainedNetwork, int8: Int8 | None = None) -> bytes:
     """Build a network, with `int8` the convolutions in int8, without what it says of itself."""
-    side, layout = network.side, find_layout(detect_version(network.weights))
-    sheet, fires = Sheet(), {place: fire for fire, place in layout.fires.items()}
+    side, version = network.side, detect_version(network.weights)
+    sheet, fires = Sheet(), {place: fire for fire, place in find_layout(version).fires.items()}
     layers = Layers(sheet, network.weights, int8)
     image = sheet.declare("image", (-1, side, side, 3), "UINT8")
     x = layers.add_first(_add_views(sheet, sheet.add("CAST", [image], (-1, side, side, 3)), network.views))
@@ -93,14 +93,14 @@ def build_network(network: TrainedNetwork, int8: Int8 | None = None) -> bytes:
     if network.is_convolved:
         logits = _classify_positions(sheet, layers.restore(layers.to_floats(x), x), network)
     else:
-        means = [layers.restore(_average(sheet, layers.to_floats(x)), x) for x in given[-TAPS:]]
+        means = [layers.restore(_average(sheet, layers.to_floats(x)), x) for x in given[-len(TAPS) :]]
         logits = _classify(sheet, means, network)
     if network.views > 1:
         apart = (network.views, -1, network.class_count)
         logits = sheet.add("RESHAPE", [logits, sheet.hold("views apart", apart)], apart)
         logits = sheet.add("MEAN", [logits, sheet.hold("views", [0])], apart[1:])
     probabilities = sheet.add("SOFTMAX", [logits], sheet.shape(logits), name="probabilities", beta=1.0)
-    return sheet.finish(image, probabilities, f"SqueezeNet {detect_version(network.weights)}")
+    return sheet.finish(image, probabilities, f"SqueezeNet {version}")
 
 
 class Layers:
