@@ -6,7 +6,8 @@ Three models: the demonstration's digits, ETH-80, and CIFAR-10 with all layers t
 trained in the work folder unless they are there. Accuracy and agreement are those of `squeezetune export`, on the
 photos that measured the model. Speed, first answer and memory are of a process of its own for each format, which run
 in turn within each round; medians over the rounds are printed, and ratios of images/s taken within a round, to the
-float32 ONNX file in the same runtime. `web` holds the file of `onnx-tiny`, and is left out unless it is asked for.
+float32 ONNX file in the same runtime (in LiteRT to `tflite`). `web` holds the file of `onnx-tiny`, and is left out
+unless it is asked for.
 """
 
 import argparse
@@ -40,7 +41,7 @@ MODELS = {
     "cifar10": "CIFAR-10, all layers trained, --budget 5m",
 }
 CHOICES: Mapping[str, Mapping[str, Any]] = {"cifar10": {"budget": "5m"}}
-BASELINE = "onnx"
+BASELINE, LITERT_BASELINE = "onnx", "tflite"
 UNKNOWN = "–"
 
 
@@ -94,7 +95,7 @@ def measure_model(name: str, options: argparse.Namespace) -> dict[str, Any]:
 def list_contenders(exports: Exports) -> list[Contender]:
     """List the exports with their runtimes, and the float32 ONNX file in those others that read it."""
     found = []
-    baselines = {"onnxruntime": BASELINE, "openvino": f"{BASELINE} in openvino"}
+    baselines = {"onnxruntime": BASELINE, "openvino": f"{BASELINE} in openvino", "ai_edge_litert": LITERT_BASELINE}
     for item in exports.items:
         form = FORMATS[item.format]
         path = form.find_model(exports.find_path(item.format))
@@ -110,7 +111,7 @@ def print_model(name: str, found: Mapping[str, Any]) -> None:
     """Print the table of a model."""
     header = ["format", "MB", "accuracy (95 % interval)", "change, points (95 % interval)", "same answer"]
     for size in CALL_SIZES:
-        header += [f"images/s, {size} a call", "ratio to float32"]
+        header += [f"images/s, {size} a call", "ratio to floats"]
     print(f"\n{MODELS[name]}", flush=True)
     print_table([*header, "first answer, s", "memory, MB"], [describe_row(format_, found) for format_ in found])
 
