@@ -7,12 +7,12 @@ from dataclasses import replace
 
 import numpy as np
 import onnx
-import onnxruntime
 import pytest
 from click.testing import CliRunner
 from example_weights import draw_weights
 from safetensors import safe_open
 from safetensors.numpy import load_file, save_file
+from sessions import open_session
 
 from squeezetune.artifact import read_manifest, read_report
 from squeezetune.cli import main
@@ -148,11 +148,11 @@ def test_the_file_gives_what_the_stored_network_gives_in_torch(request, name, sh
     pixels = np.stack([load_pixels(FolderSource(shape_folder), name, PixelSettings(64))[0] for name in names])
     with torch.inference_mode():
         expected = network(normalise(torch.from_numpy(pixels)).contiguous()).softmax(1).numpy()
-    session = onnxruntime.InferenceSession(folder / "model.onnx", providers=["CPUExecutionProvider"])
+    session = open_session(folder / "model.onnx")
     [found] = session.run(None, {"image": pixels})  # already of the right size, so that nothing is resized
     np.testing.assert_allclose(found, expected, atol=1e-5)
     again = read_network((folder / "network.safetensors").read_bytes()).build_model({})
-    session = onnxruntime.InferenceSession(again, providers=["CPUExecutionProvider"])
+    session = open_session(again)
     np.testing.assert_allclose(session.run(None, {"image": pixels})[0], found, atol=1e-5)
 
 

@@ -10,9 +10,9 @@ from io import BytesIO
 from itertools import groupby
 
 import numpy as np
-import onnxruntime
 import pytest
 from PIL import Image, ImageOps
+from sessions import open_session
 
 import squeezetune.training as training_module
 from squeezetune.data.index import index_photos
@@ -73,7 +73,7 @@ def test_no_file_is_a_pickle_or_knows_where_it_was_made(model_folder, shape_fold
 def test_the_reported_accuracy_is_that_of_the_file(model_folder, shape_folder, fixed_settings, engine):
     report = json.loads((model_folder / "report.json").read_bytes())
     index, split = cut_again(shape_folder, fixed_settings, engine)
-    session = onnxruntime.InferenceSession(model_folder / "model.onnx", providers=["CPUExecutionProvider"])
+    session = open_session(model_folder / "model.onnx")
     correct, confusion = 0, np.zeros((3, 3), int)
     for at in split.test:
         pixels = np.asarray(Image.open(shape_folder / index.names[at]).convert("RGB"))

@@ -6,8 +6,8 @@ from typing import NamedTuple
 
 import numpy as np
 import onnx
-import onnxruntime
 from PIL import Image
+from sessions import open_session
 
 from squeezetune.data.decoding import open_image
 from squeezetune.learn.graph import FITTED
@@ -88,9 +88,7 @@ def encode(image: Image.Image, kind: str, rng: np.random.Generator) -> bytes:
 
 def open_model(model: bytes) -> Run:
     """Run an ONNX file in ONNX Runtime, for its first output: what all other formats are compared with."""
-    options = onnxruntime.SessionOptions()
-    options.intra_op_num_threads, options.log_severity_level = 1, 3
-    session = onnxruntime.InferenceSession(model, options, providers=["CPUExecutionProvider"])
+    session = open_session(model)
     return lambda images: session.run(None, {"image": images})[0]
 
 

@@ -9,11 +9,11 @@ from pathlib import Path
 
 import numpy as np
 import onnx
-import onnxruntime
 import pytest
 from click.testing import CliRunner
 from odd_images import make_odd_images, open_model
 from PIL import Image
+from sessions import open_session
 
 import squeezetune.exporting.exports as exports_module
 from squeezetune.artifact import MODEL
@@ -35,7 +35,7 @@ def exports(model_folder, tmp_path_factory):
 
 
 def run(path, images):
-    session = onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"])
+    session = open_session(path)
     return session.run(None, {"image": images})[0]
 
 

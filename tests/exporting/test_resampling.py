@@ -8,11 +8,10 @@ from squeezetune.exporting.resampling import PREFIX, replace_resize
 
 
 @pytest.mark.parametrize("resize", ["squash", "crop", "pad"])
-@pytest.mark.parametrize("side", [64, 37])  # an odd side puts halves elsewhere
-def test_matrices_resize_as_onnx_does(weights, resize, side):
-    pixels = keep_pixels_only(make_order(weights, resize, side=side).model)
+def test_matrices_resize_as_onnx_does(weights, resize):
+    pixels = keep_pixels_only(make_order(weights, resize, side=37).model)  # an odd side puts halves elsewhere
     expected, found = open_model(pixels), open_model(replace_resize(pixels))
-    assert measure_pixel_gap(expected, found, make_odd_images(200, large=1)) <= 1
+    assert measure_pixel_gap(expected, found, make_odd_images(150, large=1)) <= 1
 
 
 @pytest.mark.parametrize("resize", ["squash", "crop", "pad"])
@@ -27,10 +26,10 @@ def test_another_runtime_computes_the_same(weights, resize):
         return lambda images: compiled(images)[0]
 
     expected, model = open_model(pixels), replace_resize(pixels)
-    assert measure_pixel_gap(expected, open_compiled(model, "f32"), make_odd_images(80, large=1)) <= 1
-    assert measure_pixel_gap(expected, open_compiled(model, "bf16"), make_odd_images(40, large=1)) <= 4
+    assert measure_pixel_gap(expected, open_compiled(model, "f32"), make_odd_images(50, large=1)) <= 1
+    assert measure_pixel_gap(expected, open_compiled(model, "bf16"), make_odd_images(20, large=1)) <= 4
     # the reason for all this: ONNX's own operator is read, and computed without antialiasing
-    assert measure_pixel_gap(expected, open_compiled(pixels, "f32"), make_odd_images(20, large=0)) > 50
+    assert measure_pixel_gap(expected, open_compiled(pixels, "f32"), make_odd_images(10, large=0)) > 50
 
 
 def test_the_rest_of_the_model_stays(weights):

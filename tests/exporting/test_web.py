@@ -9,8 +9,8 @@ import chromium
 import numpy as np
 import pytest
 from onnx import TensorProto
-from onnxruntime import InferenceSession
 from PIL import Image
+from sessions import open_session
 from sklearn.datasets import load_digits
 from web_site import serve_folder
 
@@ -241,7 +241,7 @@ def see_by_page(browser, probe, web_runtime, folder, paths):
 
 
 def see_by_python(probe, paths):
-    session = InferenceSession(probe, providers=["CPUExecutionProvider"])
+    session = open_session(probe)
     return [session.run(None, {"image": np.asarray(open_image(path.read_bytes()))[None]})[0][0] for path in paths]
 
 

@@ -1,8 +1,8 @@
 from dataclasses import replace
 
 import numpy as np
-import onnxruntime
 import pytest
+from sessions import open_session
 
 from squeezetune.learn.codes import Codes, Product
 from squeezetune.learn.compression import Compressed, compress_layers
@@ -47,7 +47,7 @@ def compressed(layers, request):
 
 
 def run_file(compressed, photos):
-    session = onnxruntime.InferenceSession(compressed.network.build_model({}), providers=["CPUExecutionProvider"])
+    session = open_session(compressed.network.build_model({}))
     return session.run(None, {"image": photos})[0]
 
 

@@ -2,8 +2,8 @@ from dataclasses import replace
 
 import numpy as np
 import onnx
-import onnxruntime
 import pytest
+from sessions import open_session
 
 from squeezetune.exporting.onnx_files import HIDDEN_SIZE
 from squeezetune.learn.codes import Codes
@@ -46,7 +46,7 @@ def compute_features(weights, photos):
 
 
 def run(model, photos):
-    session = onnxruntime.InferenceSession(model, providers=["CPUExecutionProvider"])
+    session = open_session(model)
     return session.run(None, {"image": photos})[0]
 
 
@@ -79,7 +79,7 @@ def compute(node, **tensors):
     inputs = [onnx.helper.make_tensor_value_info(name, 1, value.shape) for name, value in tensors.items()]
     graph = onnx.helper.make_graph([node], "g", inputs, [onnx.helper.make_tensor_value_info("y", 1, None)])
     model = onnx.helper.make_model(graph, opset_imports=[onnx.helper.make_opsetid("", 18)], ir_version=8)
-    session = onnxruntime.InferenceSession(model.SerializeToString(), providers=["CPUExecutionProvider"])
+    session = open_session(model.SerializeToString())
     return session.run(None, tensors)[0]
 
 
@@ -131,9 +131,7 @@ def test_the_file_computes_what_the_codes_stand_for(layers, photos):
     assert model.opset_import[0].version == 21
 
 
-@pytest.mark.parametrize(
-    ("use_roots", "hidden", "most"), [(True, 0, 1), (False, 0, 1), (False, 16, np.inf), (False, 16, 15 * 2064)]
-)
+@pytest.mark.parametrize(("use_roots", "hidden", "most"), [(True, 0, 1), (False, 16, np.inf), (False, 16, 15 * 2064)])
 def test_a_compressed_head_answers_as_the_trained_one(network, layers, photos, features, use_roots, hidden, most):
     rng, scale = np.random.default_rng(1), 0.05 if use_roots else 0.002
     sizes = [(2048, hidden), (hidden, 3)] if hidden else [(2048, 3)]

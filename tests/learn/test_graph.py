@@ -5,9 +5,9 @@ from itertools import pairwise
 
 import numpy as np
 import onnx
-import onnxruntime
 import pytest
 from PIL import Image
+from sessions import open_session
 from slow_network import pool, run_slowly, take_features
 
 from squeezetune.data.pixels import PixelSettings, fit_image
@@ -61,7 +61,7 @@ def apply_head_slowly(head, features):
 
 
 def run_model(model, image):
-    session = onnxruntime.InferenceSession(model, providers=["CPUExecutionProvider"])
+    session = open_session(model)
     return session.run(["probabilities"], {"image": image})[0]
 
 
@@ -209,7 +209,7 @@ def test_the_file_says_how_familiar_an_image_looks(weights, use_roots):
     familiarity = weigh_parts(fit_discriminants(learnt, np.arange(30) % 3), rows, logits)
     options = {"views": 2, "side": 64, "resize": "squash", "metadata": {}, "use_roots": use_roots}
     model = build_classifier(weights, head, familiarity=familiarity, **options)
-    session = onnxruntime.InferenceSession(model, providers=["CPUExecutionProvider"])
+    session = open_session(model)
     probabilities, found = session.run(None, {"image": photos})
     np.testing.assert_allclose(found, familiarity.score(rows, logits), rtol=1e-3, atol=1e-3)
     np.testing.assert_array_equal(probabilities, run_model(build_classifier(weights, head, **options), photos))

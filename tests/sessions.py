@@ -1,0 +1,12 @@
+"""ONNX Runtime as tests use it: on one thread, since as many tests as there are cores run at once."""
+
+from pathlib import Path
+
+import onnxruntime
+
+
+def open_session(model: bytes | Path) -> onnxruntime.InferenceSession:
+    """Open a model or the file of one."""
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads, options.log_severity_level = 1, 3
+    return onnxruntime.InferenceSession(model, options, providers=["CPUExecutionProvider"])
