@@ -2,13 +2,14 @@
 
     python benchmarks/recipes/ablation.py --data FOLDER [--tables rate views] [--tasks objects] [--seeds 3]
 
-A table changes one thing at a time and leaves the rest as the product has it. The tasks: `cifar10`, 30,000 training
-and 10,000 validation images, two epochs at 96 px; `cifar1000`, 1,000 and 2,500 of them, 20 epochs at 96 px; `objects`,
-ETH-80 with the next two objects of every class held out for validation, two epochs at the product's own sizes.
-`--epochs` and `--sides` change that. The test parts are never looked at. Each row gives the accuracy on the validation
-images, and the difference to the product's recipe on the same splits in points, both as mean and standard deviation
-over seeds. What is faster is measured elsewhere, side by side: these trainings take hours, and a machine is not the
-same all that time.
+A table changes one thing at a time and leaves the rest as the product has it; but light and colour stay as they are
+except in the table that brought their changes into the product. The tasks: `cifar10`, 30,000 training and 10,000
+validation images, two epochs at 96 px; `cifar1000`, 1,000 and 2,500 of them, 20 epochs at 96 px; `objects`, ETH-80 with
+the next two objects of every class held out for validation, two epochs at the product's own sizes. `--epochs` and
+`--sides` change that. The test parts are never looked at. Each row gives the accuracy on the validation images, and the
+difference to what is trained without the change on the same splits in points, both as mean and standard deviation over
+seeds. What is faster is measured elsewhere, side by side: these trainings take hours, and a machine is not the same all
+that time.
 
 Finished trainings are kept in `recipes.jsonl` in the work folder and not made again; with `--known` nothing is trained
 and the tables show what is there. `--write FILE` writes them to a file. What our own trainings gave is kept beside
@@ -61,7 +62,7 @@ class Regime:
     sides: tuple[int, ...] = ()
 
 
-FROZEN, OWN = "frozen layers, linear head", "the product's recipe"
+FROZEN, UNCHANGED = "frozen layers, linear head", "nothing changed"
 REGIMES = {"cifar10": Regime(2, (96,)), "cifar1000": Regime(20, (96,)), "objects": Regime(2)}
 
 
@@ -76,10 +77,11 @@ class Task:
 
     @cached_property
     def plan(self) -> StagePlan:
-        """The product's plan for the training of all layers."""
+        """The plan for the training of all layers of which the tables change a number."""
         side, images, sides = self.ground.trunk.pixels.side, len(self.ground.split.train), self.regime.sides
         phases = tuple(Phase(each, 1 / len(sides)) for each in sides) if sides else plan_phases(side)
-        return StagePlan("all layers", "conv1", phases, self.regime.epochs, choose_recipe(images, self.regime.epochs))
+        recipe = replace(choose_recipe(images, self.regime.epochs), augmentation=Augmentation())
+        return StagePlan("all layers", "conv1", phases, self.regime.epochs, recipe)
 
     def train(self, plan: StagePlan) -> Figures:
         """Train the layers as planned."""
@@ -167,7 +169,7 @@ def try_recipe(name: str, values: Sequence[Any]) -> dict[str, Row]:
     return {f"{name} {value} instead of {own}": change(change_recipe(**{name: value})) for value in values}
 
 
-# By table, by row: what is tried. The product's own recipe is trained once, and stands in every table.
+# By table, by row: what is tried. What is trained without a change stands in every table.
 TABLES: Mapping[str, Mapping[str, Row]] = {
     "rate": try_recipe("rate", (0.002, 0.005, 0.01)),
     "optimiser": {f"AdamW at {rate:g} instead of Muon": use_adamw(rate) for rate in (0.0005, 0.001, 0.002)},
@@ -270,7 +272,7 @@ def run_tables(name: str, tasks: Tasks, ledger: Ledger, options: argparse.Namesp
 def list_rows(tables: Sequence[str]) -> list[tuple[str, str, Row]]:
     """List the rows of some tables, after those that stand in every one: table, name, and what to do."""
     changed = [(table, name, run) for table in tables for name, run in TABLES[table].items()]
-    return [("", FROZEN, measure_frozen), ("", OWN, change()), *changed]
+    return [("", FROZEN, measure_frozen), ("", UNCHANGED, change()), *changed]
 
 
 def make_key(name: str, table: str, row: str, seed: int, options: argparse.Namespace) -> Figures:
@@ -282,16 +284,16 @@ def make_key(name: str, table: str, row: str, seed: int, options: argparse.Names
 
 def print_tables(ledger: Ledger, options: argparse.Namespace) -> None:
     """Print what is known: for each table the rows, and for each task what they reach."""
-    owns = {name: find_rows(name, "", OWN, ledger, options) for name in options.tasks}
+    owns = {name: find_rows(name, "", UNCHANGED, ledger, options) for name in options.tasks}
     for table in options.tables:
         found = {
             row: [
-                describe_row(owns[name] if row == OWN else find_rows(name, at, row, ledger, options), owns[name])
+                describe_row(owns[name] if row == UNCHANGED else find_rows(name, at, row, ledger, options), owns[name])
                 for name in options.tasks
             ]
             for at, row, _ in list_rows([table])
         }
-        if any(any(cells) for row, cells in found.items() if row not in (FROZEN, OWN)):
+        if any(any(cells) for row, cells in found.items() if row not in (FROZEN, UNCHANGED)):
             print(f"\n{table}")
             print_table(("", *options.tasks), [(row, *cells) for row, cells in found.items() if any(cells)])
 
@@ -303,7 +305,7 @@ def find_rows(name: str, table: str, row: str, ledger: Ledger, options: argparse
 
 
 def describe_row(known: Mapping[int, float], own: Mapping[int, float]) -> str:
-    """Sum up what the seeds of a row have given, and by how many points it differs from the product's recipe."""
+    """Sum up what the seeds of a row have given, and by how many points it differs from what nothing was changed in."""
     if not known:
         return ""
     points = [100 * (known[seed] - own[seed]) for seed in known.keys() & own.keys()]

@@ -43,3 +43,10 @@ def test_batches_leave_enough_steps_an_epoch(images, batch):
                                                           (30_000, 40.0, 0.5), (1_000_000, 9.0, 0.5)])  # fmt: skip
 def test_images_are_mixed_where_a_run_is_long(images, epochs, mixing):
     assert choose_recipe(images, epochs).mixing == mixing
+
+
+@pytest.mark.parametrize(("images", "share"), [(400, 0.4), (10_000, 0.4), (10_001, 0.2), (30_000, 0.2)])
+def test_few_images_are_shown_in_more_kinds_of_light(images, share):
+    augmentation = choose_recipe(images, 8.0).augmentation
+    assert augmentation.light == augmentation.colour == share
+    assert (augmentation.zoom, augmentation.mirror) == (0.85, True)

@@ -27,6 +27,8 @@ def count_micro(side: int, most_pixels: float = inf, times: int = 1, *, has_bflo
 
 # Where more images than this are shown to the network, counting each time, pieces of others are put into some of them.
 IMAGES_BEFORE_MIXING, MOST_MIXING = 300_000, 0.5
+# Light and colour of training images change by up to this share; by more where there are few of them.
+LIGHT, MORE_LIGHT, FEW_IMAGES = 0.2, 0.4, 10_000
 
 
 @dataclass(frozen=True)
@@ -68,7 +70,7 @@ class Recipe:
     averaging: float = 0.05
     mixing: float = 0.0
     first_trained: str = "fire2"
-    augmentation: Augmentation = field(default_factory=Augmentation)
+    augmentation: Augmentation = field(default_factory=lambda: Augmentation(light=LIGHT, colour=LIGHT))
 
 
 @dataclass(frozen=True)
@@ -136,11 +138,14 @@ def choose_recipe(images: int, epochs: float) -> Recipe:
     """Choose the numbers for so many training images and epochs.
 
     The batch leaves at least 16 steps an epoch. Mixing begins where so many images are shown that the network would
-    know them by heart, and is at its strongest where there are four times as many.
+    know them by heart, and is at its strongest where there are four times as many. Fewer images show fewer kinds of
+    light, and more is made of them.
     """
     batch = max(8, min(128, images // 16))
     doublings = log2(max(1.0, images * epochs / IMAGES_BEFORE_MIXING))
-    return Recipe(batch=batch, mixing=round(MOST_MIXING * min(1.0, doublings / 2), 2))
+    light = LIGHT if images > FEW_IMAGES else MORE_LIGHT
+    augmentation = Augmentation(light=light, colour=light)
+    return Recipe(batch=batch, mixing=round(MOST_MIXING * min(1.0, doublings / 2), 2), augmentation=augmentation)
 
 
 @dataclass(frozen=True)
