@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from example_orders import make_orders
+from example_orders import NETWORKS, make_orders
 
 from squeezetune.errors import ExportError
 from squeezetune.exporting import runtime, trial
@@ -15,7 +15,7 @@ from squeezetune.exporting.order import Order
 from squeezetune.learn.weights import Weights
 
 
-@pytest.fixture(scope="module", params=["squash, 4 views, linear", "crop, 2 views, hidden", "pad, 1 view, convolved"])
+@pytest.fixture(scope="module", params=NETWORKS)
 def order(weights: Weights, request: pytest.FixtureRequest) -> Order:
     """Make an order of every kind of network."""
     found: Order = make_orders(weights)[request.param]

@@ -11,6 +11,9 @@ from squeezetune.learn.trained import TrainedNetwork
 CLASSES = 4
 METADATA = {"class_names": json.dumps(["bee", "Kühe", "owl", "<&>"]), "image_side": "64", "license": "BSD-2-Clause"}
 
+# Every kind of network, each with another policy of resizing.
+NETWORKS = ["squash, 4 views, linear", "crop, 2 views, hidden", "pad, 1 view, convolved"]
+
 
 def make_order(weights, resize="squash", views=2, side=64, form="linear"):
     """Make an order for a network whose classifier is linear, hidden (a layer between, on means) or convolved."""
@@ -30,9 +33,10 @@ def make_order(weights, resize="squash", views=2, side=64, form="linear"):
 
 
 def make_orders(weights):
-    """Make one order of every kind of network, each with another policy of resizing."""
-    return {
-        "squash, 4 views, linear": make_order(weights, "squash", 4),
-        "crop, 2 views, hidden": make_order(weights, "crop", 2, form="hidden"),
-        "pad, 1 view, convolved": make_order(weights, "pad", 1, form="convolved"),
-    }
+    """Make one order of each of `NETWORKS`, by name."""
+    orders = (
+        make_order(weights, "squash", 4),
+        make_order(weights, "crop", 2, form="hidden"),
+        make_order(weights, "pad", 1, form="convolved"),
+    )
+    return dict(zip(NETWORKS, orders, strict=True))

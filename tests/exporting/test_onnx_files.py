@@ -5,7 +5,7 @@ from dataclasses import replace
 import numpy as np
 import onnx
 import pytest
-from example_orders import make_orders
+from example_orders import NETWORKS, make_orders
 from odd_images import compare, keep_pixels_only, make_odd_images, open_model
 from threadpoolctl import threadpool_limits
 
@@ -16,10 +16,8 @@ from squeezetune.exporting.order import TrainingPhotos
 
 EXACT, LOSSY = ("onnx", "onnx-fp16"), ("onnx-int8", "onnx-tiny")
 
-KINDS = ["squash, 4 views, linear", "crop, 2 views, hidden", "pad, 1 view, convolved"]
 
-
-@pytest.fixture(scope="module", params=KINDS)
+@pytest.fixture(scope="module", params=NETWORKS)
 def kind(request):
     return request.param
 
@@ -27,7 +25,7 @@ def kind(request):
 @pytest.fixture(scope="module")
 def odd_images(kind):
     """Make the odd images, every second one for the second kind of network."""
-    return list(make_odd_images(200))[:: 2 if kind == KINDS[1] else 1]
+    return list(make_odd_images(200))[:: 2 if kind == NETWORKS[1] else 1]
 
 
 @pytest.fixture(scope="module")

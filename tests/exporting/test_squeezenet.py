@@ -3,7 +3,6 @@ import sys
 
 import numpy as np
 import pytest
-from example_orders import make_orders
 from odd_images import compare, make_odd_files, make_odd_images, open_model
 
 from squeezetune.data.decoding import open_image
@@ -29,11 +28,6 @@ images = torch.tensor(numpy.load(sys.argv[2]))
 with torch.inference_mode():
     numpy.save(sys.argv[3], network(images).numpy())
 """
-
-
-@pytest.fixture(scope="module", params=["squash, 4 views, linear", "crop, 2 views, hidden", "pad, 1 view, convolved"])
-def order(weights, request):
-    return make_orders(weights)[request.param]
 
 
 @pytest.fixture(scope="module")

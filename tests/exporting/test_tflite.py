@@ -6,7 +6,7 @@ from zipfile import ZipFile
 
 import numpy as np
 import pytest
-from example_orders import METADATA, make_order, make_orders
+from example_orders import METADATA, NETWORKS, make_order, make_orders
 from odd_images import compare, keep_pixels_only, make_odd_images, measure_pixel_gap, open_model
 from PIL import Image
 from threadpoolctl import threadpool_limits
@@ -43,7 +43,7 @@ def test_what_the_network_sees_is_what_the_models_sees(order):
     assert measure_pixel_gap(open_model(keep_pixels_only(order.model)), fit, make_odd_images(200)) <= 1
 
 
-@pytest.fixture(scope="module", params=["crop, 2 views, hidden", "pad, 1 view, convolved"])
+@pytest.fixture(scope="module", params=NETWORKS[1:])
 def small(weights, shape_folder, tmp_path_factory, request):
     """Write the files of int8, LiteRT's and ONNX's, with the same parameters."""
     order = make_orders(weights)[request.param]
