@@ -74,6 +74,7 @@ LAYERS = [
     "checkpoint",
     "scratch",
     "downloads",
+    "sealed",
     "store",
     "machine",
     "clock",

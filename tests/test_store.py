@@ -321,6 +321,93 @@ def test_every_bit_of_a_row_is_checked(tmp_path):
             store.open_rows(digests).gather(np.array([0]))
 
 
+def make_store(tmp_path, place="rows/key", row=(2048,), count=8):
+    """Fill a store of one segment with rows of 4 KiB; returns it, the digests of its rows and the segment."""
+    store = RowStore(tmp_path / place, row)
+    digests, values, sizes = make_rows(0, count, row)
+    store.save(digests, values, sizes)
+    [path] = store.folder.glob("*.npy")
+    return store, digests, path
+
+
+def find_known(store, digests):
+    """Say which rows are there, and whole, as `load` and `drop_damaged` see it."""
+    dropped = store.open_rows(digests).drop_damaged(np.arange(len(digests))).is_known.tolist()
+    values, sizes = np.zeros((len(digests), *store.shape), store.dtype), np.zeros((len(digests), 2), np.int32)
+    assert store.load(digests, values, sizes).tolist() == dropped
+    return dropped
+
+
+@pytest.mark.parametrize("size", [512, 4096])
+def test_blocks_of_zeros_are_noticed_wherever_they_are(tmp_path, size):
+    store, digests, path = make_store(tmp_path, count=4)
+    whole = path.read_bytes()
+    for at in range(0, len(whole), size):
+        path.write_bytes(whole[:at] + bytes(len(whole[at : at + size])) + whole[at + size :])
+        known = store.open_rows(digests).drop_damaged(np.arange(4)).is_known
+        assert not known.all()
+
+
+def test_a_row_of_zeros_needs_more_than_zeros_for_a_checksum(store):
+    digests = np.zeros((1, 16), np.uint8)
+    store.save(digests, np.zeros((1, 2, 3)), np.zeros((1, 2)))
+    assert find_known(store, digests) == [True]
+    [path] = store.folder.glob("*.npy")
+    payload = path.read_bytes()
+    start = payload.index(b"\n") + 1  # behind numpy's header: the checksum
+    path.write_bytes(payload[:start] + bytes(8) + payload[start + 8 :])
+    assert find_known(store, digests) == [False]
+
+
+def test_blocks_that_changed_places_are_noticed(tmp_path):
+    store, digests, path = make_store(tmp_path)
+    payload = path.read_bytes()
+    head, last = payload[:-8192], payload[-8192:]
+    path.write_bytes(head + last[4096:] + last[:4096])
+    assert not all(find_known(store, digests))
+
+
+def test_rows_of_another_store_are_noticed(tmp_path):
+    store, digests, path = make_store(tmp_path, "features/one")
+    other, _, foreign = make_store(tmp_path, "features/two")
+    foreign.write_bytes(path.read_bytes())
+    assert find_known(store, digests) == [True] * 8
+    assert find_known(other, digests) == [False] * 8
+
+
+def test_a_digest_that_is_damaged_finds_no_foreign_row(tmp_path):
+    store, digests, path = make_store(tmp_path)
+    payload = path.read_bytes()
+    path.write_bytes(payload.replace(digests[3].tobytes(), make_rows(99, 1)[0].tobytes()))
+    assert find_known(store, make_rows(99, 1)[0]) == [False]
+
+
+def test_a_cache_may_be_moved(tmp_path):
+    store, digests, _ = make_store(tmp_path / "here", "features/one")
+    (tmp_path / "here").rename(tmp_path / "there")
+    assert find_known(RowStore(tmp_path / "there" / "features" / "one", store.shape), digests) == [True] * 8
+
+
+def test_what_cannot_be_deleted_is_missing_all_the_same(filled, monkeypatch):
+    path = sorted(filled.folder.glob("*.npy"))[1]
+    path.write_bytes(path.read_bytes()[:-1] + b"x")
+
+    def refuse(*_, **__):
+        raise PermissionError(13, "Permission denied")
+
+    monkeypatch.setattr(Path, "unlink", refuse)
+    rows = filled.open_rows(make_rows(0, 12)[0]).drop_damaged(np.arange(12))
+    assert len(rows.missing) == 4
+    rows.gather(np.flatnonzero(rows.is_known))
+
+
+def test_what_is_gone_since_it_was_found_is_missing(filled):
+    rows = filled.open_rows(make_rows(0, 12)[0])
+    sorted(filled.folder.glob("*.npy"))[0].unlink()
+    assert len(rows.drop_damaged(np.arange(12)).missing) == 12
+    assert len(rows.drop_damaged(np.arange(0)).missing) == 0
+
+
 def test_a_damaged_row_is_an_error_and_computed_next_time(filled):
     digests = make_rows(0, 12)[0]
     path = sorted(filled.folder.glob("*.npy"))[1]

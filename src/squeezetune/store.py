@@ -6,24 +6,27 @@ survives a kill at any moment, two runs may share it, and a damaged segment cost
 A segment holds four arrays in numpy's format, one behind the other: checksums, digests, sizes, values. The
 values come last and are mapped, so that finding a row does not read its neighbours.
 
-A checksum is the sum of a row's 64-bit words, modulo 2^64. It is compared each time that a row is read, which costs a
-fraction of copying the row (1.7 ms for 52 MB); a cryptographic hash of a whole segment would take longer than what
-the cache saves. It finds every flipped bit and every lost block, though not two blocks that changed places.
+A row is bound to its content and to its store: the checksum goes over values, size and digest, and begins with the
+names of the store's folder and of the one above. It is compared each time that a row is read. A cryptographic hash
+would take longer than what the cache saves; this one sums the 64-bit words of every 4 KiB, as a disk loses them, and
+then multiplies the sums by odd numbers of the store (a multilinear hash, modulo 2^64). So it finds every flipped bit,
+blocks that were lost, zeroed or changed places, and files of another store.
 """
 
+import hashlib
 import os
 import shutil
 import sys
 import uuid
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property, lru_cache
 from io import BytesIO
 from math import prod
 from pathlib import Path
 from tempfile import TemporaryDirectory, gettempdir
-from typing import Any, NoReturn
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -33,7 +36,10 @@ from squeezetune.errors import DataError
 DIGEST_BYTES = 16
 # Each open segment takes a file handle, of which macOS gives a process 256.
 MAX_OPEN = 64
-LOAD_ROWS = 1024
+# Rows that are read at once where all are looked at.
+LOAD_BYTES = 32_000_000
+# 64-bit words that a checksum sums before it multiplies: 4 KiB.
+BLOCK_WORDS = 512
 SPARE_ROOM = 1.1
 RUN_AGAIN = "Run again: what is missing is computed anew."
 
@@ -133,6 +139,16 @@ class RowStore:
     dtype: str = "<f2"
 
     @property
+    def place(self) -> str:
+        """What its rows are bound to, wherever the cache lies: the names of its folder and of the one above."""
+        return "/".join(self.folder.absolute().parts[-2:])
+
+    @property
+    def load_rows(self) -> int:
+        """How many rows are read at once."""
+        return max(1, LOAD_BYTES // max(1, self.row_bytes))
+
+    @property
     def row_bytes(self) -> int:
         """How many bytes the values of one row take."""
         return prod(self.shape) * np.dtype(self.dtype).itemsize
@@ -141,8 +157,8 @@ class RowStore:
         """Fill the rows of `values` (n, *shape) and `sizes` (n, 2) whose digests (n, 16) are known; say which (n,)."""
         rows = self.open_rows(digests)
         known = rows.is_known
-        for at in range(0, len(digests), LOAD_ROWS):
-            positions = at + np.flatnonzero(known[at : at + LOAD_ROWS])
+        for at in range(0, len(digests), self.load_rows):
+            positions = at + np.flatnonzero(known[at : at + self.load_rows])
             try:
                 values[positions], sizes[positions] = rows.gather(positions), rows.sizes[positions]
             except DataError:  # damaged: what is here is computed again
@@ -159,9 +175,9 @@ class RowStore:
     def save(self, digests: NDArray[np.uint8], values: NDArray[Any], sizes: NDArray[Any]) -> None:
         """Add rows as one new segment."""
         values = np.ascontiguousarray(values, self.dtype)
-        sizes = np.ascontiguousarray(sizes, "<i4")
+        sizes, digests = np.ascontiguousarray(sizes, "<i4"), np.ascontiguousarray(digests, np.uint8)
         columns = BytesIO()
-        for column in (_sum_rows(values, sizes), np.ascontiguousarray(digests, np.uint8), sizes):
+        for column in (_checksum_rows(self.place, values, sizes, digests), digests, sizes):
             np.lib.format.write_array(columns, column, version=(1, 0))
         np.lib.format.write_array_header_1_0(columns, np.lib.format.header_data_from_array_1_0(values))
         # the values go to the disk from where they are: they may be large
@@ -207,10 +223,32 @@ class StoredRows:
             ValueError: one of them is not in the store.
             DataError: one of them is damaged, or is gone; its segment is deleted, so that the next run computes it.
         """
+        values, damaged = self._copy(positions)
+        if len(damaged):
+            self._discard(damaged)
+            raise DataError(f"what was kept in {self.segments[damaged[0]].path} is damaged", RUN_AGAIN)
+        return values
+
+    def drop_damaged(self, positions: NDArray[np.integer[Any]]) -> "StoredRows":
+        """Read what is known at these positions; what is damaged goes, and is missing in the rows that are returned."""
+        known, lost = positions[self.is_known[positions]], [np.empty(0, np.int64)]
+        for at in range(0, len(known), self.store.load_rows):
+            part = known[at : at + self.store.load_rows]
+            try:
+                lost.append(self._copy(part)[1])
+            except DataError:
+                lost.append(self._find_segments(self.numbers[part]))
+        damaged = np.unique(np.concatenate(lost))
+        self._discard(damaged)
+        is_lost = self.is_known & np.isin(self._find_segments(self.numbers), damaged)
+        return replace(self, numbers=np.where(is_lost, -1, self.numbers))
+
+    def _copy(self, positions: NDArray[np.integer[Any]]) -> tuple[NDArray[Any], NDArray[np.int64]]:
+        """Copy the rows at these positions, and name the segments of those that are damaged."""
         numbers = self.numbers[positions]
         if len(numbers) and numbers.min() < 0:
             raise ValueError("a row is not in the store")
-        segments = np.searchsorted(self._ends, numbers, side="right")
+        segments = self._find_segments(numbers)
         values = np.empty((len(numbers), *self.store.shape), self.store.dtype)
         try:
             # row by row: for a hundred rows as fast as the memory, where one fancy index a segment is not
@@ -219,17 +257,16 @@ class StoredRows:
                 values[target] = self._map_values(segment)[row]
         except (OSError, ValueError) as error:
             raise DataError(f"what was kept in {self.store.folder} is gone: {error}", RUN_AGAIN) from error
-        damaged = np.flatnonzero(_sum_rows(values, self.sizes[positions]) != self._checks[numbers])
-        if len(damaged):
-            self._discard(segments[damaged])
-        return values
+        checks = _checksum_rows(self.store.place, values, self.sizes[positions], self._digests[numbers])
+        return values, np.unique(segments[checks != self._checks[numbers]])
 
-    def _discard(self, segments: NDArray[np.int64]) -> NoReturn:
-        paths = sorted({self.segments[segment].path for segment in segments})
-        for path in paths:
+    def _find_segments(self, numbers: NDArray[np.int64]) -> NDArray[np.int64]:
+        return np.searchsorted(self._ends, numbers, side="right")
+
+    def _discard(self, segments: NDArray[np.int64]) -> None:
+        for segment in segments:
             with suppress(OSError):  # a folder that cannot be written, or a file that Windows does not let go
-                path.unlink()
-        raise DataError(f"what was kept in {paths[0]} is damaged", RUN_AGAIN)
+                self.segments[segment].path.unlink()
 
     @cached_property
     def _ends(self) -> NDArray[np.int64]:
@@ -238,6 +275,10 @@ class StoredRows:
     @cached_property
     def _starts(self) -> NDArray[np.int64]:
         return np.concatenate([np.zeros(1, np.int64), self._ends])
+
+    @cached_property
+    def _digests(self) -> NDArray[np.uint8]:
+        return np.concatenate([np.empty((0, DIGEST_BYTES), np.uint8), *[part.digests for part in self.segments]])
 
     @cached_property
     def _checks(self) -> NDArray[np.uint64]:
@@ -286,11 +327,27 @@ def _find_rows(known: NDArray[np.uint8], wanted: NDArray[np.uint8]) -> NDArray[n
     return np.where(is_found, candidates, -1)
 
 
-def _sum_rows(values: NDArray[Any], sizes: NDArray[np.int32]) -> NDArray[np.uint64]:
-    """Sum the 64-bit words of every row's values and size modulo 2^64, (n,); bytes at the end count singly."""
-    rows = values.reshape(-1).view(np.uint8).reshape(len(values), -1) if len(values) else np.empty((0, 0), np.uint8)
-    whole = rows.shape[1] // 8 * 8
-    sums = np.ascontiguousarray(sizes, "<i4").view("<u8")[:, 0].astype(np.uint64)
-    sums += rows[:, :whole].view("<u8").sum(axis=1, dtype=np.uint64)
-    sums += rows[:, whole:].sum(axis=1, dtype=np.uint64)
+def _checksum_rows(
+    place: str, values: NDArray[Any], sizes: NDArray[np.int32], digests: NDArray[np.uint8]
+) -> NDArray[np.uint64]:
+    """Compute the checksum of every row's values, size and digest in the store of that place, (n,) uint64."""
+    n = len(values)
+    rows = values.reshape(-1).view(np.uint8).reshape(n, -1) if n else np.empty((0, 0), np.uint8)
+    end = rows.shape[1] // 8 * 8
+    words, whole = rows[:, :end].view("<u8"), end // 8 // BLOCK_WORDS * BLOCK_WORDS
+    blocks = words[:, :whole].reshape(n, whole // BLOCK_WORDS, BLOCK_WORDS).sum(axis=2, dtype=np.uint64)
+    rest, last = words[:, whole:].sum(axis=1, dtype=np.uint64, keepdims=True), np.zeros((n, 8), np.uint8)
+    last[:, : rows.shape[1] - end] = rows[:, end:]
+    known = [np.ascontiguousarray(column).view("<u8") for column in (last, sizes.astype("<i4"), digests)]
+    # the row of ones gives even an empty row a checksum
+    terms = np.concatenate([np.ones((n, 1), np.uint64), blocks, rest, *known], axis=1, dtype=np.uint64)
+    sums: NDArray[np.uint64] = terms @ _draw_factors(place, terms.shape[1])
     return sums
+
+
+@lru_cache(maxsize=32)
+def _draw_factors(place: str, count: int) -> NDArray[np.uint64]:
+    """Draw odd numbers (count,) that belong to a store: times one of them, no flipped bit is lost."""
+    stream = hashlib.shake_128(place.encode(errors="surrogatepass")).digest(8 * count)
+    factors: NDArray[np.uint64] = np.frombuffer(stream, "<u8").astype(np.uint64) | np.uint64(1)
+    return factors

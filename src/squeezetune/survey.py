@@ -95,7 +95,7 @@ def mark_near_duplicates(
 ) -> ImageIndex:
     """Find out which of the images at some positions show the same picture, and note it in the index."""
     engine, listen = workshop.engine, workshop.listen
-    path = folder / "near-duplicates" / f"{name_contents(index.digests, positions, pixels)}.npy"
+    path = folder / "near-duplicates" / f"{name_contents(index.digests, positions, pixels)}.sealed"
     pictures = load_pictures(path, index.digests)
     if pictures is None:
         try:

@@ -3,7 +3,6 @@
 import hashlib
 from dataclasses import dataclass
 from functools import partial
-from io import BytesIO
 from pathlib import Path
 
 import numpy as np
@@ -27,7 +26,7 @@ from squeezetune.data.overlay import Overlay, join_overlays, overlay_images
 from squeezetune.data.pixels import PixelSettings, load_pixels
 from squeezetune.engine import Engine
 from squeezetune.errors import ImageError
-from squeezetune.store import write_file
+from squeezetune.sealed import read_sealed, write_sealed
 
 # Part of the key of what is kept: raise it when the same images would have other near-duplicates.
 LIKENESS_VERSION = 1
@@ -121,12 +120,8 @@ def name_contents(digests: NDArray[np.uint8], seen: NDArray[np.int64], pixels: P
 def load_pictures(path: Path, digests: NDArray[np.uint8]) -> NDArray[np.int64] | None:
     """Load the numbers of pictures that `save_pictures` has kept, for images of the same contents; None without."""
     _, contents = np.unique(digests, axis=0, return_inverse=True)
-    try:
-        numbers = np.load(path, allow_pickle=False)
-    except (OSError, ValueError, EOFError):  # not there, or damaged
-        return None
-    is_whole = numbers.dtype == np.int64 and numbers.shape == (contents.max() + 1,)
-    return numbers[contents.ravel()] if is_whole else None
+    kept = read_sealed(path)
+    return None if kept is None else np.frombuffer(kept, "<i8").astype(np.int64)[contents.ravel()]
 
 
 def save_pictures(path: Path, digests: NDArray[np.uint8], numbers: NDArray[np.int64]) -> None:
@@ -136,9 +131,7 @@ def save_pictures(path: Path, digests: NDArray[np.uint8], numbers: NDArray[np.in
         OSError: the file cannot be written.
     """
     _, firsts = np.unique(digests, axis=0, return_index=True)
-    buffer = BytesIO()
-    np.save(buffer, numbers[firsts], allow_pickle=False)
-    write_file(path, buffer.getvalue())
+    write_sealed(path, numbers[firsts].astype("<i8").tobytes())
 
 
 def _compare_pairs(pairs: Pairs, index: ImageIndex, looks: Looks, resize: str, engine: Engine) -> Likeness:

@@ -55,14 +55,16 @@ def compute_rows(
 ) -> StoredRows:
     """Compute, and keep, the rows that the store lacks; return the rows of the index, to be gathered by position.
 
-    Only the images at `positions` are computed; without them all. Equal contents are computed once.
+    Only the images at `positions` are computed; without them all. Equal contents are computed once, and what is kept
+    of these images is read through first, so that what is damaged is computed again.
 
     Raises:
         SourceError: an image cannot be decoded (any more).
         DataError: the disk has not enough room.
     """
-    rows = store.open_rows(index.digests)
-    missing = rows.missing if positions is None else np.intersect1d(rows.missing, positions)
+    wanted = np.arange(len(index)) if positions is None else positions
+    rows = store.open_rows(index.digests).drop_damaged(wanted)
+    missing = np.intersect1d(rows.missing, wanted)
     missing = _leave_out_copies(index.digests, missing)
     if not len(missing):
         return rows

@@ -154,7 +154,7 @@ class FrozenBlocks:
         """Name everything that the activations depend on, but the image itself."""
         options, draw = self.options, self.options.draw
         views = [options.views, options.extra_views, options.seed if options.extra_views else 0,
-                 f"{draw.__module__}.{draw.__qualname__}"]  # fmt: skip
+                 draw.__qualname__]  # fmt: skip
         decoding = [self.pixels.side, self.pixels.resize, DECODING_VERSION, PIL.__version__]
         graph = [str(self.runtime), describe_versions([self.runtime]), _hash(self.model)]
         return _hash(json.dumps([VERSION, options.kind, views, decoding, graph]).encode())

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from squeezetune.machine import name_processor
-from squeezetune.store import write_file
+from squeezetune.sealed import read_sealed, write_sealed
 
 CHOSEN = "runtime"
 
@@ -25,7 +25,7 @@ def recall_choice(
     `circumstances` are plain values for JSON; the processor is one of them anyway.
     """
     content = json.dumps([platform.machine(), name_processor(), *circumstances]).encode()
-    path = cache and cache / "runtimes" / f"{hash_bytes(content)}.json"
+    path = cache and cache / "runtimes" / f"{hash_bytes(content)}.sealed"
     known = read_json(path).get(CHOSEN)
     if known in names:
         return str(known)
@@ -40,16 +40,13 @@ def hash_bytes(payload: bytes) -> str:
 
 
 def read_json(path: Path | None) -> dict[str, Any]:
-    """Read plain values from a file; nothing where it is missing or damaged."""
-    try:
-        content = json.loads(path.read_text()) if path else {}
-    except (OSError, ValueError):
-        return {}
-    return content if isinstance(content, dict) else {}
+    """Read plain values from a sealed file; nothing where it is missing or damaged."""
+    content = read_sealed(path) if path else None
+    return dict(json.loads(content)) if content else {}
 
 
 def write_json(path: Path | None, content: Mapping[str, Any]) -> None:
-    """Write plain values to a file if that can be done: a full disk costs what would have been kept, not the run."""
+    """Seal plain values in a file if that can be done: a full disk costs what would have been kept, not the run."""
     if path:
         with suppress(OSError):
-            write_file(path, json.dumps(content, indent=1).encode())
+            write_sealed(path, json.dumps(content, indent=1).encode())

@@ -143,14 +143,14 @@ def recall_measurement(
     Keeping it is what makes ten new photos cost ten: with other ranges it would be another network.
     """
     present = {digest.tobytes().hex() for digest in index.digests}
-    for path in sorted(folder.glob("*.json")) if folder else ():
+    for path in sorted(folder.glob("*.sealed")) if folder else ():
         known = read_json(path)
         if known.get("digests") and len(present.intersection(known["digests"])) >= 0.5 * len(known["digests"]):
             return known
     digests, pixels = draw()
     names = sorted(digest.tobytes().hex() for digest in digests)
     measured = {"digests": names, **measure(pixels)}
-    write_json(folder and folder / f"{hash_bytes(json.dumps(names).encode())}.json", measured)
+    write_json(folder and folder / f"{hash_bytes(json.dumps(names).encode())}.sealed", measured)
     return measured
 
 
