@@ -26,8 +26,9 @@ def render(tmp_path, make_photo):
 
 def make_finding(kind, number=0, count=1):
     images = tuple(f"a/{(number + at) % 10}.jpg" for at in range(count))
-    return Finding(kind, images, "measured", "do it", ("a",) * count, suggested="b" * (kind == "wrong-label"),
-                   confidence=0.97 if kind == "wrong-label" else None)  # fmt: skip
+    confidence = {"wrong-label": 0.97, "doubtful-label": 0.3}.get(kind)
+    return Finding(kind, images, "measured", "do it", ("a",) * count, suggested="b" if confidence else "",
+                   confidence=confidence)  # fmt: skip
 
 
 def test_every_kind_has_its_section_in_order(render):
@@ -53,6 +54,13 @@ def test_a_suggestion_is_shown_with_its_confidence(render):
     page = render(make_finding("wrong-label"))
     assert re.search(r'rather <strong><bdi class="name" title="b">b</bdi></strong>', page)
     assert "97.0\u00a0%" in page
+
+
+def test_the_page_says_how_many_of_the_doubted_labels_are_wrong(render):
+    page = render(make_finding("wrong-label"), *(make_finding("doubtful-label", number) for number in range(5)))
+    assert "1 photo probably has a wrong label (97 %)" in page
+    assert "5 photos may have a wrong label: about 2 of these 5 do" in page
+    assert page.count('<p class="serious">serious</p>') == 1
 
 
 def test_a_photo_that_is_gone_has_no_preview(render):

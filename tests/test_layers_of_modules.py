@@ -25,6 +25,7 @@ LAYERS = [
     "cli_data",
     "cli_options",
     "console",
+    "terminal",
     "estimator",
     "tracking",
     "exporting",

@@ -11,7 +11,7 @@ PREDICTION = Prediction('a "b", c', 0.75, SHARES)
 UNKNOWN = Prediction('a "b", c', 0.75, SHARES, is_known=False)
 CLASSES = ('a "b", c', "d")
 BAD = ImageError('cut "short", so\nto say')
-TITLES = ("x.jpg", "x,y.jpg", 'a "b".jpg', "a\nb.jpg", "a\r\nb.jpg", "é.jpg")
+TITLES = ("x.jpg", "x,y.jpg", 'a "b".jpg', "a\nb.jpg", "a\r\nb.jpg", "é.jpg", "=1+1.jpg", "'=1.jpg")
 
 
 def test_csv_quotes():
@@ -21,6 +21,13 @@ def test_csv_quotes():
         '"x,y.jpg","a ""b"", c",0.750000,0.750000,0.250000,',
         'z.jpg,"a ""b"", c",0.750000,0.750000,0.250000,',
     ]
+
+
+def test_csv_names_run_nothing_in_a_spreadsheet():
+    lines = FORMATS["csv"](LineOptions(("=a", "-1")))
+    row = lines.write("@x.jpg", Prediction("=a", 0.75, {"=a": 0.75, "-1": 0.25}))
+    assert lines.header == "file,label,confidence,'=a,-1,error"
+    assert row == "'@x.jpg,'=a,0.750000,0.750000,0.250000,"
 
 
 def test_csv_says_what_could_not_be_read_and_what_is_unknown():

@@ -1,6 +1,25 @@
-"""`python -m squeezetune` is the command line."""
+"""`python -m squeezetune` is the command line, as `squeezetune` is."""
 
-from squeezetune.cli import main
+import sys
+from collections.abc import Sequence
+
+from squeezetune import cli
+from squeezetune.errors import OutputError
+from squeezetune.terminal import guard_output, open_streams
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Run the command line, whatever the terminal or pipe is like that it speaks to."""
+    open_streams()
+    try:
+        with guard_output():  # commands guard their own output: this is of help texts
+            cli.main(arguments)
+    except OutputError as error:
+        from squeezetune.console import print_error
+
+        print_error(error)
+        sys.exit(error.exit_status)
+
 
 if __name__ == "__main__":
     main()

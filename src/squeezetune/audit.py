@@ -13,12 +13,13 @@ from typing import Any
 from squeezetune.artifact import FolderKind, check_target, remove_leftovers, stage_artifact, to_json
 from squeezetune.audit_page import render_audit
 from squeezetune.data.catalog import group_photos
+from squeezetune.data.cells import guard_cell
 from squeezetune.data.folders import check_outside
 from squeezetune.data.index import ImageIndex
 from squeezetune.data.origin import Origin, Photos, find_origin
 from squeezetune.diagnosis import list_findings
 from squeezetune.events import Listener, ignore_event
-from squeezetune.findings import Finding, summarize_findings
+from squeezetune.findings import Finding, count_mistakes, summarize_findings
 from squeezetune.inspection import Inspection, inspect_photos
 from squeezetune.learn.doubts import estimate_mistakes
 from squeezetune.machine import name_version
@@ -37,8 +38,9 @@ SEPARATOR = "|"
 class Audit:
     """What an audit found: the findings, the serious kinds first, and where they are written.
 
-    `likely_mistakes` is how many labels are wrong, as a model of wrong labels estimates it from all photos together,
-    and `confident_mistakes` as confident learning does, which also counts photos that are hard to tell.
+    `expected_mistakes` in `to_dict` is how many of the doubted labels are wrong, as their confidences add up;
+    `likely_mistakes` is how many of all are, as a model of wrong labels estimates it from all photos together, and
+    `confident_mistakes` as confident learning does, which also counts photos that are hard to tell.
     """
 
     source: str
@@ -69,6 +71,7 @@ class Audit:
             "images": self.images,
             "class_names": list(self.class_names),
             "summary": list(self.summary),
+            "expected_mistakes": round(count_mistakes(self.findings), 1),
             "likely_mistakes": self.likely_mistakes,
             "confident_mistakes": self.confident_mistakes,
             "has_serious": self.has_serious,
@@ -106,7 +109,7 @@ def check(
     >>> import squeezetune                                                    # doctest: +SKIP
     >>> for sentence in squeezetune.check("flowers").summary:                 # doctest: +SKIP
     ...     print(sentence)
-    3 photos probably have a wrong label
+    3 photos probably have a wrong label: about 2 of these 3 do
 
     """
     started = time.perf_counter()
@@ -167,11 +170,11 @@ def format_table(findings: Sequence[Finding]) -> bytes:
     table = StringIO(newline="")
     writer = csv.DictWriter(table, TABLE_COLUMNS, lineterminator="\n")
     writer.writeheader()
-    writer.writerows(_make_row(finding) for finding in findings)
+    writer.writerows({key: guard_cell(cell) for key, cell in _make_row(item).items()} for item in findings)
     return table.getvalue().encode(errors="surrogateescape")
 
 
-def _make_row(finding: Finding) -> Mapping[str, Any]:
+def _make_row(finding: Finding) -> Mapping[str, str]:
     return {
         "kind": finding.kind,
         "is_serious": str(finding.is_serious).lower(),

@@ -7,7 +7,7 @@ from typing import Any
 from squeezetune.data.listing import ImageSource
 from squeezetune.data.pixels import make_thumbnails
 from squeezetune.engine import ThreadEngine
-from squeezetune.findings import KINDS, Kind, describe_count
+from squeezetune.findings import KINDS, Kind, describe_kind
 from squeezetune.page import embed_picture, render_page
 
 # A thumbnail is some 5 kB; all findings are in check.csv.
@@ -68,9 +68,10 @@ def _choose_shown(findings: Sequence[Json], key: str) -> list[Json]:
 def _make_section(
     findings: Sequence[Json], key: str, shown: Sequence[Json], thumbnails: Mapping[str, bytes]
 ) -> Section:
-    count = sum(record["kind"] == key for record in findings)
+    found = [record for record in findings if record["kind"] == key]
+    mistakes = sum(record["confidence"] or 0.0 for record in found)
     items = tuple(_make_item(record, thumbnails) for record in shown)
-    return Section(key, KINDS[key], describe_count(key, count), count, items)
+    return Section(key, KINDS[key], describe_kind(key, len(found), mistakes), len(found), items)
 
 
 def _make_item(record: Json, thumbnails: Mapping[str, bytes]) -> Item:

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TypeAlias, cast
 
 from squeezetune.audit import Audit
+from squeezetune.data.cells import guard_cell
 from squeezetune.data.folders import FolderSource, check_outside
 from squeezetune.data.index import ImageIndex
 from squeezetune.data.listing import ImageSource
@@ -213,5 +214,5 @@ def _format_rows(rows: Sequence[tuple[str, ...]], index: ImageIndex) -> bytes:
     table = StringIO(newline="")
     writer = csv.writer(table, lineterminator="\n")
     for row in (("path", "label", "split", "group"), *rows):
-        writer.writerow([cell for cell, is_used in zip(row, used, strict=True) if is_used])
+        writer.writerow([guard_cell(cell) for cell, is_used in zip(row, used, strict=True) if is_used])
     return table.getvalue().encode(errors="surrogateescape")

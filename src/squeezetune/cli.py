@@ -22,6 +22,7 @@ from squeezetune.cli_predict import predict
 from squeezetune.cli_serve import serve
 from squeezetune.errors import SettingsError, SourceError
 from squeezetune.settings import Settings, parse_settings
+from squeezetune.terminal import write_remark
 
 NO_TRACKERS: Mapping[str, Any] = {}
 
@@ -237,7 +238,7 @@ def evaluate(model: Path, photos: Path, class_pattern: str, columns: str, as_jso
     ]
     print_table({"class": "left", "photos": "right", "precision": "right", "recall": "right", "F1": "right"}, rows)
     for item in found.skipped:
-        click.echo(f"Skipped {item.name!r}: {item.reason}", err=True)
+        write_remark(f"Skipped {item.name}: {item.reason}")
 
 
 @main.command()

@@ -1,17 +1,23 @@
 """What the commands of the command line share: their errors, and options that more than one of them has."""
 
 import functools
+import os
 import sys
 from collections.abc import Callable, Collection
 from dataclasses import fields
-from typing import Any
+from typing import Any, NoReturn
 
 import click
 
-from squeezetune.errors import SqueezeTuneError
+from squeezetune.errors import OutputError, SqueezeTuneError
 from squeezetune.settings import Settings
+from squeezetune.terminal import abandon_output, write_remark
 
 INTERRUPTED = 130
+STOPPED = (
+    "Stopped. Nothing half-written is left, an earlier model is unchanged, and finished work is kept in the cache: "
+    "the same command goes on from there."
+)
 
 
 def guard_errors(command: Callable[..., None]) -> Callable[..., None]:
@@ -22,22 +28,28 @@ def guard_errors(command: Callable[..., None]) -> Callable[..., None]:
         try:
             command(**options)
         except SqueezeTuneError as error:
-            from squeezetune.console import print_error
-
-            print_error(error, as_json=bool(options.get("as_json")))
-            sys.exit(error.exit_status)
+            _leave(error, as_json=bool(options.get("as_json")))
         except KeyboardInterrupt:
-            click.echo(
-                "\nStopped. Nothing half-written is left, an earlier model is unchanged, and finished work is kept in "
-                "the cache: the same command goes on from there.",
-                err=True,
-            )
+            write_remark("")
+            write_remark(STOPPED)
             sys.exit(INTERRUPTED)
         except BrokenPipeError:  # the reader, e.g. `head`, has seen enough
-            sys.stderr.close()
+            abandon_output()
             sys.exit(0)
+        except OSError as error:  # of what has no words of its own
+            reason = error.strerror or str(error)
+            found = f"{os.fsdecode(error.filename)}: {reason}" if error.filename else reason
+            _leave(SqueezeTuneError(f"the system refuses: {found}", "Check the disk's space and permissions."))
 
     return guarded
+
+
+def _leave(error: SqueezeTuneError, *, as_json: bool = False) -> NoReturn:
+    """Print an error and end with its status."""
+    from squeezetune.console import print_error
+
+    print_error(error, as_json=as_json and not isinstance(error, OutputError))
+    sys.exit(error.exit_status)
 
 
 def settings_options(command: Callable[..., None], names: Collection[str] = ()) -> Callable[..., None]:

@@ -8,6 +8,7 @@ import click
 
 from squeezetune.cli_options import INTERRUPTED, guard_errors, quiet_option
 from squeezetune.errors import SettingsError, SqueezeTuneError
+from squeezetune.terminal import write_data, write_line, write_remark
 
 if TYPE_CHECKING:
     from squeezetune.explanation import PictureFolder
@@ -112,15 +113,16 @@ def _print(job: Job, kind: str, top: int) -> int:
 
     lines = FORMATS[kind](LineOptions(job.classifier.class_names, top, job.rate is not None))
     failed, header = 0, lines.header
+    write = write_line if kind == "table" else write_data
     for title, outcome in predict_files(job.classifier, read_arguments(job.images), job.rate, job.pictures):
         if header:
-            click.echo(header)
+            write_data(header)
             header = ""
         if isinstance(outcome, SqueezeTuneError):
             failed += 1
-            click.echo(f"Error: {title}: {outcome.message}", err=True)
+            write_remark(f"Error: {title}: {outcome.message}")
         if line := lines.write(title, outcome):
-            click.echo(line)
+            write(line)
     return failed
 
 
@@ -140,9 +142,8 @@ def _write(job: Job, output: Path, kind: str, resume: bool, quiet: bool) -> int:
         with file, ProgressListener(is_quiet=quiet) as listen:
             count, failed = predict_to_file(job.classifier, batches, file, job.rate, job.pictures, listen)
     except KeyboardInterrupt:
-        click.echo(
-            f"\nStopped. {output} holds what was predicted; the same with --resume goes on from there.", err=True
-        )
+        write_remark("")
+        write_remark(f"Stopped. {output} holds what was predicted; the same with --resume goes on from there.")
         sys.exit(INTERRUPTED)
     print_lines(f"{count:,} images, {failed:,} of which could not be read: {output}")
     return failed

@@ -8,6 +8,7 @@ import click
 
 from squeezetune.cli_options import guard_errors
 from squeezetune.errors import MissingExtraError, SettingsError
+from squeezetune.terminal import write_line
 
 TOKEN_VARIABLE = "SQUEEZETUNE_TOKEN"
 
@@ -60,7 +61,7 @@ def serve(model: Path, host: str, port: int, token: str | None, threads: int, **
     )  # fmt: skip
 
     def announce(server: Any, address: str) -> None:
-        click.echo(f"Serving {model} at {address}; {address}/docs says more. Ctrl-C ends it.")
+        write_line(f"Serving {model} at {address}; {address}/docs says more. Ctrl-C ends it.")
 
     serve_model(model, Place(host, port, threads), limits, Access(_find_token(token)), announce=announce)
 

@@ -8,6 +8,7 @@ from typing import Any
 
 from squeezetune.console import ProgressListener, format_share, print_lines
 from squeezetune.events import Event
+from squeezetune.terminal import write_data
 from squeezetune.watching import Pace, Update, watch
 
 
@@ -40,7 +41,7 @@ def follow(photos: Path, output: Path | None, seconds: float, as_json: bool, qui
         for update in watch(photos, output, pace=Pace(every_s=seconds), listen=display, **options):
             display.close()
             if as_json:
-                print(json.dumps(describe_update(update)), flush=True)
+                write_data(json.dumps(describe_update(update)))
             else:
                 print_lines(f"{time.strftime('%H:%M:%S')}  {format_update(update)}")
                 if not has_model:
@@ -57,8 +58,7 @@ def follow(photos: Path, output: Path | None, seconds: float, as_json: bool, qui
 def format_update(update: Update) -> str:
     """Write in a line what came of a training."""
     if update.error:
-        message = " ".join(update.error.message.encode(errors="backslashreplace").decode().split())
-        return f"The model stays as it was: {message} {update.error.hint}".rstrip()
+        return f"The model stays as it was: {update.error.message} {update.error.hint}".rstrip()
     count = update.classifier.report["test"]["count"] if update.classifier else 0
     change = f"{update.change}: " if update.change else ""
     before = "" if update.accuracy_before is None else f", before {format_share(update.accuracy_before)}"

@@ -1,7 +1,6 @@
 """How the command line speaks to people: progress, tables, errors."""
 
 import json
-import sys
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -31,6 +30,14 @@ from squeezetune.events import (
     StageStarted,
     TrainingAdvanced,
 )
+from squeezetune.terminal import (
+    escape_controls,
+    guard_output,
+    open_error_stream,
+    write_data,
+    write_line,
+    write_remark,
+)
 
 STAGE_WORDS = {
     "reading": "Reading the photos",
@@ -58,7 +65,7 @@ class ProgressListener:
     """Draws events as progress bars on a terminal; elsewhere notices are printed, and a line for each epoch."""
 
     def __init__(self, *, is_quiet: bool = False, console: Console | None = None) -> None:
-        self._console = console or Console(stderr=True, highlight=False)
+        self._console = console or Console(file=open_error_stream(), highlight=False, emoji=False)
         self._is_quiet = is_quiet
         self._rows: dict[str, StageRow] = {}
         self._printed_s: dict[str, float] = {}
@@ -82,7 +89,7 @@ class ProgressListener:
         """Show one event."""
         if isinstance(event, Notice):
             if not self._is_quiet:
-                self._console.print(f"Note: {event.message}", markup=False)
+                self._console.print(f"Note: {escape_controls(event.message)}", markup=False, emoji=False)
         elif isinstance(event, PlanMade):
             if not self._is_quiet:
                 self._console.print(f"Plan: {format_plan(event)}", markup=False, soft_wrap=True)
@@ -197,14 +204,13 @@ def format_clock(seconds: float) -> str:
 
 def print_json(content: Any) -> None:
     """Print plain values as JSON."""
-    print(json.dumps(content, indent=1, ensure_ascii=True, default=str))
+    write_data(json.dumps(content, indent=1, ensure_ascii=True, default=str))
 
 
 def print_lines(*lines: str) -> None:
     """Print lines for people on standard output."""
-    console = Console(highlight=False, soft_wrap=True)
     for line in lines:
-        console.print(line, markup=False)
+        write_line(line)
 
 
 def print_table(columns: Mapping[str, str], rows: Sequence[Sequence[str]], title: str = "") -> None:
@@ -213,8 +219,9 @@ def print_table(columns: Mapping[str, str], rows: Sequence[Sequence[str]], title
     for name, justify in columns.items():
         table.add_column(name, justify=justify)  # type: ignore[arg-type]  # left, right or center
     for row in rows:
-        table.add_row(*row)
-    Console(highlight=False).print(table, markup=False)
+        table.add_row(*(Text(escape_controls(cell)) for cell in row))
+    with guard_output():
+        Console(highlight=False, emoji=False).print(table)
 
 
 def print_error(error: SqueezeTuneError, *, as_json: bool = False) -> None:
@@ -222,9 +229,9 @@ def print_error(error: SqueezeTuneError, *, as_json: bool = False) -> None:
     if as_json:
         print_json({"error": {"code": error.code, "message": error.message, "hint": error.hint}})
         return
-    print(f"Error: {_in_one_line(error.message)}", file=sys.stderr)
+    write_remark(f"Error: {error.message}")
     if error.hint:
-        print(f"Hint: {_in_one_line(error.hint)}", file=sys.stderr)
+        write_remark(f"Hint: {error.hint}")
 
 
 def format_share(share: float | None, digits: int = 1) -> str:
@@ -275,8 +282,3 @@ def describe_split(data: Mapping[str, Any]) -> str:
         f"{' / '.join(f'{part:,}' for part in parts)} photos to train / choose / measure "
         f"({shares} %; each class within {format_share(data['unevenness'])})"
     )
-
-
-def _in_one_line(text: str) -> str:
-    """Keep an error to its line whatever stands in a file's name."""
-    return text.encode(errors="backslashreplace").decode().replace("\n", "\\n").replace("\r", "\\r")

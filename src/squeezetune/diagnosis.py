@@ -8,7 +8,7 @@ from numpy.typing import NDArray
 from squeezetune.data.flaws import find_flaws
 from squeezetune.data.index import ImageIndex
 from squeezetune.data.split import PART_NAMES
-from squeezetune.findings import KINDS, Finding
+from squeezetune.findings import KINDS, Finding, name_doubt
 from squeezetune.inspection import Inspection
 
 FEW_IMAGES = 10
@@ -107,8 +107,8 @@ def _list_doubts(inspection: Inspection) -> Iterator[Finding]:
         name = index.names[position]
         parts = () if index.parts is None else (PART_NAMES[index.parts[position]],)
         evidence = f"looks like {better} rather than {given}"
-        yield Finding("wrong-label", (name,), evidence, f"Look at it; if it is {better}, change its label.", (given,),
-                      parts, better, round(confidence, 4))  # fmt: skip
+        yield Finding(name_doubt(confidence), (name,), evidence, f"Look at it; if it is {better}, change its label.",
+                      (given,), parts, better, round(confidence, 4))  # fmt: skip
 
 
 def _list_outliers(inspection: Inspection) -> Iterator[Finding]:

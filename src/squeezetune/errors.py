@@ -12,6 +12,7 @@
     ├── ArtifactError           a model folder is damaged, foreign or newer than this program
     ├── ExportError             an export cannot be had, or is worse than was asked for
     ├── CheckpointError         an unfinished run cannot be kept, or is not the one that is to go on
+    ├── OutputError             what was asked for cannot be printed
     └── MissingExtraError       an optional package is needed; the hint is the command that installs it
 
 Every error says what was found and what was needed (`message`) and what to do about it (`hint`).
@@ -92,6 +93,12 @@ class CheckpointError(SqueezeTuneError):
     """The state of an unfinished run cannot be saved or read, or it is that of another run."""
 
     code = "checkpoint"
+
+
+class OutputError(SqueezeTuneError):
+    """Standard output cannot be written, as on a full disk."""
+
+    code = "output"
 
 
 class MissingExtraError(SqueezeTuneError):

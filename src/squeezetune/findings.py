@@ -1,6 +1,6 @@
 """What may be wrong with photos: the kinds of findings, and one finding."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -14,13 +14,17 @@ class Kind:
     is_serious: bool = False
 
 
+# From this confidence on a label is probably wrong; below it may be.
+PROBABLE = 0.5
+_DOUBT = (
+    "Classifiers that had not seen these photos, nor copies of them, say another class. The confidence is how likely "
+    "that class is, counting how often labels are wrong among these photos. "
+)
 # In the order in which they are shown.
 KINDS = {
     "wrong-label": Kind(
         "Probably a wrong label",
-        "Classifiers that had not seen these photos, nor copies of them, say another class. The confidence is how "
-        "likely that class is, counting how often labels are wrong among these photos. The surest come first; look "
-        "before you change one.",
+        _DOUBT + "The surest come first; look before you change one.",
         is_serious=True,
     ),
     "copies-across-classes": Kind(
@@ -40,6 +44,10 @@ KINDS = {
         "The same picture in two parts of the split",
         "What was trained on is measured on, which flatters the accuracy. Keep them in one part.",
         is_serious=True,
+    ),
+    "doubtful-label": Kind(
+        "Perhaps a wrong label",
+        _DOUBT + "Each of these labels is more likely right than wrong; the photos are worth a look all the same.",
     ),
     "unreadable": Kind("Files that are not used", "They are no images, or damaged, or lie where no class is."),
     "few-images": Kind("Classes with few photos", "What is measured of them says little. Add photos."),
@@ -88,10 +96,20 @@ class Finding:
         return vars(self) | {"is_serious": self.is_serious}
 
 
+def name_doubt(confidence: float) -> str:
+    """Name the kind of a doubt about a label by how likely another class is."""
+    return "wrong-label" if confidence >= PROBABLE else "doubtful-label"
+
+
+def count_mistakes(findings: Iterable[Finding]) -> float:
+    """Count the labels that are expected to be wrong: what the confidences of the doubts about labels add up to."""
+    return sum(finding.confidence or 0.0 for finding in findings)
+
+
 def summarize_findings(findings: Sequence[Finding]) -> tuple[str, ...]:
     """Say how much was found of each kind, the serious kinds first."""
-    counts = {kind: sum(finding.kind == kind for finding in findings) for kind in KINDS}
-    return tuple(describe_count(kind, count) for kind, count in counts.items() if count)
+    by_kind = {kind: [finding for finding in findings if finding.kind == kind] for kind in KINDS}
+    return tuple(describe_kind(kind, len(found), count_mistakes(found)) for kind, found in by_kind.items() if found)
 
 
 # One, and many.
@@ -107,6 +125,7 @@ _SENTENCES = {
         "{} pictures stand in two parts of the split, in several versions",
     ),
     "wrong-label": ("1 photo probably has a wrong label", "{} photos probably have a wrong label"),
+    "doubtful-label": ("1 photo may have a wrong label", "{} photos may have a wrong label"),
     "unreadable": ("1 file is not used", "{} files are not used"),
     "few-images": ("1 class has few photos", "{} classes have few photos"),
     "imbalance": ("1 class is much smaller than the largest", "{} classes are much smaller than the largest"),
@@ -122,7 +141,18 @@ _SENTENCES = {
 }
 
 
-def describe_count(kind: str, count: int) -> str:
-    """Say how much was found of a kind."""
+def describe_kind(kind: str, count: int, mistakes: float = 0.0) -> str:
+    """Say how much was found of a kind; of doubts about labels also how many `mistakes` are expected among them.
+
+    >>> describe_kind("doubtful-label", 12, 4.2)
+    '12 photos may have a wrong label: about 4 of these 12 do'
+    """
     one, many = _SENTENCES[kind]
-    return one if count == 1 else many.format(f"{count:,}")
+    sentence = one if count == 1 else many.format(f"{count:,}")
+    if not mistakes:
+        return sentence
+    if count == 1:
+        return f"{sentence} ({mistakes:.0%})".replace("%", " %")
+    if mistakes < PROBABLE:
+        return f"{sentence}: most likely none of these {count:,} does"
+    return f"{sentence}: about {round(mistakes):,} of these {count:,} {'do' if mistakes >= 1.5 else 'does'}"

@@ -6,6 +6,7 @@ import json
 from collections.abc import Callable, Sequence
 from typing import NamedTuple, Protocol, TypeAlias
 
+from squeezetune.data.cells import free_cell, guard_cell
 from squeezetune.errors import ImageError
 from squeezetune.prediction import Prediction
 
@@ -74,7 +75,10 @@ class TableLines:
 
 
 class CsvLines:
-    """File, label, confidence, the probability of every class, and why an image could not be read."""
+    """File, label, confidence, the probability of every class, and why an image could not be read.
+
+    A name that a spreadsheet would run as a formula has an apostrophe in front.
+    """
 
     def __init__(self, options: LineOptions) -> None:
         self._names, self._has_unknown = options.class_names, options.has_unknown
@@ -100,7 +104,7 @@ class CsvLines:
             [fields] = csv.reader(io.StringIO(line.decode(), newline=""))
         except (ValueError, csv.Error):
             return None
-        return Row(fields[0], bool(fields[-1])) if len(fields) == len(self._columns) else None
+        return Row(free_cell(fields[0]), bool(fields[-1])) if len(fields) == len(self._columns) else None
 
 
 class JsonLines:
@@ -139,5 +143,5 @@ FORMATS: dict[str, Callable[[LineOptions], Lines]] = {"table": TableLines, **REA
 
 def _join_csv(values: Sequence[str]) -> str:
     line = io.StringIO(newline="")
-    csv.writer(line, lineterminator=CSV_END).writerow(values)
+    csv.writer(line, lineterminator=CSV_END).writerow(map(guard_cell, values))
     return line.getvalue().removesuffix(CSV_END)

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
 
+from squeezetune.data.cells import free_cell
 from squeezetune.data.columns import GUESSES, check_places, describe_places, find_named, guess_places
 from squeezetune.data.folders import FolderSource, explain_os_error
 from squeezetune.data.layout import PARTS
@@ -104,8 +105,8 @@ def _list_rows(path: Path, table: Table, lines: Iterable[str]) -> Listing:
     rows = csv.reader(lines, delimiter=table.delimiter)
     for row in islice(filter(None, rows), int(table.has_header), None):  # an empty line is no row
         place = f"{path.name}, line {rows.line_num}"
-        name = _clean_path(table.read("path", row))
-        label, part = table.read("label", row), table.read("split", row)
+        name = _clean_path(free_cell(table.read("path", row)))
+        label, part = free_cell(table.read("label", row)), table.read("split", row)
         if reason := _refuse_row(name, label, part, table):
             refused[name or place] = reason
         elif name in found:
@@ -113,7 +114,7 @@ def _list_rows(path: Path, table: Table, lines: Iterable[str]) -> Listing:
         else:
             found[name] = sys.intern(label)
             parts.append(PARTS.get(part.lower(), -1))
-            groups.append(sys.intern(table.read("group", row)))
+            groups.append(sys.intern(free_cell(table.read("group", row))))
     entries = map(Entry, found, found.values(), parts, groups)
     return list_entries(entries, refused, (describe_places(path, table.names, table.places),))
 
