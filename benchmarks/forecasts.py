@@ -18,7 +18,7 @@ from ledger import add_ledger_options, open_ledger
 from photos import add_photo_options
 from trials import Outcome, Trial, TrialBench
 
-from squeezetune.settings import parse_duration
+from squeezetune.quantities import parse_duration
 
 TASKS = {"400": ("eth80", 400), "3280": ("eth80", 0), "50000": ("cifar10", 0)}
 SETTINGS: dict[str, dict[str, Any]] = {

@@ -21,7 +21,8 @@ from photos import PHOTO_SETS, add_photo_options, prepare_photos
 from processes import read_report, train_command, watch_memory
 
 from squeezetune.memory import MB
-from squeezetune.settings import Settings, parse_size
+from squeezetune.quantities import parse_size
+from squeezetune.settings import Settings
 
 STAGES = (
     *("starting", "reading", "after reading", "features", "near-duplicates", "head", "pixels", "all layers"),

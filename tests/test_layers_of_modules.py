@@ -83,6 +83,7 @@ LAYERS = [
     "engine",
     "interruption",
     "settings",
+    "quantities",
     "events",
     "errors",
 ]

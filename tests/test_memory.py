@@ -12,8 +12,9 @@ from squeezetune.errors import SettingsError
 from squeezetune.events import Notice
 from squeezetune.gauge import measure_held_memory
 from squeezetune.memory import MB, Demand, apply_plan, count_micro, forecast_memory, format_size, plan_memory
+from squeezetune.quantities import parse_size
 from squeezetune.scene import open_scene
-from squeezetune.settings import Settings, parse_size
+from squeezetune.settings import Settings
 from squeezetune.training import train
 from squeezetune.workshop import open_workshop
 
@@ -181,7 +182,7 @@ def test_what_cannot_fit_is_refused_with_the_smallest_ceiling_that_would_do(dema
     smallest = caught.value.hint.split("--max-ram ")[1].split()[0]
     assert plan(smallest, demand, threads=4, **settings).peak <= parse_size(smallest)
     with pytest.raises(SettingsError):
-        plan(f"{parse_size(smallest) - 11 * MB}", demand, threads=4, **settings)
+        plan(f"{parse_size(smallest) - 11 * MB}B", demand, threads=4, **settings)
 
 
 def test_the_refusal_says_what_would_do_without_training_layers():

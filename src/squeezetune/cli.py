@@ -11,6 +11,7 @@ from squeezetune.cli_check import check
 from squeezetune.cli_data import data
 from squeezetune.cli_export import export
 from squeezetune.cli_options import (
+    SECONDS,
     class_option,
     columns_option,
     guard_errors,
@@ -62,7 +63,7 @@ main.add_command(serve)
 @click.option(
     "--watch",
     "watch_s",
-    type=click.FloatRange(0, min_open=True),
+    type=SECONDS,
     is_flag=False,
     flag_value=10.0,
     metavar="[SECONDS]",

@@ -1,6 +1,7 @@
 """What the commands of the command line share: their errors, and options that more than one of them has."""
 
 import functools
+import math
 import os
 import sys
 from collections.abc import Callable, Collection
@@ -10,6 +11,7 @@ from typing import Any, NoReturn
 import click
 
 from squeezetune.errors import OutputError, SqueezeTuneError
+from squeezetune.quantities import SIZE, TIME, Quantity
 from squeezetune.settings import Settings
 from squeezetune.terminal import abandon_output, write_remark
 
@@ -63,6 +65,30 @@ def settings_options(command: Callable[..., None], names: Collection[str] = ()) 
         command = click.option(flag, item.name, type=kind, default=item.default, show_default=shown, help=text)(command)
     return command
 
+
+class Amount(click.ParamType):  # type: ignore[type-arg]  # generic in newer ones only
+    """A number above 0, in the unit that its name says, or a quantity with a unit of its own: 30, 30s or 1m."""
+
+    def __init__(self, name: str, quantity: Quantity | None = None, unit: float = 1.0) -> None:
+        self.name, self._quantity, self._unit = name, quantity, unit
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> float:
+        """Read the amount in its unit."""
+        text = str(value)
+        if self._quantity and (read := self._quantity.read(text)):
+            return read / self._unit
+        try:
+            number = float(text)
+        except ValueError:
+            number = math.nan
+        if not 0 < number < math.inf:
+            examples = f", or such as {self._quantity.examples}" if self._quantity else ""
+            self.fail(f"{text!r} is no number above 0 of {self.name}{examples}", param, ctx)
+        return number
+
+
+SECONDS, MEGABYTES = Amount("seconds", TIME), Amount("megabytes", SIZE, 1e6)
+KILOBYTES, MEGAPIXELS = Amount("kilobytes", SIZE, 1024.0), Amount("megapixels")
 
 json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON for scripts.")
 quiet_option = click.option("-q", "--quiet", is_flag=True, help="Show no progress.")

@@ -6,7 +6,7 @@ from typing import Any
 
 import click
 
-from squeezetune.cli_options import guard_errors
+from squeezetune.cli_options import KILOBYTES, MEGABYTES, MEGAPIXELS, SECONDS, guard_errors
 from squeezetune.errors import MissingExtraError, SettingsError
 from squeezetune.terminal import write_line
 
@@ -21,14 +21,30 @@ TOKEN_VARIABLE = "SQUEEZETUNE_TOKEN"
               f"processes; the variable {TOKEN_VARIABLE} they cannot.")  # fmt: skip
 @click.option("--threads", default=0, show_default=True, type=click.IntRange(0, 1024),
               help="Threads that classify; 0 takes one for each physical core.")  # fmt: skip
-@click.option("--max-body", default=20.0, show_default=True, help="Most megabytes of a request's body.")
-@click.option("--max-pixels", default=50.0, show_default=True, help="Most megapixels of an image.")
+@click.option("--max-body", default=20, type=MEGABYTES, show_default=True, help="Most megabytes of a request's body.")
+@click.option("--max-pixels", default=50, type=MEGAPIXELS, show_default=True, help="Most megapixels of an image.")
 @click.option("--max-images", default=32, show_default=True, help="Most images of a request.")
-@click.option("--max-time", default=30.0, show_default=True, help="Most seconds of a request, its sending included.")
+@click.option(
+    "--max-time", default=30, type=SECONDS, show_default=True, help="Most seconds of a request, its sending included."
+)
 @click.option("--max-waiting", default=256, show_default=True, help="Most images that wait; then 503 is answered.")
-@click.option("--max-held", default=256.0, show_default=True, help="Most megabytes of all requests' bodies together.")
-@click.option("--max-headers", default=16.0, show_default=True, help="Most kilobytes of a request's headers.")
-@click.option("--max-idle", default=10.0, show_default=True, help="Seconds until an idle connection is closed.")
+@click.option(
+    "--max-held",
+    default=256,
+    type=MEGABYTES,
+    show_default=True,
+    help="Most megabytes of all requests' bodies together.",
+)
+@click.option(
+    "--max-headers",
+    default=16,
+    type=KILOBYTES,
+    show_default=True,
+    help="Most kilobytes (of 1,024) of a request's headers.",
+)
+@click.option(
+    "--max-idle", default=10, type=SECONDS, show_default=True, help="Seconds until an idle connection is closed."
+)
 @click.option("--max-connections", default=512, show_default=True, help="Most connections that are open at once.")
 @guard_errors
 def serve(model: Path, host: str, port: int, token: str | None, threads: int, **most: Any) -> None:

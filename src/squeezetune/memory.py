@@ -17,8 +17,9 @@ from squeezetune.learn.graph import FEATURE_COUNT
 from squeezetune.learn.inference import BATCH_PIXELS, batch_size
 from squeezetune.learn.recipe import MICRO_PIXELS, PROBE_IMAGES, count_micro
 from squeezetune.prediction import CHUNK, HELD_PIXELS
+from squeezetune.quantities import parse_size
 from squeezetune.scratch import HELD_BYTES
-from squeezetune.settings import LAYERS_NEED_TORCH, Settings, parse_size
+from squeezetune.settings import LAYERS_NEED_TORCH, Settings
 
 MB = 1_000_000
 # Python with numpy, scipy, ONNX and ONNX Runtime; then what each of the extras adds for good, once it was used.

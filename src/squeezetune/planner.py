@@ -25,7 +25,8 @@ from squeezetune.forecasts import (
     slow_down,
 )
 from squeezetune.learn.recipe import PROBE_IMAGES, StagePlan
-from squeezetune.settings import LAYERS_NEED_TORCH, Settings, parse_duration
+from squeezetune.quantities import parse_duration
+from squeezetune.settings import LAYERS_NEED_TORCH, Settings
 from squeezetune.stage_plans import list_stages
 
 # What was over sooner than this says nothing about a speed.

@@ -20,7 +20,8 @@ from squeezetune.learn.stages import StageResult
 from squeezetune.learned import Trained
 from squeezetune.machine import describe_machine, measure_peak_memory, name_version
 from squeezetune.measurement import Measured
-from squeezetune.settings import Settings, parse_size
+from squeezetune.quantities import parse_size
+from squeezetune.settings import Settings
 
 REPORT_VERSION = 1
 GALLERY = 24

@@ -33,8 +33,9 @@ from squeezetune.planner import (
     make_plan,
 )
 from squeezetune.probing import Site, measure_speeds
+from squeezetune.quantities import parse_duration
 from squeezetune.scratch import Scratch
-from squeezetune.settings import Settings, parse_duration
+from squeezetune.settings import Settings
 from squeezetune.stage_plans import find_small_side, list_starts
 from squeezetune.store import RowStore, lend_folder, measure_room
 from squeezetune.workshop import Workshop

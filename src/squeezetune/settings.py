@@ -3,7 +3,6 @@
 The command line, the manifest of a model and the scikit-learn estimator are all made from this one record.
 """
 
-import math
 import re
 from collections.abc import Mapping
 from dataclasses import Field, asdict, dataclass, field, fields
@@ -12,6 +11,7 @@ from os import PathLike, fspath
 from typing import Any
 
 from squeezetune.errors import SettingsError
+from squeezetune.quantities import SIZE, TIME
 
 ORIGINAL_ONLY = ("classifier_norm",)
 UNKNOWN_TO_ORIGINAL = ("effort", "views", "head", "layers", "budget", "max_ram", "class_weight", "engine", "precision")
@@ -22,6 +22,8 @@ PUBLISHED_WEIGHTS = ("squeezenet1_0", "squeezenet1_1")
 WEIGHTS_ENDINGS = (".safetensors", ".pth", ".pt")
 # What the setting `folds` may be besides a number.
 FOLDS_WORDS, MOST_FOLDS = ("auto", "none", "groups"), 100
+# The settings that are a number with its unit.
+QUANTITIES = {"budget": TIME, "max_ram": SIZE}
 # On smaller images fire9 gives a single position, and batch normalisation cannot do with a last batch of one image.
 ORIGINAL_SIDE_PX = 48
 
@@ -167,6 +169,8 @@ def _suggest(name: str, known: list[str]) -> str:
 
 def _find_problem(item: "Field[Any]", value: Any) -> str:
     """Say what is wrong with the value of one setting; nothing where it is right."""
+    if item.name in QUANTITIES and type(value) in (int, float):  # 600 is no more a size than "600" is
+        return f"{item.name} is {value!r}{QUANTITIES[item.name].explain(str(value))}"
     kinds = (int, float) if isinstance(item.default, float) else (type(item.default),)
     if not isinstance(value, kinds) or isinstance(value, bool):
         return f"{item.name} is {value!r}; needed is a value of type {kinds[-1].__name__}"
@@ -181,10 +185,8 @@ def _find_problem(item: "Field[Any]", value: Any) -> str:
         return _find_pattern_problem(str(value))
     if item.name == "weights" and value:
         return _find_weights_problem(str(value))
-    if item.name == "budget" and value and parse_duration(str(value)) is None:
-        return f"budget is {value!r}; needed is a time such as 90s, 10m or 1h30m"
-    if item.name == "max_ram" and value and parse_size(str(value)) is None:
-        return f"max_ram is {value!r}; needed is a size such as 600MB, 1GB or 1.5GB"
+    if item.name in QUANTITIES and value and (problem := QUANTITIES[item.name].explain(str(value))):
+        return f"{item.name} is {value!r}{problem}"
     return ""
 
 
@@ -204,37 +206,6 @@ def parse_folds(text: str) -> int | None:
     """
     number = int(text) if text.isascii() and text.isdigit() and len(text) < 4 else 0
     return number if 2 <= number <= MOST_FOLDS else None
-
-
-def parse_duration(text: str) -> float | None:
-    """Read a time such as 90s, 10m or 1h30m, or plain seconds, as seconds; None if it is none.
-
-    >>> parse_duration("1h30m")
-    5400.0
-    """
-    match = re.fullmatch(r"(?:([0-9.]+)h)?(?:([0-9.]+)m)?(?:([0-9.]+)s?)?", text.strip().lower())
-    try:
-        hours, minutes, seconds = (float(part or 0) for part in match.groups()) if match else (0.0, 0.0, 0.0)
-    except ValueError:  # such as 1.2.3
-        return None
-    total = 3600 * hours + 60 * minutes + seconds
-    return total if 0 < total < math.inf else None
-
-
-def parse_size(text: str) -> int | None:
-    """Read a size such as 600MB, 1.5GB or 1GiB, or plain bytes, as bytes; None if it is none.
-
-    >>> parse_size("1.5GB")
-    1500000000
-    """
-    match = re.fullmatch(r"([0-9.]+)\s*(?:([kmg])(i?)b?|b)?", text.strip().lower())
-    try:
-        number = float(match[1]) if match else 0.0
-    except ValueError:  # such as 1.2.3
-        return None
-    power = "kmg".find(match[2]) + 1 if match and match[2] else 0
-    total = number * (1024 if match and match[3] else 1000) ** power
-    return int(total) if 1 <= total < 2**63 else None
 
 
 def _find_pattern_problem(pattern: str) -> str:

@@ -51,11 +51,12 @@ from squeezetune.measurement import Measured, run_classifier
 from squeezetune.parts import PARTS, pack_parts
 from squeezetune.planner import Plan, add_rounds
 from squeezetune.prediction import Classifier, load
+from squeezetune.quantities import parse_size
 from squeezetune.record import Run, make_record
 from squeezetune.reporting import draw_plots, render_report
 from squeezetune.scene import find_deadline, open_scene, plan_run
 from squeezetune.scheme import choose_scheme
-from squeezetune.settings import Settings, parse_settings, parse_size
+from squeezetune.settings import Settings, parse_settings
 from squeezetune.store import RowStore, find_cache_folder, lend_folder
 from squeezetune.workshop import Workshop, open_workshop
 

@@ -1,0 +1,92 @@
+"""Times and sizes as people write them, a number with its unit: `90s`, `10 min`, `1h30m`, `600MB`, `1.5 GiB`."""
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+_PART = re.compile(r"([0-9]+(?:\.[0-9]+)?|\.[0-9]+)\s*([a-z]+)")
+_NUMBER = re.compile(r"[0-9]+(\.[0-9]+)?|\.[0-9]+")
+
+
+@dataclass(frozen=True)
+class Quantity:
+    """What is written: `units` are the names of each unit and what it stands for, in seconds or bytes.
+
+    `examples` tells people what to write, and `completed` what a bare number, `{}`, may have meant.
+    """
+
+    name: str
+    units: Mapping[str, float]
+    examples: str
+    completed: str
+    least: float
+    end: float
+
+    def read(self, text: str) -> float | None:
+        """Read numbers with their units, each unit once and larger ones first; None if it is nothing of that kind."""
+        text = text.lower()
+        parts = _PART.findall(text)
+        if not parts or _PART.sub("", text).strip() or any(unit not in self.units for _, unit in parts):
+            return None
+        sizes = [self.units[unit] for _, unit in parts]
+        if sizes != sorted(set(sizes), reverse=True):
+            return None
+        total = sum(float(number) * size for (number, _), size in zip(parts, sizes, strict=True))
+        return total if self.least <= total < self.end else None
+
+    def explain(self, text: str) -> str:
+        """Say why a text is no such quantity and what to write instead; nothing where it is one."""
+        if self.read(text) is not None:
+            return ""
+        number = text.strip()
+        if _NUMBER.fullmatch(number) and float(number):
+            return f", which has no unit; needed is a {self.name} such as {self.completed.replace('{}', number)}"
+        return f"; needed is a {self.name} such as {self.examples}"
+
+
+def _name_units(*units: tuple[str, float]) -> dict[str, float]:
+    """Give each of the names, separated by spaces, what its unit stands for."""
+    return {name: size for names, size in units for name in names.split()}
+
+
+TIME = Quantity(
+    "time",
+    _name_units(
+        ("h hr hrs hour hours", 3600.0), ("m min mins minute minutes", 60.0), ("s sec secs second seconds", 1.0)
+    ),
+    "90s, 10m or 1h30m, above 0",
+    "{}s, {}m or {}h",
+    least=1e-3,
+    end=1e12,
+)
+SIZE = Quantity(
+    "size",
+    _name_units(
+        *((f"{letter} {letter}b", 1000.0**power) for power, letter in enumerate("kmgt", 1)),
+        *((f"{letter}i {letter}ib", 1024.0**power) for power, letter in enumerate("kmgt", 1)),
+        ("b byte bytes", 1.0),
+    ),
+    "600MB, 1GB or 1.5GB, above 0",
+    "{}MB or {}GB",
+    least=1,
+    end=2.0**63,
+)
+
+
+def parse_duration(text: str) -> float | None:
+    """Read a time such as 90s, 10 min or 1h30m as seconds; None if it is none, or has no unit.
+
+    >>> parse_duration("1h30m")
+    5400.0
+    """
+    return TIME.read(text)
+
+
+def parse_size(text: str) -> int | None:
+    """Read a size such as 600MB, 1.5 GB or 1GiB as bytes; None if it is none, or has no unit.
+
+    >>> parse_size("1.5GB")
+    1500000000
+    """
+    size = SIZE.read(text)
+    return None if size is None else int(size)
