@@ -1,3 +1,5 @@
+from io import BytesIO, StringIO
+
 import numpy as np
 import pytest
 from example_weights import draw_weights
@@ -55,15 +57,62 @@ def test_probabilities_are_in_the_order_of_the_classes(fitted, digits):
     np.testing.assert_array_equal(fitted.predict(X[1:9]), fitted.classes_[probabilities.argmax(axis=1)])
 
 
-@pytest.mark.parametrize("names", [np.array(["zero", "one", "four", "seven"]), np.array([100, 9, 20, -3]),
-                                   np.array([False, True, True, False])])  # fmt: skip
-def test_labels_are_given_back_as_they_came(digits, names):
+# The same four classes, said in as many ways as people do: what is given for the digits 0, 1, 4 and 7.
+LABELLINGS = {
+    "numbers": np.array([0, 1, 4, 7]),
+    "negative": np.array([100, 9, 20, -3]),
+    "small": np.array([200, 9, 20, 100], np.uint8),
+    "whole floats": np.array([10.0, 9.0, 2.0, -1.0]),
+    "text": np.array(["zero", "one", "four", "seven"]),
+    "numbers as text": np.array(["2", "10", "9", "100"]),
+    "zeros before": np.array(["1", "01", "10", "001"]),
+    "natural": np.array(["s2", "s10", "s1", "S10"]),
+    "unicode": np.array(["кот", "猫", "Äpfel", "apple"]),
+    "odd": np.array(["a\nb", "=1+1", "x" * 300, "b\x1b[31m"]),
+    "objects": np.array(["b", "a", "10", "9"], object),
+    "objects of numbers": np.array([10, 9, 100, -1], object),
+    "mixed": ["a", 10, 9, "b"],
+    "mixed numbers": [True, 10, 2.0, -1],
+    "list": [7, 10, 9, 100],
+}
+
+
+@pytest.mark.parametrize("names", LABELLINGS.values(), ids=LABELLINGS)
+def test_labels_of_any_kind_score_alike(fitted, digits, names):
     X, y = digits
-    labels = names[np.searchsorted([0, 1, 4, 7], y)]
+    labels = [names[at] for at in np.searchsorted([0, 1, 4, 7], y)]
+    labels = labels if isinstance(names, list) else np.array(labels, names.dtype)
     model = SqueezeTuneClassifier(**FAST).fit(X[::2], labels[::2])
-    assert model.classes_.dtype == names.dtype
-    assert model.classes_.tolist() == sorted(set(names.tolist()))
+    np.testing.assert_array_equal(model.classes_, np.unique(labels))
+    assert model.score(X[::2], labels[::2]) == 1
     assert model.score(X[1::2], labels[1::2]) > 0.85
+    found = model.predict_proba(X[1::2])
+    columns = [model.classes_.tolist().index(name) for name in np.unique(np.array(names)).tolist()]
+    assert columns == [0, 1, 2, 3]
+    assert (model.classes_[found.argmax(axis=1)] == model.predict(X[1::2])).all()
+    assert type(model.predict(X[:1]).tolist()[0]) is type(np.array(labels).tolist()[0])
+
+
+def test_a_label_of_two_values(digits):
+    X, y = digits
+    model = SqueezeTuneClassifier(**FAST).fit(X[::2], y[::2] > 2)
+    assert model.classes_.tolist() == [False, True]
+    assert model.score(X[1::2], y[1::2] > 2) > 0.85
+
+
+@pytest.mark.parametrize("kind", ["Series", "Categorical", "Int64", "string"])
+def test_labels_of_pandas(digits, kind):
+    pandas = pytest.importorskip("pandas")
+    X, y = digits
+    text = [f"s{3 * digit}" for digit in y[::2]]
+    labels = {
+        "Series": pandas.Series(text, index=range(len(text), 0, -1)),
+        "Categorical": pandas.Categorical(text),
+        "Int64": pandas.Series(y[::2], dtype="Int64"),
+        "string": pandas.Series(text, dtype="string"),
+    }[kind]
+    model = SqueezeTuneClassifier(**FAST).fit(X[::2], labels)
+    assert model.score(X[::2], labels) == 1
 
 
 def test_paths_lists_and_pillow_images_are_images_too(fitted, digits, tmp_path):
@@ -214,6 +263,90 @@ def test_images_and_labels_must_be_as_many(digits):
     X, y = digits
     with pytest.raises(SourceError, match="100 images and 99 labels"):
         SqueezeTuneClassifier(**FAST).fit(X, y[:-1])
+
+
+@pytest.mark.parametrize(
+    ("spoil", "message"),
+    [
+        (lambda y: None, "requires y to be passed, but the target y is None"),
+        (lambda y: "abc", "the target y is a str"),
+        (lambda y: set(y), "the target y is a set"),
+        (lambda y: 5, "the target y is a int"),
+        (lambda y: np.array(5), "requires y|1d array|0-d"),
+        (lambda y: [[a, a] for a in y], r"1d array, got an array of shape \(100, 2\)"),
+        (lambda y: np.eye(8)[y], r"1d array, got an array of shape \(100, 8\)"),
+        (lambda y: [[a] * a for a in y], "inhomogeneous"),
+        (lambda y: [*map(str, y[:-1]), None], "1 of 100 labels cannot be used: image 99 has None"),
+        (lambda y: [*map(str, y[:-1]), float("nan")], "image 99 has a missing value, float"),
+        (lambda y: np.where(y == 1, np.nan, y), "25 of 100 labels .* image 25 has a missing value.* 22 more"),
+        (lambda y: np.array([None, *y[1:]], object), "image 0 has None"),
+        (lambda y: np.array(["a", *y[1:]], object), "labels are mixed: image 0 has 'a', and image 1 has 0"),
+        (lambda y: np.ma.masked_equal(y, 4), "25 of 100 labels .* image 50 has a masked value"),
+        (lambda y: [1, *map(str, y[1:])], "different labels have the same name: '1'"),
+        (lambda y: y + 0.5, "continuous"),
+        (lambda y: y + 0j, "omplex"),
+        (lambda y: [str(a).encode() for a in y], "bytes"),
+        (lambda y: [{"label": a} for a in y], "image 0 has a dict"),
+        (lambda y: [10**5000, *y[1:]], "image 0 has a number of thousands of digits"),
+    ],
+    ids=lambda value: value if isinstance(value, str) else "",
+)
+def test_labels_are_checked_before_anything_is_computed(digits, monkeypatch, spoil, message):
+    X, y = digits
+    monkeypatch.setattr("squeezetune.estimator.index_images", lambda *_, **__: pytest.fail("images were read"))
+    with pytest.raises(ClassesError, match=message) as caught:
+        SqueezeTuneClassifier(**FAST).fit(X, spoil(y))
+    assert isinstance(caught.value, ValueError)  # as scikit-learn's tools expect
+    assert caught.value.hint
+
+
+@pytest.mark.parametrize("digits_long", [4301, 5000])
+def test_names_longer_than_any_number(digits, digits_long):
+    X, y = digits
+    labels = np.array([str(digit) * digits_long for digit in (1, 2, 3, 4)])[np.searchsorted([0, 1, 4, 7], y)]
+    assert SqueezeTuneClassifier(**FAST).fit(X[::2], labels[::2]).score(X[::2], labels[::2]) == 1
+
+
+def test_images_of_other_kinds_of_sequence(fitted, digits, tmp_path):
+    X, y = digits
+    expected = fitted.predict_proba(X[1:3])
+    files = []
+    for at, image in enumerate(X[1:3]):
+        files.append(tmp_path / f"{at}.png")
+        Image.fromarray(image).save(files[-1])
+    raw = [path.read_bytes() for path in files]
+    opened = [path.open("rb") for path in files]
+    ways = [(image for image in X[1:3]), tuple(X[1:3]), opened, map(BytesIO, raw), map(bytearray, raw), files,
+            np.array(list(map(str, files))).reshape(-1, 1)]  # fmt: skip
+    for images in ways:
+        np.testing.assert_allclose(fitted.predict_proba(images), expected, atol=0.02)
+    for file in opened:
+        file.close()
+    model = SqueezeTuneClassifier(**FAST).fit((image for image in X[::2]), (label for label in y[::2]))
+    assert model.score(X[::2], y[::2]) == 1
+
+
+def test_a_column_of_pandas_is_images_too(fitted, digits, tmp_path):
+    pandas = pytest.importorskip("pandas")
+    Image.fromarray(digits[0][1]).save(tmp_path / "1.png")
+    frame = pandas.DataFrame({"path": [str(tmp_path / "1.png")] * 2})
+    assert fitted.predict(frame).shape == fitted.predict(frame["path"]).shape == (2,)
+
+
+@pytest.mark.parametrize("images", [None, "photos", b"bytes", 5, {"a": 1}, {"a", "b"}])
+def test_what_are_no_images_is_told_at_once(fitted, images):
+    for work in (fitted.predict, lambda X: SqueezeTuneClassifier(**FAST).fit(X, [0, 1])):
+        with pytest.raises(SourceError, match=r"the images are a .*; needed is a sequence"):
+            work(images)
+
+
+@pytest.mark.parametrize("spoilt", [None, 5, StringIO("text"), ["a"], np.zeros((4, 4)), {"a": 1}, "\0", ""])
+def test_what_is_no_image_is_told_with_its_place(fitted, digits, spoilt):
+    X, y = digits
+    with pytest.raises(ImageError, match=r"1 of 100 images cannot be used; image 1: "):
+        SqueezeTuneClassifier(**FAST).fit([X[0], spoilt, *X[2:]], y)
+    with pytest.raises(ImageError):
+        fitted.predict([X[0], spoilt])
 
 
 def test_before_fitting_there_is_nothing_to_predict(digits):

@@ -10,7 +10,7 @@ import pytest
 
 from squeezetune.artifact import MODEL
 from squeezetune.data.folders import FolderSource
-from squeezetune.errors import ArtifactError, ImageError
+from squeezetune.errors import ArtifactError, ImageError, SettingsError, SourceError
 from squeezetune.prediction import Classifier, Prediction, load
 
 
@@ -88,6 +88,39 @@ def test_mixed_sizes_equal_one_by_one(classifier, photos):
     one_by_one = np.concatenate([classifier.predict_probabilities([photo]) for photo in photos])
     assert together.shape == (40, 3)
     np.testing.assert_allclose(together, one_by_one, atol=1e-5)
+
+
+@pytest.mark.parametrize("wrap", [
+    iter, tuple, lambda paths: np.array(paths), lambda paths: np.array(paths).reshape(-1, 1),
+    lambda paths: [BytesIO(Path(path).read_bytes()) for path in paths], lambda paths: np.array(paths, object),
+], ids=["generator", "tuple", "array", "column", "open", "objects"])  # fmt: skip
+def test_several_images_come_in_any_number_of_ways(classifier, photos, tmp_path, wrap):
+    paths = [str(tmp_path / f"{at}.png") for at in range(5)]
+    for path, photo in zip(paths, photos, strict=False):
+        photo.save(path)
+    assert classifier.predict(wrap(paths)) == classifier.predict(paths)
+    np.testing.assert_array_equal(
+        classifier.predict_probabilities(wrap(paths)), classifier.predict_probabilities(paths)
+    )
+
+
+def test_a_rate_of_none_of_these_may_be_a_text(classifier, photos):
+    assert classifier.predict(photos[:9], none_of_these="25%") == classifier.predict(photos[:9], none_of_these=0.25)
+    for wrong in ("much", float("nan"), float("inf"), [0.25], "", b"5%", 10**400):
+        with pytest.raises(SettingsError, match="none-of-these is"):
+            classifier.predict(photos[0], none_of_these=wrong)
+
+
+@pytest.mark.parametrize("images", [None, 3, {"a": 1}, {"a.png"}])
+def test_what_are_no_images_at_all(classifier, images):
+    with pytest.raises(SourceError, match="the images are a"):
+        classifier.predict(images)
+
+
+@pytest.mark.parametrize("model", [None, 5, b"model", ["model"]])
+def test_a_model_is_given_by_its_path(model):
+    with pytest.raises(ArtifactError, match=r"The model is a .*; needed is its path"):
+        load(model)
 
 
 def test_nothing_gives_nothing(classifier):

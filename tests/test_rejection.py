@@ -87,12 +87,12 @@ def test_a_damaged_table(table):
         find_threshold(table, 0.05)
 
 
-@pytest.mark.parametrize(("text", "rate"), [("5%", 0.05), ("0.05", 0.05), (" 0.5 % ", 0.005), (".1", 0.1)])
+@pytest.mark.parametrize(("text", "rate"), [("5%", 0.05), ("0.05", 0.05), (" 0.5 % ", 0.005), (".1", 0.1), (0.2, 0.2)])
 def test_rates_are_read(text, rate):
     assert parse_rate(text) == pytest.approx(rate)
 
 
-@pytest.mark.parametrize("text", ["five", "%", "5 per cent"])
+@pytest.mark.parametrize("text", ["five", "%", "5 per cent", "5% of all", "5%%", None, [0.05]])
 def test_what_is_no_rate(text):
     with pytest.raises(SettingsError, match="needed is a share such as 5%"):
         parse_rate(text)

@@ -10,6 +10,7 @@ from typing import TypeAlias, cast
 
 from squeezetune.audit import Audit
 from squeezetune.data.cells import guard_cell
+from squeezetune.data.classes import sort_classes
 from squeezetune.data.folders import FolderSource, check_outside
 from squeezetune.data.index import ImageIndex
 from squeezetune.data.listing import ImageSource
@@ -126,7 +127,7 @@ def _drop_copies(findings: Sequence[Finding], confidence: float) -> Iterator[Cha
                     finding, finding.classes.index(right.pop()), "same bytes as {}, in the right class"
                 )
             else:
-                others = " and ".join(sorted(set(finding.classes)))
+                others = " and ".join(sort_classes(finding.classes))
                 yield from (Change(name, f"the same file stands in {others}") for name in finding.images)
 
 
@@ -136,7 +137,7 @@ def _drop_near_copies(findings: Sequence[Finding], _: float) -> Iterator[Change]
         if finding.kind in ("near-copies", "near-copies-across-parts"):
             yield from _keep_one(finding, _find_last_part(finding), "another version of {}")
         elif finding.kind == "near-copies-across-classes":
-            others = " and ".join(sorted(set(finding.classes)))
+            others = " and ".join(sort_classes(finding.classes))
             yield from (Change(name, f"the same picture stands in {others}") for name in finding.images)
 
 

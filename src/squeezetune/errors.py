@@ -16,7 +16,8 @@
     └── MissingExtraError       an optional package is needed; the hint is the command that installs it
 
 Every error says what was found and what was needed (`message`) and what to do about it (`hint`).
-`code` is a stable name for scripts; `exit_status` is what the command line returns.
+`code` is a stable name for scripts; `exit_status` is what the command line returns. Settings and data
+that cannot be used are ValueErrors too, as scikit-learn's tools expect of an estimator.
 """
 
 INSTALL_TORCH = (
@@ -40,14 +41,14 @@ class SqueezeTuneError(Exception):
         return f"{self.message}\n{self.hint}" if self.hint else self.message
 
 
-class SettingsError(SqueezeTuneError):
+class SettingsError(SqueezeTuneError, ValueError):
     """A setting is unknown, of the wrong type or out of its limits."""
 
     code = "settings"
     exit_status = 2
 
 
-class DataError(SqueezeTuneError):
+class DataError(SqueezeTuneError, ValueError):
     """The photos cannot be used as they are."""
 
     code = "data"

@@ -15,11 +15,11 @@ from PIL import Image
 from squeezetune.artifact import NETWORK, read_payload
 from squeezetune.data.content import RawImage
 from squeezetune.data.decoding import open_image
-from squeezetune.data.folders import read_file
+from squeezetune.data.sources import ImageLike, MemorySource, read_open_file
 from squeezetune.errors import ArtifactError, SettingsError
 from squeezetune.learn.class_maps import Mapper, open_mapper
 from squeezetune.learn.trained import read_network
-from squeezetune.prediction import Classifier, ImageLike, load
+from squeezetune.prediction import Classifier, load
 from squeezetune.store import write_file
 
 # A picture's longer side in pixels, and how much of the photo the heat hides where it is hottest.
@@ -77,7 +77,7 @@ class Explainer:
         photo = open_image(image, self.classifier.manifest.image_side)
         square = np.maximum(self._mapper.map_class(np.asarray(photo), names.index(label)), 0)
         heat = place_square(square, photo.size, self.classifier.manifest.resize)
-        return Explanation(label, heat / max(float(heat.max()), float(np.finfo(np.float32).tiny)), photo)
+        return Explanation(label, heat / max(float(heat.max()), np.finfo(np.float32).tiny), photo)
 
 
 def explain(model: str | os.PathLike[str] | Classifier, image: ImageLike, label: str = "") -> Explanation:
@@ -93,9 +93,9 @@ def explain(model: str | os.PathLike[str] | Classifier, image: ImageLike, label:
 
     """
     classifier = model if isinstance(model, Classifier) else load(model)
-    label = label or classifier.predict(image).label
-    raw = b"".join(read_file(os.fspath(image))) if isinstance(image, (str, os.PathLike)) else image
-    return Explainer(classifier).explain(raw, label)
+    source = MemorySource([read_open_file(image)])
+    label = label or classifier.predict(source.images[0]).label
+    return Explainer(classifier).explain(source.read("0"), label)
 
 
 def place_square(square: NDArray[np.float32], size: tuple[int, int], resize: str) -> NDArray[np.float32]:

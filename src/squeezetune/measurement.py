@@ -4,13 +4,14 @@ import os
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass
-from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
-from squeezetune.data.index import ImageIndex, Skipped, index_photos
+from squeezetune.data.classes import sort_classes
+from squeezetune.data.index import ImageIndex, Skipped
 from squeezetune.data.listing import list_some
+from squeezetune.data.origin import Photos, find_origin
 from squeezetune.data.split import Split
 from squeezetune.engine import Engine, ThreadEngine
 from squeezetune.errors import ClassesError, ImageError, SourceError
@@ -47,13 +48,13 @@ class FolderEvaluation:
 
 def evaluate(
     model: str | os.PathLike[str] | Classifier,
-    photos: str | os.PathLike[str],
+    photos: Photos,
     *,
     class_pattern: str = "",
     columns: str = "",
     listen: Listener = ignore_event,
 ) -> FolderEvaluation:
-    """Measure a classifier on photos: a folder with a subfolder for each class, an archive of one, or a table.
+    """Measure a classifier on photos: a folder with a subfolder for each class, an archive of one, a table, or pairs.
 
     Raises:
         ArtifactError: the model cannot be used.
@@ -62,7 +63,7 @@ def evaluate(
     """
     classifier = model if isinstance(model, Classifier) else load(model)
     engine = ThreadEngine()
-    index = index_photos(Path(photos), engine=engine, listen=listen, class_pattern=class_pattern, columns=columns)
+    index = find_origin(photos, class_pattern, columns).scan(engine, listen, None)
     hint = "Rename the folders as the model's classes, or take those away that it was not trained on."
     places = place_classes(index, classifier, hint)
     measured = run_classifier(classifier, index, np.arange(len(index)), engine, listen)
@@ -79,7 +80,7 @@ def place_classes(index: ImageIndex, classifier: Classifier, hint: str) -> NDArr
         ClassesError: the model does not know a class.
 
     """
-    unknown = sorted(set(index.class_names) - set(classifier.class_names))
+    unknown = sort_classes(set(index.class_names) - set(classifier.class_names))
     if unknown:
         raise ClassesError(
             f"the model does not know the class {list_some(unknown)}; it knows {list_some(classifier.class_names, 20)}",

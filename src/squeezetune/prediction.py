@@ -6,23 +6,20 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any, TypeAlias, overload
+from typing import Any, overload
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image
 
 from squeezetune.artifact import FLOATS, MODEL, WHOLES, Manifest, read_manifest, read_payload, read_report
-from squeezetune.data.content import RawImage
 from squeezetune.data.decoding import open_image
 from squeezetune.data.listing import ImageSource
-from squeezetune.data.sources import MemorySource
+from squeezetune.data.sources import ImageLike, MemorySource, hold_images, is_one_image
 from squeezetune.engine import Engine, ThreadEngine
 from squeezetune.errors import ArtifactError, ImageError
 from squeezetune.model_file import read_model_file
 from squeezetune.rejection import Threshold, choose_threshold
 
-ImageLike: TypeAlias = str | os.PathLike[str] | RawImage
 # Images of one size go through the model together, up to this many pixels at the network's size: on one thread more
 # at once are slower, since what the layers give no longer stays in the cache (docs/decisions/0014-prediction.md).
 BATCH_PIXELS = {FLOATS: 2 * 128 * 128, WHOLES: 8 * 128 * 128}
@@ -93,35 +90,37 @@ class Classifier:
 
     @overload
     def predict(  # type: ignore[overload-overlap]  # a str is a sequence too
-        self, images: ImageLike, *, none_of_these: float | None = None
+        self, images: ImageLike, *, none_of_these: float | str | None = None
     ) -> Prediction: ...
 
     @overload
-    def predict(self, images: Sequence[ImageLike], *, none_of_these: float | None = None) -> list[Prediction]: ...
+    def predict(self, images: Iterable[ImageLike], *, none_of_these: float | str | None = None) -> list[Prediction]: ...
 
     def predict(
-        self, images: ImageLike | Sequence[ImageLike], *, none_of_these: float | None = None
+        self, images: ImageLike | Iterable[ImageLike], *, none_of_these: float | str | None = None
     ) -> Prediction | list[Prediction]:
         """Classify one image or several.
 
-        An image is a path, the bytes of a file, a Pillow image, or an array of uint8, (height, width) or
-        (height, width, 3 or 4). Several are a sequence of those, or an array (n, height, width, 3).
+        An image is a path, the bytes of a file, a file that is open, a Pillow image, or an array of uint8,
+        (height, width) or (height, width, 3 or 4). Several are any number of those, or an array
+        (n, height, width, 3).
 
-        With `none_of_these`, say 0.05, an image that is hardly like any class is told as such (`is_known`); of images
-        that are of a class about this share is taken for such, too.
+        With `none_of_these`, say 0.05 or "5%", an image that is hardly like any class is told as such
+        (`is_known`); of images that are of a class about this share is taken for such, too.
 
         Raises:
+            SourceError: these are no images.
             ImageError: an image cannot be read.
             SettingsError: the share is out of its limits.
             ArtifactError: the model does not know what it makes of images that it has not learnt.
 
         """
         threshold = self.find_threshold(none_of_these)
-        if isinstance(images, (str, os.PathLike, bytes, Image.Image)) or getattr(images, "ndim", 4) < 4:
+        if is_one_image(images):
             return self.judge(self._answer([images])[0], threshold)  # type: ignore[list-item]
         return [self.judge(answer, threshold) for answer in self._answer(images)]  # type: ignore[arg-type]
 
-    def find_threshold(self, rate: float | None) -> Threshold:
+    def find_threshold(self, rate: float | str | None) -> Threshold:
         """Find what an image has to reach to be of one of the classes: about this share of known ones does not.
 
         None gives what everything reaches.
@@ -135,8 +134,8 @@ class Classifier:
             return Threshold()
         return choose_threshold(self.manifest.familiarities, self.manifest.confidences, rate)
 
-    def predict_probabilities(self, images: Sequence[ImageLike]) -> NDArray[np.float32]:
-        """Return the probabilities (n, classes) of a sequence of images.
+    def predict_probabilities(self, images: Iterable[ImageLike]) -> NDArray[np.float32]:
+        """Return the probabilities (n, classes) of any number of images.
 
         Raises:
             ImageError: an image cannot be read.
@@ -145,9 +144,10 @@ class Classifier:
         rows = [answer.probabilities for answer in self._answer(images)]
         return np.array(rows, np.float32).reshape(-1, len(self.class_names))
 
-    def _answer(self, images: Sequence[ImageLike]) -> list[Answer]:
-        """Run the model on a sequence of images; ImageError where one cannot be read."""
-        source, answers = MemorySource(images), []
+    def _answer(self, images: Iterable[ImageLike]) -> list[Answer]:
+        """Run the model on any number of images; ImageError where one cannot be read."""
+        images, answers = hold_images(images), []
+        source = MemorySource(images)
         for name, outcome in self.stream(source, source.names, ThreadEngine()):
             if isinstance(outcome, ImageError):
                 image = images[int(name)]
@@ -260,6 +260,8 @@ def load(model: str | os.PathLike[str]) -> Classifier:
         ArtifactError: it is no model, is damaged, or was written by a newer SqueezeTune.
 
     """
+    if not isinstance(model, (str, os.PathLike)):
+        raise ArtifactError(f"The model is a {type(model).__name__}; needed is its path", "Give a model's folder.")
     path = Path(model)
     if path.is_file():
         return Classifier(*read_model_file(path))

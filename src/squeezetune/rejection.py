@@ -55,7 +55,7 @@ def tabulate_scores(scores: NDArray[np.float32], measured_on: str) -> dict[str, 
     return {"measured_on": measured_on, "photos": len(ordered), "thresholds": thresholds}
 
 
-def choose_threshold(familiarities: Mapping[str, Any], confidences: Mapping[str, Any], rate: float) -> Threshold:
+def choose_threshold(familiarities: Mapping[str, Any], confidences: Mapping[str, Any], rate: float | str) -> Threshold:
     """Choose the threshold by a model's tables: of familiarity, where it knows that.
 
     Raises:
@@ -63,7 +63,7 @@ def choose_threshold(familiarities: Mapping[str, Any], confidences: Mapping[str,
         ArtifactError: the model has no table.
 
     """
-    return Threshold(find_threshold(familiarities or confidences, rate), bool(familiarities))
+    return Threshold(find_threshold(familiarities or confidences, parse_rate(rate)), bool(familiarities))
 
 
 def find_threshold(table: Mapping[str, Any], rate: float) -> float:
@@ -99,17 +99,19 @@ def find_threshold(table: Mapping[str, Any], rate: float) -> float:
     return threshold
 
 
-def parse_rate(text: str) -> float:
-    """Read a share such as 5% or 0.05.
+def parse_rate(rate: str | float) -> float:
+    """Read a share, a number or a text such as 5% or 0.05.
 
     Raises:
         SettingsError: it is none.
 
-    >>> parse_rate("5%")
-    0.05
+    >>> parse_rate("5%"), parse_rate(0.05)
+    (0.05, 0.05)
     """
-    number, percent, _ = text.strip().partition("%")
     try:
-        return float(number) / (100 if percent else 1)
-    except ValueError as error:
-        raise SettingsError(f"none-of-these is {text!r}; needed is a share such as 5% or 0.05") from error
+        if isinstance(rate, str):
+            number = rate.strip()
+            return float(number.removesuffix("%")) / (100 if number.endswith("%") else 1)
+        return float(rate)
+    except (ValueError, TypeError, OverflowError) as error:
+        raise SettingsError(f"none-of-these is {rate!r}; needed is a share such as 5% or 0.05") from error

@@ -355,7 +355,7 @@ def test_wrong_input_in_memory(make_photo, engine):
         index_images([b"text", b""], ["a", "b"], engine=engine)
     with pytest.raises(SourceError, match="none of 0 images"):
         index_images([], [], engine=engine)
-    with pytest.raises(ClassesError, match="all images have the label 'a'"):
+    with pytest.raises(ClassesError, match="all images are of one class, 'a'"):
         index_images(photos, ["a", "a"], engine=engine)
     with pytest.raises(ClassesError, match="different labels have the same name: '1'"):
         index_images(photos, [1, "1"], engine=engine)

@@ -181,6 +181,8 @@ def _read_extent(read_at: Callable[[int, int], bytes], entries: Mapping[str, Ext
                 raise ImageError("the archive ends before it does")
             done += len(part)
             yield part
+    except ImageError:
+        raise
     except OSError as error:
         raise ImageError(explain_os_error(error)) from error
     except (ValueError, OverflowError) as error:

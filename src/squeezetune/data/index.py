@@ -1,8 +1,7 @@
 """Which images there are, what class each belongs to, and what was skipped and why."""
 
 import hashlib
-import os
-from collections.abc import Hashable, Mapping, Sequence
+from collections.abc import Hashable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from itertools import compress, repeat
@@ -14,13 +13,13 @@ from numpy.typing import NDArray
 
 from squeezetune.data.classes import name_labels, sort_classes
 from squeezetune.data.columns import parse_columns
-from squeezetune.data.content import DIGEST_BYTES, FORMATS, RawImage
+from squeezetune.data.content import DIGEST_BYTES, FORMATS
 from squeezetune.data.diagnosis import check_folders, explain_few_classes, explain_no_image, explain_one_label
 from squeezetune.data.digests import read_digests
 from squeezetune.data.layout import Place, compile_pattern, explain_no_match, explain_skipped, find_layout
 from squeezetune.data.listing import Columns, ImageSource, quote_name
 from squeezetune.data.places import Places, number_places
-from squeezetune.data.sources import MemorySource, open_source
+from squeezetune.data.sources import ImageLike, MemorySource, hold_images, open_source
 from squeezetune.engine import Engine
 from squeezetune.errors import ClassesError, SettingsError, SourceError
 from squeezetune.events import Listener, Notice, ignore_event
@@ -184,26 +183,29 @@ def _index_table(images: _Images, columns: Columns, is_image: NDArray[np.bool_])
 
 
 def index_images(
-    images: Sequence[RawImage | str | os.PathLike[str]] | NDArray[np.uint8],
+    images: Iterable[ImageLike] | NDArray[np.uint8],
     labels: Sequence[Hashable] | NDArray[Any],
     *,
     engine: Engine,
     listen: Listener = ignore_event,
 ) -> ImageIndex:
-    """Index images in memory, or files anywhere, with a label for each; classes are in the order of labels.
+    """Index images in memory, or files anywhere, with a label for each.
 
     The names are the positions, padded with zeros. Images that cannot be used are in `skipped`, with reasons.
 
     Raises:
         SourceError: images and labels differ in number, or no image can be used.
-        ClassesError: there are fewer than two classes, or two labels look the same, as 1 and "1" do.
+        ClassesError: there are fewer than two classes, a label is missing or cannot be one, or two labels look the
+            same, as 1 and "1" do.
 
     """
+    images = hold_images(images)
     if len(images) != len(labels):
         raise SourceError(
             f"{len(images):,} images and {len(labels):,} labels were given; needed is one for each",
             "Give as many labels as images, in the same order.",
         )
+    labelled = name_labels(labels)
     source = MemorySource(images)
     names = source.names
     digests = read_digests(source, names, engine, listen)
@@ -214,16 +216,15 @@ def index_images(
             f"Give paths or bytes of {FORMATS}, Pillow images, or arrays of uint8.",
         )
     positions = np.flatnonzero(digests.is_image).tolist()
-    class_of = name_labels({labels[at] for at in positions})
-    if len(class_of) < 2:
-        only = quote_name(*class_of.values())
+    class_names = sort_classes(labelled[at] for at in positions)
+    if len(class_names) < 2:
         raise ClassesError(
-            f"all images have the label {only}; needed are two labels or more{explain_skipped(skipped)}",
+            f"all images are of one class, {quote_name(*class_names)}; needed are two classes or more"
+            f"{explain_skipped(skipped)}",
             "Give images of the other classes too.",
         )
     found = _Images(source, _pick(names, digests.is_image), digests.values[digests.is_image], skipped)
-    places = number_places(Place(class_of[labels[at]]) for at in positions)
-    return _build_index(found, places, list(class_of.values()))
+    return _build_index(found, number_places(Place(labelled[at]) for at in positions), class_names)
 
 
 def _build_index(images: _Images, places: Places, class_names: Sequence[str]) -> ImageIndex:

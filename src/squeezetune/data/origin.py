@@ -1,19 +1,19 @@
 """What somebody wants looked at: a path, or images with their labels, and how the classes are read."""
 
 import os
-from collections.abc import Hashable, Iterable
+from collections.abc import Hashable, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeAlias
 
-from squeezetune.data.content import RawImage
 from squeezetune.data.index import ImageIndex, index_images, index_photos
-from squeezetune.data.sources import name_source
+from squeezetune.data.sources import ImageLike, name_source, read_open_file
 from squeezetune.engine import Engine
+from squeezetune.errors import SourceError
 from squeezetune.events import Listener
 
 # One image, or the path of its file, and its class.
-LabelledImage: TypeAlias = tuple[RawImage | str | os.PathLike[str], Hashable]
+LabelledImage: TypeAlias = tuple[ImageLike, Hashable]
 # What can be trained on: a path, or any number of images with their classes.
 Photos: TypeAlias = str | os.PathLike[str] | Iterable[LabelledImage]
 
@@ -44,7 +44,25 @@ class Origin:
 
 
 def find_origin(photos: Photos, class_pattern: str, columns: str) -> Origin:
-    """Take photos as a path, or as pairs of image and label."""
+    """Take photos as a path, or as pairs of image and label.
+
+    Raises:
+        SourceError: they are neither.
+        ImageError: an open file cannot be read.
+
+    """
     if isinstance(photos, (str, os.PathLike)):
         return Origin(Path(photos), class_pattern, columns)
-    return Origin(tuple(photos), class_pattern, columns)
+    hint = "Give the path of a folder, an archive or a table, or pairs: [(image, label), ...]."
+    if not isinstance(photos, Iterable) or isinstance(photos, (bytes, Mapping)):
+        raise SourceError(f"the photos are a {type(photos).__name__}; needed are a path or pairs", hint)
+    pairs: list[LabelledImage] = []
+    for position, pair in enumerate(photos):
+        if not isinstance(pair, (tuple, list)) or len(pair) != 2:
+            size = f" of {len(pair)}" if isinstance(pair, (tuple, list)) else ""
+            raise SourceError(
+                f"item {position} of the photos is a {type(pair).__name__}{size}; needed is an image and its label",
+                hint,
+            )
+        pairs.append((read_open_file(pair[0]), pair[1]))
+    return Origin(tuple(pairs), class_pattern, columns)

@@ -1,13 +1,14 @@
 """Where images come from: a table of readers, each for a kind of folder or file, and images in memory."""
 
 import os
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence, Set
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TypeAlias
+from typing import Any, BinaryIO, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
+from PIL import Image
 
 from squeezetune.data.archives import open_zip
 from squeezetune.data.arrays import open_npy, open_npz
@@ -18,7 +19,12 @@ from squeezetune.data.listing import ImageSource, Listing, quote_name
 from squeezetune.data.manifests import open_manifest
 from squeezetune.data.parquet import open_parquet, open_parquets
 from squeezetune.data.shards import SUFFIXES, open_shard, open_shards
-from squeezetune.errors import SourceError
+from squeezetune.errors import ImageError, SourceError
+
+# One image by its file's path, or what was found in it.
+HeldImage: TypeAlias = str | os.PathLike[str] | RawImage
+# One image as people hand it over: also an open file.
+ImageLike: TypeAlias = HeldImage | BinaryIO
 
 # Opens what lies at a path; the mapping says which columns a table has, where its reader would guess wrong.
 Reader: TypeAlias = Callable[[Path, Mapping[str, str]], tuple[ImageSource, Listing]]
@@ -90,7 +96,7 @@ class MemorySource:
     Files are read when they are needed, each time anew.
     """
 
-    images: "Sequence[RawImage | str | os.PathLike[str]] | NDArray[np.uint8]" = field(repr=False)
+    images: "Sequence[HeldImage] | NDArray[np.uint8]" = field(repr=False)
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -111,3 +117,43 @@ class MemorySource:
     def describe(self) -> str:
         """Return how many images there are."""
         return f"{len(self.images):,} images in memory"
+
+
+def hold_images(images: Any) -> list[HeldImage]:
+    """Take any number of images as a list: of a sequence, an array, a generator, or a table's single column.
+
+    Open files are read to their ends. What is no image is left as it is, to be told with its position.
+
+    Raises:
+        SourceError: they have no order, or are none.
+
+    """
+    if getattr(images, "ndim", 0) == 2 and getattr(images, "dtype", None) != np.uint8:
+        images = np.asarray(images)
+        images = images[:, 0] if images.shape[1] == 1 else images
+    if isinstance(images, (str, bytes, os.PathLike, Set, Mapping)) or not isinstance(images, Iterable):
+        raise SourceError(
+            f"the images are a {type(images).__name__}; needed is a sequence of paths, bytes, Pillow images or arrays",
+            "Give a list of them, also of a single one: [image].",
+        )
+    return [read_open_file(image) for image in images]
+
+
+def read_open_file(image: Any) -> Any:
+    """Return the bytes of a file that is open, or of a buffer; any other image as it is."""
+    if isinstance(image, (bytearray, memoryview)):
+        return bytes(image)
+    if not hasattr(image, "read") or isinstance(image, os.PathLike):
+        return image
+    try:
+        return image.read()
+    except (OSError, ValueError) as error:  # ValueError: it is closed, or its text is none
+        raise ImageError(f"an open file cannot be read: {error}", "Open it for reading bytes.") from error
+
+
+def is_one_image(images: object) -> bool:
+    """Say whether this is a single image, and not several."""
+    if isinstance(images, (str, os.PathLike, bytes, bytearray, memoryview, Image.Image)) or hasattr(images, "read"):
+        return True
+    kind = getattr(getattr(images, "dtype", None), "kind", "u")
+    return getattr(images, "ndim", 4) < 4 and kind not in "OUT"  # arrays of objects and texts hold paths
