@@ -181,7 +181,7 @@ async def send_one(port: int, pieces: Pieces) -> str:
         pass  # refused before all was sent; the answer may be there
     try:
         head = await asyncio.wait_for(reader.read(64), NO_ANSWER_S)
-    except asyncio.TimeoutError:
+    except TimeoutError:
         return "NO ANSWER"
     except ConnectionError:
         return "dropped"

@@ -77,7 +77,7 @@ class Explainer:
         photo = open_image(image, self.classifier.manifest.image_side)
         square = np.maximum(self._mapper.map_class(np.asarray(photo), names.index(label)), 0)
         heat = place_square(square, photo.size, self.classifier.manifest.resize)
-        return Explanation(label, heat / max(float(heat.max()), np.finfo(np.float32).tiny), photo)
+        return Explanation(label, heat / max(float(heat.max()), float(np.finfo(np.float32).tiny)), photo)
 
 
 def explain(model: str | os.PathLike[str] | Classifier, image: ImageLike, label: str = "") -> Explanation:

@@ -3,7 +3,7 @@
 import json
 from collections.abc import Callable
 from dataclasses import replace
-from datetime import datetime, timezone
+from datetime import UTC, datetime
 from typing import Any
 
 import numpy as np
@@ -133,7 +133,7 @@ def make_manifest(learned: Trained, settings: Settings, crossed: NDArray[np.floa
         },
         libraries=list_libraries(),
         version=name_version(),
-        created=datetime.now(timezone.utc).strftime("%Y-%m-%dT%H:%M:%SZ"),
+        created=datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ"),
         weights=learned.pretrained.describe(),
         confidences=measure_confidences(learned, crossed),
         familiarities=learned.familiarities,

@@ -80,7 +80,7 @@ def _move(images: Floats, place: Floats) -> tuple[Floats, Floats]:
         ((along * (1 + place[:, at, None]) + place[:, at + 1, None]) + 1) * ((side - 1) / 2) for at in (0, 2)
     )
     is_shown = [((points >= 0) & (points <= side - 1)).astype(np.float32) for points in (right, down)]
-    moved: Floats = _make_blends(down) @ images @ _make_blends(right).swapaxes(1, 2)
+    moved: Floats = np.matmul(_make_blends(down) @ images, _make_blends(right).swapaxes(1, 2))
     return moved, is_shown[1][:, :, None] * is_shown[0][:, None, :]
 
 
@@ -100,7 +100,8 @@ def _make_blends(points: Floats) -> Floats:
 def _level(moved: Floats, shown: Floats, first: Floats) -> Floats:
     """Give images the mean and contrast of the first ones, where both are shown."""
     (first_mean, first_spread), (mean, spread) = (_measure(each, shown) for each in (first, moved))
-    leveled: Floats = (moved - mean) * (first_spread / np.maximum(spread, np.float32(1e-3))) + first_mean
+    contrast = first_spread / np.maximum(spread, np.float32(1e-3))
+    leveled: Floats = np.multiply(moved - mean, contrast) + first_mean
     return leveled
 
 

@@ -50,7 +50,7 @@ class Service:
         with Hold(self.room) as hold:
             try:
                 images = await asyncio.wait_for(read_images(request, kind, self.limits, hold), self.limits.time_s)
-            except asyncio.TimeoutError as error:
+            except TimeoutError as error:
                 raise Refusal("too-slow", f"The body did not arrive within {self.limits.time_s:g} s",
                               "Send it faster, or a smaller photo.") from error  # fmt: skip
             request.state.images = len(images)
