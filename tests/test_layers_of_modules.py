@@ -72,6 +72,7 @@ LAYERS = [
     "artifact",
     "learn",
     "data",
+    "output_lock",
     "checkpoint",
     "scratch",
     "downloads",

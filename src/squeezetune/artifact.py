@@ -137,9 +137,19 @@ def check_target(folder: Path, kind: FolderKind = MODEL_FOLDER) -> None:
     """Make sure that a model, or another kind, may be written to the folder, and clean up after a killed run.
 
     Raises:
-        ArtifactError: there is a file of that name, or a folder with something else.
+        ArtifactError: there is a file of that name, or a folder with something else, or it cannot be read.
 
     """
+    try:
+        _check_place(folder, kind)
+    except OSError as error:
+        raise ArtifactError(
+            f"{folder} cannot be used for {kind.words}: {error.strerror or error}",
+            "Check its permissions, or give another folder with --output; nothing was changed.",
+        ) from error
+
+
+def _check_place(folder: Path, kind: FolderKind) -> None:
     _bring_back(folder)
     if folder.is_dir() and not kind.owns(folder) and any(folder.iterdir()):
         raise ArtifactError(
@@ -152,6 +162,7 @@ def check_target(folder: Path, kind: FolderKind = MODEL_FOLDER) -> None:
         )
     if folder.exists():
         shutil.rmtree(_name_sibling(folder, RETIRED), ignore_errors=True)
+    remove_leftovers(folder)
 
 
 def read_manifest(folder: Path) -> Manifest:

@@ -10,7 +10,7 @@ from io import StringIO
 from pathlib import Path
 from typing import Any
 
-from squeezetune.artifact import FolderKind, check_target, remove_leftovers, stage_artifact, to_json
+from squeezetune.artifact import FolderKind, check_target, stage_artifact, to_json
 from squeezetune.audit_page import render_audit
 from squeezetune.data.catalog import group_photos
 from squeezetune.data.cells import guard_cell
@@ -23,6 +23,7 @@ from squeezetune.findings import Finding, count_mistakes, summarize_findings
 from squeezetune.inspection import Inspection, inspect_photos
 from squeezetune.learn.doubts import estimate_mistakes
 from squeezetune.machine import name_version
+from squeezetune.output_lock import follow_link, hold_output
 from squeezetune.settings import Settings, parse_settings
 from squeezetune.store import find_cache_folder
 from squeezetune.workshop import open_workshop
@@ -116,27 +117,26 @@ def check(
     settings = parse_settings((settings.to_dict() if settings else {}) | knobs)
     origin = find_origin(photos, class_pattern, columns)
     settings = group_photos(origin.photos, settings, listen)
-    folder = open_folder(origin, output)
-    workshop = open_workshop(settings, find_cache_folder() if use_cache else None, listen)
-    inspection = inspect_photos(origin.scan(workshop.engine, listen, workshop.cache), workshop)
-    audit = make_audit(inspection, str(origin), folder, started)
-    write_audit(audit)
+    folder = name_folder(origin, output)
+    with hold_output(folder):
+        check_target(folder, AUDIT_FOLDER)
+        workshop = open_workshop(settings, find_cache_folder() if use_cache else None, listen)
+        inspection = inspect_photos(origin.scan(workshop.engine, listen, workshop.cache), workshop)
+        audit = make_audit(inspection, str(origin), folder, started)
+        write_audit(audit)
     return audit
 
 
-def open_folder(origin: Origin, output: str | os.PathLike[str] | None) -> Path:
-    """Check where to write, before anything is computed.
+def name_folder(origin: Origin, output: str | os.PathLike[str] | None) -> Path:
+    """Say where the audit goes.
 
     Raises:
         SettingsError: it is among the photos.
-        ArtifactError: something else is there.
 
     """
-    source, folder = origin.photos, Path(output) if output else Path(f"{origin.name}-check")
+    source, folder = origin.photos, follow_link(Path(output or f"{origin.name}-check"))
     if isinstance(source, Path):
         check_outside(folder, source, "the folder of the audit", "give another folder with --output")
-    check_target(folder, AUDIT_FOLDER)
-    remove_leftovers(folder)
     return folder
 
 

@@ -136,10 +136,10 @@ def _write(job: Job, output: Path, kind: str, resume: bool, quiet: bool) -> int:
     job.keep_out(output, "the file", "--output")
     lines = READABLE[kind](LineOptions(job.classifier.class_names, has_unknown=job.rate is not None))
     file = LineFile(output, lines, identify_lines(job.classifier, kind, job.rate))
-    file.check(resume)
     batches = read_arguments(job.images)
     try:
         with file, ProgressListener(is_quiet=quiet) as listen:
+            file.check(resume)
             count, failed = predict_to_file(job.classifier, batches, file, job.rate, job.pictures, listen)
     except KeyboardInterrupt:
         write_remark("")

@@ -10,9 +10,9 @@
     │   └── ImageError          one image cannot be read
     ├── WeightsError            the pretrained weights are damaged or foreign
     ├── ArtifactError           a model folder is damaged, foreign or newer than this program
+    ├── OutputError             an output cannot be written, or another run writes to it
     ├── ExportError             an export cannot be had, or is worse than was asked for
     ├── CheckpointError         an unfinished run cannot be kept, or is not the one that is to go on
-    ├── OutputError             what was asked for cannot be printed
     └── MissingExtraError       an optional package is needed; the hint is the command that installs it
 
 Every error says what was found and what was needed (`message`) and what to do about it (`hint`).
@@ -84,6 +84,12 @@ class ArtifactError(SqueezeTuneError):
     code = "artifact"
 
 
+class OutputError(SqueezeTuneError):
+    """An output cannot be written or printed, or another run is writing to it."""
+
+    code = "output"
+
+
 class ExportError(SqueezeTuneError):
     """An export cannot be had, cannot be run by its own runtime, or is worse than was asked for."""
 
@@ -94,12 +100,6 @@ class CheckpointError(SqueezeTuneError):
     """The state of an unfinished run cannot be saved or read, or it is that of another run."""
 
     code = "checkpoint"
-
-
-class OutputError(SqueezeTuneError):
-    """Standard output cannot be written, as on a full disk."""
-
-    code = "output"
 
 
 class MissingExtraError(SqueezeTuneError):

@@ -9,7 +9,7 @@ While it grows, a hidden file beside it says what its lines are made by::
 import json
 import os
 from collections.abc import Iterable, Iterator, Mapping
-from contextlib import suppress
+from contextlib import ExitStack, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import TracebackType
@@ -17,6 +17,7 @@ from typing import Any, BinaryIO
 
 from squeezetune.errors import CheckpointError
 from squeezetune.lines import ReadableLines, Row
+from squeezetune.output_lock import hold_output
 from squeezetune.store import write_file
 
 # Lines that are written at once: a kill costs no more than predicting them again.
@@ -27,24 +28,28 @@ BLOCK = 64
 class LineFile:
     """A file that is written to in blocks of whole lines; used as a context, it is closed at the end, not finished.
 
-    `identity` are plain values that name all that lines depend on: only a file with the same is gone on with.
+    No other run writes to it meanwhile. `identity` are plain values that name all that lines depend on: only a file
+    with the same is gone on with.
     """
 
     path: Path
     lines: ReadableLines
     identity: Mapping[str, Any]
     _file: BinaryIO | None = None
+    _lock: ExitStack = field(default_factory=ExitStack)
     _waiting: list[str] = field(default_factory=list)
 
     def __enter__(self) -> "LineFile":
+        self._lock.enter_context(hold_output(self.path))
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        if self._file:
-            with suppress(OSError), self._file:  # a full disk has been told of
-                self._write_waiting()
+        with self._lock:
+            if self._file:
+                with suppress(OSError), self._file:  # a full disk has been told of
+                    self._write_waiting()
 
     @property
     def state(self) -> Path:

@@ -2,6 +2,8 @@
 
 import os
 import shlex
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field, fields, replace
 from datetime import UTC, datetime
 from functools import partial
@@ -16,7 +18,6 @@ from squeezetune.artifact import (
     Manifest,
     Staging,
     check_target,
-    remove_leftovers,
     stage_artifact,
     to_json,
 )
@@ -48,6 +49,7 @@ from squeezetune.gauge import MemoryGauge
 from squeezetune.learned import Trained
 from squeezetune.learning import RECIPES, make_manifest
 from squeezetune.measurement import Measured, run_classifier
+from squeezetune.output_lock import follow_link, hold_output
 from squeezetune.parts import PARTS, pack_parts
 from squeezetune.planner import Plan, add_rounds
 from squeezetune.prediction import Classifier, load
@@ -131,8 +133,8 @@ def train(
     settings = parse_settings((settings.to_dict() if settings else {}) | knobs)
     origin = find_origin(photos, class_pattern, columns)
     settings = group_photos(origin.photos, settings, listen)
-    job = open_job(origin, output, settings, use_cache, listen)
-    with job.clock:
+    target = name_target(origin, output)
+    with hold_output(target), open_job(origin, target, settings, use_cache, listen) as job:
         unfinished = open_unfinished(job, resume)
         workshop = replace(job.workshop, unfinished=unfinished, is_resuming=resume)
         learned, crossed = learn_and_measure(job, workshop)
@@ -203,19 +205,23 @@ def forecast(
     return add_rounds(plan, rounds)
 
 
-def open_job(
-    origin: Origin, output: str | os.PathLike[str] | None, settings: Settings, use_cache: bool, listen: Listener
-) -> Job:
-    """Check where to read and write, and load the pretrained weights, before anything is computed."""
-    source, target = origin.photos, Path(output) if output else Path(f"{origin.name}-model")
+def name_target(origin: Origin, output: str | os.PathLike[str] | None) -> Path:
+    """Say where the model goes: not among the photos."""
+    source, target = origin.photos, follow_link(Path(output or f"{origin.name}-model"))
     if isinstance(source, Path):
         check_outside(target, source, "the model's folder", "give another folder with --output")
+    return target
+
+
+@contextmanager
+def open_job(origin: Origin, target: Path, settings: Settings, use_cache: bool, listen: Listener) -> Iterator[Job]:
+    """Check where to write, and load the pretrained weights, before anything is computed; the clock runs meanwhile."""
     check_target(target)
-    remove_leftovers(target)
     ceiling = parse_size(settings.max_ram) if settings.max_ram else None
     clock = Clock(listen, gauge=MemoryGauge(ceiling))
     workshop = open_workshop(settings, find_cache_folder() if use_cache else None, clock)
-    return Job(origin, target, workshop, clock)
+    with clock:
+        yield Job(origin, target, workshop, clock)
 
 
 def open_unfinished(job: Job, resume: bool) -> CheckpointFolder:

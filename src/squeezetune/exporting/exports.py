@@ -37,6 +37,7 @@ from squeezetune.exporting.record import CARD, EXPORT_FOLDER, INDEX, Export, Exp
 from squeezetune.exporting.scoring import Exam, Score, score_export
 from squeezetune.exporting.trial import CALL_SIZES, Trial, try_export
 from squeezetune.learn.trained import read_network
+from squeezetune.output_lock import follow_link, hold_output
 from squeezetune.prediction import Classifier, load
 from squeezetune.store import write_file
 
@@ -79,12 +80,16 @@ def export(
     chosen = {name: find_format(name) for name in formats}
     looks_at_photos = measure or any(found.looks_at_photos for found in chosen.values())
     folder = Path(model)
-    classifier, target = load(folder), Path(output) if output else name_target(folder)
+    classifier, target = load(folder), follow_link(Path(output)) if output else name_target(folder)
     request = Request(photos, class_pattern, columns)
     material = open_material(folder, request, listen) if looks_at_photos else None
     check_target_outside(target, folder, material)
     order = replace(make_order(classifier, material), runtime=Path(runtime) if runtime else None, listen=listen)
-    with stage_artifact(target, EXPORT_FOLDER) as staging, tempfile.TemporaryDirectory() as scratch:
+    with (
+        hold_output(target),
+        stage_artifact(target, EXPORT_FOLDER) as staging,
+        tempfile.TemporaryDirectory() as scratch,
+    ):
         bench = None
         if measure and material:
             bench = open_bench(make_exam(classifier, material, listen), Path(scratch), max_loss)
