@@ -1,6 +1,9 @@
 import csv
 import io
 import json
+import warnings
+import zipfile
+from unittest import mock
 
 import pytest
 from click.testing import CliRunner
@@ -56,6 +59,116 @@ def test_predict_standard_input_is_a_photo_or_a_list(run, model_folder, shape_fo
     assert piped["probabilities"] == direct["probabilities"] == listed["probabilities"]
     assert (piped["file"], listed["file"]) == ("-", str(path))
     assert run("predict", model_folder, "-", input=b"").exit_code == 1
+
+
+def read_lines(result):
+    return [(line["file"], line.get("error", "")) for line in map(json.loads, result.stdout.splitlines())]
+
+
+@pytest.mark.parametrize("mark", ["utf-8", "utf-8-sig", "utf-16"])
+def test_predict_takes_a_list_of_paths_from_windows(run, model_folder, shape_folder, mark):
+    paths = [str(shape_folder / "spike" / f"00{at}.png") for at in range(3)]
+    result = run("predict", model_folder, "-", "--json", input="".join(f"{path}\r\n" for path in paths).encode(mark))
+    assert read_lines(result) == [(path, "") for path in paths]
+    assert result.exit_code == 0
+
+
+@pytest.fixture
+def table(shape_folder, tmp_path):
+    """Write a table as people have them: rows without a class or a path, the same photo twice, a part of one's own."""
+    box = shape_folder / "box"
+    path = tmp_path / "photos.csv"
+    path.write_text(
+        f"path,label,split\n{box}/002.png,,\n{box}/000.png,box,train\n,box,\n"
+        f"{box}/000.png,disc,mine\n{box}/none.png,box,test\n{box}/001.png\n"
+    )
+    return path
+
+
+def test_predict_writes_a_line_for_every_row_of_a_table_in_its_order(run, model_folder, shape_folder, table):
+    box = shape_folder / "box"
+    result = run("predict", model_folder, table, "--json")
+    assert [name for name, _ in read_lines(result)] == [
+        f"{table}/{name}"
+        for name in (box / "002.png", box / "000.png", "line 4", box / "000.png", box / "none.png", box / "001.png")
+    ]
+    reasons = [reason for _, reason in read_lines(result)]
+    assert [bool(reason) for reason in reasons] == [False, False, True, False, True, False]
+    assert reasons[2] == "no path"
+    assert result.exit_code == 1
+
+
+def test_predict_goes_on_in_a_table_where_it_stopped(run, model_folder, table, tmp_path):
+    whole, cut = tmp_path / "whole.csv", tmp_path / "cut.csv"
+    assert run("predict", model_folder, table, "-o", whole).exit_code == 1
+    for lines in range(7):
+        assert run("predict", model_folder, table, "-o", cut).exit_code == 1
+        cut.write_bytes(b"".join(whole.read_bytes().splitlines(keepends=True)[:lines]))
+        (tmp_path / ".cut.csv.unfinished").write_text(json.dumps({"format": "csv", "rate of none of these": None,
+            "model": json.loads((model_folder / "model.json").read_text())["files"]["model.onnx"]}))  # fmt: skip
+        result = run("predict", model_folder, table, "-o", cut, "--resume")
+        assert "6 images, 2 of which could not be read" in result.stdout
+        assert cut.read_bytes() == whole.read_bytes()
+        cut.unlink()
+
+
+@pytest.mark.parametrize(
+    ("header", "words"), [("path", []), ("", []), ("picture,number", ["--columns", "path=picture"])]
+)
+def test_predict_needs_no_classes(run, model_folder, shape_folder, tmp_path, header, words):
+    names = [f"box/{at:03d}.png" for at in (3, 1, 2)]
+    rows = [f"{shape_folder / name}{',7' * header.count(',')}" for name in names]
+    path = tmp_path / "photos.csv"
+    path.write_text("\n".join([*([header] if header else []), *rows]))
+    result = run("predict", model_folder, path, "--json", *words)
+    assert read_lines(result) == [(f"{path}/{shape_folder / name}", "") for name in names]
+    assert result.exit_code == 0
+
+
+def test_predict_says_which_column_it_needs(run, model_folder, tmp_path):
+    (tmp_path / "photos.csv").write_text("a,b\n1,2\n")
+    result = run("predict", model_folder, tmp_path / "photos.csv")
+    assert (result.exit_code, result.stdout) == (1, "")
+    assert "no column that is surely the path; it has a, b" in result.stderr
+    assert '--columns "path=a".' in result.stderr
+    result = run("predict", model_folder, tmp_path / "photos.csv", "--columns", "path=c")
+    assert result.exit_code == 2
+
+
+def test_predict_writes_a_line_for_everything_in_an_archive(run, model_folder, shape_folder, tmp_path):
+    path, photo = tmp_path / "photos.zip", (shape_folder / "box" / "000.png").read_bytes()
+    with zipfile.ZipFile(path, "w") as archive, warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # of the name that stands twice
+        for name in ("in/b.png", "in/c.png", "in/a.png", "../out.png", "C:/d.png", "in/b.png", "in/.hidden.png"):
+            archive.writestr(name, photo)
+        archive.writestr("in/e.txt", "no photo")
+    packed = path.read_bytes()
+    at = packed.index(b"PK\1\2", packed.index(b"PK\1\2") + 4) + 8  # the flags of the second entry: encrypted
+    path.write_bytes(packed[:at] + bytes([packed[at] | 1]) + packed[at + 1 :])
+    result = run("predict", model_folder, path, "--json")
+    assert read_lines(result) == [
+        (f"{path}/../out.png", "its path leads out of the archive"),
+        (f"{path}/C:/d.png", "its path leads out of the archive"),
+        (f"{path}/in/a.png", ""),
+        (f"{path}/in/b.png", ""),
+        (f"{path}/in/b.png (1 more of this name)",
+         "its name stands in the archive more than once; the last file of it is used"),
+        (f"{path}/in/c.png", "encrypted with a password"),
+        (f"{path}/in/e.txt", mock.ANY),
+    ]  # fmt: skip
+    assert result.exit_code == 1
+
+
+def test_predict_writes_a_line_for_every_row_of_a_parquet_file(run, model_folder, shape_folder, tmp_path):
+    pyarrow = pytest.importorskip("pyarrow", reason="pyarrow is an extra")
+    parquet = pytest.importorskip("pyarrow.parquet")
+    photo, path = (shape_folder / "box" / "000.png").read_bytes(), tmp_path / "photos.parquet"
+    for labels in ({"label": ["box", None, "", "disc"]}, {}):
+        parquet.write_table(pyarrow.table({"image": [photo, photo, None, photo], **labels}), path)
+        result = run("predict", model_folder, path, "--json")
+        reasons = ["", "", "no image in this row", ""]
+        assert read_lines(result) == [(f"{path}/photos.parquet/{at}", reason) for at, reason in enumerate(reasons)]
+        assert result.exit_code == 1
 
 
 def test_predict_goes_on_past_bad_images(run, model_folder, shape_folder, tmp_path):

@@ -6,13 +6,16 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import click
 
-from squeezetune.cli_options import INTERRUPTED, guard_errors, quiet_option
+from squeezetune.cli_options import INTERRUPTED, columns_option, guard_errors, quiet_option
 from squeezetune.errors import SettingsError, SqueezeTuneError
 from squeezetune.terminal import write_data, write_line, write_remark
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
     from squeezetune.explanation import PictureFolder
     from squeezetune.prediction import Classifier
+    from squeezetune.predictions import Batch
 
 # By the end of an output file's name.
 ENDINGS = {".csv": "csv", ".json": "json", ".jsonl": "json", ".ndjson": "json"}
@@ -33,6 +36,7 @@ BAD_IMAGES = 1
 @click.option("--resume", is_flag=True, help="Go on with the unfinished file of an interrupted run.")
 @click.option("--explain", "folder", type=click.Path(path_type=Path), metavar="DIR",
               help="Write a picture of each image that shows where its class is seen.")  # fmt: skip
+@columns_option
 @quiet_option
 @guard_errors
 # click hands every option over by its name, so that they cannot be one record
@@ -46,10 +50,11 @@ def predict(
     output: Path | None,
     resume: bool,
     folder: Path | None,
+    columns: str,
     quiet: bool,
 ) -> None:
     """Say what is on IMAGES: files, folders with everything below them, archives
-    and tables as for train, or - for a photo or a list of paths on standard input.
+    and tables as for train but without classes, or - for a photo or a list of paths on standard input.
 
     The exit status is 1 if an image could not be read; the others are predicted all the same.
     """  # noqa: D205  # a sentence of two lines
@@ -59,7 +64,7 @@ def predict(
     chosen, share = "csv" if as_csv else "json" if as_json else "", parse_rate(rate) if rate else None
     if resume and not output:
         raise SettingsError("--resume goes on with a file", "Name it: --output FILE.")
-    job = _open_job(load(model), images, share, folder)
+    job = _open_job(load(model), Images(images, columns), share, folder)
     if output:
         failed = _write(job, output, chosen or _choose_format(output), resume, quiet)
     else:
@@ -77,11 +82,24 @@ def _choose_format(output: Path) -> str:
     return ENDINGS[output.suffix.lower()]
 
 
+class Images(NamedTuple):
+    """Where the images are, and which column of a table is their path, where that is guessed wrong."""
+
+    places: tuple[str, ...]
+    columns: str
+
+    def read(self) -> "Iterator[Batch]":
+        """Find them as they are needed."""
+        from squeezetune.predictions import read_arguments
+
+        return read_arguments(self.places, self.columns)
+
+
 class Job(NamedTuple):
     """What is predicted, and how: with a rate of images that are none of the classes, or pictures of each, or not."""
 
     classifier: "Classifier"
-    images: tuple[str, ...]
+    images: Images
     rate: float | None
     pictures: "PictureFolder | None"
 
@@ -89,11 +107,11 @@ class Job(NamedTuple):
         """Make sure that nothing is written into the folders of images."""
         from squeezetune.data.folders import check_outside
 
-        for folder in filter(Path.is_dir, map(Path, self.images)):
+        for folder in filter(Path.is_dir, map(Path, self.images.places)):
             check_outside(target, folder, what, f"give another one with {option}")
 
 
-def _open_job(classifier: "Classifier", images: tuple[str, ...], rate: float | None, folder: Path | None) -> Job:
+def _open_job(classifier: "Classifier", images: Images, rate: float | None, folder: Path | None) -> Job:
     """Check where pictures would go."""
     if folder is None:
         return Job(classifier, images, rate, None)
@@ -109,12 +127,12 @@ def _open_job(classifier: "Classifier", images: tuple[str, ...], rate: float | N
 def _print(job: Job, kind: str, top: int) -> int:
     """Print a line for each image as soon as it is known; return how many could not be read."""
     from squeezetune.lines import FORMATS, LineOptions
-    from squeezetune.predictions import predict_files, read_arguments
+    from squeezetune.predictions import predict_files
 
     lines = FORMATS[kind](LineOptions(job.classifier.class_names, top, job.rate is not None))
     failed, header = 0, lines.header
     write = write_line if kind == "table" else write_data
-    for title, outcome in predict_files(job.classifier, read_arguments(job.images), job.rate, job.pictures):
+    for title, outcome in predict_files(job.classifier, job.images.read(), job.rate, job.pictures):
         if header:
             write_data(header)
             header = ""
@@ -131,16 +149,15 @@ def _write(job: Job, output: Path, kind: str, resume: bool, quiet: bool) -> int:
     from squeezetune.console import ProgressListener, print_lines
     from squeezetune.line_file import LineFile
     from squeezetune.lines import READABLE, LineOptions
-    from squeezetune.predictions import identify_lines, predict_to_file, read_arguments
+    from squeezetune.predictions import identify_lines, predict_to_file
 
     job.keep_out(output, "the file", "--output")
     lines = READABLE[kind](LineOptions(job.classifier.class_names, has_unknown=job.rate is not None))
     file = LineFile(output, lines, identify_lines(job.classifier, kind, job.rate))
-    batches = read_arguments(job.images)
     try:
         with file, ProgressListener(is_quiet=quiet) as listen:
             file.check(resume)
-            count, failed = predict_to_file(job.classifier, batches, file, job.rate, job.pictures, listen)
+            count, failed = predict_to_file(job.classifier, job.images.read(), file, job.rate, job.pictures, listen)
     except KeyboardInterrupt:
         write_remark("")
         write_remark(f"Stopped. {output} holds what was predicted; the same with --resume goes on from there.")

@@ -1,18 +1,21 @@
 """Many predictions: which images are meant, and what becomes of each, in order."""
 
+import codecs
 import os
 import sys
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import partial
 from itertools import chain, groupby
 from pathlib import Path
 
 from squeezetune.artifact import MODEL
 from squeezetune.data.catalog import locate_photos
-from squeezetune.data.content import recognise_format
+from squeezetune.data.columns import parse_columns
+from squeezetune.data.content import RawImage, recognise_format
 from squeezetune.data.folders import FileSource, FolderSource
 from squeezetune.data.listing import ImageSource
-from squeezetune.data.sources import MemorySource, find_ending, open_source
+from squeezetune.data.sources import MemorySource, find_ending, open_members
 from squeezetune.data.walk import walk_files
 from squeezetune.engine import ThreadEngine
 from squeezetune.errors import CheckpointError, ImageError, SourceError
@@ -44,46 +47,57 @@ class Batch:
 
 
 @dataclass(frozen=True)
-class WalkedFolder:
-    """The files below a folder, found as they are needed; what must not be read there is an error in its place."""
+class Members:
+    """What is in a folder or a file, found as it is needed; what is not read there is an error in its place.
 
-    files: FolderSource
+    `found` are names, each with the reason why it is not read, or "".
+    """
+
+    source: ImageSource
+    found: Iterable[tuple[str, str]]
     refused: dict[str, str] = field(default_factory=dict)
 
     def list_names(self) -> Iterator[str]:
-        """Yield the names of all files, sorted."""
-        for name, refusal in walk_files(self.files.root):
+        """Yield the names of all members, in order."""
+        for name, refusal in self.found:
             if refusal:
                 self.refused[name] = refusal
             yield name
 
-    def read(self, name: str) -> bytes:
-        """Return the bytes of the file; ImageError where it cannot or must not be read."""
+    def read(self, name: str) -> RawImage:
+        """Return the image of this name; ImageError where it cannot or must not be read."""
         if refusal := self.refused.pop(name, ""):
             raise ImageError(refusal)
-        return self.files.read(name)
+        return self.source.read(name)
 
     def digest(self, name: str) -> bytes:
-        """Return the digest of the file's bytes; ImageError where it is no image."""
-        return self.files.digest(name)
+        """Return the digest of the image's content; ImageError where it is none."""
+        return self.source.digest(name)
 
     def describe(self) -> str:
-        """Return the folder's path."""
-        return self.files.describe()
+        """Return what a person calls the source."""
+        return self.source.describe()
 
 
-def read_arguments(arguments: Sequence[str]) -> Iterator[Batch]:
+def read_arguments(arguments: Sequence[str], columns: str = "") -> Iterator[Batch]:
     """Turn arguments into images: files, folders with everything below them, archives and tables, data sets by name.
 
     A - is standard input, with a photo or a list of paths. Nothing is listed before it is needed, but what is in an
-    archive or a table.
+    archive. `columns` say which column of a table is the path, where that is guessed wrong: "path=file".
 
     Raises:
         SourceError: standard input is empty, or a folder or an archive cannot be read.
+        SettingsError: a table has no such column.
 
     """
-    for open_words, words in groupby(arguments, _choose_opener):
-        yield from open_words(list(words))
+    openers: dict[str, Callable[[list[str]], Iterable[Batch]]] = {
+        "input": _read_standard_input,
+        "folder": _open_folders,
+        "source": partial(_open_sources, parse_columns(columns)),
+        "file": _open_files,
+    }
+    for kind, words in groupby(arguments, _find_kind):
+        yield from openers[kind](list(words))
 
 
 def predict_files(
@@ -172,14 +186,14 @@ def _explain_change(path: Path, number: int, title: str, found: str) -> Checkpoi
     )
 
 
-def _choose_opener(word: str) -> Callable[[list[str]], Iterable[Batch]]:
-    """Choose what makes batches of an argument."""
+def _find_kind(word: str) -> str:
+    """Find out what an argument is."""
     path = Path(word)
     if word == "-":
-        return _read_standard_input
+        return "input"
     if path.is_dir():
-        return _open_folders
-    return _open_sources if find_ending(locate_photos(path)) else _open_files
+        return "folder"
+    return "source" if find_ending(locate_photos(path)) else "file"
 
 
 def _open_files(paths: list[str]) -> Iterator[Batch]:
@@ -188,14 +202,14 @@ def _open_files(paths: list[str]) -> Iterator[Batch]:
 
 def _open_folders(folders: list[str]) -> Iterator[Batch]:
     for folder in folders:
-        source = WalkedFolder(FolderSource(Path(folder)))
-        yield Batch(source, source.list_names(), _show_below(folder))
+        members = Members(FolderSource(Path(folder)), walk_files(folder))
+        yield Batch(members, members.list_names(), _show_below(folder))
 
 
-def _open_sources(words: list[str]) -> Iterator[Batch]:
+def _open_sources(columns: Mapping[str, str], words: list[str]) -> Iterator[Batch]:
     for word in words:
-        source, listing = open_source(Path(word), {})
-        yield Batch(source, listing.files, _show_below(word))
+        members = Members(*open_members(Path(word), columns))
+        yield Batch(members, members.list_names(), _show_below(word))
 
 
 def _show_below(root: str) -> Callable[[str], str]:
@@ -218,14 +232,19 @@ def _read_standard_input(words: list[str]) -> Iterator[Batch]:
 def _read_paths(head: bytes) -> Iterator[str]:
     """Yield the paths on standard input, of which the head has been read already.
 
+    A byte-order mark, as Windows writes it, is none of them; the one of UTF-16 says how they are written.
+
     Raises:
         SourceError: there are none.
 
     """
     is_empty = True
-    for part in chain((head + sys.stdin.buffer.readline()).splitlines(), sys.stdin.buffer):
-        if part.strip():
+    head = (head + sys.stdin.buffer.readline()).removeprefix(codecs.BOM_UTF8)
+    is_wide = head.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE))
+    wide = (head + sys.stdin.buffer.read()).decode("utf-16", "replace").splitlines() if is_wide else ()
+    for path in wide or map(os.fsdecode, chain(head.splitlines(), sys.stdin.buffer)):
+        if path.strip():
             is_empty = False
-            yield os.fsdecode(part.rstrip(b"\r\n"))
+            yield path.rstrip("\r\n")
     if is_empty:
         raise SourceError("standard input is empty", "Pipe a photo or a list of paths, one a line.")

@@ -88,12 +88,32 @@ def test_names_are_those_of_a_folder(pack, names, files):
     assert pack(dict.fromkeys(names, b"x"))[1].files == files
 
 
-@pytest.mark.parametrize("name", ["../secret.jpg", "/etc/secret.jpg", "cow/../../secret.jpg"])
-def test_names_that_lead_out_are_refused(pack, photos, name, tmp_path):
-    _, listing = pack({**photos, name: b"x"})
+@pytest.mark.parametrize(
+    "name", ["../secret.jpg", "/etc/secret.jpg", "cow/../../secret.jpg", "C:/secret.jpg", "C:\\secret.jpg"]
+)
+@pytest.mark.parametrize("around", ["", "photos/"])
+def test_names_that_lead_out_are_refused(pack, photos, name, around, tmp_path):
+    _, listing = pack({**{around + photo: data for photo, data in photos.items()}, name: b"x"})
     assert set(listing.files) == set(photos)
-    assert list(listing.refused.values()) == ["its path leads out of the archive"]
+    assert listing.refused == {name.replace("\\", "/"): "its path leads out of the archive"}
     assert [path.name for path in tmp_path.iterdir()] in [[f"photos.{kind}"] for kind in PACKERS]
+
+
+@pytest.mark.filterwarnings("ignore:Duplicate name")
+def test_of_files_of_one_name_the_last_is_used_and_the_others_are_told(tmp_path, photos, make_photo):
+    again = [f"in/{name}" for name in ("bee/0.jpg", "bee/0.jpg", "./cow/1.jpg", "bee/.hidden", "bee/.hidden")]
+    pairs = [(f"in/{name}", photo) for name, photo in photos.items()]
+    pairs += [(name, make_photo(100 + at)) for at, name in enumerate(again)]
+    with zipfile.ZipFile(tmp_path / "photos.zip", "w") as packed, tarfile.open(tmp_path / "photos.tgz", "w:gz") as tape:
+        for name, photo in pairs:
+            packed.writestr(name, photo)
+            info = tarfile.TarInfo(name)
+            info.size = len(photo)
+            tape.addfile(info, io.BytesIO(photo))
+    for source, listing in (open_zip(tmp_path / "photos.zip", {}), open_tar(tmp_path / "photos.tgz", {})):
+        assert set(listing.files) == set(photos)
+        assert source.read("bee/0.jpg") == make_photo(101)
+        assert set(listing.refused) == {"bee/0.jpg (2 more of this name)", "cow/1.jpg (1 more of this name)"}
 
 
 def test_too_large_files_are_refused(pack, photos, monkeypatch):

@@ -67,6 +67,23 @@ def test_what_are_no_images_and_labels_is_refused(index, arrays, message):
         index(**arrays)
 
 
+LABELS = {
+    "nan": (np.array([2.0, np.nan, 10.0] * 4), ("2", "10")),
+    "bytes": (np.array([b"s10", b"", b"s2"] * 4), ("s2", "s10")),
+    "text": (np.array(["s10", " ", "s2"] * 4), ("s2", "s10")),
+    "days": (np.array(["2020-01-02", "NaT", "2020-01-01"] * 4, "datetime64[D]"), ("2020-01-01", "2020-01-02")),
+}
+
+
+@pytest.mark.parametrize(("labels", "names"), LABELS.values(), ids=LABELS)
+def test_images_without_a_label_are_of_no_class(index, labels, names):
+    found = index(images=draw(), labels=labels)
+    assert found.class_names == names
+    assert [(item.name, item.reason) for item in found.skipped] == [
+        (f"images/{at:02d}", "no class") for at in range(1, 12, 3)
+    ]
+
+
 @pytest.mark.parametrize("name", ["labels", "y", "photos_labels", "photos-y"])
 def test_labels_lie_beside_a_single_array(tmp_path, engine, name):
     np.save(tmp_path / "photos.npy", draw())

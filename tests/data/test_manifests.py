@@ -96,7 +96,7 @@ def test_rows_that_cannot_be_used_are_told(write_table):
     }
 
 
-@pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig", "latin-1"])
+@pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig", "utf-16", "latin-1"])
 def test_tables_come_in_several_encodings(write_table, encoding):
     listing = read(write_table('path,label\n"dir\\a b.jpg",Käfer\n', encoding=encoding))
     assert listing.files == ("dir/a b.jpg",)

@@ -42,7 +42,8 @@ def test_a_sample_says_its_class(pack, make_photo):
     found = dict(zip(listing.files, listing.columns.labels, strict=True))
     assert found == {"000.jpg": "3", "002.left.jpg": "cow", "002.right.jpg": "cow"}
     without = ("003.jpg", "004.jpg", "005.jpg", "in/001.x.png")
-    assert listing.refused == dict.fromkeys(without, "its sample does not say its class")
+    assert listing.unlabelled == dict.fromkeys(without, "its sample does not say its class")
+    assert [name for name, _ in listing.list_members()] == sorted([*found, *without])
     assert source.read("000.jpg") == photo
     assert source.digest("000.jpg") == hash_image(photo)
 

@@ -3,8 +3,10 @@
 No file of an archive is written anywhere by itself, so that no name in one is a path here.
 """
 
+import re
 import tarfile
 import zipfile
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
@@ -21,6 +23,7 @@ from squeezetune.errors import DataError, ImageError, SourceError
 # No photo is larger; a bomb of few bytes says that it is.
 MOST_BYTES = 1 << 29
 ENCRYPTED = 0x1
+_DRIVE = re.compile("[A-Za-z]:")  # of Windows, at the beginning of a whole path
 Item = TypeVar("Item")
 
 
@@ -63,8 +66,11 @@ def open_zip(path: Path, columns: Mapping[str, str]) -> tuple[ArchiveSource, Lis
         raise _explain_archive(path, explain_os_error(error)) from error
     except Exception as error:  # zipfile raises nearly anything over a damaged archive
         raise _explain_archive(path, str(error)) from error
-    found = {_clean_name(info.filename): info for info in archive.infolist() if not info.filename.endswith("/")}
-    entries, listing = _list_entries(found, _refuse_zipped)
+    files = [info for info in archive.infolist() if not info.filename.endswith("/")]
+    found, hidden = {_clean_name(info.filename): info for info in files}, Counter[str]()
+    if len(found) < len(files):
+        hidden = Counter(_clean_name(info.filename) for info in files) - Counter(found.keys())
+    entries, listing = _list_entries(found, _refuse_zipped, hidden)
     return ArchiveSource(path, partial(_read_zipped, archive, entries), stamped), listing
 
 
@@ -108,10 +114,10 @@ def open_tar(path: Path, columns: Mapping[str, str]) -> tuple[ArchiveSource, Lis
     try:
         if opener := find_opener(path):
             unpacked = unpack_file(path, opener)
-            found, damage = _scan_tar(unpacked.file, unpacked.size)
+            found, hidden, damage = _scan_tar(unpacked.file, unpacked.size)
         else:
             with path.open("rb") as file:
-                found, damage = _scan_tar(file, path.stat().st_size)
+                found, hidden, damage = _scan_tar(file, path.stat().st_size)
     except OSError as error:
         raise _explain_archive(path, explain_os_error(error)) from error
     except DataError:
@@ -120,16 +126,17 @@ def open_tar(path: Path, columns: Mapping[str, str]) -> tuple[ArchiveSource, Lis
         raise _explain_archive(path, unpacked.damage if unpacked and unpacked.damage else str(error)) from error
     if unpacked and unpacked.damage:
         damage = f"damaged behind {len(found):,} files: {unpacked.damage}"
-    entries, listing = _list_entries(found, lambda extent: extent.refusal)
+    entries, listing = _list_entries(found, lambda extent: extent.refusal, hidden)
     read_at = unpacked.read_at if unpacked else partial(_read_at, path)
     refused = {**listing.refused, **({path.name: f"the archive is {damage}"} if damage else {})}
     listing = Listing(listing.files, listing.folders, refused, notes=_note_unpacking(path, unpacked))
     return ArchiveSource(path, partial(_read_extent, read_at, entries), stamped), listing
 
 
-def _scan_tar(file: BinaryIO, size: int) -> tuple[dict[str, Extent], str]:
-    """Find all files in a plain tar archive, and what is wrong with it, if anything is."""
+def _scan_tar(file: BinaryIO, size: int) -> tuple[dict[str, Extent], Counter[str], str]:
+    """Find all files in a plain tar archive, how many more have the same name, and what is wrong with the archive."""
     found: dict[str, Extent] = {}
+    hidden: Counter[str] = Counter()
     damage = ""
     file.seek(0)
     with tarfile.open(fileobj=file, mode="r:") as archive:
@@ -137,7 +144,9 @@ def _scan_tar(file: BinaryIO, size: int) -> tuple[dict[str, Extent], str]:
             while member := archive.next():
                 archive.members.clear()  # type: ignore[attr-defined]  # else a kilobyte stays for every file
                 if not member.isdir():
-                    found[_clean_name(member.name)] = _locate(member)
+                    name = _clean_name(member.name)
+                    hidden.update([name] if name in found else [])
+                    found[name] = _locate(member)
                 if member.size < 0:
                     raise tarfile.ReadError("a header leads back")
             _check_end(archive)
@@ -145,7 +154,7 @@ def _scan_tar(file: BinaryIO, size: int) -> tuple[dict[str, Extent], str]:
             raise
         except Exception as error:  # tarfile raises nearly anything over a damaged header
             damage = f"damaged behind {len(found):,} files: {error}"
-    return found, f"torn behind {len(found):,} files" if size % tarfile.BLOCKSIZE else damage
+    return found, hidden, f"torn behind {len(found):,} files" if size % tarfile.BLOCKSIZE else damage
 
 
 def _check_end(archive: tarfile.TarFile) -> None:
@@ -206,15 +215,25 @@ def _clean_name(name: str) -> str:
     return "/".join(part for part in (name if "/" in name else name.replace("\\", "/")).split("/") if part != ".")
 
 
-def _list_entries(found: Mapping[str, Item], refuse: Callable[[Item], str]) -> tuple[dict[str, Item], Listing]:
-    """List the files of an archive as they would be listed below a folder; the one folder around all goes away."""
+def _list_entries(
+    found: Mapping[str, Item], refuse: Callable[[Item], str], hidden: Mapping[str, int]
+) -> tuple[dict[str, Item], Listing]:
+    """List the files of an archive as they would be listed below a folder; the one folder around all goes away.
+
+    `hidden` is how many more files have the same name; the last one counts, as where all are unpacked.
+    """
     # no more than one dictionary of all entries besides what was found: an archive may hold a million
     visible = [name for name in found if not _is_hidden(name)]
     reasons = {name: reason for name in visible if (reason := _refuse_name(name) or refuse(found[name]))}
     used = sorted(name for name in visible if name not in reasons)
     start = _measure_wrapping(used)
     entries = {name[start:]: found[name] for name in used}
-    refused = {name[start:] or name: reason for name, reason in reasons.items()}
+    around = used[0][:start] if used else ""
+    refused = {name.removeprefix(around) or name: reason for name, reason in reasons.items()}
+    for name, count in hidden.items():
+        if name in found and not _is_hidden(name):
+            again = f"{name.removeprefix(around)} ({count} more of this name)"
+            refused[again] = "its name stands in the archive more than once; the last file of it is used"
     return entries, Listing(tuple(entries), _list_folders(entries), refused)
 
 
@@ -223,7 +242,8 @@ def _is_hidden(name: str) -> bool:
 
 
 def _refuse_name(name: str) -> str:
-    is_inside = name and not name.startswith("/") and ".." not in name.split("/")
+    folders = name.split("/")
+    is_inside = name and not name.startswith("/") and ".." not in folders and not _DRIVE.fullmatch(folders[0])
     return "" if is_inside else "its path leads out of the archive"
 
 

@@ -9,11 +9,12 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from squeezetune.data.classes import read_labels
 from squeezetune.data.content import hash_image
 from squeezetune.data.folders import explain_os_error
 from squeezetune.data.layout import PARTS
 from squeezetune.data.listing import Entry, Listing, list_entries, quote_name
-from squeezetune.errors import SettingsError, SourceError
+from squeezetune.errors import ClassesError, SettingsError, SourceError
 
 # What arrays of images and of their labels are called, besides the name of a part: `x_train`, `test_labels`.
 IMAGES, LABELS = ("images", "image", "imgs", "x", "data"), ("labels", "label", "targets", "target", "y")
@@ -146,17 +147,20 @@ def list_arrays(path: Path, arrays: Arrays, pairs: list[Pair]) -> tuple[ArraySou
 
     Raises:
         SourceError: an array is of no images, or there are not as many labels.
+        ClassesError: two labels look the same.
 
     """
     listed = [(pair, arrays[pair.images], _flatten_labels(arrays[pair.labels])) for pair in pairs]
     for pair, images, labels in listed:
         check_pair(pair, images, labels)
     try:
-        values = [labels.tolist() for _, _, labels in listed]
-    except Exception as error:  # text that is none, times out of range
+        values = [read_labels(labels)[0] for _, _, labels in listed]
+    except ClassesError:
+        raise
+    except Exception as error:  # text that is none
         raise _explain_damage(path, error) from error
     entries = (
-        Entry(f"{pair.images}/{at:0{len(str(len(images) - 1))}d}", str(label), pair.part)
+        Entry(f"{pair.images}/{at:0{len(str(len(images) - 1))}d}", label, pair.part)
         for (pair, images, _), labels in zip(listed, values, strict=True)
         for at, label in enumerate(labels)
     )

@@ -61,18 +61,21 @@ def guess_places(role: str, names: Sequence[str], free: Sequence[int]) -> list[i
     return [words[guess] for guess in GUESSES[role] if guess in words]
 
 
-def check_places(path: Path, names: Sequence[str], places: Mapping[str, int]) -> dict[str, int]:
+def check_places(
+    path: Path, names: Sequence[str], places: Mapping[str, int], needed: Sequence[str] = NEEDED
+) -> dict[str, int]:
     """Return the places in the order of the roles.
 
     Raises:
-        SourceError: no column is surely the path, or the label.
+        SourceError: no column is surely one of those that are needed.
 
     """
-    missing = [role for role in NEEDED if role not in places]
+    missing = [role for role in needed if role not in places]
     if missing:
+        example = ",".join(f"{role}={name}" for role, name in zip(needed, (names[0], names[-1]), strict=False))
         raise SourceError(
             f"{quote_name(str(path))} has no column that is surely the {missing[0]}; it has {', '.join(names)}",
-            f'Say which columns they are, for example --columns "path={names[0]},label={names[-1]}".',
+            f'Say which columns they are, for example --columns "{example}".',
         )
     return {role: places[role] for role in GUESSES if role in places}
 

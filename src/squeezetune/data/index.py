@@ -135,7 +135,7 @@ def index_photos(
         raise SettingsError(f"{quote_name(source.describe())} is no table and has no columns", "Leave columns out.")
     digests = read_digests(source, listing.files, engine, listen, cache)
     unread = {listing.files[at]: reason for at, reason in digests.reasons.items()}
-    refused = dict(listing.refused) | unread
+    refused = {**listing.refused, **listing.unlabelled, **unread}
     if len(unread) == len(listing.files):
         raise explain_no_image(source, len(listing.files), refused)
     images = _Images(source, _pick(listing.files, digests.is_image), digests.values[digests.is_image], refused)

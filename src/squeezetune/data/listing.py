@@ -4,8 +4,10 @@ import hashlib
 import re
 import sys
 from array import array
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from heapq import merge
+from itertools import repeat
 from typing import NamedTuple, Protocol, runtime_checkable
 
 import numpy as np
@@ -70,6 +72,7 @@ class Listing:
     """What a source holds: sorted paths of `files` and `folders`, and `refused` paths with reasons.
 
     `columns` are what a table says of the files; `notes` are what the user should know of how it was read.
+    `unlabelled` are images without a class, with reasons: nothing can be learnt from them, but they can be predicted.
     """
 
     files: tuple[str, ...]
@@ -77,6 +80,12 @@ class Listing:
     refused: Mapping[str, str] = field(default_factory=dict)
     columns: Columns | None = None
     notes: tuple[str, ...] = ()
+    unlabelled: Mapping[str, str] = field(default_factory=dict)
+
+    def list_members(self) -> Iterator[tuple[str, str]]:
+        """Yield all that is there, sorted, with the reason why it is not read, if so; classes do not matter."""
+        others = [*zip(self.unlabelled, repeat("")), *self.refused.items()]
+        yield from merge(zip(self.files, repeat("")), sorted(others))
 
 
 class Entry(NamedTuple):
@@ -88,10 +97,15 @@ class Entry(NamedTuple):
     group: str = ""
 
 
-def list_entries(entries: Iterable[Entry], refused: Mapping[str, str], notes: tuple[str, ...] = ()) -> Listing:
-    """Make a listing of what a table says of each image."""
-    names, labels, parts, groups = [], [], array("b"), []
+def list_entries(
+    entries: Iterable[Entry], refused: Mapping[str, str], notes: tuple[str, ...] = (), unlabelled: str = "no class"
+) -> Listing:
+    """Make a listing of what a table says of each image; `unlabelled` says what is amiss where it says no class."""
+    names, labels, parts, groups, others = [], [], array("b"), [], {}
     for name, label, part, group in entries:  # by column: a million entries at once would take 100 MB more
+        if not label:
+            others[name] = unlabelled
+            continue
         names.append(name)
         labels.append(sys.intern(label))
         parts.append(part)
@@ -102,7 +116,7 @@ def list_entries(entries: Iterable[Entry], refused: Mapping[str, str], notes: tu
         tuple(parts[at] for at in order) if max(parts, default=-1) >= 0 else None,
         tuple(groups[at] for at in order) if any(groups) else None,
     )
-    return Listing(tuple(names[at] for at in order), (), refused, columns, notes)
+    return Listing(tuple(names[at] for at in order), (), refused, columns, notes, others)
 
 
 def is_clutter(name: str) -> bool:

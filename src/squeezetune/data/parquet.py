@@ -7,18 +7,19 @@ import json
 import threading
 from bisect import bisect_right
 from collections import OrderedDict
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import accumulate
 from pathlib import Path
 from typing import Any
 
-from squeezetune.data.columns import check_places, describe_places, find_named, guess_places
+from squeezetune.data.classes import read_labels
+from squeezetune.data.columns import NEEDED, check_places, describe_places, find_named, guess_places
 from squeezetune.data.content import hash_image
 from squeezetune.data.layout import find_shard_parts
 from squeezetune.data.listing import Entry, Listing, list_entries, quote_name
 from squeezetune.data.stamps import Stamp, stamp_file, stamp_inner
-from squeezetune.errors import ImageError, MissingExtraError, SettingsError, SourceError
+from squeezetune.errors import DataError, ImageError, MissingExtraError, SettingsError, SourceError
 
 # Groups of rows whose images are held in memory at once: those that the threads are reading.
 HELD_GROUPS = 4
@@ -97,41 +98,35 @@ class ParquetSource:
             return self._held[key]
 
 
-def open_parquet(path: Path, columns: Mapping[str, str]) -> tuple[ParquetSource, Listing]:
+def open_parquet(
+    path: Path, columns: Mapping[str, str], needed: Sequence[str] = NEEDED
+) -> tuple[ParquetSource, Listing]:
     """Open a Parquet file of images.
 
     Raises:
         MissingExtraError: pyarrow is not installed.
-        SourceError: it cannot be read, or has no column of images or of classes.
+        SourceError: it cannot be read, or has no column of images or of classes, where that is needed.
         SettingsError: a column that was named is not there.
 
     """
-    return open_parquets(path, [path], columns)
+    return open_parquets(path, [path], columns, needed)
 
 
-def open_parquets(path: Path, files: Sequence[Path], columns: Mapping[str, str]) -> tuple[ParquetSource, Listing]:
+def open_parquets(
+    path: Path, files: Sequence[Path], columns: Mapping[str, str], needed: Sequence[str] = NEEDED
+) -> tuple[ParquetSource, Listing]:
     """Open Parquet files as one source; files called like a part, `train-00000-of-00002`, are the parts of a split."""
     folder = path if path.is_dir() else path.parent
-    read = {file.relative_to(folder).as_posix(): _read_rows(file, columns) for file in files}
+    read = {file.relative_to(folder).as_posix(): _read_rows(file, columns, needed) for file in files}
     parts = find_shard_parts([file.name for file in files])
     entries = (
         Entry(f"{name}/{at:0{len(str(len(rows.labels) - 1))}d}", label, parts.get(Path(name).name, -1), group)
         for name, rows in read.items()
         for at, (label, group) in enumerate(zip(rows.labels, rows.groups, strict=True))
     )
-    refused: dict[str, str] = {}
     notes = tuple(dict.fromkeys(rows.note for rows in read.values()))
     source = ParquetSource(path, {name: rows.table for name, rows in read.items()})
-    return source, list_entries(_keep_labelled(entries, refused), refused, notes)
-
-
-def _keep_labelled(entries: Iterable[Entry], refused: dict[str, str]) -> Iterator[Entry]:
-    """Pass on the images that have a class; note the others."""
-    for entry in entries:
-        if entry.label:
-            yield entry
-        else:
-            refused[entry.name] = "no class"
+    return source, list_entries(entries, {}, notes)
 
 
 @dataclass(frozen=True)
@@ -144,31 +139,33 @@ class Rows:
     note: str
 
 
-def _read_rows(path: Path, columns: Mapping[str, str]) -> Rows:
+def _read_rows(path: Path, columns: Mapping[str, str], needed: Sequence[str]) -> Rows:
     """Read the classes and groups of all rows of a file."""
     pyarrow, stamped = _import_pyarrow(), stamp_file(str(path))
     try:
         with pyarrow.parquet.ParquetFile(path) as file:
             schema, metadata = file.schema_arrow, file.metadata
-            places = find_columns(path, schema, columns)
+            places = find_columns(path, schema, columns, needed)
             said = {role: schema.names[at] for role, at in places.items()}
             table = file.read(columns=[name for role, name in said.items() if role != "path"])
             sizes = [metadata.row_group(at).num_rows for at in range(metadata.num_row_groups)]
-            classes = read_class_names(schema, said["label"])
-            labels = [_name_label(value, classes) for value in table.column(said["label"]).to_pylist()]
-            groups = table.column(said["group"]).to_pylist() if "group" in said else [None] * len(labels)
-    except (SourceError, SettingsError):
+            count = metadata.num_rows
+            classes = read_class_names(schema, said["label"]) if "label" in said else None
+            columns_of = {role: table.column(name).to_pylist() for role, name in said.items() if role != "path"}
+            labels, _ = read_labels(_find_class(value, classes) for value in columns_of.get("label", [None] * count))
+            groups, _ = read_labels(columns_of.get("group", [None] * count))
+    except (DataError, SettingsError):
         raise
     except Exception as error:  # a damaged file: pyarrow's own errors, and those over text that is none
         raise SourceError(f"{quote_name(str(path))} cannot be read as Parquet: {error}", "Fetch it again.") from error
     is_nested = pyarrow.types.is_struct(schema.field(said["path"]).type)
     column = f"{said['path']}.bytes" if is_nested else said["path"]
     held = ParquetTable(path, tuple(accumulate(sizes)), column, stamped)
-    names = ["" if group is None else str(group) for group in groups]
-    return Rows(held, labels, names, describe_places(path, schema.names, places))
+    stripped = [label.strip() for label in labels]
+    return Rows(held, stripped, groups, describe_places(path, schema.names, places))
 
 
-def find_columns(path: Path, schema: Any, columns: Mapping[str, str]) -> dict[str, int]:
+def find_columns(path: Path, schema: Any, columns: Mapping[str, str], needed: Sequence[str] = NEEDED) -> dict[str, int]:
     """Find the columns of the images, whose role is "path" here, of the classes and perhaps of groups.
 
     Raises:
@@ -185,7 +182,7 @@ def find_columns(path: Path, schema: Any, columns: Mapping[str, str]) -> dict[st
         "group": guess_places("group", names, others),
     }
     guessed = {role: found[0] for role, found in guesses.items() if found and role not in columns}
-    return check_places(path, names, guessed | places)
+    return check_places(path, names, guessed | places, needed)
 
 
 def _holds_images(kind: Any) -> bool:
@@ -206,12 +203,11 @@ def read_class_names(schema: Any, column: str) -> Sequence[str] | None:
     return names if isinstance(names, list) and all(isinstance(name, str) for name in names) else None
 
 
-def _name_label(value: object, names: Sequence[str] | None) -> str:
-    """Name the class of a row; nothing where it has none, as -1 says in test parts that are kept secret."""
-    if value is None or (names is not None and value == -1):
-        return ""
-    is_number = names is not None and isinstance(value, int) and 0 <= value < len(names)
-    return names[value] if is_number else str(value).strip()  # type: ignore[index, call-overload]
+def _find_class(value: object, names: Sequence[str] | None) -> object:
+    """Return what a row says of its class; None where it has none, as -1 says in test parts that are kept secret."""
+    if names is None or not isinstance(value, int):
+        return value
+    return names[value] if 0 <= value < len(names) else None if value == -1 else value
 
 
 def _import_pyarrow() -> Any:

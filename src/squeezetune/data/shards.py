@@ -6,6 +6,7 @@ Format: https://github.com/webdataset/webdataset, "The WebDataset Format".
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import chain, starmap
 from pathlib import Path
 
 from squeezetune.data.archives import ArchiveSource, open_tar
@@ -17,6 +18,7 @@ from squeezetune.errors import ImageError
 SUFFIXES = (".tar", ".tar.gz", ".tgz", ".tar.bz2", ".tar.xz")
 # What a sample has beside its image: `.cls` is the class itself, the key of an object in `.json` names it.
 CLASS, OBJECT = ".cls", ".json"
+NO_CLASS = "its sample does not say its class"
 KEYS = ("label", "class", "cls", "class_name", "category")
 
 
@@ -84,9 +86,10 @@ def open_shards(
         for name, listing in listings.items()
         for file, label in zip(listing.files, listing.columns.labels if listing.columns else (), strict=True)
     )
+    unlabelled = (Entry(f"{name}/{file}", "") for name, each in listings.items() for file in each.unlabelled)
     refused = {f"{name}/{file}": reason for name, each in listings.items() for file, reason in each.refused.items()}
     source = ShardedSource(folder, {name: source for name, (source, _) in opened.items()})
-    return source, list_entries(entries, refused)
+    return source, list_entries(chain(entries, unlabelled), refused, unlabelled=NO_CLASS)
 
 
 def read_samples(source: ArchiveSource, listing: Listing) -> Listing | None:
@@ -99,9 +102,7 @@ def read_samples(source: ArchiveSource, listing: Listing) -> Listing | None:
     if not any(classes.values()):
         return None
     images = [(name, classes[key]) for key, files in samples.items() for name in files.values() if is_image_name(name)]
-    refused = {name: "its sample does not say its class" for name, label in images if not label}
-    entries = (Entry(name, label) for name, label in images if label)
-    return list_entries(entries, {**listing.refused, **refused}, listing.notes)
+    return list_entries(starmap(Entry, images), listing.refused, listing.notes, NO_CLASS)
 
 
 def _split_name(name: str) -> tuple[str, str]:

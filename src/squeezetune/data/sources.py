@@ -16,7 +16,7 @@ from squeezetune.data.catalog import locate_photos
 from squeezetune.data.content import RawImage, hash_image
 from squeezetune.data.folders import FolderSource, hash_file, list_files, read_file
 from squeezetune.data.listing import ImageSource, Listing, quote_name
-from squeezetune.data.manifests import open_manifest
+from squeezetune.data.manifests import open_manifest, open_rows
 from squeezetune.data.parquet import open_parquet, open_parquets
 from squeezetune.data.shards import SUFFIXES, open_shard, open_shards
 from squeezetune.errors import ImageError, SourceError
@@ -42,6 +42,10 @@ READERS: Mapping[str, Reader] = {
     ".npy": open_npy,
     ".parquet": open_parquet,
 }
+# The same for what is to be predicted, which needs no class: the paths of all that is there, in its own order, with the
+# reason why something is not read, if so.
+Lister: TypeAlias = Callable[[Path, Mapping[str, str]], tuple[ImageSource, Iterable[tuple[str, str]]]]
+LISTERS: Mapping[str, Lister] = {".csv": open_rows, ".tsv": open_rows}
 # Where all files in a folder end so, they may be one source together.
 COLLECTIONS: Mapping[str, Collector] = {**dict.fromkeys(SUFFIXES, open_shards), ".parquet": open_parquets}
 
@@ -87,6 +91,25 @@ def open_source(path: Path, columns: Mapping[str, str]) -> tuple[ImageSource, Li
             "Give the folder that holds one folder for each class: photos/<class>/<image>.",
         )
     return READERS[ending](path, columns)
+
+
+def open_members(path: Path, columns: Mapping[str, str]) -> tuple[ImageSource, Iterable[tuple[str, str]]]:
+    """Open a file of a kind that is in the table, and find all that it holds, in its own order.
+
+    Each member comes with the reason why it is not read, if so. Classes do not matter: of a table also the rows
+    without one are members, and each of several rows with the same path.
+
+    Raises:
+        SourceError: it cannot be read.
+        SettingsError: a table lacks a column that was named.
+
+    """
+    path = locate_photos(path)
+    ending = find_ending(path)
+    if lister := LISTERS.get(ending):
+        return lister(path, columns)
+    source, listing = open_parquet(path, columns, ("path",)) if ending == ".parquet" else open_source(path, columns)
+    return source, listing.list_members()
 
 
 @dataclass(frozen=True)
