@@ -23,9 +23,9 @@ FOLDER = Path(__file__).parents[1] / "benchmarks"
 PROGRAMS = (
     "photos", "accuracy", "memory", "memory_ceiling", "head_time", "forecasts", "fine_tuning", "generations", "kills",
     "million", "rereading", "serving",
-    "check", "wrong_labels", "poor_photos", "prediction", "unknown", "explanations", "exports",
+    "check", "wrong_labels", "poor_photos", "prediction", "cold_start", "unknown", "explanations", "exports",
 )  # fmt: skip
-NEED_NO_DATA = ("million", "serving")
+NEED_NO_DATA = ("million", "serving", "cold_start")
 TORCH_PROGRAMS = ("seed_recipe", "first_light", "trunk_speed", "activations", "curve", "depth_speed")
 
 needs_torch = pytest.mark.skipif(

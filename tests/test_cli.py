@@ -1,6 +1,4 @@
 import json
-import subprocess
-import sys
 from dataclasses import fields
 
 import numpy as np
@@ -184,15 +182,3 @@ def test_demo_ends_with_a_report(run, tmp_path, monkeypatch):
     assert content["test"]["accuracy"] > 0.6
     assert (tmp_path / "demo" / "digits-model" / "report.html").is_file()
     assert run("demo", tmp_path / "demo", "--json").exit_code == 0  # the digits are there already
-
-
-def test_help_loads_nothing_heavy():
-    code = (
-        "import sys; from squeezetune.cli import main\n"
-        "try: main(['train', '--help'])\n"
-        "except SystemExit: pass\n"
-        "print(sorted({name.split('.')[0] for name in sys.modules}))"
-    )
-    loaded = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True).stdout
-    for name in ("numpy", "onnx", "onnxruntime", "sklearn", "scipy", "matplotlib", "PIL", "rich", "torch"):
-        assert f"'{name}'" not in loaded

@@ -1,5 +1,8 @@
+import copy
+import pickle
 from io import BytesIO, StringIO
 
+import joblib
 import numpy as np
 import pytest
 from example_weights import draw_weights
@@ -8,7 +11,7 @@ from safetensors.numpy import save_file
 from sklearn.base import clone
 from sklearn.datasets import load_digits
 from sklearn.exceptions import NotFittedError
-from sklearn.model_selection import GridSearchCV, RandomizedSearchCV, StratifiedKFold, cross_val_score
+from sklearn.model_selection import GridSearchCV, RandomizedSearchCV, StratifiedKFold, cross_val_score, cross_validate
 from sklearn.pipeline import Pipeline
 from sklearn.preprocessing import FunctionTransformer
 
@@ -38,6 +41,32 @@ def digits():
 def fitted(digits, own_cache):
     X, y = digits
     return SqueezeTuneClassifier(**FAST).fit(X[::2], y[::2])
+
+
+# ---- copies
+
+
+@pytest.mark.parametrize("duplicate", ["deepcopy", "pickle", "joblib"])
+def test_a_fitted_estimator_can_be_copied_after_a_prediction(fitted, digits, tmp_path, duplicate):
+    X, y = digits
+    expected = fitted.predict_proba(X[1:9])  # a session is open now
+    if duplicate == "joblib":
+        joblib.dump(fitted, tmp_path / "estimator.joblib")
+        copied = joblib.load(tmp_path / "estimator.joblib")
+    elif duplicate == "pickle":
+        copied = pickle.loads(pickle.dumps(fitted))  # noqa: S301  # it was made here
+    else:
+        copied = copy.deepcopy(fitted)
+    np.testing.assert_array_equal(copied.predict_proba(X[1:9]), expected)
+    assert copied.score(X[1::2], y[1::2]) == fitted.score(X[1::2], y[1::2])
+
+
+def test_estimators_come_back_from_other_processes(digits, own_cache):
+    X, y = digits
+    found = cross_validate(SqueezeTuneClassifier(**FAST), X, y, cv=2, n_jobs=2, return_estimator=True)
+    assert found["test_score"].min() > 0.8
+    for estimator in found["estimator"]:
+        assert estimator.score(X, y) > 0.8
 
 
 # ---- fit and predict

@@ -1,4 +1,8 @@
+import copy
+import pickle
 import shutil
+import subprocess
+import sys
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from io import BytesIO
@@ -37,6 +41,38 @@ def test_a_model_of_other_classes_than_its_manifest_says(classifier, photos):
     two = Classifier(classifier.model, replace(classifier.manifest, class_names=("box", "disc")), classifier.folder)
     with pytest.raises(ArtifactError, match=r"gives \(3,\) values .* each of the 2 classes"):
         two.predict(photos[0])
+
+
+# ---- copies
+
+PREDICT = """
+import pickle, sys
+classifier, image = pickle.load(sys.stdin.buffer)
+print(classifier.predict(image).label, classifier.predict_probabilities([image]).tolist())
+"""
+
+
+def pickle_and_load(given):
+    return pickle.loads(pickle.dumps(given))  # noqa: S301  # it was made here
+
+
+@pytest.mark.parametrize("duplicate", [copy.copy, copy.deepcopy, pickle_and_load])
+def test_a_copy_after_a_prediction_predicts_alike(classifier, photos, duplicate):
+    expected = classifier.predict_probabilities(photos[:4])  # a session is open now
+    copied = duplicate(classifier)
+    np.testing.assert_array_equal(copied.predict_probabilities(photos[:4]), expected)
+    assert copied.manifest == classifier.manifest
+    assert copied.report == classifier.report
+
+
+def test_a_pickle_needs_no_folder_and_no_process_of_its_own(model_folder, photos, tmp_path):
+    shutil.copytree(model_folder, tmp_path / "model")
+    classifier = load(tmp_path / "model")
+    expected = classifier.predict_probabilities(photos[:1])
+    pickled = pickle.dumps((classifier, np.asarray(photos[0])))
+    shutil.rmtree(tmp_path / "model")
+    done = subprocess.run([sys.executable, "-c", PREDICT], input=pickled, capture_output=True, check=True)
+    assert done.stdout.decode().split(maxsplit=1) == ["box", f"{expected.tolist()}\n"]
 
 
 # ---- one image, in any form

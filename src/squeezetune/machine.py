@@ -1,9 +1,9 @@
 """What this computer is, what is installed on it, and how much memory the process has taken."""
 
-import importlib.metadata
 import os
 import platform
 import sys
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -36,7 +36,7 @@ def _read_lines(path: str) -> list[str]:
 
 def name_version() -> str:
     """Return the version of this program."""
-    return importlib.metadata.version("squeezetune")
+    return list_libraries(["squeezetune"])["squeezetune"]
 
 
 def describe_machine() -> dict[str, Any]:
@@ -50,13 +50,15 @@ def describe_machine() -> dict[str, Any]:
     }
 
 
-def list_libraries() -> dict[str, str]:
-    """Name the installed version of each library that the results depend on."""
+def list_libraries(names: Iterable[str] = LIBRARIES) -> dict[str, str]:
+    """Name the installed version of each library, of those that the results depend on unless others are named."""
+    from importlib import metadata  # brings 48 modules along, among them those of e-mail: predictions do without
+
     installed = {}
-    for name in LIBRARIES:
+    for name in names:
         try:
-            installed[name] = importlib.metadata.version(name)
-        except importlib.metadata.PackageNotFoundError:
+            installed[name] = metadata.version(name)
+        except metadata.PackageNotFoundError:
             continue
     return installed
 

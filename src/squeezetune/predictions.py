@@ -8,6 +8,7 @@ from dataclasses import dataclass, field, replace
 from functools import partial
 from itertools import chain, groupby
 from pathlib import Path
+from typing import Protocol
 
 from squeezetune.artifact import MODEL
 from squeezetune.data.catalog import locate_photos
@@ -20,7 +21,6 @@ from squeezetune.data.walk import walk_files
 from squeezetune.engine import ThreadEngine
 from squeezetune.errors import CheckpointError, ImageError, SourceError
 from squeezetune.events import Listener, StageAdvanced, StageStarted, ignore_event
-from squeezetune.explanation import PictureFolder
 from squeezetune.line_file import LineFile
 from squeezetune.lines import Outcome, Row
 from squeezetune.prediction import Classifier
@@ -44,6 +44,17 @@ class Batch:
     def name_title(self, name: str) -> str:
         """Return what is shown for an image."""
         return self.show(name).encode(errors="backslashreplace").decode()
+
+
+class Pictures(Protocol):
+    """Where a picture of every image goes: `explanation.PictureFolder`.
+
+    It is named by what it does: its module needs scipy and onnx, which prediction does without.
+    """
+
+    def add(self, image: RawImage, title: str, label: str) -> object:
+        """Keep a picture of where a class is seen in an image."""
+        ...
 
 
 @dataclass(frozen=True)
@@ -104,7 +115,7 @@ def predict_files(
     classifier: Classifier,
     batches: Iterable[Batch],
     none_of_these: float | None = None,
-    pictures: PictureFolder | None = None,
+    pictures: Pictures | None = None,
 ) -> Iterator[tuple[str, Outcome]]:
     """Yield the title of each image with its prediction, or the error of one that cannot be read, in order.
 
@@ -129,7 +140,7 @@ def predict_to_file(
     batches: Iterable[Batch],
     file: LineFile,
     none_of_these: float | None = None,
-    pictures: PictureFolder | None = None,
+    pictures: Pictures | None = None,
     listen: Listener = ignore_event,
 ) -> tuple[int, int]:
     """Write a line for every image, behind those that are there already; return how many there are, and bad ones.

@@ -10,7 +10,7 @@ from PIL import Image
 from sessions import open_session
 
 from squeezetune.data.decoding import open_image
-from squeezetune.learn.graph import FITTED
+from squeezetune.learn.tensor_names import FITTED
 
 # width, height: single pixels and lines, just beside the sides of networks, odd aspect ratios
 SMALL = [

@@ -47,11 +47,11 @@ def test_a_lone_image_gets_what_others_get(model, size):
 
 def test_a_file_that_does_not_begin_by_resizing(model):
     with pytest.raises(ArtifactError, match="cannot be opened"):
-        Fit(b"no model", 64)
+        Fit(b"no model")
     other = onnx.load_model_from_string(model.classifier.model)
     del other.graph.node[0]
     with pytest.raises(ArtifactError, match="does not begin by resizing"):
-        Fit(other.SerializeToString(), 64)
+        Fit(other.SerializeToString())
 
 
 def test_a_mark_changes_with_the_files(model_folder, tmp_path):

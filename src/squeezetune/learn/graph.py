@@ -17,14 +17,13 @@ from squeezetune.learn.forms import EXACT, Form
 from squeezetune.learn.int8 import Int8
 from squeezetune.learn.layers import FloatLayers, Layers, Store, add_mirror, store_floats
 from squeezetune.learn.onnx_builder import Graph, Output, Shape
+from squeezetune.learn.tensor_names import FITTED, IMAGE
 from squeezetune.learn.weights import FIRE_WIDTHS, Layout, Weights
 
 BLOCKS = ("conv1", *FIRE_WIDTHS)
 TAPS = ("fire5", "fire6", "fire7", "fire8", "fire9")
 FEATURE_COUNT = 256 + 384 + 384 + 512 + 512
 ACTIVATIONS = ("conv1", *(f"{fire}.{part}" for fire in FIRE_WIDTHS for part in ("squeeze", "expand")))
-# The tensor that holds the image as the network wants it, (n, side, side, 3) uint8.
-FITTED = "fitted"
 KEEP_ASPECT = {"squash": "stretch", "crop": "not_smaller", "pad": "not_larger"}
 
 # The dense layers behind the features, first to last: (inputs, outputs) weights and (outputs,) biases.
@@ -138,7 +137,7 @@ def build_classifier(
     there is a second output of that name, (n,) float32: its score.
     """
     graph = Graph()
-    pixels = _add_fit(graph, "image", side, resize)
+    pixels = _add_fit(graph, IMAGE, side, resize)
     features = _add_features(graph, pixels, form.make_layers(graph, weights), views, name="features")
     rows = graph.add("Sqrt", features) if use_roots else features
     logits = _add_head(graph, rows, head, form.store)
@@ -148,7 +147,7 @@ def build_classifier(
     if familiarity:
         _add_familiarity(graph, rows, logits, familiarity)
         outputs.append(Output("familiarity", ["n"]))
-    return graph.serialise("image", outputs, metadata)
+    return graph.serialise(IMAGE, outputs, metadata)
 
 
 def build_convolved(
@@ -166,14 +165,14 @@ def build_convolved(
     and biases (classes,), at every position of what fire9 gives, then ReLU, the mean over the positions, softmax.
     """
     graph = Graph()
-    pixels = _add_fit(graph, "image", side, resize)
+    pixels = _add_fit(graph, IMAGE, side, resize)
     layers = form.make_layers(graph, weights)
     maps = layers.to_floats(_add_blocks(graph, pixels, layers, "fire9", views=1, taps=())[0])
     kernel = form.store(graph, "classifier.weight", classifier[0].T[:, :, None, None])
     y = graph.add("Conv", maps, kernel, form.store(graph, "classifier.bias", classifier[1]), kernel_shape=[1, 1])
     logits = graph.add("ReduceMean", graph.add("Relu", y), graph.constant("positions", [2, 3]), keepdims=0)
     graph.add("Softmax", logits, name="probabilities", axis=-1)
-    return graph.to_bytes("image", "probabilities", ["n", len(classifier[1])], metadata)
+    return graph.to_bytes(IMAGE, "probabilities", ["n", len(classifier[1])], metadata)
 
 
 def build_maps(weights: Weights, taps: Sequence[str], *, views: int, side: int, resize: str) -> bytes:
@@ -183,12 +182,12 @@ def build_maps(weights: Weights, taps: Sequence[str], *, views: int, side: int, 
     width) float32: all first views, then all second ones.
     """
     graph = Graph()
-    pixels, layers = _add_fit(graph, "image", side, resize), FloatLayers(graph, weights)
+    pixels, layers = _add_fit(graph, IMAGE, side, resize), FloatLayers(graph, weights)
     _add_blocks(graph, pixels, layers, taps[-1], views, taps=())
     for tap in taps:
         graph.add("Identity", f"{tap}.expand", name=tap)
     channels = [count_channels(tap, layers.layout) for tap in taps]
-    return graph.serialise("image", [Output(tap, ["views", count, f"{tap}.height", f"{tap}.width"])
+    return graph.serialise(IMAGE, [Output(tap, ["views", count, f"{tap}.height", f"{tap}.width"])
                                      for tap, count in zip(taps, channels, strict=True)])  # fmt: skip
 
 

@@ -107,7 +107,7 @@ def open_model(place: Path, threads: int = 1) -> ServedModel:
     payload, manifest = found.read_model(), found.manifest
     classifier = replace(found, model=payload)
     lone = replace(classifier, threads=threads) if threads > 1 else classifier
-    model = ServedModel(classifier, lone, Fit(payload, manifest.image_side), len(payload))
+    model = ServedModel(classifier, lone, Fit(payload), len(payload))
     blank = np.zeros((manifest.image_side, manifest.image_side, 3), np.uint8)
     try:
         for each, count in ((classifier, 1), (classifier, classifier.batch_images), (lone, 1)):
