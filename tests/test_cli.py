@@ -61,6 +61,13 @@ def test_every_setting_is_an_option(run):
         assert f"--{item.name.replace('_', '-')}" in text
 
 
+def test_help_names_the_limits_that_errors_speak_of(run):
+    shown = " ".join(run("train", "--help").output.split())
+    for item in fields(Settings):
+        if high := item.metadata["high"]:
+            assert f"[{item.metadata['low']:g} to {high:,}]" in shown, item.name
+
+
 @pytest.mark.parametrize(
     ("words", "status", "said"),
     [

@@ -30,7 +30,11 @@ main(["serve", {str(model_folder)!r}])
     ("words", "env", "found"),
     [
         (["--max-images", "500"], {}, "256 images may wait, but 500"),
-        (["--max-pixels", "-1"], {}, "pixels is -1"),
+        (["--max-pixels", "-1"], {}, "'-1' is no number above 0 of megapixels"),
+        (["--max-time", "inf"], {}, "'inf' is no number above 0 of seconds"),
+        (["--max-held", "nan"], {}, "'nan' is no number above 0 of megabytes"),
+        (["--max-body", "1e308"], {}, "'1e308' is no number above 0 of megabytes"),
+        (["--max-body", "1e8"], {}, "body_bytes is 100000000000000; needed is more than 0 to 1,000,000,000,000"),
         (["--token", "short"], {}, "the token has 5 characters"),
         ([], {"SQUEEZETUNE_TOKEN": ""}, "the token is empty"),
     ],

@@ -1,4 +1,5 @@
 import json
+import math
 import re
 from dataclasses import FrozenInstanceError, fields
 from pathlib import Path
@@ -12,6 +13,7 @@ from squeezetune.settings import (
     ORIGINAL_ONLY,
     UNKNOWN_TO_ORIGINAL,
     Settings,
+    judge_number,
     parse_settings,
 )
 
@@ -79,7 +81,7 @@ def test_every_setting_has_a_help_text_and_limits_that_allow_its_default(item):
         ({"effort": "max"}, "effort is 'max'; needed is one of quick, balanced, thorough"),
         ({"effort": "quik"}, "did you mean 'quick'?"),
         ({"engine": "openvine"}, "did you mean 'openvino'?"),
-        ({"seed": -1}, "seed is -1; needed is 0 to 2.14748e+09"),
+        ({"seed": -1}, "seed is -1; needed is 0 to 2,147,483,647"),
         ({"seed": "7"}, "seed is '7'; needed is a value of type int"),
         ({"seed": True}, "seed is True; needed is a value of type int"),
         ({"seed": 1.0}, "seed is 1.0; needed is a value of type int"),
@@ -92,7 +94,7 @@ def test_every_setting_has_a_help_text_and_limits_that_allow_its_default(item):
         ({"image_side": 513}, "image_side is 513; needed is 0 to 512"),
         ({"group_by": "("}, "group_by is '(', which is no regular expression"),
         ({"threads": 5000}, "threads is 5000"),
-        ({"epochs": -1.0}, "epochs is -1.0; needed is 0 to 10000"),
+        ({"epochs": -1.0}, "epochs is -1.0; needed is 0 to 10,000"),
         ({"budget": "soon"}, "budget is 'soon'; needed is a time such as 90s, 10m or 1h30m, above 0"),
         ({"budget": 90}, "budget is 90, which has no unit; needed is a time such as 90s, 90m or 90h"),
         ({"folds": "5.5"}, "folds is '5.5'; needed is a number from 2 to 100, or one of auto, none, groups"),
@@ -207,3 +209,15 @@ def test_it_refuses_what_would_make_it_another(values):
 def test_its_limits_are_named(values, reason):
     with pytest.raises(SettingsError, match=reason):
         Settings(**ORIGINAL, **values)
+
+
+@pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf, -1.0, 0.0])
+def test_junk_numbers_are_judged_in_one_place(value):
+    assert judge_number("max_time", value, is_open=True).startswith(f"max_time is {value}; needed is ")
+
+
+def test_numbers_within_their_limits_are_right():
+    assert [judge_number("x", value, 0, 1) for value in (0, 0.5, 1)] == ["", "", ""]
+    assert judge_number("x", 2, 0, 1) == "x is 2; needed is 0 to 1"
+    assert judge_number("x", 10**400, 0, 1) == "x is beyond 1e300; needed is 0 to 1"
+    assert judge_number("x", math.nan, 0, 1) == "x is nan; needed is a finite number of 0 to 1"

@@ -17,6 +17,7 @@ from squeezetune.data.listing import ImageSource
 from squeezetune.data.split import PART_NAMES
 from squeezetune.errors import ArtifactError, SettingsError, SourceError
 from squeezetune.findings import Finding
+from squeezetune.settings import judge_number
 from squeezetune.store import write_file
 
 DEFAULT_KINDS = ("copies", "wrong-labels")
@@ -95,8 +96,8 @@ def check_table(target: Path, source: ImageSource, kinds: Sequence[str], confide
     """
     if wrong := [kind for kind in kinds if kind not in APPLIED]:
         raise SettingsError(f"{wrong[0]!r} cannot be applied; needed are some of {', '.join(APPLIED)}")
-    if not 0.5 <= confidence <= 1:
-        raise SettingsError(f"the confidence is {confidence:g}; needed is 0.5 to 1")
+    if problem := judge_number("the confidence", confidence, 0.5, 1):
+        raise SettingsError(problem)
     if not isinstance(source, FolderSource):
         raise SourceError(
             f"the photos of {source.describe()} are no files of their own, so that no table can name them",

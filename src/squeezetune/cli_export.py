@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 @click.option("-o", "--output", type=click.Path(path_type=Path), help="The exports' folder.  [default: MODEL-export]")
 @click.option("--photos", type=click.Path(path_type=Path),
               help="Where the photos are that the model was trained on, if not where they were.")  # fmt: skip
-@click.option("--max-loss", type=click.FloatRange(min=0), metavar="POINTS",
+@click.option("--max-loss", type=float, metavar="POINTS",
               help="Fail rather than lose more points of accuracy on the test photos.")  # fmt: skip
 @click.option("--no-measure", is_flag=True, help="Write without the photos; onnx-int8 and onnx-tiny need some.")
 @click.option("--runtime", type=click.Path(path_type=Path), metavar="DIR",

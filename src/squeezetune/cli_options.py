@@ -5,14 +5,14 @@ import math
 import os
 import sys
 from collections.abc import Callable, Collection
-from dataclasses import fields
+from dataclasses import Field, fields
 from typing import Any, NoReturn
 
 import click
 
 from squeezetune.errors import OutputError, SqueezeTuneError
 from squeezetune.quantities import SIZE, TIME, Quantity
-from squeezetune.settings import Settings
+from squeezetune.settings import Settings, judge_number
 from squeezetune.terminal import abandon_output, write_remark
 
 INTERRUPTED = 130
@@ -61,9 +61,12 @@ def settings_options(command: Callable[..., None], names: Collection[str] = ()) 
         kind: Any = click.Choice(choices) if choices else type(item.default)
         flag = f"--{item.name.replace('_', '-')}"
         shown = item.default != ""
-        text = item.metadata["text"]
+        text = f"{item.metadata['text']}{describe_limits(item)}"
         command = click.option(flag, item.name, type=kind, default=item.default, show_default=shown, help=text)(command)
     return command
+
+
+MOST_AMOUNT = 1e9
 
 
 class Amount(click.ParamType):  # type: ignore[type-arg]  # generic in newer ones only
@@ -81,7 +84,7 @@ class Amount(click.ParamType):  # type: ignore[type-arg]  # generic in newer one
             number = float(text)
         except ValueError:
             number = math.nan
-        if not 0 < number < math.inf:
+        if judge_number(self.name, number, 0, MOST_AMOUNT, is_open=True):
             examples = f", or such as {self._quantity.examples}" if self._quantity else ""
             self.fail(f"{text!r} is no number above 0 of {self.name}{examples}", param, ctx)
         return number
@@ -89,6 +92,13 @@ class Amount(click.ParamType):  # type: ignore[type-arg]  # generic in newer one
 
 SECONDS, MEGABYTES = Amount("seconds", TIME), Amount("megabytes", SIZE, 1e6)
 KILOBYTES, MEGAPIXELS = Amount("kilobytes", SIZE, 1024.0), Amount("megapixels")
+
+
+def describe_limits(item: Field[Any]) -> str:
+    """Write the limits of a setting for its help text; nothing where it has none."""
+    low, high = item.metadata["low"], item.metadata["high"]
+    return f"  [{low:g} to {high:,.12g}]" if high else ""
+
 
 json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON for scripts.")
 quiet_option = click.option("-q", "--quiet", is_flag=True, help="Show no progress.")

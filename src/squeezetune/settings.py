@@ -3,12 +3,13 @@
 The command line, the manifest of a model and the scikit-learn estimator are all made from this one record.
 """
 
+import math
 import re
 from collections.abc import Mapping
 from dataclasses import Field, asdict, dataclass, field, fields
 from difflib import get_close_matches
 from os import PathLike, fspath
-from typing import Any
+from typing import Any, cast
 
 from squeezetune.errors import SettingsError
 from squeezetune.quantities import SIZE, TIME
@@ -51,9 +52,9 @@ class Settings:
     validation: float = knob(0.1, "Share of the images on which choices are made.", low=0.02, high=0.45)
     test: float = knob(0.1, "Share of the images for the final measurement only.", low=0.02, high=0.45)
     folds: str = knob(
-        "auto", "Measure by cross-validation, which gives no image up: in so many folds, or each group left out once "
-                "(groups); none measures on a test part; auto takes 5 folds where that part would be too small to say "
-                "much.",
+        "auto", "Measure by cross-validation, which gives no image up: in so many folds (2 to 100), or each group left "
+                "out once (groups); none measures on a test part; auto takes 5 folds where that part would be too "
+                "small to say much.",
     )  # fmt: skip
     repeats: int = knob(1, "How often cross-validation is made, with other folds each time.", low=1, high=20)
     group_by: str = knob("", "Keep images together whose path matches this regular expression alike; "
@@ -62,7 +63,8 @@ class Settings:
                                             "little, turned or mirrored: together keeps them in one part of the split; "
                                             "reported only says how many stand in two; ignored does not look for them.",
                                 choices=("together", "reported", "ignored"))  # fmt: skip
-    image_side: int = knob(0, "Side in pixels at which images are seen; 0 takes 224, or 128 for small images.",
+    image_side: int = knob(0, "Side in pixels at which images are seen, 32 or more; 0 takes 224, or 128 for small "
+                             "images.",
                            low=0, high=512)  # fmt: skip
     resize: str = knob("squash", "How an image is made square.", choices=("squash", "crop", "pad"))
     views: str = knob("auto", "What is learnt of each image: itself, also its mirror image, also the middles of both; "
@@ -141,6 +143,23 @@ def _list_conflicts(settings: Settings) -> list[str]:
     return problems
 
 
+def judge_number(name: str, value: float, low: float = 0, high: float = math.inf, *, is_open: bool = False) -> str:
+    """Say what is wrong with a number that somebody gave; nothing where it is right.
+
+    It has to be finite and from `low` to `high`; with `is_open`, more than `low`.
+
+    >>> judge_number("max_time", math.inf, is_open=True)
+    'max_time is inf; needed is a finite number of more than 0'
+    """
+    is_finite = -math.inf < value < math.inf  # `math.isfinite` fails at whole numbers of 309 digits
+    if is_finite and low <= value <= high and not (is_open and value == low):
+        return ""
+    start = "more than " if is_open else ""
+    limits = f"{start}{low:g} to {high:,.12g}" if high < math.inf else f"{start}{low:g}{'' if is_open else ' or more'}"
+    shown = value if abs(value) < 1e15 or not is_finite else f"{value:g}" if abs(value) < 1e300 else "beyond 1e300"
+    return f"{name} is {shown}; needed is {limits if is_finite else f'a finite number of {limits}'}"
+
+
 def parse_settings(values: Mapping[str, Any]) -> Settings:
     """Make settings from plain values, as `Settings.to_dict` gives them; a path may be a path object, folds a number.
 
@@ -177,8 +196,8 @@ def _find_problem(item: "Field[Any]", value: Any) -> str:
     choices, low, high = (item.metadata[name] for name in ("choices", "low", "high"))
     if choices and value not in choices:
         return f"{item.name} is {value!r}; needed is one of {', '.join(choices)}{_suggest(str(value), list(choices))}"
-    if high and not low <= value <= high:
-        return f"{item.name} is {value!r}; needed is {low:g} to {high:g}"
+    if high and (problem := judge_number(item.name, cast(float, value), low, high)):
+        return problem
     if item.name == "folds" and value not in FOLDS_WORDS and parse_folds(str(value)) is None:
         return f"folds is {value!r}; needed is a number from 2 to {MOST_FOLDS}, or one of {', '.join(FOLDS_WORDS)}"
     if item.name == "group_by":

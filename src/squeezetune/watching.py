@@ -18,13 +18,15 @@ from squeezetune.data.origin import find_origin
 from squeezetune.data.sources import READERS, find_ending
 from squeezetune.data.stamps import stamp_file
 from squeezetune.engine import ThreadEngine
-from squeezetune.errors import DataError, SqueezeTuneError
+from squeezetune.errors import DataError, SettingsError, SqueezeTuneError
 from squeezetune.events import Event, Listener, Notice, ignore_event
 from squeezetune.interruption import STOPPING
 from squeezetune.prediction import Classifier
+from squeezetune.settings import judge_number
 from squeezetune.store import find_cache_folder
 from squeezetune.training import train
 
+LONGEST_S = 31 * 24 * 3600  # between two looks
 UNCHANGED = "files were renamed or written again, but the photos and their classes are the same; the model stays"
 
 
@@ -33,11 +35,22 @@ class Pace:
     """How often the photos are looked at, and how long they must be left alone before they are read.
 
     Someone may be copying a thousand photos; and a file that was written a moment ago is not remembered as read.
+
+    Raises:
+        SettingsError: a number is out of its limits.
+
     """
 
     every_s: float = 10
     quiet_s: float = 4
     pause: Callable[[float], None] = time.sleep
+
+    def __post_init__(self) -> None:
+        problem = judge_number("watch", self.every_s, 0, LONGEST_S, is_open=True) or judge_number(
+            "quiet_s", self.quiet_s, 0, LONGEST_S
+        )
+        if problem:
+            raise SettingsError(problem, "It is in seconds.")
 
 
 @dataclass(frozen=True)

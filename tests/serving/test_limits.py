@@ -1,3 +1,6 @@
+import math
+import re
+
 import pytest
 
 from squeezetune.errors import SettingsError
@@ -14,3 +17,10 @@ def test_limits_that_contradict_each_other():
         Limits(images=8, waiting=4)
     with pytest.raises(SettingsError, match="needed is 2 x 100"):
         Limits(body_bytes=100, held_bytes=150)
+
+
+@pytest.mark.parametrize("value", [math.inf, math.nan, 1e13])
+@pytest.mark.parametrize("name", ["time_s", "held_bytes", "idle_s"])
+def test_limits_are_finite(name, value):
+    with pytest.raises(SettingsError, match=re.escape(f"{name} is {value}; needed is")):
+        Limits(**{name: value})

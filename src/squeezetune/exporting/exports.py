@@ -26,7 +26,7 @@ import onnx
 from squeezetune.artifact import MODEL, NETWORK, read_payload, stage_artifact, to_json
 from squeezetune.data.folders import check_outside
 from squeezetune.data.origin import Photos
-from squeezetune.errors import INSTALL_TORCH, ArtifactError, ExportError
+from squeezetune.errors import INSTALL_TORCH, ArtifactError, ExportError, SettingsError
 from squeezetune.events import Listener, Notice, StageFinished, StageStarted, ignore_event
 from squeezetune.exporting.card import write_card
 from squeezetune.exporting.chapter import update_report
@@ -39,6 +39,7 @@ from squeezetune.exporting.trial import CALL_SIZES, Trial, try_export
 from squeezetune.learn.trained import read_network
 from squeezetune.output_lock import follow_link, hold_output
 from squeezetune.prediction import Classifier, load
+from squeezetune.settings import judge_number
 from squeezetune.store import write_file
 
 
@@ -77,6 +78,8 @@ def export(
     0.953
 
     """
+    if max_loss is not None and (problem := judge_number("max_loss", max_loss, 0, 100)):
+        raise SettingsError(problem, "It is in points of accuracy.")
     chosen = {name: find_format(name) for name in formats}
     looks_at_photos = measure or any(found.looks_at_photos for found in chosen.values())
     folder = Path(model)

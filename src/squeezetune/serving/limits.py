@@ -3,8 +3,10 @@
 from dataclasses import dataclass, fields
 
 from squeezetune.errors import SettingsError
+from squeezetune.settings import judge_number
 
 MB = 1_000_000
+MOST = 10**12  # of anything: what is above it can only be a slip
 
 
 @dataclass(frozen=True)
@@ -29,11 +31,13 @@ class Limits:
     connections: int = 512
 
     def __post_init__(self) -> None:
-        problems = [f"{item.name} is {value:g}; needed is more than 0" for item in fields(self)
-                    if not (value := getattr(self, item.name)) > 0]  # fmt: skip
+        judged = (judge_number(item.name, getattr(self, item.name), 0, MOST, is_open=True) for item in fields(self))
+        problems = [problem for problem in judged if problem]
         if not problems and self.waiting < self.images:
             problems.append(f"{self.waiting:,} images may wait, but {self.images:,} may come in one request")
         if not problems and self.held_bytes < 2 * self.body_bytes:  # the parts of a form are copies
             problems.append(f"all requests may hold {self.held_bytes:,} bytes; needed is 2 x {self.body_bytes:,}")
         if problems:
-            raise SettingsError("; ".join(problems), "See `squeezetune serve --help` for the limits.")
+            raise SettingsError(
+                "; ".join(problems), "See `squeezetune serve --help` for what each limits, and its default."
+            )
