@@ -34,7 +34,7 @@ main(["serve", {str(model_folder)!r}])
         (["--max-time", "inf"], {}, "'inf' is no number above 0 of seconds"),
         (["--max-held", "nan"], {}, "'nan' is no number above 0 of megabytes"),
         (["--max-body", "1e308"], {}, "'1e308' is no number above 0 of megabytes"),
-        (["--max-body", "1e8"], {}, "body_bytes is 100000000000000; needed is more than 0 to 1,000,000,000,000"),
+        (["--max-body", "1e8"], {}, "body_bytes is 100000000000000; needed is more than 0 to 1e+12"),
         (["--token", "short"], {}, "the token has 5 characters"),
         ([], {"SQUEEZETUNE_TOKEN": ""}, "the token is empty"),
     ],

@@ -197,7 +197,7 @@ def test_an_error_names_the_position_of_what_has_no_name(classifier, photos):
 
 
 def test_a_missing_file_is_an_error(classifier, tmp_path):
-    with pytest.raises(ImageError, match=r"none\.jpg.*the file is gone"):
+    with pytest.raises(ImageError, match=r"none\.jpg.*there is no such file"):
         classifier.predict(tmp_path / "none.jpg")
 
 

@@ -254,7 +254,7 @@ def _read_content(folder: Path) -> dict[str, Any]:
     except (FileNotFoundError, NotADirectoryError) as error:
         found = ("it is a file" if folder.is_file() else f"it has no {MANIFEST}" if folder.exists()
                  else "there is no such folder")  # fmt: skip
-        hint = "Give the folder that `squeezetune train` has written."
+        hint = "Give the folder that `squeezetune train` has written; it comes before the photos."
         raise ArtifactError(f"{folder} is no SqueezeTune model: {found}", hint) from error
     except (OSError, ValueError) as error:
         raise ArtifactError(f"{path} cannot be read: {error}", _RETRAIN) from error

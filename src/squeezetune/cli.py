@@ -14,6 +14,7 @@ from squeezetune.cli_options import (
     SECONDS,
     class_option,
     columns_option,
+    explain_order,
     guard_errors,
     json_option,
     quiet_option,
@@ -223,7 +224,7 @@ def evaluate(model: Path, photos: Path, class_pattern: str, columns: str, as_jso
     )
     from squeezetune.measurement import evaluate as evaluate_classifier
 
-    with ProgressListener(is_quiet=quiet or as_json) as listen:
+    with explain_order("evaluate", model, [photos]), ProgressListener(is_quiet=quiet or as_json) as listen:
         found = evaluate_classifier(model, photos, class_pattern=class_pattern, columns=columns, listen=listen)
     result = found.evaluation
     if as_json:

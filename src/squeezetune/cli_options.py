@@ -3,14 +3,17 @@
 import functools
 import math
 import os
+import shlex
 import sys
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import Field, fields
+from pathlib import Path
 from typing import Any, NoReturn
 
 import click
 
-from squeezetune.errors import OutputError, SqueezeTuneError
+from squeezetune.errors import ArtifactError, OutputError, SqueezeTuneError
 from squeezetune.quantities import SIZE, TIME, Quantity
 from squeezetune.settings import Settings, judge_number
 from squeezetune.terminal import abandon_output, write_remark
@@ -44,6 +47,29 @@ def guard_errors(command: Callable[..., None]) -> Callable[..., None]:
             _leave(SqueezeTuneError(f"the system refuses: {found}", "Check the disk's space and permissions."))
 
     return guarded
+
+
+@contextmanager
+def explain_order(command: str, model: Path, photos: Sequence[str | Path]) -> Iterator[None]:
+    """Tell of arguments in the wrong order where what was given as photos is a model.
+
+    Raises:
+        ArtifactError: what was given as the model is none.
+
+    """
+    try:
+        yield
+    except ArtifactError as error:
+        swapped = next((path for path in map(Path, photos) if path.suffix == ".onnx" or is_model(path)), None)
+        if swapped is None or is_model(model):
+            raise
+        right = shlex.join(["squeezetune", command, str(swapped), str(model)])
+        raise ArtifactError(f"{model} is no model, but {swapped} is", f"The model comes first: {right}") from error
+
+
+def is_model(path: Path) -> bool:
+    """Say whether a folder looks like one of a model, whole or not."""
+    return (path / "model.json").is_file()
 
 
 def _leave(error: SqueezeTuneError, *, as_json: bool = False) -> NoReturn:

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import click
 
-from squeezetune.cli_options import INTERRUPTED, columns_option, guard_errors, quiet_option
+from squeezetune.cli_options import INTERRUPTED, columns_option, explain_order, guard_errors, quiet_option
 from squeezetune.errors import SettingsError, SqueezeTuneError
 from squeezetune.terminal import write_data, write_line, write_remark
 
@@ -64,7 +64,9 @@ def predict(
     chosen, share = "csv" if as_csv else "json" if as_json else "", parse_rate(rate) if rate else None
     if resume and not output:
         raise SettingsError("--resume goes on with a file", "Name it: --output FILE.")
-    job = _open_job(load(model), Images(images, columns), share, folder)
+    with explain_order("predict", model, images):
+        classifier = load(model)
+    job = _open_job(classifier, Images(images, columns), share, folder)
     if output:
         failed = _write(job, output, chosen or _choose_format(output), resume, quiet)
     else:

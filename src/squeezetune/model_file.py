@@ -6,10 +6,12 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from squeezetune.artifact import FLOATS, MODEL, Manifest
-from squeezetune.errors import ArtifactError
+from squeezetune.data.content import recognise_format
+from squeezetune.errors import ArtifactError, ImageError
 
 # The key of the metadata under which a file says what it computes in.
 ARITHMETIC = "arithmetic"
+HEAD_BYTES = 64
 _HINT = "Give a model's folder, or an .onnx file that `squeezetune export` has written."
 
 
@@ -26,10 +28,21 @@ def read_model_file(path: Path) -> tuple[bytes, Manifest]:
         payload = path.read_bytes()
     except OSError as error:
         raise ArtifactError(f"{path} cannot be read: {error.strerror}", _HINT) from error
+    if is_photo(payload):
+        raise ArtifactError(f"{path} is a photo; needed is a model", f"The model comes before the photos. {_HINT}")
     try:
         return payload, _make_manifest(_read_metadata(payload), payload)
     except (KeyError, ValueError, TypeError) as error:
         raise ArtifactError(f"{path} does not say what its classes are and how it sees images", _HINT) from error
+
+
+def is_photo(payload: bytes) -> bool:
+    """Say whether bytes are those of an image, by their beginning."""
+    try:
+        recognise_format(payload[:HEAD_BYTES])
+    except ImageError:
+        return False
+    return True
 
 
 def _read_metadata(payload: bytes) -> Mapping[str, str]:
@@ -42,7 +55,9 @@ def _read_metadata(payload: bytes) -> Mapping[str, str]:
     try:
         session = onnxruntime.InferenceSession(payload, options, providers=["CPUExecutionProvider"])
     except Exception as error:  # ONNX Runtime's own errors share no other base
-        raise ArtifactError(f"The file is no model that can be opened: {error}", _HINT) from error
+        # what is no ONNX at all is told in the words of its parser, which are for nobody
+        reason = "it is no ONNX" if "INVALID_PROTOBUF" in str(error) else str(error).splitlines()[0]
+        raise ArtifactError(f"The file is no model that can be opened: {reason}", _HINT) from error
     found: Mapping[str, str] = session.get_modelmeta().custom_metadata_map
     return found
 

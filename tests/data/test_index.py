@@ -344,7 +344,7 @@ def test_unusable_image_in_memory_is_skipped_and_its_class_with_it(make_photo, e
     assert index.class_names == ("a", "b")
     assert list(list_skipped(index)) == ["2", "3", "4"]
     assert "float64" in list_skipped(index)["2"]
-    assert list_skipped(index)["4"] == "the file is gone"
+    assert list_skipped(index)["4"] == "there is no such file"
 
 
 def test_wrong_input_in_memory(make_photo, engine):

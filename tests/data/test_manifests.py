@@ -149,7 +149,7 @@ def test_paths_may_lead_anywhere_the_user_says(photo_folder, tmp_path, engine):
     )
     index = index_photos(path, engine=engine)
     assert len(index) == 2
-    assert [(item.name, item.reason) for item in index.skipped] == [("gone.jpg", "the file is gone")]
+    assert [(item.name, item.reason) for item in index.skipped] == [("gone.jpg", "there is no such file")]
 
 
 def test_the_groups_of_a_table_stay_together(photo_folder, write_table, engine):

@@ -220,9 +220,9 @@ def test_a_source_without_stamps_is_read(photo_folder, engine, tmp_path):
 def test_training_again_hashes_no_file_again(shape_folder, fixed_settings, empty_cache, tmp_path, monkeypatch):
     hashed, hash_file = [], folders_module.hash_file
 
-    def note_and_hash(path):
+    def note_and_hash(path, **options):
         hashed.append(path)
-        return hash_file(path)
+        return hash_file(path, **options)
 
     def train_and_count(**options):
         hashed.clear()

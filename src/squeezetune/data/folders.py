@@ -9,11 +9,12 @@ from io import FileIO
 from pathlib import Path
 from typing import NamedTuple
 
-from squeezetune.data.listing import Listing, hash_parts, is_clutter, quote_name
+from squeezetune.data.listing import WEB_ADDRESS, Listing, hash_parts, is_clutter, is_web_address, quote_name
 from squeezetune.data.stamps import Stamp, stamp_file
 from squeezetune.errors import ImageError, SettingsError, SourceError
 
 READ_BYTES = 1 << 17  # of one read: most small photos in one, large ones without much memory
+NO_FILE = "there is no such file"  # that anybody has seen; one that was listed before is gone
 _OS_REASONS = {
     errno.ENOENT: "the file is gone",
     errno.EACCES: "no permission to read it",
@@ -37,11 +38,11 @@ class FolderSource:
 
     def read(self, name: str) -> bytes:
         """Return the bytes of the file; ImageError where it cannot be read or lies outside the folder."""
-        return b"".join(read_file(self._locate(name)))
+        return b"".join(read_file(self._locate(name), is_listed=self.table is None))
 
     def digest(self, name: str) -> bytes:
         """Return the digest of the file's bytes; ImageError where it is no image."""
-        return hash_file(self._locate(name))
+        return hash_file(self._locate(name), is_listed=self.table is None)
 
     def stamp(self, name: str) -> Stamp | None:
         """Return the file's stamp."""
@@ -171,6 +172,8 @@ def _is_junction(entry: "os.DirEntry[str]") -> bool:
 def explain_root(root: Path, error: OSError) -> SourceError:
     """Say why the folder of the photos itself cannot be listed."""
     path = quote_name(str(root))
+    if is_web_address(str(root)):
+        return SourceError(f"{path} is {WEB_ADDRESS}", "Download it first, and give the folder or archive.")
     if isinstance(error, FileNotFoundError):
         return SourceError(f"there is no folder or file {path}", "Check the spelling, or give the full path.")
     if isinstance(error, NotADirectoryError):
@@ -181,23 +184,27 @@ def explain_root(root: Path, error: OSError) -> SourceError:
     return SourceError(f"{path} cannot be opened: {explain_os_error(error)}", "Check the permissions of the folder.")
 
 
-def explain_os_error(error: OSError) -> str:
-    """Say in words why a file cannot be read."""
+def explain_os_error(error: OSError, *, is_listed: bool = True) -> str:
+    """Say in words why a file cannot be read; one that `is_listed` was there a moment ago."""
+    if error.errno == errno.ENOENT and not is_listed:
+        return NO_FILE
     return _OS_REASONS.get(error.errno or 0) or (error.strerror or str(error) or type(error).__name__).lower()
 
 
-def read_file(path: str) -> Iterator[bytes]:
+def read_file(path: str, *, is_listed: bool = False) -> Iterator[bytes]:
     """Yield the file's bytes, at most 128 kB at once."""
     try:
         with FileIO(path) as file:
             while part := file.read(READ_BYTES):
                 yield part
     except OSError as error:
-        raise ImageError(explain_os_error(error)) from error
+        if is_web_address(path):
+            raise ImageError(f"{WEB_ADDRESS}; download it first") from error
+        raise ImageError(explain_os_error(error, is_listed=is_listed)) from error
     except ValueError as error:  # a table may hold anything as a path, also zero bytes
         raise ImageError(f"its path is none: {error}") from error
 
 
-def hash_file(path: str) -> bytes:
+def hash_file(path: str, *, is_listed: bool = False) -> bytes:
     """Hash a file in small parts; a large file that is no image is left after its first part."""
-    return hash_parts(read_file(path))
+    return hash_parts(read_file(path, is_listed=is_listed))

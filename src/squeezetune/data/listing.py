@@ -16,6 +16,8 @@ from squeezetune.data.content import DIGEST_BYTES, RawImage, recognise_format
 from squeezetune.data.stamps import Stamp
 
 _IMAGE_NAME = re.compile(r"\.(jpe?g|png|webp|bmp|gif|tiff?)$", re.IGNORECASE)
+_WEB_ADDRESS = re.compile(r"(https?|ftps?|s3|gs|file|data):/*[^/]", re.IGNORECASE)  # a path object has one slash left
+WEB_ADDRESS = "an address of the web, and only what is on this computer is read"
 _CLUTTER = ("thumbs.db", "desktop.ini", "__macosx")  # in lower case; hidden files are clutter too
 
 
@@ -127,6 +129,11 @@ def is_clutter(name: str) -> bool:
 def is_image_name(name: str) -> bool:
     """Say whether a name ends as those of images do; what is an image is told by the content alone."""
     return _IMAGE_NAME.search(name.strip()) is not None
+
+
+def is_web_address(path: str) -> bool:
+    """Say whether a path is none, but where something is in the web."""
+    return _WEB_ADDRESS.match(path) is not None
 
 
 def quote_name(name: str) -> str:
