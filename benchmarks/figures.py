@@ -1,11 +1,10 @@
 """How the benchmarks print what they measured: medians with spread, Markdown tables, and the machine."""
 
-import importlib.metadata
 import statistics
 from collections.abc import Iterable, Sequence
 
 from squeezetune.learn.intervals import wilson_interval
-from squeezetune.machine import describe_machine
+from squeezetune.machine import LIBRARIES, describe_machine, list_libraries
 
 
 def format_spread(values: Sequence[float], digits: int = 1) -> str:
@@ -39,14 +38,6 @@ def print_table(header: Sequence[str], rows: Iterable[Sequence[object]]) -> None
 def print_machine() -> None:
     """Print the processor, its cores and the versions of everything that takes part."""
     machine = describe_machine()
-    versions = {"Python": machine["python"], **machine["packages"], **find_torch()}
+    versions = {"Python": machine["python"], **list_libraries([*LIBRARIES, "scikit-learn", "torch"])}
     named = ", ".join(f"{name} {version}" for name, version in versions.items())
     print(f"Machine: {machine['processor']}, {machine['cores']} cores, {machine['system']}; {named}", flush=True)
-
-
-def find_torch() -> dict[str, str]:
-    """Return the version of torch where it is installed."""
-    try:
-        return {"torch": importlib.metadata.version("torch")}
-    except importlib.metadata.PackageNotFoundError:
-        return {}

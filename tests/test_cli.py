@@ -179,9 +179,8 @@ def test_demo_ends_with_a_report(run, tmp_path, monkeypatch):
     # the first 30 of each digit keep this fast; CI runs the whole
     from squeezetune.data import digits as module
 
-    digits = module.load_digits()
-    digits.images, digits.target = digits.images[:300], digits.target[:300]
-    monkeypatch.setattr(module, "load_digits", lambda: digits)
+    few = module.Digits(*(array[:300] for array in module.load_digits()))
+    monkeypatch.setattr(module, "load_digits", lambda: few)
     result = run("demo", tmp_path / "demo", "--json")
     assert result.exit_code == 0, result.output
     content = json.loads(result.stdout)

@@ -186,6 +186,13 @@ def test_torch_is_imported_where_it_may_be_only(module):
     assert module in MAY_IMPORT_TORCH or not imported & {"torch", "torchvision", "timm"}
 
 
+@pytest.mark.parametrize(("package", "home"), [("sklearn", "estimator")])
+def test_what_only_an_extra_brings_is_imported_in_one_place(package, home):
+    assert [name for name, tree in MODULES.items() if package in {i.split(".")[0] for i in list_imports(tree)}] == [
+        home
+    ]
+
+
 @pytest.mark.parametrize("module", MODULES)
 def test_no_module_reads_or_writes_pickles(module):
     imported = {name.split(".")[0] for name in list_imports(MODULES[module])}
@@ -215,11 +222,23 @@ def test_public_names_are_sorted_and_listed_once():
 def test_every_public_name_can_be_had(name):
     if name in NEED_TORCH:
         pytest.importorskip("torch", reason=f"{name} needs torch, an extra")
+    if name == "SqueezeTuneClassifier":
+        pytest.importorskip("sklearn", reason="it is an estimator of scikit-learn, an extra")
     value = getattr(squeezetune, name)
     home = f"squeezetune.{squeezetune._HOMES[name]}"
     assert value is getattr(importlib.import_module(home), name)
     assert value.__module__ == home
     assert value.__doc__
+
+
+def test_the_estimator_says_what_it_needs():
+    hide = "import sys; sys.modules['sklearn'] = None\nimport squeezetune\n"
+    shown = run_python(
+        f"{hide}try: squeezetune.SqueezeTuneClassifier\n"
+        "except squeezetune.MissingExtraError as error: print(error, error.hint)"
+    )
+    assert "scikit-learn is not installed" in shown
+    assert "pip install 'squeezetune[sklearn]'" in shown
 
 
 @pytest.mark.parametrize("name", NEED_TORCH)

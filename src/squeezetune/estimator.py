@@ -6,21 +6,26 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from sklearn.base import BaseEstimator, ClassifierMixin
-from sklearn.utils.multiclass import check_classification_targets
-from sklearn.utils.validation import check_is_fitted, column_or_1d
 
 from squeezetune.data.classes import locate_columns, name_labels
 from squeezetune.data.index import ImageIndex, index_images
 from squeezetune.data.sources import hold_images
 from squeezetune.data.split import Split, split_train_validation
-from squeezetune.errors import ClassesError, ImageError
+from squeezetune.errors import ClassesError, ImageError, MissingExtraError
 from squeezetune.events import ignore_event
 from squeezetune.learning import RECIPES, make_manifest
 from squeezetune.prediction import Classifier
 from squeezetune.settings import Settings, parse_settings
 from squeezetune.store import find_cache_folder
 from squeezetune.workshop import open_workshop
+
+try:
+    from sklearn.base import BaseEstimator, ClassifierMixin
+    from sklearn.utils.multiclass import check_classification_targets
+    from sklearn.utils.validation import check_is_fitted, column_or_1d
+except ModuleNotFoundError as error:
+    raise MissingExtraError("scikit-learn is not installed; SqueezeTuneClassifier is an estimator of its kind.",
+                            "Install it: pip install 'squeezetune[sklearn]'") from error  # fmt: skip
 
 
 class SqueezeTuneClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]  # scikit-learn has no types

@@ -9,7 +9,7 @@ from typing import Any
 
 # What Linux calls bfloat16 on x86 and on Arm.
 BFLOAT16_FLAGS = frozenset({"avx512_bf16", "amx_bf16", "bf16"})
-LIBRARIES = ("numpy", "Pillow", "onnx", "onnxruntime", "openvino", "scikit-learn", "scipy")
+LIBRARIES = ("numpy", "Pillow", "onnx", "onnxruntime", "openvino", "scipy")
 
 
 def measure_peak_memory() -> float | None:

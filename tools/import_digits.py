@@ -1,0 +1,27 @@
+"""Import the handwritten digits of the demonstration from scikit-learn into src/squeezetune/data/.
+
+    python tools/import_digits.py
+
+They are the test part of "Optical Recognition of Handwritten Digits" (Alpaydin and Kaynak 1998, UCI, CC BY 4.0), as
+scikit-learn ships them. The same input always gives the same bytes; the SHA-256 to pin in `data/digits.py` is printed.
+"""
+
+import hashlib
+import io
+
+import numpy as np
+from sklearn.datasets import load_digits
+
+from squeezetune.data.digits import DIGITS_PATH
+from squeezetune.store import write_file
+
+
+def main() -> None:
+    digits, buffer = load_digits(), io.BytesIO()
+    np.savez_compressed(buffer, images=digits.images.astype(np.uint8), labels=digits.target.astype(np.uint8))
+    write_file(DIGITS_PATH, buffer.getvalue())
+    print(f"{DIGITS_PATH}: {len(buffer.getvalue()):,} bytes, SHA-256 {hashlib.sha256(buffer.getvalue()).hexdigest()}")
+
+
+if __name__ == "__main__":
+    main()
