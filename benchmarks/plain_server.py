@@ -11,7 +11,6 @@ import sys
 from pathlib import Path
 
 import numpy as np
-import onnxruntime
 import uvicorn
 from starlette.applications import Starlette
 from starlette.concurrency import run_in_threadpool
@@ -21,12 +20,13 @@ from starlette.routing import Route
 
 from squeezetune.data.decoding import open_image
 from squeezetune.prediction import load
+from squeezetune.runtimes import import_onnxruntime
 
 
 def build_application(model: Path) -> Starlette:
     classifier = load(model)
     manifest = classifier.manifest
-    session = onnxruntime.InferenceSession(classifier.read_model(), providers=["CPUExecutionProvider"])
+    session = import_onnxruntime().InferenceSession(classifier.read_model(), providers=["CPUExecutionProvider"])
 
     def classify(data: bytes) -> dict[str, float]:
         pixels = np.asarray(open_image(data, manifest.image_side))

@@ -30,6 +30,7 @@ from processes import run_and_kill, run_process
 from squeezetune.data.folders import list_files
 from squeezetune.exporting.exports import export
 from squeezetune.prediction import load
+from squeezetune.runtimes import import_onnxruntime
 from squeezetune.settings import Settings
 from squeezetune.training import train
 
@@ -66,10 +67,9 @@ def export_int8(model: Path) -> Path:
 
 def run_loop(model: Path, root: Path, output: Path) -> None:
     """Predict as a plain loop does: one photo after the other, with a session of ONNX Runtime as it comes."""
-    import onnxruntime
     from PIL import Image
 
-    session = onnxruntime.InferenceSession(load(model).read_model(), providers=["CPUExecutionProvider"])
+    session = import_onnxruntime().InferenceSession(load(model).read_model(), providers=["CPUExecutionProvider"])
     with output.open("w", newline="") as file:
         writer = csv.writer(file)
         for name in list_files(root).files:

@@ -1,6 +1,7 @@
 """Fixtures that more than one test module uses: small photos, as bytes and in folders."""
 
 import signal
+import sys
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace
 from io import BytesIO
@@ -26,6 +27,9 @@ from squeezetune.settings import Settings
 from squeezetune.survey import CutIndex
 from squeezetune.training import train
 from squeezetune.workshop import open_workshop
+
+# tests that open OpenVINO without `import_openvino` report nothing either
+sys.modules.setdefault("openvino_telemetry", None)
 
 
 @pytest.fixture

@@ -2,7 +2,9 @@
 
 from pathlib import Path
 
-import onnxruntime
+from squeezetune.runtimes import import_onnxruntime
+
+onnxruntime = import_onnxruntime()
 
 
 def open_session(model: bytes | Path) -> onnxruntime.InferenceSession:

@@ -83,6 +83,7 @@ LAYERS = [
     "gauge",
     "engine",
     "interruption",
+    "runtimes",
     "settings",
     "quantities",
     "events",
@@ -191,6 +192,12 @@ def test_what_only_an_extra_brings_is_imported_in_one_place(package, home):
     assert [name for name, tree in MODULES.items() if package in {i.split(".")[0] for i in list_imports(tree)}] == [
         home
     ]
+
+
+@pytest.mark.parametrize("module", MODULES)
+def test_runtimes_that_report_are_imported_through_their_door_only(module):
+    imported = {name.split(".")[0] for name in list_imports(MODULES[module])}
+    assert not imported & {"onnxruntime", "openvino"}
 
 
 @pytest.mark.parametrize("module", MODULES)

@@ -8,6 +8,7 @@ from pathlib import Path
 from squeezetune.artifact import FLOATS, MODEL, Manifest
 from squeezetune.data.content import recognise_format
 from squeezetune.errors import ArtifactError, ImageError
+from squeezetune.runtimes import import_onnxruntime
 
 # The key of the metadata under which a file says what it computes in.
 ARITHMETIC = "arithmetic"
@@ -47,8 +48,7 @@ def is_photo(payload: bytes) -> bool:
 
 def _read_metadata(payload: bytes) -> Mapping[str, str]:
     """Read the metadata by ONNX Runtime, since prediction needs no other library."""
-    import onnxruntime  # slow to import
-
+    onnxruntime = import_onnxruntime()  # slow
     options = onnxruntime.SessionOptions()
     options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL  # nothing is run
     options.log_severity_level = 4

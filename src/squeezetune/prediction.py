@@ -21,6 +21,7 @@ from squeezetune.gauge import release_memory
 from squeezetune.learn.tensor_names import IMAGE
 from squeezetune.model_file import read_model_file
 from squeezetune.rejection import Threshold, choose_threshold
+from squeezetune.runtimes import import_onnxruntime
 
 # Images of one size go through the model together, up to this many pixels at the network's size: on one thread more
 # at once are slower, since what the layers give no longer stays in the cache (docs/decisions/0014-prediction.md).
@@ -224,8 +225,7 @@ class Classifier:
 
     @cached_property
     def _session(self) -> Any:
-        import onnxruntime  # slow to import, and a manifest can be looked at without it
-
+        onnxruntime = import_onnxruntime()  # slow, and a manifest can be looked at without it
         options = onnxruntime.SessionOptions()
         options.intra_op_num_threads = self.threads
         options.enable_mem_pattern = (

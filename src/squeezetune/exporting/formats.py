@@ -72,7 +72,8 @@ class Format:
 
 
 ONNX_USAGE = """\
-import json, sys
+import json, os, sys
+os.environ["ORT_DISABLE_TELEMETRY"] = "1"  # before the import, which would ask for a host
 import numpy as np, onnxruntime
 from PIL import Image, ImageOps
 
@@ -85,6 +86,7 @@ for name in sys.argv[1:]:
 
 OPENVINO_USAGE = """\
 import sys
+sys.modules["openvino_telemetry"] = None  # as if it were not installed: the import would report itself
 import numpy as np, openvino
 from PIL import Image, ImageOps
 

@@ -6,6 +6,7 @@ from tempfile import TemporaryDirectory
 
 from squeezetune.exporting.order import Order
 from squeezetune.exporting.resampling import replace_resize
+from squeezetune.runtimes import import_openvino
 from squeezetune.store import write_file
 
 # The chapter of the file's own notes that holds what it says of itself.
@@ -14,8 +15,7 @@ CHAPTER = "squeezetune"
 
 def write_openvino(order: Order, path: Path) -> None:
     """Write a network as .xml and .bin: images of any size in, probabilities out, parameters in float16."""
-    import openvino
-
+    openvino = import_openvino()
     model = openvino.Core().read_model(replace_resize(order.model))
     for name, value in order.metadata.items():
         model.set_rt_info(value, [CHAPTER, name])
@@ -29,15 +29,11 @@ def write_openvino(order: Order, path: Path) -> None:
 
 def check_openvino(path: Path) -> None:
     """Compile a network as OpenVINO does before it runs it, which checks every node."""
-    import openvino
-
-    openvino.Core().compile_model(path, "CPU")
+    import_openvino().Core().compile_model(path, "CPU")
 
 
 def read_metadata(path: Path) -> Mapping[str, str]:
     """Read what a file says of itself."""
-    import openvino
-
-    model = openvino.Core().read_model(path)
+    model = import_openvino().Core().read_model(path)
     found = model.get_rt_info([CHAPTER]).value
     return {name: str(model.get_rt_info([CHAPTER, name]).value) for name in found}

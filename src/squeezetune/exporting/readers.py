@@ -10,14 +10,15 @@ from zipfile import ZipFile
 import numpy as np
 from numpy.typing import NDArray
 
+from squeezetune.runtimes import import_onnxruntime, import_openvino
+
 # Runs an export by its own runtime: images (n, height, width, 3) uint8 RGB in, probabilities (n, classes) out.
 RunExport: TypeAlias = Callable[[NDArray[np.uint8]], NDArray[np.float32]]
 
 
 def open_onnx(path: Path) -> RunExport:
     """Open an ONNX file in ONNX Runtime, as anybody would."""
-    import onnxruntime
-
+    onnxruntime = import_onnxruntime()
     options = onnxruntime.SessionOptions()
     options.log_severity_level = 3
     session = onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
@@ -31,10 +32,8 @@ def open_onnx(path: Path) -> RunExport:
 
 def open_openvino(path: Path, config: Mapping[str, Any] | None = None) -> RunExport:
     """Open a network in OpenVINO; float32 unless `config` says otherwise, as unasked it may be bfloat16."""
-    import openvino
-
     config = {"INFERENCE_PRECISION_HINT": "f32"} if config is None else config
-    compiled = openvino.Core().compile_model(path, "CPU", dict(config))
+    compiled = import_openvino().Core().compile_model(path, "CPU", dict(config))
 
     def run(pixels: NDArray[np.uint8]) -> NDArray[np.float32]:
         # a copy: the tensor is used again

@@ -1,6 +1,5 @@
 """The engines that run a frozen graph on this processor, and which one is fastest here."""
 
-import importlib
 import importlib.util
 import threading
 import time
@@ -12,7 +11,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from squeezetune.engine import ThreadEngine
-from squeezetune.errors import MissingExtraError, SettingsError
+from squeezetune.errors import SettingsError
+from squeezetune.runtimes import RUNTIMES, import_onnxruntime, import_openvino
 
 # Runs a graph on pixels (n, side, side, 3) uint8; may be called from several threads at once.
 RunGraph: TypeAlias = Callable[[NDArray[np.uint8]], NDArray[np.float32]]
@@ -39,8 +39,7 @@ class Runtime:
 
 def open_onnxruntime(model: bytes, precision: str, threads: int) -> RunOutputs:
     """Open a graph in ONNX Runtime; every call runs on the calling thread alone."""
-    import onnxruntime
-
+    onnxruntime = import_onnxruntime()
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = 1
     options.log_severity_level = 3
@@ -55,7 +54,7 @@ def open_onnxruntime(model: bytes, precision: str, threads: int) -> RunOutputs:
 
 def open_openvino(model: bytes, precision: str, threads: int) -> RunOutputs:
     """Open a graph in OpenVINO with one stream for each thread that calls."""
-    openvino = _import_openvino()
+    openvino = import_openvino()
     # the binding gets to know numpy with its first array; two threads that do so at once wait for each other for ever
     _ = openvino.Tensor(np.zeros(1, np.uint8)).data
     core = openvino.Core()
@@ -153,17 +152,8 @@ def batch_size(side: int, views: int = 1) -> int:
 
 def describe_versions(runtimes: Iterable[Runtime]) -> dict[str, str]:
     """Name the version of each engine that takes part."""
-    return {name: importlib.import_module(name).__version__ for name in sorted({r.engine for r in runtimes})}
-
-
-def _import_openvino() -> Any:
-    try:
-        return importlib.import_module("openvino")
-    except ImportError as error:
-        raise MissingExtraError(
-            "The engine 'openvino' is not installed.", "Install it: pip install 'squeezetune[openvino]'"
-        ) from error
+    return {name: RUNTIMES[name]().__version__ for name in sorted({r.engine for r in runtimes})}
 
 
 def _has_native_bfloat16() -> bool:
-    return "BF16" in _import_openvino().Core().get_property("CPU", "OPTIMIZATION_CAPABILITIES")
+    return "BF16" in import_openvino().Core().get_property("CPU", "OPTIMIZATION_CAPABILITIES")

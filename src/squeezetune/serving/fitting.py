@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 
 from squeezetune.errors import ArtifactError
 from squeezetune.learn.tensor_names import FITTED, IMAGE
+from squeezetune.runtimes import import_onnxruntime
 
 # What is read or changed of ONNX's messages, by its field numbers (onnx.proto3); protobuf keeps the rest as it is. The
 # package onnx would know it all, for eight times the time and a fifth of the memory that the server begins with.
@@ -37,8 +38,7 @@ class Fit:
     """
 
     def __init__(self, payload: bytes) -> None:
-        import onnxruntime  # slow to import
-
+        onnxruntime = import_onnxruntime()  # slow
         options = onnxruntime.SessionOptions()
         options.intra_op_num_threads = 1  # each thread runs images of its own
         options.enable_cpu_mem_arena = False  # which would keep for ever what the largest photo took
