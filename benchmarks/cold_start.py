@@ -30,7 +30,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     options = parser.parse_args(arguments)
     os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
     commands = {
-        "import onnxruntime": ["-c", "import onnxruntime"],
+        "import onnxruntime": ["-c", "import os; os.environ['ORT_DISABLE_TELEMETRY'] = '1'; import onnxruntime"],
         "predict": ["-m", "squeezetune", "predict", str(options.model), str(options.photo)],
     }
     with tempfile.TemporaryDirectory() as cache:
