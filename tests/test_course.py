@@ -10,7 +10,7 @@ from squeezetune import course, planner, stage_plans
 from squeezetune.checkpoint import CheckpointFolder
 from squeezetune.course import compare_stages, is_same
 from squeezetune.deepened import Deepened, find_best
-from squeezetune.events import EpochFinished, Notice, PlanChanged, StageStarted, ignore_event
+from squeezetune.events import EpochFinished, Notice, PlanChanged, PlanMade, StageStarted, ignore_event
 from squeezetune.interruption import STOPPING
 from squeezetune.training import train
 
@@ -33,6 +33,8 @@ def two_stages():
     """Plan the last blocks, then all layers, whatever the time; what is done is not planned again."""
 
     def list_both(work, settings, speeds, left_s, done=()):
+        if speeds and not speeds.trains_layers:
+            return
         last = stage_plans.plan_last(work, replace(settings, layers="last", last_fires=2, budget=""), None, math.inf)
         whole = stage_plans.plan_stage(work, replace(settings, budget=""), None, math.inf)
         yield tuple(stage for stage in (last, whole) if stage.start not in done)
@@ -252,3 +254,23 @@ def test_a_plan_is_another_one_by_its_stages_sizes_and_length(whole):
     for other in ([second], [first], [first, replace(second, epochs=0.5 * second.epochs)],
                   [replace(first, extra_views=1), second], []):  # fmt: skip
         assert not is_same([first, second], other)
+
+
+def test_layers_are_trained_in_time_that_turns_up(learn, monkeypatch):
+    """Nobody has timed the training of layers, for want of time; after the head there is enough."""
+    monkeypatch.setattr("squeezetune.scene.is_worth_timing", lambda *_: False)
+    said = []
+    learned = learn(said.append, budget="20m", epochs=1.0)
+    [made] = [event for event in said if isinstance(event, PlanMade)]
+    assert [part for part, _ in made.forecasts if part.startswith(("last", "all"))] == []
+    assert [stage.plan.name for stage in learned.trained] == [LAST, WHOLE]
+    changes = [event for event in said if isinstance(event, PlanChanged)]
+    assert [part.split(" at ")[0] for part, _ in changes[0].forecasts][:2] == [LAST, WHOLE]
+
+
+def test_layers_that_there_was_no_time_to_time_are_not_trained(learn, monkeypatch):
+    for name in ("scene", "course"):
+        monkeypatch.setattr(f"squeezetune.{name}.is_worth_timing", lambda *_: False)
+    said = []
+    assert learn(said.append, budget="20m", epochs=1.0).trained == ()
+    assert not [event for event in said if isinstance(event, PlanChanged)]

@@ -57,6 +57,8 @@ LAYERS = [
     "probing",
     "scheme",
     "planner",
+    "shortage",
+    "plans",
     "stage_plans",
     "forecasts",
     "memory",

@@ -22,7 +22,6 @@ from squeezetune.forecasts import (
 )
 from squeezetune.learn.recipe import Phase
 from squeezetune.planner import (
-    add_forecasts,
     announce_plan,
     check_torch,
     is_deep_wanted,
@@ -32,6 +31,7 @@ from squeezetune.planner import (
     note_training,
     plan_rest,
 )
+from squeezetune.plans import add_forecasts
 from squeezetune.settings import Settings
 from squeezetune.stage_plans import find_small_side, plan_phases
 from squeezetune.training import train
@@ -191,19 +191,6 @@ def test_time_that_is_left_over_is_not_filled():
     assert budget(10_000_000, replace(DEEP, epochs=2.0)).stage.epochs == 2.0
 
 
-def test_too_little_time_for_all_photos_looks_at_a_part_of_them():
-    found = budget(8)
-    assert found.stage is None
-    assert (found.views, found.head) == (1, "linear")
-    assert found.share < 1
-
-
-def test_no_time_at_all_still_makes_the_shortest_plan():
-    found = budget(1)
-    assert found.share == module.SHARES[-1]
-    assert found.total_s > 1
-
-
 def test_without_torch_a_budget_buys_a_better_head():
     found = budget(3600, Settings(), speeds=replace(SPEEDS, pixel_s=None), is_deep=False)
     assert (found.stage, found.views, found.head) == (None, 2, "auto")
@@ -291,7 +278,7 @@ def test_where_the_head_would_take_much_of_the_time_it_is_fitted_on_the_images_o
     short, long = budget(400, work=MANY), budget(3600, work=MANY)
     assert (short.head_share, long.head_share) == (1 / 3, 1)
     whole = next(item.seconds for item in long.forecasts if item.part == "features")
-    assert [item.seconds for item in short.forecasts if item.part == "features"] == [pytest.approx(whole / 3)]
+    assert [item.seconds for item in short.forecasts if item.part == "features"] == [pytest.approx(whole / 3, rel=1e-3)]
     assert 350 < short.total_s <= 400.2
 
 

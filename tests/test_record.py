@@ -8,7 +8,7 @@ from squeezetune.data.index import index_photos
 from squeezetune.data.split import split_index
 from squeezetune.deepened import Deepened
 from squeezetune.engine import ThreadEngine
-from squeezetune.events import EpochFinished, PlanChanged, PlanMade, StageFinished, ignore_event
+from squeezetune.events import EpochFinished, PlanChanged, PlanMade, Shortage, StageFinished, ignore_event
 from squeezetune.learn.evaluation import evaluate_probabilities
 from squeezetune.learn.intervals import wilson_interval
 from squeezetune.learn.recipe import Phase, Recipe, StagePlan
@@ -181,7 +181,26 @@ def test_the_forecast_stands_beside_what_its_parts_took(run):
             {"part": "report", "forecast_s": 3.5, "seconds": None},
         ],
         "changes": [{"at_s": 2.0, "parts": [{"part": "all layers at 96 px", "forecast_s": 50.0}]}],
+        "shortage": None,
     }
+
+
+def test_looks_that_are_taken_for_near_duplicates_alone_count_among_those(run):
+    plan = PlanMade((("near-duplicates", 3.0),), 3.0, 70.0)
+    stages = [(StageFinished("looks", 1.5), 2.0), (StageFinished("near-duplicates", 1.0), 3.0)]
+    [part] = make_record(replace(run, heard=[(plan, 0.1), *stages]))["plan"]["parts"]
+    assert part["seconds"] == 2.5
+
+
+def test_a_budget_that_was_too_short_is_recorded_with_numbers_and_in_words(run):
+    plan = PlanMade((("head", 0.9),), 0.9, 30.0, Shortage("30s", 95.0, 2400, 54_000))
+    shortage = make_record(replace(run, heard=[(plan, 1.5)]))["plan"]["shortage"]
+    assert {name: shortage[name] for name in ("budget", "needed_s", "used", "photos")} == {
+        "budget": "30s", "needed_s": 95.0, "used": 2400, "photos": 54_000,
+    }  # fmt: skip
+    assert shortage["words"].startswith(
+        "30s is too short here for all photos, which need about 1 min 35 s: 2,400 of 54"
+    )
 
 
 def test_the_network_is_named_by_what_was_trained(run):

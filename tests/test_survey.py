@@ -1,3 +1,4 @@
+import time
 from dataclasses import replace
 
 import numpy as np
@@ -8,8 +9,8 @@ from squeezetune.data.split import split_index
 from squeezetune.errors import SourceError
 from squeezetune.events import ignore_event
 from squeezetune.learn.recipe import Phase, Recipe, StagePlan
-from squeezetune.planner import Plan
-from squeezetune.scene import open_scene
+from squeezetune.plans import Plan
+from squeezetune.scene import open_scene, thin_out
 from squeezetune.survey import survey_images
 from squeezetune.workshop import open_workshop
 
@@ -54,9 +55,47 @@ def test_all_training_and_validation_images_are_looked_at(survey, shape_folder):
 def test_a_quick_beginning_looks_at_a_part_of_each(survey, shape_folder):
     found = survey(shape_folder, QUICK)
     assert found.seen.tolist() == found.split.train[::2].tolist()
-    assert (len(found.split.train), len(found.split.validation)) == (36, 6)
+    assert (len(found.split.train), len(found.split.validation)) == (36, 12)  # few photos to choose by are all kept
     assert find_known(found).tolist() == sorted([*found.seen, *found.split.validation])
     np.testing.assert_array_equal(found.features.values[found.split.train[1]], 0)
+
+
+@pytest.mark.parametrize(("plan", "is_whole"), [(QUICK, True), (replace(QUICK, head_share=1.0, share=0.5), False)])
+def test_what_was_looked_at_is_used_whatever_part_near_duplicates_send_it_to(
+    survey, shape_folder, monkeypatch, plan, is_whole
+):
+    """Half of all photos have a near-duplicate, and are dealt out anew by another key."""
+    before = survey(shape_folder, plan)
+
+    def pair_up(index, positions, *_):
+        return replace(index, pictures=np.arange(len(index)) // 2)
+
+    monkeypatch.setattr("squeezetune.survey.mark_near_duplicates", pair_up)
+    after = survey(shape_folder, plan)
+    assert len(after.seen) + len(after.split.validation) >= 0.8 * (len(before.seen) + len(before.split.validation))
+    assert np.isin(find_known(after), [*after.seen, *after.split.validation, *after.split.test]).all()
+    assert len(after.seen) >= 0.7 * len(before.seen)
+    assert len(after.split.train) == (36 if is_whole else len(after.seen))
+
+
+def test_looking_for_near_duplicates_is_not_taken_for_slow_frozen_layers(survey, shape_folder, monkeypatch):
+    noted = []
+    monkeypatch.setattr("squeezetune.survey.note_features", lambda plan, seconds: noted.append(seconds) or plan)
+    monkeypatch.setattr("squeezetune.survey.mark_near_duplicates", lambda index, *_: time.sleep(1.0) or index)
+    started = time.perf_counter()
+    survey(shape_folder, WHOLE)
+    assert noted[0] <= time.perf_counter() - started - 1.0
+
+
+@pytest.mark.parametrize(("count", "share", "least", "kept"), [
+    (5000, 1 / 13, 2000, 2000), (5000, 0.5, 2000, 2500), (1500, 1 / 13, 2000, 1500), (5000, 1 / 13, 0, 385),
+    (10, 1.0, 0, 10), (0, 0.5, 2000, 0), (60_000, 0.95, 0, 57_000),
+])  # fmt: skip
+def test_photos_are_thinned_evenly_down_to_as_many_as_choices_need(count, share, least, kept):
+    thinned = thin_out(np.arange(count), share, least)
+    assert len(thinned) == pytest.approx(kept, abs=1)
+    steps = np.diff(thinned)
+    assert not len(steps) or steps.max() - steps.min() <= 1
 
 
 @pytest.mark.parametrize("plan", [WHOLE, QUICK])

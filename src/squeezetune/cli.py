@@ -136,7 +136,8 @@ def _print_plan(photos: Path, settings: Settings, as_json: bool, **options: Any)
     """Print the plan of a run that is not made."""
     from dataclasses import asdict
 
-    from squeezetune.console import format_duration, print_json, print_lines
+    from squeezetune.console import print_json, print_lines
+    from squeezetune.quantities import format_duration
     from squeezetune.training import forecast
 
     plan = forecast(photos, settings, **options)
@@ -177,9 +178,10 @@ def _train(
 def _print_training(folder: Path, report: dict[str, Any]) -> None:
     from squeezetune.console import describe_split, describe_test, print_lines
 
-    test, data = report["test"], report["data"]
+    test, data, shortage = report["test"], report["data"], (report["plan"] or {}).get("shortage")
     skipped, leaks = data["skipped"], data["leaks"]
     print_lines(
+        *([shortage["words"]] if shortage else []),
         *describe_test(test),
         *(f"Note: {warning}" for warning in test["warnings"]),
         *([f"Note: {len(skipped):,} files were not used; the report names them."] if skipped else []),

@@ -30,6 +30,8 @@ from squeezetune.events import (
     StageStarted,
     TrainingAdvanced,
 )
+from squeezetune.quantities import format_duration
+from squeezetune.shortage import describe_shortage
 from squeezetune.terminal import (
     escape_controls,
     guard_output,
@@ -93,6 +95,8 @@ class ProgressListener:
         elif isinstance(event, PlanMade):
             if not self._is_quiet:
                 self._console.print(f"Plan: {format_plan(event)}", markup=False, soft_wrap=True)
+                if event.shortage:
+                    self._console.print(f"Note: {describe_shortage(event.shortage)}", markup=False, soft_wrap=True)
         elif isinstance(event, PlanChanged):
             if not self._is_quiet:
                 self._console.print(f"New plan: {format_plan(event)}", markup=False, soft_wrap=True)
@@ -186,14 +190,6 @@ def format_plan(plan: PlanMade | PlanChanged) -> str:
     limit_s, left = (plan.budget_s, "") if isinstance(plan, PlanMade) else (plan.left_s, " left")
     budget = f" of {format_duration(limit_s)}{left}" if limit_s and limit_s > 0 else ""
     return f"{parts}; in all {format_duration(plan.total_s)}{budget}"
-
-
-def format_duration(seconds: float) -> str:
-    """Write a duration in words, e.g. 40 s, 3 min 10 s or 1 h 2 min."""
-    whole = max(1, round(seconds))
-    if whole >= 3600:
-        return f"{whole // 3600} h {whole % 3600 // 60} min"
-    return f"{whole // 60} min {whole % 60} s" if whole >= 60 else f"{whole} s"
 
 
 def format_clock(seconds: float) -> str:

@@ -10,13 +10,17 @@ from numpy.typing import NDArray
 from squeezetune.deepened import Deepened, find_best
 from squeezetune.deepening import Ground, deepen, resume_stages
 from squeezetune.events import PlanChanged
-from squeezetune.forecasts import forecast_judgement, forecast_stage
+from squeezetune.forecasts import forecast_judgement, forecast_stage, measure_image
 from squeezetune.interruption import Stopped
 from squeezetune.learn.candidate import Candidate
 from squeezetune.learn.head import Head
-from squeezetune.learn.recipe import StagePlan
+from squeezetune.learn.pace import Ending
+from squeezetune.learn.recipe import StagePlan, choose_recipe
 from squeezetune.learn.stages import StageResult
-from squeezetune.planner import Plan, note_training, plan_rest
+from squeezetune.planner import is_trainable, is_worth_timing, note_training, plan_rest
+from squeezetune.plans import Plan
+from squeezetune.probing import Site, measure_training
+from squeezetune.stage_plans import find_small_side, list_starts
 from squeezetune.workshop import Workshop
 
 # A plan is another one, of which people are told, if a stage has so much less or more to do.
@@ -33,16 +37,18 @@ def train_stages(
     really left. Somebody who asks to stop gets what there is by then.
     """
     # photos that cannot be decoded may have left nothing to judge by
-    if not plan.stages or not len(ground.split.validation):
+    is_growing = deadline is not None and not workshop.is_resuming and is_trainable(workshop.settings)
+    if not (plan.stages or is_growing) or not len(ground.split.validation):
         return (), True
     trained = resume_stages(ground, workshop)
     while True:
         if deadline is not None and not workshop.is_resuming:  # an unfinished stage goes on with the plan that it had
+            plan = time_training(plan, ground, workshop, deadline) if is_growing else plan
             plan = renew_plan(plan, trained, workshop, deadline)
         stages = list_rest(plan, trained)
         if not stages:
             return trained, True
-        here = replace(workshop, training_ends=find_end(plan, stages, deadline))
+        here = replace(workshop, ending=find_ending(plan, stages, deadline))
         try:
             trained = (*trained, deepen(ground, stages[0], here, trained))
         except Stopped:
@@ -52,6 +58,19 @@ def train_stages(
         history = trained[-1].candidate.history
         plan = note_training(plan, trained[-1].plan, history[-1].images_per_s if history else None)
         workshop = replace(workshop, is_resuming=False)
+
+
+def time_training(plan: Plan, ground: Ground, workshop: Workshop, deadline: float) -> Plan:
+    """Measure how fast layers are trained, if nobody has yet and time has turned up for it."""
+    work, speeds, settings = plan.work, plan.speeds, workshop.settings
+    left_s, batch = deadline - time.perf_counter(), choose_recipe(len(ground.split.train), 1.0).batch
+    if work is None or speeds is None or speeds.trains_layers:
+        return plan
+    if plan.share < 1 or not is_worth_timing(replace(work, unseen=0, compared=0), settings, speeds, left_s, batch):
+        return plan
+    site = Site(ground.index, ground.trunk, ground.weights, workshop.threads, workshop.cache, workshop.micro_pixels)
+    starts, side = list_starts(settings, ground.trunk.pixels.side, left_s), find_small_side(ground.trunk.pixels.side)
+    return replace(plan, speeds=measure_training(site, speeds, starts, side, batch))
 
 
 def renew_plan(plan: Plan, trained: Sequence[Deepened], workshop: Workshop, deadline: float) -> Plan:
@@ -79,13 +98,15 @@ def is_same(former: Sequence[StagePlan], present: Sequence[StagePlan]) -> bool:
     )
 
 
-def find_end(plan: Plan, stages: Sequence[StagePlan], deadline: float | None) -> float | None:
-    """Find the moment at which the first of the stages has to take its last step; None where time does not count."""
+def find_ending(plan: Plan, stages: Sequence[StagePlan], deadline: float | None) -> Ending | None:
+    """Find when the first of the stages has to take its last step; None where time does not count."""
     if deadline is None or plan.work is None or plan.speeds is None:
         return None
-    later = sum(forecast_stage(stage, plan.work, plan.speeds) for stage in stages[1:])
-    own = forecast_judgement(stages[0], plan.work, plan.speeds) if later else 0.0  # else it is in the plan's end
-    return deadline - plan.after_training_s - later - own
+    stage, work, speeds = stages[0], plan.narrow(plan.work), plan.speeds
+    later = sum(forecast_stage(each, work, speeds) for each in stages[1:])
+    own = forecast_judgement(stage, work, speeds) if later else 0.0  # else it is in the plan's end
+    pixel_s = stage.recipe.batch * measure_image(stage, speeds) / stage.side**2
+    return Ending(deadline, plan.after_training_s + later + own, pixel_s, speeds.step_s if stage.is_whole else 0.0)
 
 
 def explain_refusal(candidate: Candidate, best: Candidate) -> str:

@@ -26,7 +26,7 @@ from squeezetune.learn.dense import Layers, Task, fit_linear
 from squeezetune.learn.features import Features
 from squeezetune.learn.graph import BLOCKS
 from squeezetune.learn.head import PENALTIES, Head, weigh_classes
-from squeezetune.learn.pace import ClockPace, EpochPace, Pace
+from squeezetune.learn.pace import DeadlinePace, EpochPace, Pace
 from squeezetune.learn.recipe import PROBE_IMAGES, StagePlan
 from squeezetune.learn.scaling import Scaling, measure_scaling
 from squeezetune.learn.trunk import Trunk
@@ -119,12 +119,11 @@ def resume_stages(ground: Ground, workshop: Workshop) -> tuple[Deepened, ...]:
 
 def make_pace(plan: StagePlan, steps: int, workshop: Workshop) -> Pace:
     """Say how the training gets on: by its epochs, or so that it ends in time."""
-    end = workshop.training_ends
-    if end is None:
+    if workshop.ending is None:
         return EpochPace(steps, plan.epochs, plan.side)
     # the plan's epochs were a forecast: a faster machine makes more of them
     most = EpochPace(steps, workshop.settings.epochs or MOST_EPOCHS, plan.side)
-    return ClockPace(most, lambda: end - time.perf_counter())
+    return DeadlinePace(most, workshop.ending)
 
 
 def identify_run(ground: Ground, workshop: Workshop) -> dict[str, Any]:

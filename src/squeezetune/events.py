@@ -79,12 +79,23 @@ class ModelMeasured:
 
 
 @dataclass(frozen=True)
+class Shortage:
+    """A budget is too short for all photos, which need `needed_s`: `used` of so many train and choose, perhaps all."""
+
+    budget: str
+    needed_s: float
+    used: int
+    photos: int
+
+
+@dataclass(frozen=True)
 class PlanMade:
     """What the run will do: its parts with the seconds that each will take, their sum, and the budget, if any."""
 
     forecasts: tuple[tuple[str, float], ...]
     total_s: float
     budget_s: float | None
+    shortage: Shortage | None = None
 
 
 @dataclass(frozen=True)

@@ -6,11 +6,12 @@ from dataclasses import dataclass, replace
 from squeezetune.learn.activations import make_form
 from squeezetune.learn.bench import PILOT_IMAGES
 from squeezetune.learn.graph import BLOCKS
-from squeezetune.learn.recipe import PROBE_IMAGES, WATCHED_IMAGES, StagePlan
+from squeezetune.learn.recipe import PROBE_IMAGES, WATCHED_IMAGES, Recipe, StagePlan
 from squeezetune.learn.weights import find_layout
 
-# Kept back of a budget: a share of it, and what the start of Python, writing the report and leaving take.
-RESERVE_SHARE, RESERVE_S = 0.03, 3.5
+# Kept back of a budget: a share of it, and what the start of Python, writing the report and leaving take, where a plain
+# loop of Python takes so long (`probing.time_python`).
+RESERVE_SHARE, RESERVE_S, PYTHON_S = 0.03, 3.5, 0.01
 # A forward pass alone costs this share of a training step.
 FORWARD_SHARE = 0.5
 # A measured speed is corrected by no more than this.
@@ -22,6 +23,12 @@ PILOT_FITS, PILOT_TIMES, HEAD_TIMES = 4, 2.0, 1.5
 COMPARED_IMAGES = 500
 # Layers that were trained look once more at so many training and validation images each, as far as there are so many.
 FAMILIAR_IMAGES = 500
+# All pairs are compared by their descriptions, at so many times what the timing says; so many candidates of an image
+# are laid over each other, at up to three sizes (docs/decisions/0019-budgets.md).
+PAIR_TIMES, CANDIDATES, OVERLAYS = 1.2, 4.0, 2.0
+# Loading torch takes so many times as long as a plain loop of Python; a step of training all layers takes so many times
+# as long as `model.onnx` over the same images. Three steps are timed after a first one.
+TORCH_TIMES, STEP_TIMES, TIMED_STEPS = 200.0, 4.0, 4
 # The image and its mirror image are kept besides the views that are drawn.
 PLAIN_VIEWS = 2
 
@@ -30,9 +37,11 @@ PLAIN_VIEWS = 2
 class Workload:
     """How much there is to do: counts of images, and the size that they are seen at.
 
-    `unseen` training and validation images lack features, `unkept` ones lack pixels, or activations, for the training
-    of layers; `room_bytes` may be filled with those (the default is more than anybody needs). `is_kept` says that what
-    is computed once is there for the rest of the run. `version` is that of the network.
+    `unseen` images lack features, `unkept` ones lack pixels, or activations, for the training of layers; `compared`
+    ones are yet to be compared with each other, 0 where nobody looks for near-duplicates or these are known, and of
+    all images `unlooked` ones are not among what the frozen layers look at. `room_bytes` may be filled with what is
+    kept (the default is more than anybody needs). `is_kept` says that what is computed once is there for the rest of
+    the run. `version` is that of the network.
     """
 
     train: int
@@ -44,6 +53,13 @@ class Workload:
     room_bytes: int = 10**12
     is_kept: bool = True
     version: str = "1.1"
+    compared: int = 0
+    unlooked: int = 0
+
+    @property
+    def images(self) -> int:
+        """All images of the three parts."""
+        return self.train + self.validation + self.test
 
 
 @dataclass(frozen=True)
@@ -54,7 +70,8 @@ class Speeds:
     `linear_s` and `hidden_s` learn a row, and `pixel_s` trains all layers on one pixel of an image; None without torch.
     `step_s` is what a step of that takes besides, 0 where so many images share it that it is counted among theirs.
     `last_s` trains the last blocks on what the blocks before them gave for an image, `draw_s` draws a random view;
-    None where nobody may want it.
+    None where nobody may want it. `pair_s` compares the descriptions of two images, `overlay_s` lays one over another,
+    and `python_s` runs a plain loop of Python.
     """
 
     read_s: float
@@ -66,6 +83,14 @@ class Speeds:
     step_s: float = 0.0
     last_s: float | None = None
     draw_s: float | None = None
+    pair_s: float = 1e-9
+    overlay_s: float = 2e-5
+    python_s: float = PYTHON_S
+
+    @property
+    def trains_layers(self) -> bool:
+        """Say whether it was measured how fast layers are trained."""
+        return self.pixel_s is not None or self.last_s is not None
 
 
 @dataclass(frozen=True)
@@ -81,6 +106,24 @@ def forecast_features(views: int, images: float, speeds: Speeds) -> float:
     return images * (speeds.read_s + views * speeds.view_s)
 
 
+def forecast_near_duplicates(images: float, unseen: float, speeds: Speeds) -> float:
+    """Forecast the seconds in which all pairs of images are compared, of which so many have yet to be decoded."""
+    pairs_s = PAIR_TIMES * images**2 * speeds.pair_s + OVERLAYS * CANDIDATES * images * speeds.overlay_s
+    return unseen * speeds.read_s + pairs_s
+
+
+def forecast_probe(work: Workload, side: int, batch: int, speeds: Speeds) -> float:
+    """Forecast the seconds in which the training of layers on images of this size is timed, in steps of so many."""
+    images = batch + (Recipe().batch if batch < Recipe().batch else 0)  # a small step is told from a full one
+    image_s = STEP_TIMES * speeds.file_s * (side / work.side) ** 2
+    return TORCH_TIMES * speeds.python_s + TIMED_STEPS * images * image_s
+
+
+def forecast_report(speeds: Speeds) -> float:
+    """Forecast the seconds that the start of Python, the report and leaving take."""
+    return RESERVE_S * max(1.0, speeds.python_s / PYTHON_S)
+
+
 def forecast_head(views: int, images: float, speeds: Speeds, *, is_linear: bool) -> float:
     """Forecast the seconds in which a head is fitted on so many images."""
     pilot = PILOT_FITS * PILOT_TIMES * min(images, PILOT_IMAGES)
@@ -92,7 +135,7 @@ def forecast_end(side: int, views: int, work: Workload, speeds: Speeds, *, is_de
     """Forecast what follows the training of a network for images of this size: of its layers, or of its head alone."""
     image_s = forecast_image(side, views, work, speeds)
     compared = min(work.validation, COMPARED_IMAGES)
-    end = Forecast("measuring", work.test * image_s), Forecast("report", RESERVE_S + compared * image_s)
+    end = Forecast("measuring", work.test * image_s), Forecast("report", forecast_report(speeds) + compared * image_s)
     return (Forecast("familiarity", forecast_familiarity(side, views, work, speeds)), *end) if is_deep else end
 
 

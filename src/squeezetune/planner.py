@@ -4,84 +4,40 @@ The plan is a pure function of counts and speeds; `probing` measures the speeds.
 """
 
 from collections.abc import Collection, Iterator
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from importlib.util import find_spec
 from math import ceil
 
 from squeezetune.errors import INSTALL_TORCH, MissingExtraError
-from squeezetune.events import Listener, Notice, PlanMade
-from squeezetune.forecasts import RESERVE_SHARE as RESERVE_SHARE
+from squeezetune.events import Listener, Notice, PlanMade, Shortage
 from squeezetune.forecasts import (
+    RESERVE_SHARE,
     Forecast,
     Speeds,
     Workload,
-    forecast_end,
     forecast_familiarity,
     forecast_features,
-    forecast_head,
-    forecast_judgement,
-    forecast_stages,
+    forecast_probe,
     measure_training,
     slow_down,
 )
 from squeezetune.learn.recipe import PROBE_IMAGES, StagePlan
+from squeezetune.plans import Plan, add_forecasts, count_unseen, forecast_beginning, forecast_rest
 from squeezetune.quantities import parse_duration
 from squeezetune.settings import LAYERS_NEED_TORCH, Settings
-from squeezetune.stage_plans import list_stages
+from squeezetune.shortage import PATIENCE_S, choose_whole, list_thinned, refuse_budget
+from squeezetune.stage_plans import LEAST_TRAINING_S, find_small_side, list_stages
 
 # What was over sooner than this says nothing about a speed.
 LEAST_SEEN_S = 2.0
-# The parts of the photos that are looked at where a budget is too short for all of them.
-SHARES = (1.0, 0.6, 0.35, 0.2, 0.1, 0.05)
-# The frozen layers and their head may take this share of a budget in which layers are trained.
-MOST_BEGINNING = 0.15
-# Features and head.
-BEGINNING_PARTS = 2
+# The frozen layers and their head may take this share of a budget in which layers are trained; what a better head takes
+# beyond a linear one may be this share of it.
+MOST_BEGINNING, MOST_HEAD = 0.15, 0.05
+# Layers that are shown all photos once, and so many images in all, replace any head on frozen layers
+# (docs/decisions/0019-budgets.md).
+IMAGES_TO_REPLACE = 20_000
 # The parts of a run that are not made again for each fold.
-ONCE = ("preparing", "features", "report")
-# A plan that was made to fill the time exactly still fits. The training of layers ends by the clock; a plan without it
-# has to leave so large a share of itself for what takes longer than forecast.
-TOLERANCE_S, SLACK = 0.1, 0.08
-
-
-@dataclass(frozen=True)
-class Plan:
-    """What a run does: with how many views, which head, and which stages of training layers behind it, in order.
-
-    `share` is the part of the training and validation images that take part: less than 1 where time is too short.
-    `head_share` is the part of those that the frozen layers look at: more training images train layers alone.
-    `forecasts` is empty where nobody asked for them; `after_training_s` is what comes after the last step of training.
-    They rest on `work` and `speeds`. `peak_memory` is the most that the run will hold, in bytes.
-    """
-
-    views: int
-    head: str
-    stages: tuple[StagePlan, ...] = ()
-    share: float = 1.0
-    head_share: float = 1.0
-    forecasts: tuple[Forecast, ...] = ()
-    after_training_s: float = 0.0
-    work: Workload | None = None
-    speeds: Speeds | None = None
-    peak_memory: int = 0
-
-    @property
-    def stage(self) -> StagePlan | None:
-        """The last stage, None where no layers are trained."""
-        return self.stages[-1] if self.stages else None
-
-    def narrow(self, work: Workload) -> Workload:
-        """Leave the validation images out of the work that nobody will look at."""
-        return replace(work, validation=ceil(self.head_share * work.validation))
-
-    @property
-    def total_s(self) -> float:
-        """How long the run will take."""
-        return sum(forecast.seconds for forecast in self.forecasts)
-
-    def fits(self, left_s: float) -> bool:
-        """Say whether the run will be over in so many seconds."""
-        return self.total_s * (1.0 if self.stages else 1 + SLACK) <= left_s + TOLERANCE_S
+ONCE = ("reading", "preparing", "features", "near-duplicates", "report")
 
 
 def is_deep_wanted(settings: Settings) -> bool:
@@ -109,19 +65,55 @@ def check_torch(settings: Settings, listen: Listener) -> bool:
     return False
 
 
-def make_plan(
-    work: Workload, settings: Settings, speeds: Speeds | None, left_s: float, is_deep: bool, spent_s: float = 0.0
-) -> Plan:
-    """Make the best plan that fits into the seconds that are left, or the shortest one if none does.
+def is_trainable(settings: Settings) -> bool:
+    """Say whether the settings, as far as memory allows them, ask for layers to be trained, and torch is there."""
+    return is_deep_wanted(settings) and find_spec("torch") is not None
 
-    Without a budget the settings alone decide, and `left_s` is infinite.
+
+def is_worth_timing(work: Workload, settings: Settings, speeds: Speeds, left_s: float, batch: int) -> bool:
+    """Say whether there is time to train layers besides the rest of a run, once it is known how fast that goes.
+
+    To find out takes longer than many a run that trains none.
     """
-    plans = list(_list_plans(work, settings, speeds, left_s, is_deep))
+    shortest = add_forecasts(Plan(1, _shorten(settings)), work, speeds)
+    probe_s = forecast_probe(work, find_small_side(work.side), batch, speeds)
+    return shortest.total_s + probe_s + LEAST_TRAINING_S <= left_s
+
+
+def make_plan(
+    work: Workload,
+    settings: Settings,
+    speeds: Speeds | None,
+    left_s: float,
+    is_deep: bool,
+    spent_s: float = 0.0,
+    *,
+    patience_s: float = PATIENCE_S,
+) -> Plan:
+    """Make the best plan that fits into the seconds that are left after those `spent_s`.
+
+    Where none does, photos are left out if that saves much; else all are looked at, and the run is over a little later,
+    by at most `patience_s`. Without a budget the settings alone decide, and `left_s` is infinite.
+
+    Raises:
+        SettingsError: the budget is much too short.
+
+    """
+    plans = _list_plans(work, settings, speeds, left_s, is_deep)
     if speeds is None:
-        return plans[0]
-    spare_s = find_spare(settings)
-    forecast = [add_forecasts(plan, work, speeds, spare_s) for plan in plans]
-    plan = next((plan for plan in forecast if plan.fits(left_s)), forecast[-1])
+        return next(plans)
+    forecast = []
+    for plan in plans:
+        forecast.append(add_forecasts(plan, work, speeds, find_spare(settings)))
+        if forecast[-1].fits(left_s):
+            break
+    plan = forecast[-1]
+    if settings.budget and not plan.fits(left_s):
+        thinned = list_thinned(plan, work, speeds, spent_s)
+        fitting = next((part for part in thinned if part.fits(left_s)), None)
+        plan = fitting or choose_whole(forecast, spent_s)
+        if plan.total_s > max(0.0, left_s) + patience_s:
+            raise refuse_budget(settings.budget, plan, thinned, spent_s)
     return replace(plan, forecasts=(Forecast("preparing", spent_s), *plan.forecasts))
 
 
@@ -136,38 +128,6 @@ def find_spare(settings: Settings) -> float:
     return RESERVE_SHARE / 2 * (parse_duration(settings.budget) or 0.0) if settings.budget else 0.0
 
 
-def add_forecasts(plan: Plan, work: Workload, speeds: Speeds, spare_s: float = 0.0) -> Plan:
-    """Add to a plan how long its parts will take.
-
-    The frozen layers may turn out to be better than trained ones, and see larger images: what measuring those takes
-    longer has to end in time as well, with `spare_s` beyond the plan's own end.
-    """
-    narrowed = plan.narrow(work)
-    parts = (*forecast_beginning(plan, work, speeds), *forecast_rest(plan, narrowed, speeds))
-    after = end_s = sum(part.seconds for part in parts[BEGINNING_PARTS + len(plan.stages) :])
-    if plan.stage:
-        after += forecast_judgement(plan.stage, narrowed, speeds)
-        larger_s = sum(part.seconds for part in forecast_end(work.side, plan.views, narrowed, speeds, is_deep=False))
-        after += max(0.0, larger_s - end_s - spare_s)
-    return replace(plan, forecasts=parts, after_training_s=after, work=work, speeds=speeds)
-
-
-def forecast_beginning(plan: Plan, work: Workload, speeds: Speeds) -> tuple[Forecast, ...]:
-    """Forecast the parts of a plan that come before the training of layers."""
-    share, is_linear = plan.share * plan.head_share, plan.head == "linear"
-    return (
-        Forecast("features", forecast_features(plan.views, share * work.unseen, speeds)),
-        Forecast("head", forecast_head(plan.views, share * work.train, speeds, is_linear=is_linear)),
-    )
-
-
-def forecast_rest(plan: Plan, work: Workload, speeds: Speeds) -> tuple[Forecast, ...]:
-    """Forecast the training of layers, and what follows."""
-    side = plan.stage.side if plan.stage else work.side
-    end = forecast_end(side, plan.views, work, speeds, is_deep=bool(plan.stages))
-    return (*forecast_stages(plan.stages, work, speeds), *end)
-
-
 def plan_rest(plan: Plan, settings: Settings, left_s: float, done: Collection[str]) -> Plan:
     """Plan anew what follows the head, and the stages with the first blocks `done`, in the seconds that are left."""
     work, speeds = plan.work, plan.speeds
@@ -177,7 +137,8 @@ def plan_rest(plan: Plan, settings: Settings, left_s: float, done: Collection[st
     end_s += forecast_familiarity(work.side, plan.views, work, speeds)
     for stages in (*list_stages(plan.narrow(work), settings, speeds, left_s - end_s, done), ()):
         renewed = add_forecasts(replace(plan, stages=stages), work, speeds, find_spare(settings))
-        renewed = replace(renewed, forecasts=renewed.forecasts[BEGINNING_PARTS:])  # features and head are done
+        beginning = len(forecast_beginning(plan, work, speeds))
+        renewed = replace(renewed, forecasts=renewed.forecasts[beginning:])  # features and head are done
         if renewed.fits(left_s):
             break
     return renewed
@@ -187,8 +148,7 @@ def note_features(plan: Plan, seconds: float) -> Plan:
     """Take the speed at which the frozen layers really went for that of all like it that is still to come."""
     if plan.work is None or plan.speeds is None:
         return plan
-    share = plan.share * plan.head_share
-    forecast_s = forecast_features(plan.views, share * plan.work.unseen, plan.speeds)
+    forecast_s = forecast_features(plan.views, count_unseen(plan, plan.work), plan.speeds)
     if forecast_s < LEAST_SEEN_S:
         return plan
     return replace(plan, speeds=slow_down(plan.speeds, seconds / forecast_s, ("read_s", "view_s", "file_s", "draw_s")))
@@ -209,32 +169,54 @@ def note_training(plan: Plan, stage: StagePlan, images_per_s: float | None) -> P
 
 def announce_plan(plan: Plan, settings: Settings, listen: Listener) -> None:
     """Tell the listener what will be done and how long it will take."""
-    budget_s = parse_duration(settings.budget) if settings.budget else None
-    listen(PlanMade(tuple((item.part, item.seconds) for item in plan.forecasts), plan.total_s, budget_s))
+    budget_s, shortage = parse_duration(settings.budget) if settings.budget else None, None
+    if plan.needed_s is not None and plan.work is not None:
+        photos = plan.work.train + plan.work.validation
+        shortage = Shortage(settings.budget, plan.needed_s, plan.count_used(plan.work), photos)
+    parts = tuple((item.part, item.seconds) for item in plan.forecasts)
+    listen(PlanMade(parts, plan.total_s, budget_s, shortage))
 
 
 def _list_plans(
     work: Workload, settings: Settings, speeds: Speeds | None, left_s: float, is_deep: bool
 ) -> Iterator[Plan]:
-    """List the plans that are worth making, most wanted first."""
+    """List the plans that are worth making with all photos, most wanted first.
+
+    With a budget the second to last is what would be done without one, as far as the head goes.
+    """
     wanted = {"quick": 1, "balanced": 2, "thorough": 4}[settings.effort]
     views = {"auto": wanted, "plain": 1, "mirror": 2, "crops": 4}[settings.views]
     head = _shorten(settings) if settings.effort == "quick" else settings.head
+    plain = Plan(min(2, views) if settings.budget else views, head)
     if is_deep:
-        # a head that trained layers will replace need not be the best one where time is short
-        frozen = Plan(min(2, views), _shorten(settings) if settings.budget else head)
-        for beginning in (*_list_quick_beginnings(frozen, work, speeds, left_s), frozen):
-            others_s = 0.0
-            if speeds:
-                others_s = sum(item.seconds for item in add_forecasts(beginning, work, speeds).forecasts)
-                others_s += forecast_familiarity(work.side, beginning.views, beginning.narrow(work), speeds)
-            for stages in list_stages(beginning.narrow(work), settings, speeds, left_s - others_s):
-                if beginning is frozen or all(stage.is_whole for stage in stages):
-                    yield replace(beginning, stages=stages)
-    yield Plan(min(2, views) if settings.budget else views, head)
+        yield from _list_deep(replace(plain, views=min(2, views)), work, settings, speeds, left_s)
+    yield plain
     if settings.budget:
-        yield Plan(min(2, views), _shorten(settings))
-        yield from (Plan(1, _shorten(settings), (), share) for share in SHARES)
+        yield replace(plain, head=_shorten(settings))
+        yield Plan(1, _shorten(settings))
+
+
+def _list_deep(plain: Plan, work: Workload, settings: Settings, speeds: Speeds | None, left_s: float) -> Iterator[Plan]:
+    """List the plans that train layers behind the frozen layers' head, most wanted first.
+
+    Where the head that is fitted without layers has its place in the budget, another one stands before layers only if
+    these are trained for so long that they surely replace it: a budget makes no model worse than none would.
+    """
+    if not settings.budget or speeds is None:
+        yield from (replace(plain, stages=stages) for stages in list_stages(work, settings, speeds, left_s))
+        return
+    short, is_asked = replace(plain, head=_shorten(settings)), settings.layers in LAYERS_NEED_TORCH
+    plain_s, short_s = (add_forecasts(plan, work, speeds).total_s for plan in (plain, short))
+    first = plain if plain_s - short_s <= MOST_HEAD * left_s else short  # the better head costs nearly nothing
+    for beginning in (*_list_quick_beginnings(first, work, speeds, left_s), first, short, plain):
+        others_s = sum(item.seconds for item in add_forecasts(beginning, work, speeds).forecasts)
+        others_s += forecast_familiarity(work.side, beginning.views, beginning.narrow(work), speeds)
+        for stages in list_stages(beginning.narrow(work), settings, speeds, left_s - others_s):
+            shown = sum(stage.epochs for stage in stages) * work.train
+            is_sure = shown >= max(work.train, IMAGES_TO_REPLACE) or beginning == plain
+            is_possible = beginning.head_share >= 1 or all(stage.is_whole for stage in stages)
+            if is_possible and (is_sure or is_asked or plain_s > left_s):
+                yield replace(beginning, stages=stages)
 
 
 def _list_quick_beginnings(frozen: Plan, work: Workload, speeds: Speeds | None, left_s: float) -> list[Plan]:

@@ -11,7 +11,10 @@ import numpy as np
 from numpy.typing import NDArray
 from threadpoolctl import threadpool_limits
 
+from squeezetune.data.descriptions import find_nearest
 from squeezetune.data.index import ImageIndex
+from squeezetune.data.likeness import LEVELS
+from squeezetune.data.overlay import overlay_images
 from squeezetune.data.pixels import load_pixels
 from squeezetune.engine import Engine, ThreadEngine
 from squeezetune.errors import ImageError
@@ -21,7 +24,7 @@ from squeezetune.gauge import release_memory
 from squeezetune.learn.activations import Activations, draw_view, make_form
 from squeezetune.learn.dense import Task, fit_linear
 from squeezetune.learn.graph import BLOCKS, FEATURE_COUNT, build_trunk, count_channels
-from squeezetune.learn.inference import batch_size, measure_speed, open_graph
+from squeezetune.learn.inference import RunGraph, batch_size, measure_speed, open_graph
 from squeezetune.learn.quantization import FLOAT_RUNTIME
 from squeezetune.learn.recipe import FIRST_BLOCK, Phase, Recipe, StagePlan
 from squeezetune.learn.trunk import Trunk
@@ -33,7 +36,9 @@ if TYPE_CHECKING:
 READ_IMAGES, DRAWN_VIEWS = 48, 48
 # Rows of activations are timed with so many views, of which a step of training takes one.
 ACTIVATION_VIEWS = 4
-PROBE_S = 0.4
+# Graphs are timed in turn, so often, so long each; on slow machines less often.
+PROBE_ROUNDS, PROBE_S, MOST_PROBE_S = 3, 0.12, 2.0
+COMPARED_ROWS, DESCRIBED, OVERLAID, PYTHON_LOOP, REPEATS = (256, 8000), 35, 256, 200_000, 3
 LINEAR_ROWS, LINEAR_CLASSES = 3000, 10
 # A row of a linear head on all images takes so many times as long as in the timing; of a hidden layer, times that.
 LINEAR_TIMES, HIDDEN_TIMES = 1.25, 3.0
@@ -56,23 +61,36 @@ class Site:
     micro_pixels: float = math.inf
 
 
-def measure_speeds(site: Site, starts: Sequence[str], side: int, batch: int) -> Speeds:
-    """Measure how fast this machine reads and runs, and trains the layers from each of these blocks on.
+def measure_frozen(site: Site) -> Speeds:
+    """Measure how fast this machine reads, runs the frozen layers, fits a head and compares images: in a second or two.
+
+    What is measured several times, in turn, counts by its median: a slow moment of the machine is nobody's speed.
+    """
+    engine, linear_s = ThreadEngine(site.threads), time_linear(site.threads)
+    view_s, file_s = time_graphs(
+        site.trunk.open(site.threads), open_graph(build_trunk(site.weights), FLOAT_RUNTIME, site.threads), site
+    )
+    return Speeds(
+        read_s=time_reading(site, engine),
+        view_s=view_s / site.trunk.views,
+        file_s=file_s,
+        linear_s=linear_s,
+        hidden_s=HIDDEN_TIMES * linear_s,
+        pair_s=time_pairs() / site.threads,
+        overlay_s=time_overlays() / site.threads,
+        python_s=time_python(),
+    )
+
+
+def measure_training(site: Site, speeds: Speeds, starts: Sequence[str], side: int, batch: int) -> Speeds:
+    """Measure as well how fast the layers from each of these blocks on are trained, for which torch is loaded.
 
     All layers are trained at `side`, the last blocks at the size that the frozen layers see, `batch` images a step.
     """
-    linear_s = time_linear(site.threads)
-    frozen = Speeds(
-        read_s=time_reading(site, ThreadEngine(site.threads)),
-        view_s=time_graph(site.trunk.open(site.threads), site) / site.trunk.views,
-        file_s=time_graph(open_graph(build_trunk(site.weights), FLOAT_RUNTIME, site.threads), site),
-        linear_s=linear_s,
-        hidden_s=HIDDEN_TIMES * linear_s,
-    )
     last = [start for start in starts if start != FIRST_BLOCK]
     image_s, step_s = time_whole(site, side, batch) if FIRST_BLOCK in starts else (None, 0.0)
     return replace(
-        frozen,
+        speeds,
         pixel_s=image_s and image_s / side**2,
         step_s=step_s,
         last_s=time_step(site, last[0], site.trunk.pixels.side, batch) / batch if last else None,
@@ -94,12 +112,43 @@ def time_reading(site: Site, engine: Engine) -> float:
     return _time_once(lambda: list(engine.map(read, positions))) / len(positions)
 
 
-def time_graph(run: Callable[[NDArray[np.uint8]], NDArray[np.float32]], site: Site) -> float:
-    """Time how long a graph takes over an image, with all threads at work."""
-    side = site.trunk.pixels.side
-    shape = (batch_size(side, site.trunk.views), side, side, 3)
-    pixels = np.random.default_rng(0).integers(0, 256, shape, dtype=np.uint8)
-    return 1 / measure_speed(run, pixels, site.threads, PROBE_S)
+def time_graphs(trunk: RunGraph, file: RunGraph, site: Site) -> tuple[float, float]:
+    """Time how long the frozen layers, and `model.onnx`, take over an image, with all threads at work."""
+    side, started = site.trunk.pixels.side, time.perf_counter()
+    rng, found = np.random.default_rng(0), list[tuple[float, float]]()
+    pixels = [rng.integers(0, 256, (batch_size(side, views), side, side, 3), dtype=np.uint8)
+              for views in (site.trunk.views, 1)]  # fmt: skip
+    while len(found) < PROBE_ROUNDS and time.perf_counter() < started + MOST_PROBE_S:
+        first, second = (
+            1 / measure_speed(run, images, site.threads, PROBE_S)
+            for run, images in zip((trunk, file), pixels, strict=True)
+        )
+        found.append((first, second))
+    view_s, file_s = np.median(found, axis=0).tolist()
+    return view_s, file_s
+
+
+def time_pairs() -> float:
+    """Time how long a thread takes to compare two images by their descriptions."""
+    rng = np.random.default_rng(0)
+    queries, known = (0.1 * rng.standard_normal((rows, DESCRIBED), np.float32) for rows in COMPARED_ROWS)
+    with threadpool_limits(1):
+        seconds = _time_median(lambda: find_nearest(queries @ known.T))
+    return seconds / (len(queries) * len(known))
+
+
+def time_overlays() -> float:
+    """Time how long a thread takes to lay an image over another as near-duplicates are told apart."""
+    rng = np.random.default_rng(0)
+    first, second = (rng.standard_normal((OVERLAID, LEVELS[0].side, LEVELS[0].side), np.float32) for _ in range(2))
+    place = np.zeros((OVERLAID, 4), np.float32)
+    with threadpool_limits(1):
+        return _time_median(lambda: overlay_images(first, second, place, LEVELS[0].steps)) / OVERLAID
+
+
+def time_python() -> float:
+    """Time a plain loop of Python, as starting, drawing a report and leaving are one."""
+    return _time_median(lambda: sum(number * number % 7 for number in range(PYTHON_LOOP)))
 
 
 def time_linear(threads: int) -> float:
@@ -179,6 +228,10 @@ class _Repeated:
     def gather(self, positions: NDArray[np.int64]) -> NDArray[np.uint8]:
         """Return the rows at these positions."""
         return self.rows[positions % len(self.rows)]
+
+
+def _time_median(work: Callable[[], object]) -> float:
+    return float(np.median([_time_once(work) for _ in range(REPEATS)]))
 
 
 def _time_once(work: Callable[[], object]) -> float:

@@ -90,3 +90,11 @@ def parse_size(text: str) -> int | None:
     """
     size = SIZE.read(text)
     return None if size is None else int(size)
+
+
+def format_duration(seconds: float) -> str:
+    """Write a duration in words, e.g. 40 s, 3 min 10 s or 1 h 2 min."""
+    whole = max(1, round(seconds))
+    if whole >= 3600:
+        return f"{whole // 3600} h {whole % 3600 // 60} min"
+    return f"{whole // 60} min {whole % 60} s" if whole >= 60 else f"{whole} s"

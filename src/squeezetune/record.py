@@ -22,6 +22,7 @@ from squeezetune.machine import describe_machine, measure_peak_memory, name_vers
 from squeezetune.measurement import Measured
 from squeezetune.quantities import parse_size
 from squeezetune.settings import Settings
+from squeezetune.shortage import describe_shortage
 
 REPORT_VERSION = 1
 GALLERY = 24
@@ -281,6 +282,9 @@ def record_plan(run: Run) -> dict[str, Any] | None:
     if plan is None:
         return None
     taken = {event.stage: event.seconds for event, _ in run.heard if isinstance(event, StageFinished)}
+    # the forecast of near-duplicates counts the looks that are taken for them alone
+    if "near-duplicates" in taken:
+        taken["near-duplicates"] += taken.get("looks", 0.0)
     # the forecast of a stage of training counts its probe, its pixels and its judgement too
     taken |= {stage.name: stage.seconds for stage in run.learned.stages}
     parts = [
@@ -292,7 +296,9 @@ def record_plan(run: Run) -> dict[str, Any] | None:
         for event, at in run.heard
         if isinstance(event, PlanChanged)
     ]
-    return {"budget_s": plan.budget_s, "forecast_s": round(plan.total_s, 3), "parts": parts, "changes": changes}
+    shortage = plan.shortage and vars(plan.shortage) | {"words": describe_shortage(plan.shortage)}
+    return {"budget_s": plan.budget_s, "forecast_s": round(plan.total_s, 3), "parts": parts, "changes": changes,
+            "shortage": shortage}  # fmt: skip
 
 
 def _find_seconds(part: str, taken: Mapping[str, float]) -> float | None:

@@ -3,20 +3,20 @@
 import math
 import time
 from contextlib import suppress
-from dataclasses import dataclass, replace
-from importlib.util import find_spec
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 from numpy.typing import NDArray
 
 from squeezetune.data.decoding import estimate_memory, read_size
 from squeezetune.data.index import ImageIndex
+from squeezetune.data.likeness import locate_pictures
 from squeezetune.data.pixels import PixelSettings, load_pixels
 from squeezetune.data.split import Split
 from squeezetune.engine import ThreadEngine
 from squeezetune.errors import ImageError, SourceError
 from squeezetune.events import Notice
-from squeezetune.forecasts import Speeds, Workload
+from squeezetune.forecasts import RESERVE_SHARE, Forecast, Speeds, Workload
 from squeezetune.learn.graph import FEATURE_COUNT
 from squeezetune.learn.quantization import CALIBRATION_IMAGES
 from squeezetune.learn.recipe import choose_recipe
@@ -24,18 +24,13 @@ from squeezetune.learn.trunk import Trunk, TrunkOptions, prepare_trunk
 from squeezetune.learn.weights import detect_version
 from squeezetune.machine import has_bfloat16
 from squeezetune.memory import Demand, MemoryPlan, apply_plan, plan_memory
-from squeezetune.planner import (
-    RESERVE_SHARE,
-    Plan,
-    announce_plan,
-    check_torch,
-    is_deep_wanted,
-    make_plan,
-)
-from squeezetune.probing import Site, measure_speeds
+from squeezetune.planner import announce_plan, check_torch, is_trainable, is_worth_timing, make_plan
+from squeezetune.plans import Plan
+from squeezetune.probing import Site, measure_frozen, measure_training
 from squeezetune.quantities import parse_duration
 from squeezetune.scratch import Scratch
 from squeezetune.settings import Settings
+from squeezetune.shortage import PATIENCE_S
 from squeezetune.stage_plans import find_small_side, list_starts
 from squeezetune.store import RowStore, lend_folder, measure_room
 from squeezetune.workshop import Workshop
@@ -50,13 +45,17 @@ MOST_ROOM_BYTES = 8_000_000_000
 
 @dataclass(frozen=True)
 class Scene:
-    """What a run is planned for, and what it works with; its layers see images at `side` pixels."""
+    """What a run is planned for, and what it works with; its layers see images at `side` pixels.
+
+    It was `opened` when the photos had been read, by `time.perf_counter`.
+    """
 
     index: ImageIndex
     split: Split
     side: int
     workshop: Workshop
     memory: MemoryPlan
+    opened: float = field(default_factory=time.perf_counter)
 
     @property
     def settings(self) -> Settings:
@@ -91,12 +90,11 @@ def find_deadline(settings: Settings, started: float | None) -> float | None:
     return (time.perf_counter() if started is None else started) + (1 - RESERVE_SHARE) * budget_s
 
 
-def thin_out(split: Split, share: float) -> Split:
-    """Keep a share of the training and validation images, evenly; the test part stays whole."""
-    if share >= 1:
-        return split
-    train, validation = (part[:: max(1, round(1 / share))] for part in (split.train, split.validation))
-    return replace(split, train=train, validation=validation)
+def thin_out(positions: NDArray[np.int64], share: float, least: int = 0) -> NDArray[np.int64]:
+    """Keep a share of the positions, evenly: every n-th where the share is 1/n; but `least` of them, or all."""
+    share = min(1.0, max(share, least / max(1, len(positions))))
+    step = round(1 / share, 6)
+    return positions[np.arange(0, len(positions), step).astype(np.int64)] if share < 1 else positions
 
 
 def plan_run(
@@ -105,6 +103,10 @@ def plan_run(
     """Plan the run, and make the frozen layers ready.
 
     If there is a budget, or a forecast is asked for, the machine is measured first, and the plan announced.
+
+    Raises:
+        SettingsError: the budget is much too short.
+
     """
     settings, shop = scene.settings, scene.workshop
     is_deep = check_torch(settings, shop.listen) and bool(len(scene.split.validation))
@@ -116,10 +118,20 @@ def plan_run(
     speeds = shop.speeds or measure_machine(scene, trunk, left_s, is_deep)
     now = time.perf_counter()
     left_s, spent_s = (math.inf if deadline is None else deadline - now), (now - started if started else 0.0)
-    plan = make_plan(count_work(scene, trunk), settings, speeds, left_s, is_deep, spent_s)
+    is_deep = is_deep and speeds.trains_layers
+    patience_s = math.inf if shop.speeds else PATIENCE_S  # one of several trainings is not refused among them
+    plan = make_plan(count_work(scene, trunk), settings, speeds, left_s, is_deep, spent_s, patience_s=patience_s)
     plan = replace(plan, peak_memory=scene.memory.peak)
+    if started:
+        plan = tell_reading(plan, scene.opened - started)
     announce_plan(plan, settings, shop.listen)
     return plan, trunk if plan.views == trunk.views else scene.prepare_trunk(plan.views)
+
+
+def tell_reading(plan: Plan, read_s: float) -> Plan:
+    """Tell the reading of the photos from what else came before the plan."""
+    before, *rest = plan.forecasts
+    return replace(plan, forecasts=(Forecast("reading", read_s), Forecast(before.part, before.seconds - read_s), *rest))
 
 
 def prepare_probed(scene: Scene) -> Trunk:
@@ -128,26 +140,42 @@ def prepare_probed(scene: Scene) -> Trunk:
 
 
 def measure_machine(scene: Scene, trunk: Trunk, left_s: float, is_deep: bool) -> Speeds:
-    """Measure how fast this machine is at all that a training of so many seconds may do."""
-    shop = scene.workshop
+    """Measure how fast this machine is at all that a training of so many seconds may do.
+
+    How fast layers are trained is measured where there may be time for that training.
+    """
+    shop, started = scene.workshop, time.perf_counter()
     site = Site(scene.index, trunk, shop.pretrained.weights, shop.threads, shop.cache, shop.micro_pixels)
-    starts = list_starts(scene.settings, scene.side, left_s) if is_deep else []
-    batch = choose_recipe(len(scene.split.train), 1.0).batch
-    return measure_speeds(site, starts, find_small_side(scene.side), batch)
+    speeds, batch = measure_frozen(site), choose_recipe(len(scene.split.train), 1.0).batch
+    left_s -= time.perf_counter() - started
+    if not is_deep or not is_worth_timing(count_work(scene, trunk), scene.settings, speeds, left_s, batch):
+        return speeds
+    starts = list_starts(scene.settings, scene.side, left_s)
+    return measure_training(site, speeds, starts, find_small_side(scene.side), batch)
 
 
 def count_work(scene: Scene, trunk: Trunk | None) -> Workload:
     """Count what there is to do; what an earlier run has kept is taken into account if the trunk is given."""
-    split = scene.split
+    split, cache = scene.split, scene.workshop.cache
+    involved = np.concatenate([split.train, split.validation, split.test])
     used = np.union1d(split.train, split.validation)
+    looked_at = used if scene.settings.budget else involved  # where time counts, the file alone looks at test images
     store = scene.open_features(trunk) if trunk else None
-    unseen = np.intersect1d(used, store.open_rows(scene.index.digests).missing) if store else used
-    counts = len(split.train), len(split.validation), len(split.test), len(unseen), len(used)
-    cache = scene.workshop.cache
+    unseen = np.intersect1d(looked_at, store.open_rows(scene.index.digests).missing) if store else looked_at
     with lend_folder(cache) as folder:
         room_bytes = min(MOST_ROOM_BYTES, measure_room(folder))
-    version = detect_version(scene.workshop.pretrained.weights)
-    return Workload(*counts, scene.side, room_bytes, cache is not None, version)
+    pixels = PixelSettings(scene.side, scene.settings.resize)
+    is_known = scene.settings.near_duplicates == "ignored" or (
+        cache is not None and locate_pictures(cache, scene.index.digests, involved, pixels).exists()
+    )
+    return Workload(
+        *(len(split.train), len(split.validation), len(split.test), len(unseen), len(used), scene.side),
+        room_bytes=room_bytes,
+        is_kept=cache is not None,
+        version=detect_version(scene.workshop.pretrained.weights),
+        compared=0 if is_known else len(involved),
+        unlooked=len(involved) - len(looked_at),
+    )
 
 
 def open_scene(index: ImageIndex, split: Split, workshop: Workshop) -> Scene:
@@ -172,7 +200,7 @@ def open_scene(index: ImageIndex, split: Split, workshop: Workshop) -> Scene:
 
 def count_demand(index: ImageIndex, split: Split, settings: Settings, side: int, version: str) -> Demand:
     """Count what the memory of a run depends on."""
-    is_deep = is_deep_wanted(settings) and find_spec("torch") is not None and bool(len(split.validation))
+    is_deep = is_trainable(settings) and bool(len(split.validation))
     needs = [0]
     for position in split.train[:: max(1, len(split.train) // SAMPLE_FOR_SIDE)]:
         with suppress(ImageError):

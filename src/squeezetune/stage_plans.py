@@ -40,9 +40,10 @@ def list_stages(
 ) -> Iterator[tuple[StagePlan, ...]]:
     """List the stages of training, one after another, that are worth making in so many seconds, most wanted first.
 
-    None of them is one whose first block is `done`, nor does any follow the training of all layers.
+    None of them is one whose first block is `done`, nor does any follow the training of all layers. There is none where
+    nobody has measured how fast layers are trained, since there would not have been time to.
     """
-    if FIRST_BLOCK in done:
+    if FIRST_BLOCK in done or (speeds and not speeds.trains_layers):
         return
     if settings.layers == "last":
         stage = plan_last(work, settings, speeds, left_s) if not done else None

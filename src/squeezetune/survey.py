@@ -1,10 +1,10 @@
 """What the frozen layers look at, and which images can be used at all."""
 
-import time
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
+from time import perf_counter as now
 from typing import TypeAlias
 
 import numpy as np
@@ -15,7 +15,7 @@ from squeezetune.data.likeness import (
     find_near_duplicates,
     join_pairs,
     load_pictures,
-    name_contents,
+    locate_pictures,
     save_pictures,
 )
 from squeezetune.data.looks import find_looks, open_look_store
@@ -26,7 +26,8 @@ from squeezetune.errors import DataError, SourceError
 from squeezetune.events import Notice, StageFinished, StageStarted
 from squeezetune.learn.features import Features, FeatureStores, compute_features
 from squeezetune.learn.trunk import Trunk
-from squeezetune.planner import Plan, note_features, note_pixels
+from squeezetune.planner import note_features, note_pixels
+from squeezetune.plans import LEAST_JUDGING, Plan
 from squeezetune.scene import Scene, thin_out
 from squeezetune.scratch import Scratch
 from squeezetune.store import lend_folder
@@ -60,29 +61,27 @@ def survey_images(scene: Scene, cut: CutIndex, plan: Plan, trunk: Trunk, scratch
     Raises:
         DataError: no image can be decoded, or too few of a class.
     """
-    index, (split, seen), started = scene.index, choose_parts(scene.split, plan), time.perf_counter()
+    index, (split, seen), shop = scene.index, choose_parts(scene.split, plan), scene.workshop
     # where time counts, test images are looked at by the finished model alone
-    used = np.union1d(seen, split.validation) if scene.settings.budget else None
-    shop = scene.workshop
+    used = np.union1d(seen, split.validation) if scene.settings.budget else np.arange(len(index))
     with lend_folder(shop.cache) as folder:
-        stores = FeatureStores(scene.open_features(trunk), open_look_store(folder, trunk.pixels))
+        stores, started = FeatureStores(scene.open_features(trunk), open_look_store(folder, trunk.pixels)), now()
         features = compute_features(index, trunk, stores, shop.engine, shop.threads, shop.listen, used, scratch)
+        plan = note_features(plan, now() - started)
         if scene.settings.near_duplicates != "ignored":
             involved = np.concatenate([split.train, split.validation, split.test])
             readable = np.setdiff1d(involved, list(features.failures))
             index = mark_near_duplicates(index, readable, trunk.pixels, folder, shop, scratch)
-    plan = note_features(plan, time.perf_counter() - started)
     if plan.head_share < 1 and plan.stage:
         unreadable = find_unreadable(index, shop, split, plan.stage.side, features.sizes)
         features, plan = replace(features, failures={**unreadable, **features.failures}), note_pixels(plan)
+    is_used = np.isin(np.arange(len(index)), used) & (features.sizes.min(axis=1) > 0)
     if features.failures:
         check_readable(index, features)
+        is_used = np.delete(is_used, list(features.failures))
         index, features = index.without(features.failures), features.without_failures()
-    if index is not scene.index:
-        split, seen = choose_parts(cut(index), plan)
-    is_known = features.sizes.min(axis=1) > 0  # an image may have come from the test part
-    split = replace(split, validation=split.validation[is_known[split.validation]])
-    return Survey(index, split, seen[is_known[seen]], features), plan
+    split = scene.split if index is scene.index else cut(index)
+    return Survey(index, *keep_used(split, plan, is_used), features), plan
 
 
 def mark_near_duplicates(
@@ -95,7 +94,7 @@ def mark_near_duplicates(
 ) -> ImageIndex:
     """Find out which of the images at some positions show the same picture, and note it in the index."""
     engine, listen = workshop.engine, workshop.listen
-    path = folder / "near-duplicates" / f"{name_contents(index.digests, positions, pixels)}.sealed"
+    path = locate_pictures(folder, index.digests, positions, pixels)
     pictures = load_pictures(path, index.digests)
     if pictures is None:
         try:
@@ -103,10 +102,10 @@ def mark_near_duplicates(
         except DataError as error:  # a full disk
             listen(Notice(f"near-duplicates are not looked for: {error}"))
             return index
-        started = time.perf_counter()
+        started = now()
         listen(StageStarted(NEAR_DUPLICATES))
         pictures = join_pairs(len(index), find_near_duplicates(index, looks, pixels.resize, engine))
-        listen(StageFinished(NEAR_DUPLICATES, time.perf_counter() - started))
+        listen(StageFinished(NEAR_DUPLICATES, now() - started))
         with suppress(OSError):  # a full disk: they are found anew the next time
             save_pictures(path, index.digests, pictures)
     return replace(index, pictures=pictures)
@@ -114,9 +113,20 @@ def mark_near_duplicates(
 
 def choose_parts(split: Split, plan: Plan) -> tuple[Split, NDArray[np.int64]]:
     """Choose the images that take part, and those training images that the head is fitted on, as the plan says."""
-    split = thin_out(split, plan.share)
-    part = thin_out(split, plan.head_share)
-    return replace(split, validation=part.validation), part.train
+    train = thin_out(split.train, plan.share)
+    validation = thin_out(split.validation, plan.share * plan.head_share, LEAST_JUDGING)
+    return replace(split, train=train, validation=validation), thin_out(train, plan.head_share)
+
+
+def keep_used(split: Split, plan: Plan, is_used: NDArray[np.bool_]) -> tuple[Split, NDArray[np.int64]]:
+    """Keep those images of a split that the frozen layers have looked at, and name those that the head is fitted on.
+
+    The split may be another one than that which said what is looked at: images that have come to another part since
+    are used there, and nobody is chosen anew. Where layers are trained all training images take part.
+    """
+    seen = split.train[is_used[split.train]]
+    train = split.train if plan.share >= 1 else seen
+    return replace(split, train=train, validation=split.validation[is_used[split.validation]]), seen
 
 
 def find_unreadable(

@@ -51,7 +51,8 @@ from squeezetune.learning import RECIPES, make_manifest
 from squeezetune.measurement import Measured, run_classifier
 from squeezetune.output_lock import follow_link, hold_output
 from squeezetune.parts import PARTS, pack_parts
-from squeezetune.planner import Plan, add_rounds
+from squeezetune.planner import add_rounds
+from squeezetune.plans import Plan
 from squeezetune.prediction import Classifier, load
 from squeezetune.quantities import parse_size
 from squeezetune.record import Run, make_record

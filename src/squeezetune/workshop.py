@@ -9,6 +9,7 @@ from squeezetune.checkpoint import CheckpointFolder
 from squeezetune.engine import Engine, ThreadEngine, count_cores
 from squeezetune.events import Listener
 from squeezetune.forecasts import Speeds
+from squeezetune.learn.pace import Ending
 from squeezetune.learn.pretrained import Pretrained, load_pretrained
 from squeezetune.settings import Settings
 
@@ -17,8 +18,8 @@ from squeezetune.settings import Settings
 class Workshop:
     """Where and how the work is done; in `unfinished` the training of layers is kept, to be resumed after a kill.
 
-    `cache` is None where nothing may be kept. `training_ends` is the moment, by `time.perf_counter`, at which the last
-    step has to be done; no more than `micro_pixels` go through the network at once on a thread. Where several
+    `cache` is None where nothing may be kept. `ending` says when the last step of a training of layers
+    has to be done; no more than `micro_pixels` go through the network at once on a thread. Where several
     trainings share a budget, `run_ends` is when this one has to be over, and `speeds` were measured before.
     """
 
@@ -30,7 +31,7 @@ class Workshop:
     pretrained: Pretrained
     unfinished: CheckpointFolder | None = None
     is_resuming: bool = False
-    training_ends: float | None = None
+    ending: Ending | None = None
     micro_pixels: float = math.inf
     run_ends: float | None = None
     speeds: Speeds | None = None

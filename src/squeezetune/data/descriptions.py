@@ -199,7 +199,7 @@ def _search(queries: _Versions, known: _Versions, changes: Floats) -> NDArray[np
     ends = queries.values[0, 0] - MOST_MOVE, queries.values[-1, 0] + MOST_MOVE
     near = slice(*np.searchsorted(known.values[:, 0], ends).tolist())
     known, changes = known.cut(near), changes[near]
-    row, column = _find_nearest(queries.values @ known.values.T)
+    row, column = find_nearest(queries.values @ known.values.T)
     is_other = queries.images[row] != known.images[column]
     row, column = row[is_other], column[is_other]
     explained = np.einsum("pcd,pd->pc", changes[column], queries.values[row])
@@ -210,7 +210,7 @@ def _search(queries: _Versions, known: _Versions, changes: Floats) -> NDArray[np
     return np.stack([queries.images[row], known.images[column], turned, unexplained[is_like]], axis=1)
 
 
-def _find_nearest(cosines: Floats) -> tuple[Ints, Ints]:
+def find_nearest(cosines: Floats) -> tuple[Ints, Ints]:
     """Find the entries (rows, n) above the least cosine: of each row the highest few, and those about as high."""
     flat = np.flatnonzero(cosines > LEAST_COSINE)
     row, column = np.divmod(flat, cosines.shape[1])

@@ -117,6 +117,11 @@ def name_contents(digests: NDArray[np.uint8], seen: NDArray[np.int64], pixels: P
     return hashlib.blake2b(b"/".join((about, *contents)), digest_size=16).hexdigest()
 
 
+def locate_pictures(folder: Path, digests: NDArray[np.uint8], seen: NDArray[np.int64], pixels: PixelSettings) -> Path:
+    """Locate what is kept of near-duplicates among images (n, 16) of which those `seen` were looked at."""
+    return folder / "near-duplicates" / f"{name_contents(digests, seen, pixels)}.sealed"
+
+
 def load_pictures(path: Path, digests: NDArray[np.uint8]) -> NDArray[np.int64] | None:
     """Load the numbers of pictures that `save_pictures` has kept, for images of the same contents; None without."""
     _, contents = np.unique(digests, axis=0, return_inverse=True)
