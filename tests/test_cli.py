@@ -1,4 +1,7 @@
 import json
+import math
+import random
+import shutil
 from dataclasses import fields
 
 import numpy as np
@@ -173,6 +176,67 @@ def test_info(run, model_folder):
     assert "3 classes: box, disc, spike" in result.stdout
     assert "Pretrained weights: SqueezeNet 1.1 (Iandola et al. 2016" in result.stdout
     assert json.loads(run("info", model_folder, "--json").stdout)["class_names"] == ["box", "disc", "spike"]
+
+
+def test_info_of_an_exported_file(run, model_folder, tmp_path):
+    file = shutil.copy(model_folder / "model.onnx", tmp_path / "my shapes.onnx")
+    result = run("info", file)
+    assert result.exit_code == 0
+    assert "3 classes: box, disc, spike" in result.stdout
+    assert "SqueezeNet 1.1, computed in float32, at 64 px (squash)" in result.stdout
+    assert f"squeezetune evaluate '{file}' PHOTOS" in result.stdout
+    assert json.loads(run("info", file, "--json").stdout)["image_side"] == 64
+
+
+def test_an_exported_file_is_not_exported_again(run, model_folder, tmp_path):
+    file = shutil.copy(model_folder / "model.onnx", tmp_path / "shapes.onnx")
+    result = run("export", file)
+    assert result.exit_code == 1
+    assert "is a file, and exports are made from a model's folder" in result.stderr
+    assert list(tmp_path.iterdir()) == [file]
+
+
+def list_places(value, place=()):
+    """List the places of all values in JSON, the first three of each list."""
+    inner = value.items() if isinstance(value, dict) else enumerate(value[:3]) if isinstance(value, list) else ()
+    return [place, *(found for key, item in inner for found in list_places(item, (*place, key)))]
+
+
+JUNK = (None, True, [], {}, "", "x", -1, 0, 10**400, math.inf, math.nan, 3.5, [1, 2], {"a": [1]}, "\x1b\n", ["a", "a"])
+
+
+@pytest.mark.parametrize("name", ["model.json", "report.json"])
+def test_json_that_was_edited_by_hand_is_read_or_refused(run, model_folder, shape_folder, tmp_path, name):
+    rng, folder = random.Random(5), shutil.copytree(model_folder, tmp_path / "edited")
+    text = (model_folder / name).read_text()
+    shown = [place for place in list_places(json.loads(text)) if place and place[0] not in ("settings", "libraries")]
+    for _ in range(60):
+        content = target = json.loads(text)
+        *way, last = rng.choice(shown)
+        for key in way:
+            target = target[key]
+        junk = rng.choice([*JUNK, "gone"])
+        if junk == "gone" and isinstance(target, dict):
+            del target[last]
+        else:
+            target[last] = junk
+        (folder / name).write_text(json.dumps(content))
+        commands = [["info", folder], ["info", folder, "--json"]]
+        if name == "model.json":
+            commands.append(["predict", folder, shape_folder / "box" / "000.png", "--none-of-these", "20%"])
+        for words in commands:
+            result = run(*words)
+            assert result.exit_code in (0, 1, 2), (words, way, last, junk)
+            assert result.exception is None or isinstance(result.exception, SystemExit), (words, way, last, junk)
+
+
+def test_info_of_a_report_that_lacks_what_is_shown(run, model_folder, tmp_path):
+    folder = shutil.copytree(model_folder, tmp_path / "edited")
+    (folder / "report.json").write_text("{}")
+    result = run("info", folder)
+    assert result.exit_code == 1
+    assert "does not say what it was trained on" in result.stderr
+    assert "report.json or model.json is damaged" in result.stderr
 
 
 def test_demo_ends_with_a_report(run, tmp_path, monkeypatch):

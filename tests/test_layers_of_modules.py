@@ -22,6 +22,7 @@ LAYERS = [
     "cli_check",
     "cli_serve",
     "cli_watch",
+    "cli_info",
     "cli_data",
     "cli_options",
     "console",

@@ -46,7 +46,9 @@ def test_a_file_of_another_kind(file, tmp_path):
 
 @pytest.mark.parametrize(
     "harm", [{"class_names": None}, {"class_names": "[]"}, {"class_names": '["a", 3]'}, {"class_names": "{"},
-             {"image_side": "wide"}, {"image_side": "0"}, {"views": None}, {"resize": None}]
+             {"image_side": "wide"}, {"image_side": "0"}, {"views": None}, {"resize": None},
+             {"class_names": "[" * 100_000}, {"class_names": '["a", "b", "a"]'}, {"class_names": '{"a": 1}'},
+             {"image_side": "9" * 5000}, {"image_side": "100000"}, {"settings": "[1]"}, {"settings": "[" * 100_000}]
 )  # fmt: skip
 def test_a_model_that_does_not_explain_itself(file, tmp_path, harm):
     model = onnx.load(file)
@@ -55,3 +57,56 @@ def test_a_model_that_does_not_explain_itself(file, tmp_path, harm):
     onnx.save(model, tmp_path / "other.onnx")
     with pytest.raises(ArtifactError, match="does not say what its classes are"):
         load(tmp_path / "other.onnx")
+
+
+# Models of somebody else that name classes as ours do: what they take and give, how, and what is said of them.
+MEANS = "real = Cast<to=1>(image) axes = Constant<value = int64[2] {1, 2}>() means = ReduceMean<keepdims=0>(real, axes)"
+FOREIGN = {
+    "floats": ("float[n,3,8,8] image", "float[n,3,8,8] probabilities", "probabilities = Relu(image)",
+               r"takes image: tensor\(float\) of 4 dimensions and gives"),
+    "another name": ("uint8[n,h,w,3] x", "uint8[n,h,w,3] probabilities", "probabilities = Identity(x)",
+                     r"takes x: tensor\(uint8\)"),
+    "two images": ("uint8[n,h,w,3] image, uint8[n,h,w,3] other", "uint8[n,h,w,3] probabilities",
+                   "probabilities = Max(image, other)", r"takes image: .*, other: "),
+    "pictures": ("uint8[n,h,w,3] image", "float[n,h,w,3] probabilities", "probabilities = Cast<to=1>(image)",
+                 r"gives probabilities: tensor\(float\) of 4 dimensions; needed is one that takes image"),
+    "a sequence": ("uint8[n,h,w,3] image", "seq(uint8[n,h,w,3]) probabilities",
+                   "probabilities = SequenceConstruct(image)", r"gives probabilities: seq\(tensor\(uint8\)\); needed"),
+    "more classes": ("uint8[n,h,w,3] image", "float[n,6] probabilities",
+                     f"{MEANS} probabilities = Concat<axis=1>(means, means)", "gives 6 values .* of the 3 classes"),
+    "a second output": ("uint8[n,h,w,3] image", "float[n,3] probabilities, float[n,3] familiarity",
+                        f"{MEANS} probabilities = Relu(means) familiarity = Relu(means)", "familiarity: .* of 2 dim"),
+}  # fmt: skip
+
+
+@pytest.fixture
+def write_foreign(file, tmp_path):
+    def write(take, give, nodes):
+        text = f'<ir_version: 8, opset_import: ["": 18]> foreign ({take}) => ({give}) {{ {nodes} }}'
+        model = onnx.parser.parse_model(text)
+        onnx.helper.set_model_props(model, {item.key: item.value for item in onnx.load(file).metadata_props})
+        onnx.save(model, tmp_path / "foreign.onnx")
+        return tmp_path / "foreign.onnx"
+
+    return write
+
+
+@pytest.mark.parametrize("kind", FOREIGN)
+def test_a_model_that_computes_something_else_is_refused(write_foreign, photos, kind):
+    take, give, nodes, message = FOREIGN[kind]
+    with pytest.raises(ArtifactError, match=message):
+        load(write_foreign(take, give, nodes))
+
+
+def test_a_model_whose_number_of_values_is_seen_late(write_foreign, photos):
+    found = load(write_foreign("uint8[n,h,w,c] image", "float[n,k] probabilities",
+                               f"{MEANS} probabilities = Concat<axis=1>(means, means)"))  # fmt: skip
+    with pytest.raises(ArtifactError, match=r"gives 6 values for each image; needed is one for each of the 3 classes"):
+        found.predict(photos)
+
+
+def test_a_model_of_somebody_else_that_does_the_same(write_foreign, photos):
+    nodes = f"{MEANS} probabilities = Relu(means)"
+    found = load(write_foreign("uint8[n,h,w,3] image", "float[n,3] probabilities", nodes))
+    means = np.asarray(photos[0]).mean(axis=(0, 1))
+    np.testing.assert_allclose(found.predict_probabilities(photos[:1])[0], means, rtol=1e-5)

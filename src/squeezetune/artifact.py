@@ -35,6 +35,7 @@ MANIFEST, MODEL, NETWORK, REPORT, REPORT_PAGE = (
     "report.html",
 )
 RETIRED = "retired"
+MOST_SIDE_PX = 4096  # no network of ours sees images as large
 FLOATS, WHOLES = "float32", "int8"
 
 
@@ -199,9 +200,8 @@ def _read_whole(folder: Path) -> Manifest:
     content = {"weights": {}, "confidences": {}, "familiarities": {}} | _read_content(folder)
     wrong = [name for name, kind in _KINDS.items() if not isinstance(content.get(name), kind)]
     if not wrong:
-        names = content["class_names"]
-        is_right = {"class_names": names and all(isinstance(name, str) for name in names),
-                    "image_side": content["image_side"] > 0}  # fmt: skip
+        is_right = {"class_names": are_class_names(content["class_names"]),
+                    "image_side": is_image_side(content["image_side"])}  # fmt: skip
         wrong = [name for name, right in is_right.items() if not right]
     if wrong:
         raise ArtifactError(f"{folder / MANIFEST} is damaged: {', '.join(wrong)} missing or of a wrong type", _RETRAIN)
@@ -209,6 +209,18 @@ def _read_whole(folder: Path) -> Manifest:
         read_payload(folder / name, content["files"].get(name, ""))
     fields = {name: content[name] for name in _KINDS}
     return Manifest(**fields | {"class_names": tuple(content["class_names"])})
+
+
+def are_class_names(names: object) -> bool:
+    """Say whether these can be the names of a model's classes: texts, none of them twice."""
+    if not isinstance(names, list) or not names or not all(isinstance(name, str) for name in names):
+        return False
+    return len(set(names)) == len(names)
+
+
+def is_image_side(side: object) -> bool:
+    """Say whether this can be the side in pixels at which a model sees images."""
+    return isinstance(side, int) and not isinstance(side, bool) and 0 < side <= MOST_SIDE_PX
 
 
 def read_report(folder: Path) -> dict[str, Any]:

@@ -10,6 +10,7 @@ import click
 from squeezetune.cli_check import check
 from squeezetune.cli_data import data
 from squeezetune.cli_export import export
+from squeezetune.cli_info import info
 from squeezetune.cli_options import (
     SECONDS,
     class_option,
@@ -46,6 +47,7 @@ def main() -> None:
 main.add_command(data)
 main.add_command(check)
 main.add_command(export)
+main.add_command(info)
 main.add_command(predict)
 main.add_command(serve)
 
@@ -243,29 +245,3 @@ def evaluate(model: Path, photos: Path, class_pattern: str, columns: str, as_jso
     print_table({"class": "left", "photos": "right", "precision": "right", "recall": "right", "F1": "right"}, rows)
     for item in found.skipped:
         write_remark(f"Skipped {item.name}: {item.reason}")
-
-
-@main.command()
-@click.argument("model", type=click.Path(path_type=Path))
-@json_option
-@guard_errors
-def info(model: Path, as_json: bool) -> None:
-    """Show what MODEL is, what it was trained on, and what it is worth."""
-    from squeezetune.artifact import read_manifest, read_report
-    from squeezetune.console import describe_test, print_json, print_lines
-
-    manifest, report = read_manifest(model), read_report(model)
-    if as_json:
-        print_json(vars(manifest) | {"test": report["test"]})
-        return
-    test, data, weights = report["test"], manifest.data, manifest.weights
-    print_lines(
-        f"{len(manifest.class_names)} classes: {', '.join(manifest.class_names)}",
-        *describe_test(test),
-        f"Trained on {data['train']:,} photos and chosen on {data['validation']:,}, by SqueezeTune {manifest.version}, "
-        f"{manifest.created}",
-        f"{report['model']['network']}; {report['model']['head']}, on {report['model']['views']}, at "
-        f"{manifest.image_side} px ({manifest.resize}); {report['model']['file_bytes'] / 1e6:.1f} MB",
-        *([f"Pretrained weights: {weights['origin']}; licence: {weights['license']}"] if weights else []),
-        f"Repeat  {report['command']}",
-    )

@@ -19,7 +19,7 @@ from squeezetune.engine import Engine, ThreadEngine
 from squeezetune.errors import ArtifactError, ImageError
 from squeezetune.gauge import release_memory
 from squeezetune.learn.tensor_names import IMAGE
-from squeezetune.model_file import read_model_file
+from squeezetune.model_file import check_count, check_signature, read_model_file
 from squeezetune.rejection import Threshold, choose_threshold
 from squeezetune.runtimes import import_onnxruntime
 
@@ -207,12 +207,7 @@ class Classifier:
     def _run(self, pixels: Sequence[NDArray[np.uint8]]) -> list[NDArray[np.float32]]:
         """Run the model for all its outputs: probabilities (n, classes) and, of most models, familiarity (n,)."""
         outputs: list[NDArray[np.float32]] = self._session.run(None, {IMAGE: np.stack(pixels)})
-        if outputs[0].shape[1:] != (len(self.class_names),):
-            raise ArtifactError(
-                f"The model gives {outputs[0].shape[1:]} values for each image; needed is one for each of the "
-                f"{len(self.class_names)} classes that its manifest names",
-                "Train the model again, or copy the whole folder again from where it came.",
-            )
+        check_count(outputs[0].shape[1], self.class_names)
         return outputs
 
     def __getstate__(self) -> dict[str, Any]:
@@ -236,6 +231,7 @@ class Classifier:
             session = onnxruntime.InferenceSession(self.read_model(), options, providers=["CPUExecutionProvider"])
         except Exception as error:  # ONNX Runtime's own errors share no other base
             raise ArtifactError(f"The model cannot be opened: {error}", "Train the model again.") from error
+        check_signature(session, self.class_names)
         release_memory()  # what opening took and freed, 7 MB; it takes a millisecond
         return session
 

@@ -83,7 +83,8 @@ def find_threshold(table: Mapping[str, Any], rate: float) -> float:
         raise ArtifactError(
             "This model does not know what it makes of photos that it has not learnt, so that it cannot say that one "
             "is of none of its classes",
-            "Train the model again, with photos held back for validation.",
+            "Give the model's folder, if this is a file that was exported from it; or train it again, with photos held "
+            "back for validation.",
         )
     try:
         threshold = float(table["thresholds"][int(rate / STEP + 1e-9) - 1] or 0)  # 0 in earlier models

@@ -83,6 +83,12 @@ def export(
     chosen = {name: find_format(name) for name in formats}
     looks_at_photos = measure or any(found.looks_at_photos for found in chosen.values())
     folder = Path(model)
+    if folder.is_file():
+        raise ArtifactError(
+            f"{folder} is a file, and exports are made from a model's folder: only that has all parameters and knows "
+            "the photos",
+            "Give the folder that `squeezetune train` has written.",
+        )
     classifier, target = load(folder), follow_link(Path(output)) if output else name_target(folder)
     request = Request(photos, class_pattern, columns)
     material = open_material(folder, request, listen) if looks_at_photos else None

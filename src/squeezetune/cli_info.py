@@ -1,0 +1,84 @@
+"""The command `info`: what a model is, what it was trained on, and what it is worth."""
+
+import shlex
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from squeezetune.cli_options import guard_errors, json_option
+from squeezetune.errors import ArtifactError
+
+if TYPE_CHECKING:
+    from squeezetune.artifact import Manifest
+
+
+@click.command()
+@click.argument("model", type=click.Path(path_type=Path))
+@json_option
+@guard_errors
+def info(model: Path, as_json: bool) -> None:
+    """Show what MODEL, a folder or an exported .onnx file, is, what it was trained
+    on, and what it is worth.
+    """  # noqa: D205  # a sentence of two lines
+    from squeezetune.artifact import MANIFEST, REPORT, read_manifest, read_report
+    from squeezetune.console import print_json, print_lines
+    from squeezetune.model_file import read_model_file
+
+    if model.is_file():
+        payload, manifest = read_model_file(model)
+        measure = f"squeezetune evaluate {shlex.quote(str(model))} PHOTOS"
+        found, lines = (
+            dict(vars(manifest)),
+            [
+                *describe_file(manifest, len(payload)),
+                f"What it is worth, the folder says that it was exported from; or measure it: {measure}",
+            ],
+        )
+    else:
+        manifest, report = read_manifest(model), read_report(model)
+        try:
+            found, lines = vars(manifest) | {"test": report["test"]}, describe_folder(manifest, report)
+        except (LookupError, TypeError, ValueError, AttributeError, ArithmeticError) as error:  # edited by hand
+            raise ArtifactError(
+                f"{model} does not say what it was trained on and what it is worth: {REPORT} or {MANIFEST} is damaged",
+                "Train the model again, or copy the whole folder again from where it came.",
+            ) from error
+    if as_json:
+        print_json(found)
+        return
+    print_lines(*lines)
+
+
+def describe_folder(manifest: "Manifest", report: Mapping[str, Any]) -> list[str]:
+    """Say in a few lines what a model's folder says."""
+    from squeezetune.console import describe_test
+
+    data, network, weights = manifest.data, report["model"], manifest.weights
+    return [
+        _describe_classes(manifest),
+        *describe_test(report["test"]),
+        f"Trained on {data['train']:,} photos and chosen on {data['validation']:,}, by SqueezeTune {manifest.version}, "
+        f"{manifest.created}",
+        f"{network['network']}; {network['head']}, on {network['views']}, at "
+        f"{manifest.image_side} px ({manifest.resize}); {network['file_bytes'] / 1e6:.1f} MB",
+        *([f"Pretrained weights: {weights['origin']}; licence: {weights['license']}"] if weights else []),
+        f"Repeat  {report['command']}",
+    ]
+
+
+def describe_file(manifest: "Manifest", size: int) -> list[str]:
+    """Say in a few lines what an exported file says of itself."""
+    weights = manifest.weights
+    made = f"SqueezeTune {manifest.version}, {manifest.created}" if manifest.version else "SqueezeTune"
+    return [
+        _describe_classes(manifest),
+        f"{weights['network']}, computed in {manifest.arithmetic}, at {manifest.image_side} px ({manifest.resize}); "
+        f"{size / 1e6:.1f} MB; by {made}",
+        f"Pretrained weights: {weights['origin']}",
+    ]
+
+
+def _describe_classes(manifest: "Manifest") -> str:
+    return f"{len(manifest.class_names)} classes: {', '.join(manifest.class_names)}"
