@@ -90,6 +90,7 @@ LAYERS = [
     "settings",
     "quantities",
     "events",
+    "missing_memory",
     "errors",
 ]
 RULE = f"Imports only go down: {' > '.join(LAYERS)}"

@@ -9,6 +9,7 @@ import pytest
 from fast_options import FAST
 
 from squeezetune.prediction import load
+from squeezetune.store import open_cache
 from squeezetune.training import train
 
 pytestmark = pytest.mark.usefixtures("no_plots")
@@ -52,6 +53,34 @@ def test_an_output_that_is_a_link_stays_one_and_can_be_written_again(shape_folde
         assert load(tmp_path / "model").class_names == ("box", "disc", "spike")
         assert [path.name for path in (tmp_path / "disk").iterdir()] == ["shapes"]
     assert [path.name for path in sorted(tmp_path.iterdir())] == ["disk", "model"]
+
+
+def test_where_the_cache_cannot_be_used_a_run_says_so_and_goes_on(shape_folder, model_folder, tmp_path):
+    (tmp_path / "cache").write_text("no folder")
+    environment = os.environ | {"SQUEEZETUNE_CACHE": str(tmp_path / "cache" / "inner")}
+    commands = [
+        ["train", shape_folder, *FAST],
+        ["check", shape_folder],
+        ["export", model_folder, "-f", "onnx-int8"],
+        ["evaluate", model_folder, shape_folder],
+    ]
+    for number, words in enumerate(commands):
+        output = [] if words[0] == "evaluate" else ["--output", tmp_path / str(number)]
+        status, said = start(*words, *output, env=environment)
+        assert status == 0, said
+        assert words[0] == "evaluate" or said.count("so nothing is kept for the next time: Not a directory") == 1
+
+
+def test_a_folder_of_the_cache_that_belongs_to_another_user_is_said_once(empty_cache, monkeypatch):
+    (empty_cache / "features" / "key").mkdir(parents=True)
+    said = []
+    assert open_cache(said.append) == empty_cache
+    monkeypatch.setattr(os, "access", lambda path, mode: "key" not in str(path))
+    assert open_cache(said.append) is None
+    assert [event.message for event in said] == [
+        f"the cache in {empty_cache} cannot be used, so nothing is kept for the next time: "
+        f"{empty_cache / 'features' / 'key'} may not be written to"
+    ]
 
 
 def test_what_a_killed_run_left_beside_an_output_is_removed_by_the_next(model_folder, shape_folder, tmp_path):

@@ -25,7 +25,7 @@ from squeezetune.learn.doubts import estimate_mistakes
 from squeezetune.machine import name_version
 from squeezetune.output_lock import follow_link, hold_output
 from squeezetune.settings import Settings, parse_settings
-from squeezetune.store import find_cache_folder
+from squeezetune.store import open_cache
 from squeezetune.workshop import open_workshop
 
 AUDIT, AUDIT_PAGE, AUDIT_TABLE = "check.json", "check.html", "check.csv"
@@ -120,7 +120,7 @@ def check(
     folder = name_folder(origin, output)
     with hold_output(folder):
         check_target(folder, AUDIT_FOLDER)
-        workshop = open_workshop(settings, find_cache_folder() if use_cache else None, listen)
+        workshop = open_workshop(settings, open_cache(listen) if use_cache else None, listen)
         inspection = inspect_photos(origin.scan(workshop.engine, listen, workshop.cache), workshop)
         audit = make_audit(inspection, str(origin), folder, started)
         write_audit(audit)

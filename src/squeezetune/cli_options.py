@@ -14,6 +14,7 @@ from typing import Any, NoReturn
 import click
 
 from squeezetune.errors import ArtifactError, OutputError, SqueezeTuneError
+from squeezetune.missing_memory import check_limit, explain_shortage
 from squeezetune.quantities import SIZE, TIME, Quantity
 from squeezetune.settings import Settings, judge_number
 from squeezetune.terminal import abandon_output, write_remark
@@ -31,6 +32,7 @@ def guard_errors(command: Callable[..., None]) -> Callable[..., None]:
     @functools.wraps(command)
     def guarded(**options: Any) -> None:
         try:
+            check_limit()
             command(**options)
         except SqueezeTuneError as error:
             _leave(error, as_json=bool(options.get("as_json")))
@@ -41,12 +43,22 @@ def guard_errors(command: Callable[..., None]) -> Callable[..., None]:
         except BrokenPipeError:  # the reader, e.g. `head`, has seen enough
             abandon_output()
             sys.exit(0)
-        except OSError as error:  # of what has no words of its own
-            reason = error.strerror or str(error)
-            found = f"{os.fsdecode(error.filename)}: {reason}" if error.filename else reason
-            _leave(SqueezeTuneError(f"the system refuses: {found}", "Check the disk's space and permissions."))
+        except Exception as error:  # of what has no words of its own
+            explained = explain_shortage(error) or _explain_refusal(error)
+            if explained is None:
+                raise
+            _leave(explained)
 
     return guarded
+
+
+def _explain_refusal(error: Exception) -> SqueezeTuneError | None:
+    """Explain what the system says of files; None for any other exception."""
+    if not isinstance(error, OSError):
+        return None
+    reason = error.strerror or str(error)
+    found = f"{os.fsdecode(error.filename)}: {reason}" if error.filename else reason
+    return SqueezeTuneError(f"the system refuses: {found}", "Check the disk's space and permissions.")
 
 
 @contextmanager

@@ -11,6 +11,7 @@
     ├── WeightsError            the pretrained weights are damaged or foreign
     ├── ArtifactError           a model folder is damaged, foreign or newer than this program
     ├── OutputError             an output cannot be written, or another run writes to it
+    ├── MemoryShortageError     the system gives no more memory
     ├── ExportError             an export cannot be had, or is worse than was asked for
     ├── CheckpointError         an unfinished run cannot be kept, or is not the one that is to go on
     └── MissingExtraError       an optional package is needed; the hint is the command that installs it
@@ -88,6 +89,12 @@ class OutputError(SqueezeTuneError):
     """An output cannot be written or printed, or another run is writing to it."""
 
     code = "output"
+
+
+class MemoryShortageError(SqueezeTuneError):
+    """The system gives no more memory."""
+
+    code = "memory"
 
 
 class ExportError(SqueezeTuneError):

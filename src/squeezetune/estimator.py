@@ -16,7 +16,7 @@ from squeezetune.events import ignore_event
 from squeezetune.learning import RECIPES, make_manifest
 from squeezetune.prediction import Classifier
 from squeezetune.settings import Settings, parse_settings
-from squeezetune.store import find_cache_folder
+from squeezetune.store import open_cache
 from squeezetune.workshop import open_workshop
 
 try:
@@ -99,7 +99,7 @@ class SqueezeTuneClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[mis
         """
         settings = self._make_settings()
         labels, images = read_targets(y), hold_images(X)
-        workshop = open_workshop(settings, find_cache_folder() if self.use_cache else None, ignore_event)
+        workshop = open_workshop(settings, open_cache(ignore_event) if self.use_cache else None, ignore_event)
         index = index_images(images, labels.tolist(), engine=workshop.engine)
         _refuse_skipped(index)
 

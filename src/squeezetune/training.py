@@ -60,7 +60,7 @@ from squeezetune.reporting import draw_plots, render_report
 from squeezetune.scene import find_deadline, open_scene, plan_run
 from squeezetune.scheme import choose_scheme
 from squeezetune.settings import Settings, parse_settings
-from squeezetune.store import RowStore, find_cache_folder, lend_folder
+from squeezetune.store import RowStore, lend_folder, open_cache
 from squeezetune.workshop import Workshop, open_workshop
 
 THUMBNAIL_PX = 240
@@ -193,7 +193,7 @@ def forecast(
         raise SettingsError("the original recipe cannot be forecast", "Train with it: it says how long it will take.")
     origin = find_origin(photos, class_pattern, columns)
     settings = group_photos(origin.photos, settings, listen)
-    workshop = open_workshop(settings, find_cache_folder() if use_cache else None, clock)
+    workshop = open_workshop(settings, open_cache(clock) if use_cache else None, clock)
     job = Job(origin, Path(), workshop, clock)
     index = job.scan()
     scheme, end = choose_scheme(index, settings, clock), find_deadline(settings, clock.started)
@@ -220,7 +220,7 @@ def open_job(origin: Origin, target: Path, settings: Settings, use_cache: bool, 
     check_target(target)
     ceiling = parse_size(settings.max_ram) if settings.max_ram else None
     clock = Clock(listen, gauge=MemoryGauge(ceiling))
-    workshop = open_workshop(settings, find_cache_folder() if use_cache else None, clock)
+    workshop = open_workshop(settings, open_cache(clock) if use_cache else None, clock)
     with clock:
         yield Job(origin, target, workshop, clock)
 

@@ -23,7 +23,7 @@ from squeezetune.events import Event, Listener, Notice, ignore_event
 from squeezetune.interruption import STOPPING
 from squeezetune.prediction import Classifier
 from squeezetune.settings import judge_number
-from squeezetune.store import find_cache_folder
+from squeezetune.store import open_cache
 from squeezetune.training import train
 
 LONGEST_S = 31 * 24 * 3600  # between two looks
@@ -143,7 +143,7 @@ class Watched:
     def scan(self) -> ImageIndex:
         """Find the photos; those that were read before are not read."""
         origin = find_origin(self.photos, self.options.get("class_pattern", ""), self.options.get("columns", ""))
-        cache = find_cache_folder() if self.options.get("use_cache", True) else None
+        cache = open_cache(ignore_event) if self.options.get("use_cache", True) else None
         return origin.scan(ThreadEngine(), ignore_event, cache)
 
     def look(self) -> bytes:

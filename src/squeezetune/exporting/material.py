@@ -8,13 +8,13 @@ from squeezetune.data.index import ImageIndex
 from squeezetune.data.origin import Photos, find_origin
 from squeezetune.engine import ThreadEngine
 from squeezetune.errors import SettingsError, SourceError
-from squeezetune.events import Listener, Notice
+from squeezetune.events import Listener, Notice, ignore_event
 from squeezetune.exporting.order import TrainingPhotos
 from squeezetune.exporting.scoring import Exam
 from squeezetune.measurement import place_classes, run_classifier
 from squeezetune.parts import Parts, read_parts
 from squeezetune.prediction import Classifier
-from squeezetune.store import RowStore, find_cache_folder
+from squeezetune.store import RowStore, open_cache
 
 # Where a model has learnt from all of its photos, so many show whether an export says the same.
 COMPARED_IMAGES = 512
@@ -65,7 +65,7 @@ def open_material(folder: Path, request: Request, listen: Listener) -> Material:
         )
     pattern, columns = (getattr(request, name) or parts.origin[name] for name in ("class_pattern", "columns"))
     try:
-        index = find_origin(where, pattern, columns).scan(ThreadEngine(), listen, find_cache_folder())
+        index = find_origin(where, pattern, columns).scan(ThreadEngine(), listen, open_cache(listen))
     except SourceError as error:
         hint = "Say with --photos where the photos are that the model was trained on."
         raise SourceError(error.message, error.hint if request.photos else hint) from error
@@ -102,7 +102,7 @@ def make_exam(classifier: Classifier, material: Material, listen: Listener) -> E
         positions = learnt[:: -(-len(learnt) // COMPARED_IMAGES)]
         listen(Notice("the model has learnt from all of its photos, so only differences are measured on some of them"))
     places = place_classes(index, classifier, "Give the photos that the model was trained on with --photos.")
-    cache, folder = find_cache_folder(), classifier.folder
+    cache, folder = open_cache(ignore_event), classifier.folder
     store = None
     if cache and folder:
         where = cache / "measurements" / classifier.manifest.files["model.onnx"][:32]
