@@ -37,19 +37,32 @@ def guard_errors(command: Callable[..., None]) -> Callable[..., None]:
         except SqueezeTuneError as error:
             _leave(error, as_json=bool(options.get("as_json")))
         except KeyboardInterrupt:
-            write_remark("")
-            write_remark(STOPPED)
-            sys.exit(INTERRUPTED)
+            _stop()
         except BrokenPipeError:  # the reader, e.g. `head`, has seen enough
             abandon_output()
             sys.exit(0)
         except Exception as error:  # of what has no words of its own
+            if _is_interrupt(error):
+                _stop()
             explained = explain_shortage(error) or _explain_refusal(error)
             if explained is None:
                 raise
             _leave(explained)
 
     return guarded
+
+
+def _is_interrupt(error: Exception) -> bool:
+    """Say whether Ctrl-C has come while a library was loaded, which makes an ImportError of it."""
+    causes = (error.__cause__, error.__context__)
+    is_caused = any(isinstance(cause, KeyboardInterrupt) for cause in causes)
+    return isinstance(error, ImportError) and (is_caused or "KeyboardInterrupt" in str(error))
+
+
+def _stop() -> NoReturn:
+    write_remark("")
+    write_remark(STOPPED)
+    sys.exit(INTERRUPTED)
 
 
 def _explain_refusal(error: Exception) -> SqueezeTuneError | None:
