@@ -16,6 +16,7 @@ from threadpoolctl import threadpool_limits
 from web_site import WebSite, open_site
 
 from squeezetune.checkpoint import CheckpointFolder
+from squeezetune.data import decoders
 from squeezetune.data.index import ImageIndex, index_photos
 from squeezetune.data.split import Split, split_index
 from squeezetune.engine import ThreadEngine
@@ -48,6 +49,16 @@ def make_photo() -> Callable[..., bytes]:
         return buffer.getvalue()
 
     return make
+
+
+@pytest.fixture
+def without_heif(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """As where the package that reads HEIC is not installed."""
+    find_spec = decoders.find_spec
+    monkeypatch.setattr(decoders, "find_spec", lambda name: None if name == "pi_heif" else find_spec(name))
+    decoders._load_decoder.cache_clear()
+    yield
+    decoders._load_decoder.cache_clear()
 
 
 @pytest.fixture

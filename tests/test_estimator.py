@@ -221,13 +221,13 @@ def test_other_pretrained_weights_are_a_parameter(digits, tmp_path):
 
 def test_cross_validation_computes_every_image_once(digits, empty_cache, monkeypatch):
     X, y = digits
-    decoded, load_pixels = [], features_module.load_pixels
+    decoded, load_indexed = [], features_module.load_indexed
 
-    def load_noted(source, name, pixels):
-        decoded.append(name)
-        return load_pixels(source, name, pixels)
+    def load_noted(index, position, pixels):
+        decoded.append(position)
+        return load_indexed(index, position, pixels)
 
-    monkeypatch.setattr(features_module, "load_pixels", load_noted)
+    monkeypatch.setattr(features_module, "load_indexed", load_noted)
     scores = cross_val_score(SqueezeTuneClassifier(**FAST), X, y, cv=StratifiedKFold(3))
     assert scores.mean() > 0.85
     assert len(decoded) == len(X)

@@ -69,7 +69,7 @@ def test_a_model_follows_its_folder(photos, write_shapes, fixed_settings, empty_
 
 def test_only_new_photos_are_decoded(photos, write_shapes, fixed_settings, empty_cache, tmp_path, monkeypatch):
     """But for the test photos, on which the new model's own file is measured, and the pictures of the report."""
-    decoded, decode, stage = [], pixels_module.decode_photo, [""]
+    decoded, decode, stage = [], pixels_module.open_photo, [""]
 
     def note_and_decode(raw, *more):
         if stage[0] != "measuring":
@@ -93,7 +93,7 @@ def test_only_new_photos_are_decoded(photos, write_shapes, fixed_settings, empty
         (photos / "box" / "003.png").unlink()
         (photos / "box" / "004.png").rename(photos / "disc" / "was-a-box.png")
 
-    monkeypatch.setattr(pixels_module, "decode_photo", note_and_decode)
+    monkeypatch.setattr(pixels_module, "open_photo", note_and_decode)
     rounds, first = [], sorted(path.read_bytes() for path in photos.rglob("*.png"))
     days = Days(add, nothing, remove_and_move, nothing, lambda: rounds.append(take()))
     updates = run_watch(photos, tmp_path / "model", days, fixed_settings, listen)

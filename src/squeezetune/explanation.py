@@ -15,6 +15,7 @@ from PIL import Image
 from squeezetune.artifact import NETWORK, read_payload
 from squeezetune.data.content import RawImage
 from squeezetune.data.decoding import open_image
+from squeezetune.data.pixels import prepare_pixels
 from squeezetune.data.sources import ImageLike, MemorySource, read_open_file
 from squeezetune.errors import ArtifactError, SettingsError
 from squeezetune.learn.class_maps import Mapper, open_mapper
@@ -74,8 +75,9 @@ class Explainer:
         names = self.classifier.class_names
         if label not in names:
             raise SettingsError(f"there is no class {label!r}", f"The model's classes: {', '.join(names)}.")
-        photo = open_image(image, self.classifier.manifest.image_side)
-        square = np.maximum(self._mapper.map_class(np.asarray(photo), names.index(label)), 0)
+        settings = self.classifier.pixels
+        photo, pixels = open_image(image, settings.side), prepare_pixels(image, settings)
+        square = np.maximum(self._mapper.map_class(pixels, names.index(label)), 0)
         heat = place_square(square, photo.size, self.classifier.manifest.resize)
         return Explanation(label, heat / max(float(heat.max()), float(np.finfo(np.float32).tiny)), photo)
 

@@ -12,8 +12,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from squeezetune.artifact import FLOATS, MODEL, WHOLES, Manifest, read_manifest, read_payload, read_report
-from squeezetune.data.decoding import open_image
+from squeezetune.data.decoding import LARGE_PIXELS
 from squeezetune.data.listing import ImageSource
+from squeezetune.data.pixels import PixelSettings, load_prepared
 from squeezetune.data.sources import ImageLike, MemorySource, hold_images, is_one_image
 from squeezetune.engine import Engine, ThreadEngine
 from squeezetune.errors import ArtifactError, ImageError
@@ -28,7 +29,7 @@ from squeezetune.runtimes import import_onnxruntime
 BATCH_PIXELS = {FLOATS: 2 * 128 * 128, WHOLES: 8 * 128 * 128}
 CHUNK = 16
 # A thread holds at most so many pixels of decoded photos, or a single photo.
-HELD_PIXELS = 12_000_000
+HELD_PIXELS = LARGE_PIXELS
 
 
 @dataclass(frozen=True)
@@ -80,6 +81,11 @@ class Classifier:
     def class_names(self) -> tuple[str, ...]:
         """The classes, in the order of the columns of `predict_probabilities`."""
         return self.manifest.class_names
+
+    @property
+    def pixels(self) -> PixelSettings:
+        """How the model sees an image."""
+        return PixelSettings(self.manifest.image_side, self.manifest.resize)
 
     @property
     def batch_images(self) -> int:
@@ -173,7 +179,7 @@ class Classifier:
         held: list[tuple[str, NDArray[np.uint8]]] = []
         for name in names:
             try:
-                held.append((name, np.asarray(open_image(source.read(name), self.manifest.image_side))))
+                held.append((name, load_prepared(source, name, self.pixels)))
             except ImageError as error:
                 outcomes[name] = error
             if sum(pixels.size for _, pixels in held) > 3 * HELD_PIXELS:
@@ -182,20 +188,33 @@ class Classifier:
         outcomes |= self._run_held(held)
         return [(name, outcomes[name]) for name in names]
 
-    def _run_held(self, held: Sequence[tuple[str, NDArray[np.uint8]]]) -> dict[str, Answer]:
+    def _run_held(self, held: Sequence[tuple[str, NDArray[np.uint8]]]) -> dict[str, Answer | ImageError]:
         """Run the model on decoded images, those of the same size together."""
-        outcomes: dict[str, Answer] = {}
+        outcomes: dict[str, Answer | ImageError] = {}
         by_size: dict[tuple[int, ...], list[tuple[str, NDArray[np.uint8]]]] = {}
         for name, pixels in held:
             by_size.setdefault(pixels.shape, []).append((name, pixels))
         for images in by_size.values():
             for batch in _cut(images, self.batch_images):
-                answers = self.answer([pixels for _, pixels in batch])
+                answers = self.answer_each([pixels for _, pixels in batch])
                 outcomes |= {name: answer for (name, _), answer in zip(batch, answers, strict=True)}
         return outcomes
 
+    def answer_each(self, pixels: Sequence[NDArray[np.uint8]]) -> list[Answer | ImageError]:
+        """Run the model on images of one size; one that the runtime fails over leaves the others alone."""
+        try:
+            return list(self.answer(pixels))
+        except ImageError as error:
+            return [error] if len(pixels) == 1 else [self.answer_each([each])[0] for each in pixels]
+
     def answer(self, pixels: Sequence[NDArray[np.uint8]]) -> list[Answer]:
-        """Run the model on images (height, width, 3) of one size, for all that it says of them."""
+        """Run the model on images (height, width, 3) of one size, for all that it says of them.
+
+        Raises:
+            ImageError: the runtime fails over them.
+            ArtifactError: the model gives something else than its manifest says.
+
+        """
         rows, *more = self._run(pixels)
         familiarities = more[0].tolist() if more else [math.nan] * len(rows)
         return [Answer(row, value) for row, value in zip(rows, familiarities, strict=True)]
@@ -206,7 +225,12 @@ class Classifier:
 
     def _run(self, pixels: Sequence[NDArray[np.uint8]]) -> list[NDArray[np.float32]]:
         """Run the model for all its outputs: probabilities (n, classes) and, of most models, familiarity (n,)."""
-        outputs: list[NDArray[np.float32]] = self._session.run(None, {IMAGE: np.stack(pixels)})
+        session = self._session
+        try:
+            outputs: list[NDArray[np.float32]] = session.run(None, {IMAGE: np.stack(pixels)})
+        except Exception as error:  # ONNX Runtime's own errors share no other base
+            height, width, _ = pixels[0].shape
+            raise ImageError(f"the model cannot be run on {width:,} x {height:,} pixels: {error}") from error
         check_count(outputs[0].shape[1], self.class_names)
         return outputs
 

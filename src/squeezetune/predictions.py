@@ -2,20 +2,22 @@
 
 import codecs
 import os
+import re
 import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
 from itertools import chain, groupby
 from pathlib import Path
-from typing import Protocol
+from typing import BinaryIO, Protocol
 
 from squeezetune.artifact import MODEL
 from squeezetune.data.catalog import locate_photos
 from squeezetune.data.columns import parse_columns
-from squeezetune.data.content import RawImage, recognise_format
-from squeezetune.data.folders import FileSource, FolderSource
+from squeezetune.data.content import HEAD_BYTES, RawImage, recognise_format
+from squeezetune.data.folders import MOST_BYTES, FileSource, FolderSource
 from squeezetune.data.listing import ImageSource
+from squeezetune.data.reading import measure_image
 from squeezetune.data.sources import MemorySource, find_ending, open_members
 from squeezetune.data.walk import walk_files
 from squeezetune.engine import ThreadEngine
@@ -25,9 +27,11 @@ from squeezetune.line_file import LineFile
 from squeezetune.lines import Outcome, Row
 from squeezetune.prediction import Classifier
 
-HEAD_BYTES = 64
+MOST_LINE_BYTES = 1 << 16  # of a path on standard input
 STAGE = "predicting"
 TOLD_EVERY = 64
+_WIDE = (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)
+_CONTROLS = re.compile(rb"[\0-\x08\x0e-\x1f]")  # no list of paths begins with any
 
 
 @dataclass(frozen=True)
@@ -80,6 +84,10 @@ class Members:
         if refusal := self.refused.pop(name, ""):
             raise ImageError(refusal)
         return self.source.read(name)
+
+    def measure(self, name: str) -> int:
+        """Return how many bytes the file has; 0 where it must not be read."""
+        return 0 if name in self.refused else measure_image(self.source, name)
 
     def digest(self, name: str) -> bytes:
         """Return the digest of the image's content; ImageError where it is none."""
@@ -234,9 +242,13 @@ def _read_standard_input(words: list[str]) -> Iterator[Batch]:
     try:
         recognise_format(head)
     except ImageError:
-        yield Batch(FileSource(), _read_paths(head))
-        return
-    source = MemorySource([head + sys.stdin.buffer.read()])
+        if not _CONTROLS.search(head) or head.startswith(_WIDE):
+            yield Batch(FileSource(), _read_paths(head))
+            return
+        photo = head  # which says what it is instead
+    else:
+        photo = head + sys.stdin.buffer.read(MOST_BYTES)
+    source = MemorySource([photo])
     yield Batch(source, source.names, lambda _: "-")
 
 
@@ -250,12 +262,23 @@ def _read_paths(head: bytes) -> Iterator[str]:
 
     """
     is_empty = True
-    head = (head + sys.stdin.buffer.readline()).removeprefix(codecs.BOM_UTF8)
-    is_wide = head.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE))
+    head = (head + sys.stdin.buffer.readline(MOST_LINE_BYTES)).removeprefix(codecs.BOM_UTF8)
+    is_wide = head.startswith(_WIDE)
     wide = (head + sys.stdin.buffer.read()).decode("utf-16", "replace").splitlines() if is_wide else ()
-    for path in wide or map(os.fsdecode, chain(head.splitlines(), sys.stdin.buffer)):
+    for path in wide or map(os.fsdecode, chain(head.splitlines(), _read_lines(sys.stdin.buffer))):
         if path.strip():
             is_empty = False
             yield path.rstrip("\r\n")
     if is_empty:
         raise SourceError("standard input is empty", "Pipe a photo or a list of paths, one a line.")
+
+
+def _read_lines(file: BinaryIO) -> Iterator[bytes]:
+    """Yield the lines of a file; one without an end is an error."""
+    while line := file.readline(MOST_LINE_BYTES):
+        if len(line) == MOST_LINE_BYTES:
+            raise SourceError(
+                f"a line on standard input has more than {MOST_LINE_BYTES:,} bytes; needed is a photo, or paths",
+                "Pipe a photo or a list of paths, one a line.",
+            )
+        yield line

@@ -15,7 +15,7 @@ from squeezetune.data.descriptions import find_nearest
 from squeezetune.data.index import ImageIndex
 from squeezetune.data.likeness import LEVELS
 from squeezetune.data.overlay import overlay_images
-from squeezetune.data.pixels import load_pixels
+from squeezetune.data.pixels import load_indexed
 from squeezetune.engine import Engine, ThreadEngine
 from squeezetune.errors import ImageError
 from squeezetune.events import ignore_event
@@ -105,7 +105,7 @@ def time_reading(site: Site, engine: Engine) -> float:
 
     def read(position: int) -> None:
         try:
-            load_pixels(site.index.source, site.index.names[position], site.trunk.pixels)
+            load_indexed(site.index, position, site.trunk.pixels)
         except ImageError:  # it took its time all the same
             return
 

@@ -8,10 +8,12 @@ from dataclasses import dataclass, field, replace
 import numpy as np
 from numpy.typing import NDArray
 
+from squeezetune.data.allotment import DECODING_BYTES
 from squeezetune.data.decoding import estimate_memory, read_size
 from squeezetune.data.index import ImageIndex
 from squeezetune.data.likeness import locate_pictures
-from squeezetune.data.pixels import PixelSettings, load_pixels
+from squeezetune.data.pixels import PixelSettings, load_indexed
+from squeezetune.data.reading import read_image
 from squeezetune.data.split import Split
 from squeezetune.engine import ThreadEngine
 from squeezetune.errors import ImageError, SourceError
@@ -203,8 +205,8 @@ def count_demand(index: ImageIndex, split: Split, settings: Settings, side: int,
     is_deep = is_trainable(settings) and bool(len(split.validation))
     needs = [0]
     for position in split.train[:: max(1, len(split.train) // SAMPLE_FOR_SIDE)]:
-        with suppress(ImageError):
-            needs.append(estimate_memory(index.source.read(index.names[position]), side))
+        with suppress(ImageError), read_image(index.source, index.names[position]) as raw:
+            needs.append(min(estimate_memory(raw, side), DECODING_BYTES))
     return Demand(
         images=len(index),
         train=len(split.train),
@@ -224,10 +226,8 @@ def choose_side(index: ImageIndex, positions: NDArray[np.int64]) -> int:
     """Choose 224 pixels, or 128 where most images are so small that more would be made up."""
     sides = []
     for position in positions[:: max(1, len(positions) // SAMPLE_FOR_SIDE)]:
-        try:
-            sides.append(max(read_size(index.source.read(index.names[position]))))
-        except ImageError:
-            continue
+        with suppress(ImageError), read_image(index.source, index.names[position]) as raw:
+            sides.append(max(read_size(raw)))
     return SMALL_SIDE_PX if sides and np.median(sides) < SMALL_IMAGE_PX else SIDE_PX
 
 
@@ -243,7 +243,7 @@ def draw_sample(
     digests, images, reason = [], [], ""
     for position in positions[:: max(1, len(positions) // CALIBRATION_IMAGES)][:CALIBRATION_IMAGES]:
         try:
-            images.append(load_pixels(index.source, index.names[position], pixels)[0])
+            images.append(load_indexed(index, int(position), pixels)[0])
         except ImageError as error:
             reason = f"{index.names[position]}: {error.message}"
             continue

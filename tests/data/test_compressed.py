@@ -84,7 +84,7 @@ def test_nothing_of_it_can_be_seen_and_nothing_is_left(photos, tmp_path, roomy):
 @pytest.mark.parametrize("ending", PACKERS)
 def test_what_is_whole_in_a_cut_archive_is_used(photos, tmp_path, ending):
     path = tmp_path / f"a.tar.{ending}"
-    noise = {f"noise/{at}.jpg": os.urandom(1_000_000) for at in range(4)}
+    noise = {f"noise/{at}.jpg": b"\xff\xd8\xff" + os.urandom(1_000_000) for at in range(4)}
     packed = PACKERS[ending](make_tar(photos | noise))
     path.write_bytes(packed[: len(packed) // 2])
     source, listing = open_tar(path, {})

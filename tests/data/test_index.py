@@ -10,7 +10,8 @@ from PIL import Image
 
 from squeezetune.data import digests as digests_module
 from squeezetune.data import folders
-from squeezetune.data.content import hash_image
+from squeezetune.data.content import FORMATS, hash_image
+from squeezetune.data.decoders import NEEDS_HEIF
 from squeezetune.data.index import Skipped, index_images, index_photos
 from squeezetune.engine import ThreadEngine
 from squeezetune.errors import ClassesError, SettingsError, SourceError
@@ -49,7 +50,9 @@ def test_images_may_lie_deeper_in_the_class_folder(write_files, make_photo, engi
     assert list_classes(index) == {"cat/2.jpg": "cat", "cat/a/b/1.jpg": "cat", "dog/old/3.jpg": "dog"}
 
 
-def test_every_hostile_file_is_skipped_with_its_reason(photo_folder, write_files, make_photo, engine, monkeypatch):
+def test_every_hostile_file_is_skipped_with_its_reason(
+    photo_folder, write_files, make_photo, engine, monkeypatch, without_heif
+):
     hostile = {
         "bee/empty.jpg": b"",
         "bee/text.jpg": b"this is a text, not a photo",
@@ -71,11 +74,11 @@ def test_every_hostile_file_is_skipped_with_its_reason(photo_folder, write_files
     assert list_skipped(index) == {
         "bee/empty.jpg": "the file is empty",
         "bee/loop": "a symbolic link, which is not followed",
-        "bee/text.jpg": "not an image; JPEG, PNG, WebP, BMP, GIF and TIFF are read",
-        "cow/photo.heic": "its format is HEIC, which is not read; save it as JPEG",
+        "bee/text.jpg": f"not an image; {FORMATS} are read",
+        "cow/photo.heic": NEEDS_HEIF,
         "cow/secret.jpg": "no permission to read it",
         "in_root.jpg": "not in the folder of a class",
-        "readme.txt": "not an image; JPEG, PNG, WebP, BMP, GIF and TIFF are read",
+        "readme.txt": f"not an image; {FORMATS} are read",
     }
     assert [skipped.name for skipped in index.skipped] == sorted(list_skipped(index))
 

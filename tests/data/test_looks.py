@@ -54,7 +54,7 @@ def test_a_blurred_photo_is_less_sharp_and_an_enlarged_one_is_not():
 
 def test_images_are_looked_at_once(photos, engine, tmp_path, monkeypatch):
     first = look(photos, engine, tmp_path)
-    monkeypatch.setattr(rows_module, "load_pixels", lambda *_: pytest.fail("an image was decoded"))
+    monkeypatch.setattr(rows_module, "load_indexed", lambda *_: pytest.fail("an image was decoded"))
     again = look(photos, engine, tmp_path)
     np.testing.assert_array_equal(again.thumbs, first.thumbs)
     np.testing.assert_array_equal(again.sharpness, first.sharpness)

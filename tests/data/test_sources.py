@@ -13,19 +13,21 @@ from squeezetune.data.sources import MemorySource
 from squeezetune.errors import ImageError, SourceError
 
 
-@pytest.mark.parametrize("kind", ["JPEG", "PNG", "WebP", "BMP", "GIF", "TIFF"])
+@pytest.mark.parametrize("kind", ["JPEG", "PNG", "WebP", "BMP", "GIF", "TIFF", "AVIF", "TGA"])
 def test_recognises_each_format_by_content(make_photo, kind):
     assert recognise_format(make_photo(kind=kind)[:32]) == kind
 
 
+@pytest.mark.usefixtures("without_heif")
 @pytest.mark.parametrize(
     ("head", "reason"),
     [
         (b"", "the file is empty"),
         (b"BMX bikes are not bitmaps, though they begin so", "not an image"),
         (b"RIFF\0\0\0\0WAVEfmt ", "not an image"),
-        (b"\0\0\0\x18ftypheic\0\0\0\0", "its format is HEIC"),
-        (b"\0\0\0\x1cftypavif\0\0\0\0", "its format is AVIF"),
+        (b"\0\0\0\x18ftypheic\0\0\0\0", r"its format is HEIC, .*squeezetune\[heif\]"),
+        (b"\0\0\0\x1cftypmp42\0\0\0\0", "its format is video"),
+        (b"P1 is not the pole position", "not an image"),
         (b"%PDF-1.7", "its format is PDF"),
     ],
 )

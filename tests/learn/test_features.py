@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from squeezetune.data.index import index_images, index_photos
-from squeezetune.data.pixels import PixelSettings, load_pixels
+from squeezetune.data.pixels import PixelSettings, load_indexed, load_pixels
 from squeezetune.events import Notice, StageAdvanced, StageFinished, StageStarted, ignore_event
 from squeezetune.learn import features as features_module
 from squeezetune.learn.features import FeatureStores, compute_features
@@ -32,7 +32,7 @@ def photos(photo_folder, engine):
 @pytest.fixture
 def no_work(monkeypatch):
     """Make any decoding and any run of the network a failure."""
-    monkeypatch.setattr(features_module, "load_pixels", lambda *_: pytest.fail("an image was decoded"))
+    monkeypatch.setattr(features_module, "load_indexed", lambda *_: pytest.fail("an image was decoded"))
     monkeypatch.setattr(Trunk, "open", lambda *_: pytest.fail("the network was opened"))
 
 
@@ -41,11 +41,11 @@ def decoded(monkeypatch):
     """List the names of the images that are decoded."""
     names = []
 
-    def load_noted(source, name, pixels):
-        names.append(name)
-        return load_pixels(source, name, pixels)
+    def load_noted(index, position, pixels):
+        names.append(index.names[position])
+        return load_indexed(index, position, pixels)
 
-    monkeypatch.setattr(features_module, "load_pixels", load_noted)
+    monkeypatch.setattr(features_module, "load_indexed", load_noted)
     return names
 
 

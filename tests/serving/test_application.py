@@ -136,7 +136,7 @@ def test_a_request_is_a_line_without_what_was_sent(running, files, write_form):
 
 
 def test_a_failure_of_ours_is_told_as_such_and_logged(running, files, monkeypatch):
-    monkeypatch.setattr("squeezetune.serving.models.open_image", lambda *given: 1 / 0)
+    monkeypatch.setattr("squeezetune.serving.models.prepare_pixels", lambda *given: 1 / 0)
     status, _, answer = running.predict(files[0])
     assert (status, answer["error"]["code"]) == (500, "internal")
     wait_until(lambda: "ZeroDivisionError" in running.log.getvalue())

@@ -108,8 +108,8 @@ def test_too_many_connections(start_server, model_folder):
 def test_more_images_than_may_wait(start_server, model_folder, files, monkeypatch):
     is_open = threading.Event()
     with start_server(model_folder, Limits(waiting=1, images=1), threads=1) as running:
-        open_image = models.open_image
-        monkeypatch.setattr(models, "open_image", lambda *given: is_open.wait(20) and open_image(*given))
+        prepare = models.prepare_pixels
+        monkeypatch.setattr(models, "prepare_pixels", lambda *given: is_open.wait(20) and prepare(*given))
         with ThreadPoolExecutor(2) as pool:
             first = pool.submit(running.predict, files[0])
             wait_until(lambda: len(running.server.server_state.tasks) == 1)

@@ -15,13 +15,11 @@ from pathlib import Path
 from typing import BinaryIO, TypeVar, cast
 
 from squeezetune.data.compressed import Unpacked, find_opener, unpack_file
-from squeezetune.data.folders import READ_BYTES, explain_os_error
-from squeezetune.data.listing import Listing, hash_parts, is_clutter, quote_name
+from squeezetune.data.folders import MOST_BYTES, READ_BYTES, explain_os_error, explain_size
+from squeezetune.data.listing import Listing, hash_parts, is_clutter, join_parts, quote_name
 from squeezetune.data.stamps import Stamp, stamp_file, stamp_inner
 from squeezetune.errors import DataError, ImageError, SourceError
 
-# No photo is larger; a bomb of few bytes says that it is.
-MOST_BYTES = 1 << 29
 ENCRYPTED = 0x1
 _DRIVE = re.compile("[A-Za-z]:")  # of Windows, at the beginning of a whole path
 Item = TypeVar("Item")
@@ -33,11 +31,20 @@ class ArchiveSource:
 
     path: Path
     read_parts: Callable[[str], Iterator[bytes]] = field(repr=False)
+    find_size: Callable[[str], int] = field(repr=False)
     stamped: Stamp | None = None
 
     def read(self, name: str) -> bytes:
-        """Return the bytes of a file; ImageError where they are damaged."""
+        """Return the bytes of an image; ImageError where they are damaged, or it is none."""
+        return join_parts(self.read_parts(name))
+
+    def read_bytes(self, name: str) -> bytes:
+        """Return the bytes of a file that need be no image; ImageError where they are damaged."""
         return b"".join(self.read_parts(name))
+
+    def measure(self, name: str) -> int:
+        """Return how many bytes the archive says that the file has."""
+        return self.find_size(name)
 
     def digest(self, name: str) -> bytes:
         """Return the digest of a file's bytes; ImageError where it is no image."""
@@ -71,7 +78,8 @@ def open_zip(path: Path, columns: Mapping[str, str]) -> tuple[ArchiveSource, Lis
     if len(found) < len(files):
         hidden = Counter(_clean_name(info.filename) for info in files) - Counter(found.keys())
     entries, listing = _list_entries(found, _refuse_zipped, hidden)
-    return ArchiveSource(path, partial(_read_zipped, archive, entries), stamped), listing
+    read, measure = partial(_read_zipped, archive, entries), lambda name: entries[name].file_size
+    return ArchiveSource(path, read, measure, stamped), listing
 
 
 def _read_zipped(archive: zipfile.ZipFile, entries: Mapping[str, zipfile.ZipInfo], name: str) -> Iterator[bytes]:
@@ -130,7 +138,8 @@ def open_tar(path: Path, columns: Mapping[str, str]) -> tuple[ArchiveSource, Lis
     read_at = unpacked.read_at if unpacked else partial(_read_at, path)
     refused = {**listing.refused, **({path.name: f"the archive is {damage}"} if damage else {})}
     listing = Listing(listing.files, listing.folders, refused, notes=_note_unpacking(path, unpacked))
-    return ArchiveSource(path, partial(_read_extent, read_at, entries), stamped), listing
+    read, measure = partial(_read_extent, read_at, entries), lambda name: entries[name].size
+    return ArchiveSource(path, read, measure, stamped), listing
 
 
 def _scan_tar(file: BinaryIO, size: int) -> tuple[dict[str, Extent], Counter[str], str]:
@@ -207,7 +216,7 @@ def _locate(member: tarfile.TarInfo) -> Extent:
 def _refuse_size(size: int) -> str:
     if size < 0:
         return "its size is damaged"
-    return f"larger than {MOST_BYTES >> 20:,} MB" if size > MOST_BYTES else ""
+    return explain_size(MOST_BYTES) if size > MOST_BYTES else ""
 
 
 def _clean_name(name: str) -> str:

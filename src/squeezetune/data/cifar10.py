@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from squeezetune.data.listing import ImageSource
+from squeezetune.data.listing import FilesSource, ImageSource
 from squeezetune.data.matlab import read_matrices
 from squeezetune.data.pickled import PickleError, read_array, read_pickle
 from squeezetune.errors import SourceError
@@ -68,8 +68,7 @@ def encode_row(row: NDArray[np.uint8]) -> bytes:
 def _read_batch(source: ImageSource, name: str, read: Callable[[bytes], Batch]) -> tuple[NDArray[np.uint8], list[int]]:
     """Read a batch and check it."""
     try:
-        payload = source.read(name)
-        pixels, labels = read(payload if isinstance(payload, bytes) else b"")
+        pixels, labels = read(source.read_bytes(name) if isinstance(source, FilesSource) else b"")
     except Exception as error:  # scipy raises whatever it likes where a file is damaged
         raise SourceError(f"{name!r} is no batch of CIFAR-10: {error}", "Fetch the archive again.") from error
     is_right = pixels.dtype == np.uint8 and pixels.shape == (len(labels), ROW_BYTES) and len(labels)

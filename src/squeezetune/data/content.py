@@ -1,12 +1,17 @@
 """What an image is made of: how its format is recognised, and how its content is told from others."""
 
 import hashlib
+import re
+from collections.abc import Callable, Mapping
 from typing import TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
+from squeezetune.data.decoders import find_missing
+from squeezetune.data.lazy_images import load_image
+from squeezetune.data.orientation import find_orientation
 from squeezetune.errors import ImageError
 
 # One image as it was found: the bytes of a file, a Pillow image, or an array (h, w), (h, w, 1), (h, w, 3)
@@ -14,75 +19,135 @@ from squeezetune.errors import ImageError
 RawImage: TypeAlias = bytes | Image.Image | NDArray[np.uint8]
 
 DIGEST_BYTES = 16
-FORMATS = "JPEG, PNG, WebP, BMP, GIF and TIFF"
-# What the first bytes of a file say. BMP and WebP need a second look.
-_MAGIC = {
-    b"\xff\xd8\xff": "JPEG",
-    b"\x89PNG\r\n\x1a\n": "PNG",
-    b"GIF87a": "GIF",
-    b"GIF89a": "GIF",
-    b"II*\0": "TIFF",
-    b"MM\0*": "TIFF",
-    b"II+\0": "TIFF",  # BigTIFF
-    b"MM\0+": "TIFF",
-}
+HEAD_BYTES = 64  # that tell the format of an image
+FORMATS = "JPEG, PNG, WebP, AVIF, GIF, TIFF, BMP, JPEG 2000, PNM and TGA, with an extra HEIC"
+# Endings of files in these formats. What an image is in is told by its content alone.
+ENDINGS = ("jpg", "jpeg", "jpe", "jfif", "png", "apng", "webp", "avif", "gif", "tif", "tiff", "bmp", "dib", "jp2",
+           "j2k", "jpf", "jpx", "pnm", "pbm", "pgm", "ppm", "pfm", "tga", "heic", "heif", "hif")  # fmt: skip
+
 _BMP_HEADER_BYTES = (12, 16, 40, 52, 56, 64, 108, 124)  # "BM" alone begins many a text
-# Images that are recognised only to say what they are; the key stands at the offset.
-_FOREIGN = {
-    (4, b"ftyphei"): "HEIC",
-    (4, b"ftyphev"): "HEIC",
-    (4, b"ftypmif1"): "HEIC",
-    (4, b"ftypavi"): "AVIF",
-    (4, b"jP  "): "JPEG 2000",
-    (4, b"JXL "): "JPEG XL",
-    (0, b"\xff\x0a"): "JPEG XL",
-    (0, b"8BPS"): "Photoshop",
-    (0, b"%PDF"): "PDF",
+_PNM = re.compile(rb"P[1-6f]\s+(#[^\r\n]*([\r\n]\s*|$))*(\d|-|$)")  # "P1 " alone does, too
+
+
+def _is_bmp(head: bytes) -> bool:
+    return head[:2] == b"BM" and int.from_bytes(head[14:18], "little") in _BMP_HEADER_BYTES
+
+
+def _find_brand(head: bytes) -> bytes:
+    """Find what a file of ISO's base media format says that it is: photo, photos or video."""
+    if head[4:8] != b"ftyp":
+        return b""
+    brand, compatible = head[8:12], head[16 : int.from_bytes(head[:4], "big")]
+    # mif1 and msf1 are any images in such a file: AVIF's if it says so further on
+    return b"avif" if brand in (b"mif1", b"msf1") and b"avif" in compatible else brand
+
+
+def _is_avif(head: bytes) -> bool:
+    return _find_brand(head) in (b"avif", b"avis")
+
+
+def _is_heic(head: bytes) -> bool:
+    return _find_brand(head) in (
+        b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx", b"hevm", b"hevs", b"mif1", b"msf1",
+    )  # fmt: skip
+
+
+def _is_tga(head: bytes) -> bool:
+    """Say whether the first bytes are a header of Truevision's, which begins with no word of its own.
+
+    Colours in a table (kinds 1 and 9) need a table, and the others have its fields empty; the specification leaves
+    no other number of bits, and no bits for interleaving.
+    """
+    if len(head) < 18:
+        return False
+    has_table, kind, depth, flags = head[1], head[2], head[16], head[17]
+    if kind in (1, 9):
+        is_sound = has_table == 1 and depth == 8 and head[7] in (16, 24, 32) and head[5:7] != b"\0\0"
+    elif kind in (2, 10):
+        is_sound = has_table == 0 and depth in (16, 24, 32) and not any(head[3:8])
+    else:
+        is_sound = kind in (3, 11) and has_table == 0 and depth in (8, 16) and not any(head[3:8])
+    return is_sound and not flags & 0xC0 and head[12:14] != b"\0\0" and head[14:16] != b"\0\0"
+
+
+def _starts_with(*magic: bytes) -> Callable[[bytes], bool]:
+    return lambda head: head.startswith(magic)
+
+
+# By name, in this order; TGA last, since hardly anything is certain of it.
+_READ: Mapping[str, Callable[[bytes], bool]] = {
+    "JPEG": _starts_with(b"\xff\xd8\xff"),
+    "PNG": _starts_with(b"\x89PNG\r\n\x1a\n"),
+    "GIF": _starts_with(b"GIF87a", b"GIF89a"),
+    "TIFF": _starts_with(b"II*\0", b"MM\0*", b"II+\0", b"MM\0+"),  # with + it is BigTIFF
+    "WebP": lambda head: head[:4] == b"RIFF" and head[8:12] == b"WEBP",
+    "BMP": _is_bmp,
+    "AVIF": _is_avif,
+    "HEIC": _is_heic,
+    "JPEG 2000": _starts_with(b"\0\0\0\x0cjP  \r\n\x87\n", b"\xff\x4f\xff\x51"),
+    "PNM": lambda head: _PNM.match(head) is not None,
+    "TGA": _is_tga,
+}
+# What is recognised only to say what it is. Nothing that holds programs, or that Pillow gives to other programs, is
+# read (PDF, EPS, SVG), no layers, and no raw data of a camera.
+_FOREIGN: Mapping[str, Callable[[bytes], bool]] = {
+    "JPEG XL": _starts_with(b"\0\0\0\x0cJXL ", b"\xff\x0a"),
+    "Photoshop": _starts_with(b"8BPS"),
+    "PDF": _starts_with(b"%PDF"),
+    "EPS": _starts_with(b"%!PS", b"\xc5\xd0\xd3\xc6"),
+    "SVG": lambda head: b"<svg" in head,
+    "Canon's CR3": lambda head: _find_brand(head) == b"crx ",
+    "video": lambda head: head[4:8] == b"ftyp" or head[:4] == b"\x1a\x45\xdf\xa3" or head[8:12] == b"AVI ",
 }
 
 
 def recognise_format(head: bytes) -> str:
-    """Name the format of an image by its first 32 bytes.
+    """Name the format of an image by its first 64 bytes.
 
     Raises:
         ImageError: it is in none of the formats that are read; the message says what it is instead.
 
     """
-    for magic, name in _MAGIC.items():
-        if head.startswith(magic):
+    for name, is_it in _READ.items():
+        if is_it(head):
+            if missing := find_missing(name):
+                raise ImageError(missing)
             return name
-    if head[:4] == b"RIFF" and head[8:12] == b"WEBP":
-        return "WebP"
-    if head[:2] == b"BM" and int.from_bytes(head[14:18], "little") in _BMP_HEADER_BYTES:
-        return "BMP"
     if not head:
         raise ImageError("the file is empty")
-    for (offset, magic), name in _FOREIGN.items():
-        if head.startswith(magic, offset):
+    for name, is_it in _FOREIGN.items():
+        if is_it(head):
             raise ImageError(f"its format is {name}, which is not read; save it as JPEG")
     raise ImageError(f"not an image; {FORMATS} are read")
 
 
 def hash_image(image: RawImage) -> bytes:
-    """Return the digest of an image in memory: of its bytes, or of its shape or mode, size and pixels.
+    """Return the digest of an image in memory: of its bytes, or of all that its picture depends on.
+
+    That is shape or mode, size, colours and pixels, what is transparent, and which side is up.
 
     Raises:
         ImageError: bytes of no known format, no image array, or a Pillow image that cannot be decoded.
 
     """
     if isinstance(image, bytes):
-        recognise_format(image[:32])
-        return hashlib.blake2b(image, digest_size=DIGEST_BYTES).digest()
+        recognise_format(image[:HEAD_BYTES])
+        return hash_bytes(image)
     if isinstance(image, Image.Image):
-        try:
-            content, shape = image.tobytes(), (image.mode, image.size, image.getpalette())
-        except Exception as error:  # a lazily opened image is decoded here, and decoders raise nearly anything
-            raise ImageError(f"it cannot be decoded: {error}") from error
+        content = load_image(image).tobytes()
+        shape = (image.mode, image.size, image.getpalette(None), image.info.get("transparency"),
+                 find_orientation(image.info))  # fmt: skip
     else:
-        content, shape = check_array(image).tobytes(), ("array", image.shape, None)
+        array = check_array(image)
+        content, shape = array.tobytes(), ("array", array.shape, None, None, 1)
     state = hashlib.blake2b(repr(shape).encode(), digest_size=DIGEST_BYTES)
     state.update(content)
     return state.digest()
+
+
+def hash_bytes(data: bytes) -> bytes:
+    """Return the digest of the bytes of a file."""
+    return hashlib.blake2b(data, digest_size=DIGEST_BYTES).digest()
 
 
 def check_array(image: object) -> NDArray[np.uint8]:

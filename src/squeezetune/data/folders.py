@@ -9,10 +9,20 @@ from io import FileIO
 from pathlib import Path
 from typing import NamedTuple
 
-from squeezetune.data.listing import WEB_ADDRESS, Listing, hash_parts, is_clutter, is_web_address, quote_name
+from squeezetune.data.listing import (
+    WEB_ADDRESS,
+    Listing,
+    hash_parts,
+    is_clutter,
+    is_web_address,
+    join_parts,
+    quote_name,
+)
 from squeezetune.data.stamps import Stamp, stamp_file
 from squeezetune.errors import ImageError, SettingsError, SourceError
 
+# No photo is larger.
+MOST_BYTES = 1 << 29
 READ_BYTES = 1 << 17  # of one read: most small photos in one, large ones without much memory
 NO_FILE = "there is no such file"  # that anybody has seen; one that was listed before is gone
 _OS_REASONS = {
@@ -24,6 +34,14 @@ _OS_REASONS = {
     errno.ELOOP: "a symbolic link in a circle",
     errno.ENAMETOOLONG: "its path is too long",
 }
+# What is neither file nor folder, and why none of it is read: it may never end, or waits for ever.
+_KINDS = (
+    (stat.S_ISDIR, _OS_REASONS[errno.EISDIR]),
+    (stat.S_ISFIFO, "a pipe, not a file; a photo from a program is given as -, on standard input"),
+    (stat.S_ISSOCK, "a socket, not a file"),
+    (stat.S_ISCHR, "a device, not a file"),
+    (stat.S_ISBLK, "a device, not a file"),
+)
 
 
 @dataclass(frozen=True)
@@ -38,7 +56,15 @@ class FolderSource:
 
     def read(self, name: str) -> bytes:
         """Return the bytes of the file; ImageError where it cannot be read or lies outside the folder."""
-        return b"".join(read_file(self._locate(name), is_listed=self.table is None))
+        return join_parts(self._read_parts(name))
+
+    def read_bytes(self, name: str) -> bytes:
+        """Return the bytes of a file that need be no image; ImageError where it cannot be read."""
+        return b"".join(self._read_parts(name))
+
+    def measure(self, name: str) -> int:
+        """Return how many bytes the file has; 0 where the system does not tell."""
+        return measure_file(self._locate(name))
 
     def digest(self, name: str) -> bytes:
         """Return the digest of the file's bytes; ImageError where it is no image."""
@@ -52,6 +78,9 @@ class FolderSource:
         """Return the folder's path, or the table's."""
         return str(self.table or self.root)
 
+    def _read_parts(self, name: str) -> Iterator[bytes]:
+        return read_file(self._locate(name), is_listed=self.table is None)
+
     def _locate(self, name: str) -> str:
         if self.table is None and (name.startswith("/") or ".." in name.split("/")):
             raise ImageError("it lies outside the folder")
@@ -64,7 +93,11 @@ class FileSource:
 
     def read(self, name: str) -> bytes:
         """Return the bytes of the file; ImageError where it cannot be read."""
-        return b"".join(read_file(name))
+        return join_parts(read_file(name))
+
+    def measure(self, name: str) -> int:
+        """Return how many bytes the file has; 0 where the system does not tell."""
+        return measure_file(name)
 
     def digest(self, name: str) -> bytes:
         """Return the digest of the file's bytes; ImageError where it is no image."""
@@ -192,10 +225,22 @@ def explain_os_error(error: OSError, *, is_listed: bool = True) -> str:
 
 
 def read_file(path: str, *, is_listed: bool = False) -> Iterator[bytes]:
-    """Yield the file's bytes, at most 128 kB at once."""
+    """Yield the bytes of a file, at most 128 kB at once.
+
+    Raises:
+        ImageError: it cannot be read, is no regular file, or is larger than any photo.
+
+    """
     try:
+        # asked before it is opened: some devices do something then, and a pipe waits
+        _check_kind(os.stat(path))  # noqa: PTH116  # pathlib would cost as much again
         with FileIO(path) as file:
+            _check_kind(os.fstat(file.fileno()))
+            left = MOST_BYTES
             while part := file.read(READ_BYTES):
+                left -= len(part)
+                if left < 0:  # it grows, or the system did not know its size
+                    raise ImageError(explain_size(MOST_BYTES))
                 yield part
     except OSError as error:
         if is_web_address(path):
@@ -205,6 +250,28 @@ def read_file(path: str, *, is_listed: bool = False) -> Iterator[bytes]:
         raise ImageError(f"its path is none: {error}") from error
 
 
+def explain_size(most_bytes: int) -> str:
+    """Say that a file is too large."""
+    return f"larger than {most_bytes >> 20:,} MB"
+
+
+def _check_kind(status: os.stat_result) -> None:
+    """Refuse what is no regular file, which may never end, and one that is too large."""
+    if not stat.S_ISREG(status.st_mode):
+        kind = next((word for is_kind, word in _KINDS if is_kind(status.st_mode)), "not a regular file")
+        raise ImageError(kind)
+    if status.st_size > MOST_BYTES:
+        raise ImageError(explain_size(MOST_BYTES))
+
+
+def measure_file(path: str) -> int:
+    """Return how many bytes a file has; 0 where the system does not tell."""
+    try:
+        return os.stat(path).st_size  # noqa: PTH116
+    except (OSError, ValueError):
+        return 0
+
+
 def hash_file(path: str, *, is_listed: bool = False) -> bytes:
-    """Hash a file in small parts; a large file that is no image is left after its first part."""
+    """Hash a file in small parts; what is no image is left after its first bytes."""
     return hash_parts(read_file(path, is_listed=is_listed))

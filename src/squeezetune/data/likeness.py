@@ -23,7 +23,7 @@ from squeezetune.data.descriptions import (
 from squeezetune.data.index import ImageIndex
 from squeezetune.data.looks import LOOK_SIDE, LOOKS_VERSION, Looks
 from squeezetune.data.overlay import Overlay, join_overlays, overlay_images
-from squeezetune.data.pixels import PixelSettings, load_pixels
+from squeezetune.data.pixels import PixelSettings, load_indexed
 from squeezetune.engine import Engine
 from squeezetune.errors import ImageError
 from squeezetune.sealed import read_sealed, write_sealed
@@ -174,7 +174,7 @@ def _load_grey(images: list[int], side: int, index: ImageIndex, looks: Looks, re
 def _load_one(index: ImageIndex, pixels: PixelSettings, position: int) -> Floats:
     """Load the brightness of one image; one that cannot be read any more is blank, and like no other."""
     try:
-        image, _ = load_pixels(index.source, index.names[position], pixels)
+        image, _ = load_indexed(index, position, pixels)
     except ImageError:
         return np.zeros((pixels.side, pixels.side), np.float32)
     grey: Floats = image.astype(np.float32) @ LUMA

@@ -7,15 +7,16 @@ from array import array
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from heapq import merge
-from itertools import repeat
+from io import BytesIO
+from itertools import chain, repeat
 from typing import NamedTuple, Protocol, runtime_checkable
 
 import numpy as np
 
-from squeezetune.data.content import DIGEST_BYTES, RawImage, recognise_format
+from squeezetune.data.content import DIGEST_BYTES, ENDINGS, HEAD_BYTES, RawImage, recognise_format
 from squeezetune.data.stamps import Stamp
 
-_IMAGE_NAME = re.compile(r"\.(jpe?g|png|webp|bmp|gif|tiff?)$", re.IGNORECASE)
+_IMAGE_NAME = re.compile(rf"\.({'|'.join(ENDINGS)})$", re.IGNORECASE)
 _WEB_ADDRESS = re.compile(r"(https?|ftps?|s3|gs|file|data):/*[^/]", re.IGNORECASE)  # a path object has one slash left
 WEB_ADDRESS = "an address of the web, and only what is on this computer is read"
 _CLUTTER = ("thumbs.db", "desktop.ini", "__macosx")  # in lower case; hidden files are clutter too
@@ -44,6 +45,15 @@ class ImageSource(Protocol):
 
     def describe(self) -> str:
         """Return what a person calls this source, e.g. the folder's path."""
+        ...
+
+
+@runtime_checkable
+class FilesSource(ImageSource, Protocol):
+    """A source of files, of which some need be no images."""
+
+    def read_bytes(self, name: str) -> bytes:
+        """Return the bytes of any file; ImageError where it cannot be read."""
         ...
 
 
@@ -147,6 +157,23 @@ def list_some(items: Sequence[str], limit: int = 5) -> str:
     return ", ".join(items[:limit]) + rest
 
 
+def join_parts(parts: Iterable[bytes]) -> bytes:
+    """Join an image's file that comes in parts; a large one that is no image is left after its first part.
+
+    Raises:
+        ImageError: it is no image of a known format.
+
+    """
+    parts = iter(parts)
+    first = next(parts, b"")
+    recognise_format(first[:HEAD_BYTES])
+    if (second := next(parts, None)) is None:
+        return first
+    whole = BytesIO()  # which gives its bytes away without a copy
+    whole.writelines(chain((first, second), parts))
+    return whole.getvalue()
+
+
 def hash_parts(parts: Iterable[bytes]) -> bytes:
     """Hash a file that comes in parts; a large one that is no image is left after its first part.
 
@@ -156,7 +183,7 @@ def hash_parts(parts: Iterable[bytes]) -> bytes:
     """
     parts = iter(parts)
     first = next(parts, b"")
-    recognise_format(first[:32])
+    recognise_format(first[:HEAD_BYTES])
     state = hashlib.blake2b(first, digest_size=DIGEST_BYTES)
     for part in parts:
         state.update(part)

@@ -7,7 +7,7 @@ import zipfile
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 
-from squeezetune.data.listing import ImageSource, quote_name
+from squeezetune.data.listing import FilesSource, ImageSource, quote_name
 from squeezetune.errors import ImageError, SourceError
 from squeezetune.events import Listener, StageAdvanced, StageFinished, StageStarted
 
@@ -31,7 +31,7 @@ def copy_images(source: ImageSource, names: Sequence[str], place: Callable[[str]
     found = {path: name for name in reversed(names) if (path := place(name))}
     for path, name in sorted(found.items()):
         try:
-            content = source.read(name)
+            content = source.read_bytes(name) if isinstance(source, FilesSource) else source.read(name)
         except ImageError as error:
             raise SourceError(
                 f"{quote_name(name)} in {quote_name(source.describe())} cannot be read: {error.message}",

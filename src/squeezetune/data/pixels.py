@@ -4,19 +4,26 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from io import BytesIO
 from math import ceil, floor
+from typing import TYPE_CHECKING, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from squeezetune.data.decoding import MAX_PIXELS as MAX_PIXELS
-from squeezetune.data.decoding import Box, Size, decode_photo
-from squeezetune.data.decoding import open_image as open_image
+from squeezetune.data.content import RawImage
+from squeezetune.data.decoding import LARGE_PIXELS, MAX_PIXELS, Box, Size, open_image, open_photo
 from squeezetune.data.listing import ImageSource
+from squeezetune.data.reading import read_image
 from squeezetune.engine import Engine
 from squeezetune.errors import ImageError, SettingsError
 
+if TYPE_CHECKING:
+    from squeezetune.data.index import ImageIndex  # much is behind it, and a prediction needs none of that
+
 THUMBNAIL_QUALITY = 80
+MOST_SIDE = 4096
+# An image as (side, side, 3) uint8, and the width and height that it had, upright.
+Loaded: TypeAlias = tuple[NDArray[np.uint8], Size]
 
 
 @dataclass(frozen=True)
@@ -26,7 +33,7 @@ class PixelSettings:
     `resize` is squash (the whole image, its ratio lost), crop (the middle) or pad (the whole, black around it).
 
     Raises:
-        SettingsError: there is no such resize policy, or the side is not positive.
+        SettingsError: there is no such resize policy, or the side is out of its limits.
 
     """
 
@@ -34,21 +41,68 @@ class PixelSettings:
     resize: str = "squash"
 
     def __post_init__(self) -> None:
-        if self.resize not in FITS or self.side < 1:
+        if self.resize not in FITS or not 1 <= self.side <= MOST_SIDE:
             raise SettingsError(
-                f"side is {self.side} and resize is {self.resize!r}; needed are 1 or more and {' or '.join(FITS)}"
+                f"side is {self.side} and resize is {self.resize!r}; needed are 1 to {MOST_SIDE:,} and "
+                f"{' or '.join(FITS)}"
             )
 
 
-def load_pixels(source: ImageSource, name: str, settings: PixelSettings) -> tuple[NDArray[np.uint8], tuple[int, int]]:
-    """Return an image as (side, side, 3) uint8, and the width and height that it had, upright.
+def load_indexed(index: "ImageIndex", position: int, settings: PixelSettings) -> Loaded:
+    """Load an image of an index; it must be what it was when it was indexed.
+
+    Raises:
+        ImageError: it cannot be read or decoded, or has changed; the message is the reason alone.
+
+    """
+    return load_pixels(index.source, index.names[position], settings, index.digests[position].tobytes())
+
+
+def load_pixels(source: ImageSource, name: str, settings: PixelSettings, digest: bytes = b"") -> Loaded:
+    """Load an image as a square of pixels; with a `digest`, only bytes that have that one are taken.
+
+    Raises:
+        ImageError: it cannot be read or decoded, or has changed; the message is the reason alone.
+
+    """
+    with read_image(source, name, digest) as raw, open_photo(raw, settings.side) as photo:
+        return _fit_box(photo.image, photo.box, settings), photo.size
+
+
+def load_prepared(source: ImageSource, name: str, settings: PixelSettings) -> NDArray[np.uint8]:
+    """Load an image as a model takes it: see `prepare_pixels`.
 
     Raises:
         ImageError: it cannot be read or decoded; the message is the reason alone.
 
     """
-    photo = decode_photo(source.read(name), settings.side)
-    return _fit_box(photo.image, photo.box, settings), photo.size
+    with read_image(source, name) as raw:
+        return prepare_pixels(raw, settings)
+
+
+def prepare_pixels(raw: RawImage, settings: PixelSettings, max_pixels: int = MAX_PIXELS) -> NDArray[np.uint8]:
+    """Return an image as a model takes it, (height, width, 3) uint8: upright, and of a size that it resizes quickly.
+
+    What is very large or long is made square here, within one grey level of how the model would do it: ONNX Runtime
+    would take gigabytes over some shapes, and refuses others.
+
+    Raises:
+        ImageError: it cannot be decoded; the message is the reason alone.
+
+    """
+    with open_photo(raw, settings.side, max_pixels) as photo:
+        if count_resizing(photo.image.size, settings) > LARGE_PIXELS:
+            return _fit_box(photo.image, photo.box, settings)
+        return np.asarray(photo.image)
+
+
+def count_resizing(size: Size, settings: PixelSettings) -> int:
+    """Count the pixels that an antialiasing resize reads and writes: it makes all rows as short as wanted first."""
+    width, height = size
+    across, down = settings.side / width, settings.side / height
+    if settings.resize != "squash":
+        across = down = (max if settings.resize == "crop" else min)(across, down)
+    return width * height + _scale_length(width, across) * (height + _scale_length(height, down))
 
 
 def fit_image(image: Image.Image, settings: PixelSettings) -> NDArray[np.uint8]:
@@ -68,7 +122,8 @@ def make_thumbnail(source: ImageSource, name: str, side: int = 160) -> bytes:
         ImageError: it cannot be read or decoded.
 
     """
-    image = open_image(source.read(name), side)
+    with read_image(source, name) as raw:
+        image = open_image(raw, side)
     scale = min(1.0, side / max(image.size))
     size = (max(1, round(image.width * scale)), max(1, round(image.height * scale)))
     buffer = BytesIO()
@@ -95,7 +150,7 @@ def _fit_box(image: Image.Image, box: Box, settings: PixelSettings) -> NDArray[n
 
 
 def _squash(image: Image.Image, box: Box, side: int) -> Image.Image:
-    return image.resize((side, side), Image.Resampling.BILINEAR, box=box)
+    return _resample(image, (side, side), box)
 
 
 def _crop(image: Image.Image, box: Box, side: int) -> Image.Image:
@@ -140,4 +195,15 @@ def _resize_box(image: Image.Image, size: Size, box: Box) -> Image.Image:
         edges = ((0, beyond_bottom), (0, beyond_right), (0, 0))
         image = Image.fromarray(np.pad(np.asarray(image), edges, mode="edge"))
     end = (min(box[2], image.width), min(box[3], image.height))
-    return image.resize(size, Image.Resampling.BILINEAR, box=(box[0], box[1], *end))
+    return _resample(image, size, (box[0], box[1], *end))
+
+
+def _resample(image: Image.Image, size: Size, box: Box) -> Image.Image:
+    """Resize a box of an image; of a very long one the rows are made fewer before they are made longer or shorter."""
+    left, top, right, bottom = box
+    if size[0] * (bottom - top) > LARGE_PIXELS:
+        image = image.crop((floor(left), 0, ceil(right), image.height)) if right - left < image.width else image
+        left, right = left - floor(left), right - floor(left)
+        image = image.resize((image.width, size[1]), Image.Resampling.BILINEAR, box=(0, top, image.width, bottom))
+        top, bottom = 0, size[1]
+    return image.resize(size, Image.Resampling.BILINEAR, box=(left, top, right, bottom))

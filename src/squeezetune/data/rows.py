@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from squeezetune.data.index import ImageIndex
-from squeezetune.data.pixels import PixelSettings, load_pixels
+from squeezetune.data.pixels import PixelSettings, load_indexed
 from squeezetune.engine import Engine
 from squeezetune.errors import ImageError, SourceError
 from squeezetune.events import Listener, StageAdvanced, StageFinished, StageStarted
@@ -92,12 +92,11 @@ def load_batch(
     images = np.empty((len(positions), pixels.side, pixels.side, 3), np.uint8)
     sizes = np.empty((len(positions), 2), np.int32)
     for row, position in enumerate(positions):
-        name = index.names[position]
         try:
-            images[row], sizes[row] = load_pixels(index.source, name, pixels)
+            images[row], sizes[row] = load_indexed(index, int(position), pixels)
         except ImageError as error:
             raise SourceError(
-                f"{name} could be read a moment ago, and now cannot: {error.message}",
+                f"{index.names[position]} could be read a moment ago, and now cannot: {error.message}",
                 "Leave the photos as they are during a run, and run again.",
             ) from error
     return images, sizes
@@ -110,7 +109,7 @@ def try_batch(
     good, squares, sizes = [], [], []
     for position in positions:
         try:
-            square, size = load_pixels(index.source, index.names[position], pixels)
+            square, size = load_indexed(index, int(position), pixels)
         except ImageError as error:
             reasons[index.digests[position].tobytes()] = error.message
             continue

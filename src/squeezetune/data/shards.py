@@ -30,9 +30,14 @@ class ShardedSource:
     shards: Mapping[str, ArchiveSource] = field(repr=False)
 
     def read(self, name: str) -> bytes:
-        """Return the bytes of a file; ImageError where they cannot be read."""
+        """Return the bytes of an image; ImageError where they cannot be read, or it is none."""
         shard, inner = self._locate(name)
         return shard.read(inner)
+
+    def measure(self, name: str) -> int:
+        """Return how many bytes the archive says that the file has."""
+        shard, inner = self._locate(name)
+        return shard.measure(inner)
 
     def digest(self, name: str) -> bytes:
         """Return the digest of a file's bytes; ImageError where it is no image."""
@@ -127,6 +132,6 @@ def _read_class(source: ArchiveSource, files: Mapping[str, str]) -> str:
 def _read_text(source: ArchiveSource, name: str | None) -> str:
     """Read the text of a file; nothing where there is none, or it cannot be read."""
     try:
-        return "" if name is None else source.read(name).decode("utf-8", "replace").strip()
+        return "" if name is None else source.read_bytes(name).decode("utf-8", "replace").strip()
     except ImageError:
         return ""

@@ -14,8 +14,16 @@ from squeezetune.data.archives import open_zip
 from squeezetune.data.arrays import open_npy, open_npz
 from squeezetune.data.catalog import locate_photos
 from squeezetune.data.content import RawImage, hash_image
-from squeezetune.data.folders import FolderSource, hash_file, list_files, read_file
-from squeezetune.data.listing import ImageSource, Listing, quote_name
+from squeezetune.data.folders import (
+    MOST_BYTES,
+    FolderSource,
+    explain_size,
+    hash_file,
+    list_files,
+    measure_file,
+    read_file,
+)
+from squeezetune.data.listing import ImageSource, Listing, join_parts, quote_name
 from squeezetune.data.manifests import open_manifest, open_rows
 from squeezetune.data.parquet import open_parquet, open_parquets
 from squeezetune.data.shards import SUFFIXES, open_shard, open_shards
@@ -130,7 +138,12 @@ class MemorySource:
     def read(self, name: str) -> RawImage:
         """Return the image at this position; ImageError where its file cannot be read."""
         image = self.images[int(name)]
-        return b"".join(read_file(os.fspath(image))) if isinstance(image, (str, os.PathLike)) else image
+        return join_parts(read_file(os.fspath(image))) if isinstance(image, (str, os.PathLike)) else image
+
+    def measure(self, name: str) -> int:
+        """Return how many bytes the image's file has; 0 for what is in memory already."""
+        image = self.images[int(name)]
+        return measure_file(os.fspath(image)) if isinstance(image, (str, os.PathLike)) else 0
 
     def digest(self, name: str) -> bytes:
         """Return the digest of the file's bytes or of the image in memory; ImageError where it is none."""
@@ -169,9 +182,12 @@ def read_open_file(image: Any) -> Any:
     if not hasattr(image, "read") or isinstance(image, os.PathLike):
         return image
     try:
-        return image.read()
+        content = image.read(MOST_BYTES + 1)
     except (OSError, ValueError) as error:  # ValueError: it is closed, or its text is none
         raise ImageError(f"an open file cannot be read: {error}", "Open it for reading bytes.") from error
+    if isinstance(content, bytes) and len(content) > MOST_BYTES:
+        raise ImageError(explain_size(MOST_BYTES))
+    return content
 
 
 def is_one_image(images: object) -> bool:

@@ -109,4 +109,4 @@ def make_exam(classifier: Classifier, material: Material, listen: Listener) -> E
         store = RowStore(where, (len(classifier.class_names),), "<f4")
     measured = run_classifier(classifier, index, positions, ThreadEngine(), listen, store)
     labels = places[index.labels[measured.positions]]
-    return Exam(index, measured.positions, labels, measured.probabilities, classifier.manifest.image_side, is_honest)
+    return Exam(index, measured.positions, labels, measured.probabilities, classifier.pixels, is_honest)

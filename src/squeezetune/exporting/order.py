@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from squeezetune.data.index import ImageIndex
-from squeezetune.data.pixels import PixelSettings, load_pixels
+from squeezetune.data.pixels import PixelSettings, load_indexed
 from squeezetune.engine import ThreadEngine
 from squeezetune.errors import ImageError, SettingsError
 from squeezetune.events import Listener, ignore_event
@@ -25,15 +25,14 @@ class TrainingPhotos:
     def draw(self, count: int, settings: PixelSettings) -> NDArray[np.uint8]:
         """Draw at most so many, evenly, as the network sees them: (n, side, side, 3)."""
         step = max(1, -(-len(self.positions) // count))
-        names = [self.index.names[at] for at in self.positions[::step]]
 
-        def load(name: str) -> NDArray[np.uint8] | None:
+        def load(position: int) -> NDArray[np.uint8] | None:
             try:
-                return load_pixels(self.index.source, name, settings)[0]
+                return load_indexed(self.index, position, settings)[0]
             except ImageError:
                 return None
 
-        pixels = [found for found in ThreadEngine().map(load, names) if found is not None]
+        pixels = [found for found in ThreadEngine().map(load, self.positions[::step].tolist()) if found is not None]
         if not pixels:
             raise SettingsError(
                 "none of the training photos can be read",

@@ -6,8 +6,8 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from squeezetune.data.decoding import open_image
 from squeezetune.data.index import ImageIndex
+from squeezetune.data.pixels import PixelSettings, load_prepared
 from squeezetune.engine import ThreadEngine
 from squeezetune.events import Listener, StageAdvanced
 from squeezetune.exporting.readers import RunExport
@@ -20,14 +20,14 @@ CHUNK_IMAGES = 16
 class Exam:
     """Photos to be judged by: their positions in an index, and what the trained network says of them (n, classes).
 
-    `is_honest` says that nothing was learnt from them. `side` is what the network sees of an image.
+    `is_honest` says that nothing was learnt from them. `pixels` is how the network sees an image.
     """
 
     index: ImageIndex
     positions: NDArray[np.int64]
     labels: NDArray[np.int64]
     probabilities: NDArray[np.float32]
-    side: int
+    pixels: PixelSettings
     is_honest: bool = True
 
     def read(self) -> Iterator[list[NDArray[np.uint8]]]:
@@ -36,7 +36,7 @@ class Exam:
         engine = ThreadEngine()
 
         def load(chunk: Sequence[str]) -> list[NDArray[np.uint8]]:
-            return [np.asarray(open_image(self.index.source.read(name), self.side)) for name in chunk]
+            return [load_prepared(self.index.source, name, self.pixels) for name in chunk]
 
         chunks = [names[at : at + CHUNK_IMAGES] for at in range(0, len(names), CHUNK_IMAGES)]
         yield from engine.map(load, chunks)

@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 
 from squeezetune.data.index import ImageIndex
 from squeezetune.data.looks import make_look_rows
-from squeezetune.data.pixels import load_pixels
+from squeezetune.data.pixels import load_indexed
 from squeezetune.engine import Engine
 from squeezetune.errors import ImageError
 from squeezetune.events import Listener, Notice, StageAdvanced, StageFinished, StageStarted
@@ -128,7 +128,7 @@ def run_batch(index: ImageIndex, trunk: Trunk, run: RunGraph, positions: NDArray
     failures: dict[int, str] = {}
     for position in positions:
         try:
-            pixels[len(good)], image_size = load_pixels(index.source, index.names[position], trunk.pixels)
+            pixels[len(good)], image_size = load_indexed(index, int(position), trunk.pixels)
         except ImageError as error:
             failures[int(position)] = error.message
             continue

@@ -8,7 +8,7 @@ from google.protobuf.descriptor_pool import DescriptorPool
 from google.protobuf.message_factory import GetMessageClass
 from numpy.typing import NDArray
 
-from squeezetune.errors import ArtifactError
+from squeezetune.errors import ArtifactError, ImageError
 from squeezetune.learn.tensor_names import FITTED, IMAGE
 from squeezetune.runtimes import import_onnxruntime
 
@@ -52,8 +52,16 @@ class Fit:
             raise ArtifactError(f"The model cannot be opened: {error}", "Train the model again.") from error
 
     def run(self, pixels: NDArray[np.uint8]) -> NDArray[np.uint8]:
-        """Make one image (height, width, 3) as large as the network wants it: (side, side, 3)."""
-        fitted: NDArray[np.uint8] = self._session.run(None, {IMAGE: pixels[None]})[0][0]
+        """Make one image (height, width, 3) as large as the network wants it: (side, side, 3).
+
+        Raises:
+            ImageError: the runtime fails over it.
+
+        """
+        try:
+            fitted: NDArray[np.uint8] = self._session.run(None, {IMAGE: pixels[None]})[0][0]
+        except Exception as error:  # ONNX Runtime's own errors share no other base
+            raise ImageError(f"it cannot be made as large as the model wants it: {error}") from error
         return fitted
 
 

@@ -9,10 +9,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from squeezetune.artifact import MANIFEST, MODEL, NETWORK
-from squeezetune.data.decoding import open_image
+from squeezetune.data.pixels import prepare_pixels
 from squeezetune.errors import ArtifactError, ImageError
-from squeezetune.gauge import release_memory
-from squeezetune.prediction import HELD_PIXELS, Classifier, Prediction, load
+from squeezetune.prediction import Answer, Classifier, Prediction, load
 from squeezetune.serving.fitting import Fit
 
 Outcome: TypeAlias = Prediction | ImageError
@@ -42,10 +41,9 @@ class ServedModel:
     def classify_lone(self, image: bytes, max_pixels: int) -> Outcome:
         """Classify the bytes of a file with all cores, or tell why they cannot be read."""
         try:
-            pixels = self._open(image, max_pixels)
+            return self.lone.describe(self.lone.run([self._open(image, max_pixels)])[0])
         except ImageError as error:
             return error
-        return self.lone.describe(self.lone.run([pixels])[0])
 
     def classify(self, images: Sequence[bytes], max_pixels: int) -> list[Outcome]:
         """Classify the bytes of some files; one that cannot be read leaves the others alone.
@@ -63,20 +61,17 @@ class ServedModel:
         places, size = list(fitted), self.classifier.batch_images
         for start in range(0, len(places), size):
             batch = places[start : start + size]
-            rows = self.classifier.run([fitted[at] for at in batch])
-            outcomes |= {at: self.classifier.describe(row) for at, row in zip(batch, rows, strict=True)}
+            answers = self.classifier.answer_each([fitted[at] for at in batch])
+            outcomes |= {at: self._describe(answer) for at, answer in zip(batch, answers, strict=True)}
         return [outcomes[at] for at in range(len(images))]
+
+    def _describe(self, answer: Answer | ImageError) -> Outcome:
+        return answer if isinstance(answer, ImageError) else self.classifier.describe(answer.probabilities)
 
     def _open(self, data: bytes, max_pixels: int, most_pixels: int = LONE_PIXELS) -> NDArray[np.uint8]:
         """Decode an image; above `most_pixels` it is made as large as the network wants it: (side, side, 3)."""
-        pixels = np.asarray(open_image(data, self.classifier.manifest.image_side, max_pixels))
-        if pixels.size <= 3 * most_pixels:
-            return pixels
-        fitted = self.fit.run(pixels)
-        if pixels.size > 3 * HELD_PIXELS:
-            del pixels
-            release_memory()  # of a large image the C library would keep a part, of every thread
-        return fitted
+        pixels = prepare_pixels(data, self.classifier.pixels, max_pixels)
+        return pixels if pixels.size <= 3 * most_pixels else self.fit.run(pixels)
 
     def describe(self) -> dict[str, Any]:
         """Return what clients may know of it, as plain values for JSON."""
