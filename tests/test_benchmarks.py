@@ -22,7 +22,7 @@ from squeezetune.settings import Settings
 FOLDER = Path(__file__).parents[1] / "benchmarks"
 PROGRAMS = (
     "photos", "accuracy", "memory", "memory_ceiling", "head_time", "forecasts", "fine_tuning", "generations", "kills",
-    "million", "rereading", "serving",
+    "million", "rereading", "serving", "budgets",
     "check", "wrong_labels", "poor_photos", "prediction", "cold_start", "unknown", "explanations", "exports",
 )  # fmt: skip
 NEED_NO_DATA = ("million", "serving", "cold_start")
@@ -246,6 +246,36 @@ def test_a_forecast_is_held_against_the_whole_process(load_program):
     assert (poor.is_in_budget, poor.is_near) == (True, False)
     assert poor.deviation == pytest.approx(58 / 45 - 1)
     assert good.list_parts() == [("all layers", 48.0, 40.0)]
+
+
+def test_a_budget_is_held_against_a_run_without_one(load_program, capsys):
+    budgets = load_program("budgets")
+
+    def run(budget, seconds, accuracy, said=""):
+        return budgets.BudgetRun(budget, seconds, accuracy, 400, (300, 40), said)
+
+    free = run("none", 20.0, 0.90)
+    ruined, plain, late = run("10s", 18.0, 0.61), run("10s", 18.0, 0.89, "10s is too short here"), run("10s", 18.0, 0.9)
+    refused, shorter = run("1s", 5.0, None, "1s is too short here"), run("8s", 7.5, 0.7)
+    assert [found.is_worse(free) for found in (ruined, plain, refused, shorter)] == [True, False, False, False]
+    assert [found.keeps_word for found in (plain, late, refused, shorter)] == [True, False, True, True]
+    budgets.print_runs("318", [free, ruined, refused])
+    budgets.print_summary({"318": [free, ruined, plain, late, refused, shorter]})
+    said = capsys.readouterr().out
+    assert "| 1s | 5.0 | 500% | refused | 300 / 40 | 1s is too short here |" in said
+    assert "| ended in time, or said that it could not | 5 | 3 |" in said
+    assert "| worse than without a budget, in about that time | 0 | 1 |" in said
+
+
+def test_a_refused_budget_is_an_answer(load_program):
+    read = load_program("budgets").read_answer
+    assert read({"error": {"message": "1s is too short here"}})["said"] == "1s is too short here"
+    report = {
+        "data": {"parts": {"train": 8, "validation": 1}}, "test": {"accuracy": 0.5, "count": 2},
+        "plan": {"shortage": {"words": "2s is too short here"}},
+    }  # fmt: skip
+    assert read(report) == {"accuracy": 0.5, "tested": 2, "used": (8, 1), "said": "2s is too short here"}
+    assert read(report | {"plan": None})["said"] == ""
 
 
 def test_the_summary_of_forecasts_says_what_is_broken(load_program, capsys):

@@ -30,6 +30,7 @@ from squeezetune.planner import (
     note_pixels,
     note_training,
     plan_rest,
+    renew_head,
 )
 from squeezetune.plans import add_forecasts
 from squeezetune.settings import Settings
@@ -430,6 +431,20 @@ def test_less_time_makes_the_rest_another_one(left_s, names, side):
     assert [stage.name for stage in rest.stages] == names
     assert rest.stage is None or rest.stage.side == side
     assert rest.total_s <= left_s + 0.1 or not names
+
+
+def test_the_head_is_chosen_anew_by_the_time_that_is_really_left():
+    settings = Settings(budget="1m")
+    slow = replace(SPEEDS, pixel_s=None, last_s=None)
+    found = budget(38, Settings(), speeds=slow, is_deep=False)
+    assert (found.views, found.head, found.needed_s) == (2, "linear", None)
+    assert [renew_head(found, settings, left_s).head for left_s in (60.0, 13.0)] == ["auto", "linear"]
+    better = renew_head(found, settings, 60.0)
+    assert renew_head(better, settings, 5.0).head == "linear"
+    assert renew_head(found, replace(settings, effort="quick"), 60.0).head == "linear"
+    deep = budget(300)
+    assert renew_head(deep, settings, 60.0) == deep
+    assert renew_head(plan(DEEP), settings, 60.0) == plan(DEEP)
 
 
 def test_what_is_done_is_not_planned_again():

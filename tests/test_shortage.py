@@ -3,7 +3,10 @@
 from dataclasses import replace
 
 import pytest
+from click.testing import CliRunner
+from fast_options import FAST
 
+from squeezetune.cli import main
 from squeezetune.errors import SettingsError
 from squeezetune.events import PlanMade, Shortage
 from squeezetune.forecasts import RESERVE_SHARE, Speeds, Workload
@@ -161,6 +164,14 @@ def test_torch_is_not_loaded_where_there_is_no_time_to_train_layers(seconds, is_
 
 
 # ---- words
+
+
+def test_a_plan_that_is_only_printed_says_so_too(shape_folder):
+    result = CliRunner().invoke(
+        main, ["train", str(shape_folder), *FAST, "--layers", "head", "--budget", "1s", "--plan"]
+    )
+    assert result.exit_code == 0, result.output
+    assert result.stdout.startswith("1s is too short here for all photos, which need about ")
 
 
 def test_the_shortage_is_announced_in_words():

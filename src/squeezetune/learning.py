@@ -1,6 +1,7 @@
 """An index and its split -> a trained network and the file that predicts with it."""
 
 import json
+import time
 from collections.abc import Callable
 from dataclasses import replace
 from datetime import UTC, datetime
@@ -20,6 +21,7 @@ from squeezetune.learn.trained import TrainedNetwork, pack_network
 from squeezetune.learned import Learned, Trained
 from squeezetune.machine import list_libraries, name_version
 from squeezetune.original import LearnedOriginal, learn_original, pack_files
+from squeezetune.planner import renew_head
 from squeezetune.rejection import tabulate_confidences, tabulate_scores
 from squeezetune.scene import find_deadline, open_scene, plan_run
 from squeezetune.scratch import Selection
@@ -44,6 +46,7 @@ def learn_classifier(index: ImageIndex, cut: CutIndex, workshop: Workshop, start
     plan, trunk = plan_run(scene, deadline, started=started)
     scratch = scene.open_scratch()
     survey, plan = survey_images(scene, cut, plan, trunk, scratch)
+    plan = plan if deadline is None else renew_head(plan, settings, deadline - time.perf_counter())
     index, features = survey.index, survey.features
     train, validation = (
         LabelledFeatures(Selection(features.values, part), index.labels[part], survey.split.find_units(part))

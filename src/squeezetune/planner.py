@@ -144,6 +144,20 @@ def plan_rest(plan: Plan, settings: Settings, left_s: float, done: Collection[st
     return renewed
 
 
+def renew_head(plan: Plan, settings: Settings, left_s: float) -> Plan:
+    """Choose the head anew in the seconds that are left once the photos have been looked at, where it is the last one.
+
+    Time that has turned up buys the head that there would be without a budget, and time that is missing a linear one.
+    """
+    if plan.work is None or plan.speeds is None or plan.stages or plan.needed_s is not None:
+        return plan
+    work = replace(plan.work, unseen=0, compared=0)
+    wanted = _shorten(settings) if settings.effort == "quick" else settings.head
+    heads = (replace(plan, head=head) for head in (wanted, _shorten(settings)))
+    fitting = (head for head in heads if add_forecasts(head, work, plan.speeds).fits(left_s))
+    return next(fitting, replace(plan, head=_shorten(settings)))
+
+
 def note_features(plan: Plan, seconds: float) -> Plan:
     """Take the speed at which the frozen layers really went for that of all like it that is still to come."""
     if plan.work is None or plan.speeds is None:
@@ -169,12 +183,16 @@ def note_training(plan: Plan, stage: StagePlan, images_per_s: float | None) -> P
 
 def announce_plan(plan: Plan, settings: Settings, listen: Listener) -> None:
     """Tell the listener what will be done and how long it will take."""
-    budget_s, shortage = parse_duration(settings.budget) if settings.budget else None, None
-    if plan.needed_s is not None and plan.work is not None:
-        photos = plan.work.train + plan.work.validation
-        shortage = Shortage(settings.budget, plan.needed_s, plan.count_used(plan.work), photos)
+    budget_s = parse_duration(settings.budget) if settings.budget else None
     parts = tuple((item.part, item.seconds) for item in plan.forecasts)
-    listen(PlanMade(parts, plan.total_s, budget_s, shortage))
+    listen(PlanMade(parts, plan.total_s, budget_s, find_shortage(plan, settings)))
+
+
+def find_shortage(plan: Plan, settings: Settings) -> Shortage | None:
+    """Find what a plan does where the budget is too short for all photos; None where it is not."""
+    if plan.needed_s is None or plan.work is None:
+        return None
+    return Shortage(settings.budget, plan.needed_s, plan.count_used(plan.work), plan.work.train + plan.work.validation)
 
 
 def _list_plans(
