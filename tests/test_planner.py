@@ -436,7 +436,7 @@ def test_less_time_makes_the_rest_another_one(left_s, names, side):
 def test_the_head_is_chosen_anew_by_the_time_that_is_really_left():
     settings = Settings(budget="1m")
     slow = replace(SPEEDS, pixel_s=None, last_s=None)
-    found = budget(38, Settings(), speeds=slow, is_deep=False)
+    found = budget(40, Settings(), speeds=slow, is_deep=False)
     assert (found.views, found.head, found.needed_s) == (2, "linear", None)
     assert [renew_head(found, settings, left_s).head for left_s in (60.0, 13.0)] == ["auto", "linear"]
     better = renew_head(found, settings, 60.0)

@@ -11,7 +11,7 @@ from squeezetune.errors import SettingsError
 from squeezetune.events import PlanMade, Shortage
 from squeezetune.forecasts import RESERVE_SHARE, Speeds, Workload
 from squeezetune.planner import IMAGES_TO_REPLACE, announce_plan, is_worth_timing, make_plan
-from squeezetune.plans import LEAST_JUDGING, add_forecasts
+from squeezetune.plans import LEAST_JUDGING, Plan, add_forecasts
 from squeezetune.settings import Settings
 from squeezetune.shortage import PATIENCE_S, describe_shortage, find_needed
 
@@ -151,7 +151,7 @@ def test_all_photos_are_used_where_that_takes_hardly_longer(machine):
                 found = plan(count(images), speeds, seconds, spent_s)
             except SettingsError:
                 continue
-            assert found.share == 1 or found.needed_s >= 1.5 * found.total_s
+            assert found.share == 1 or found.needed_s >= 1.25 * found.total_s
 
 
 # ---- what takes longer than a short run
@@ -161,6 +161,19 @@ def test_all_photos_are_used_where_that_takes_hardly_longer(machine):
 def test_torch_is_not_loaded_where_there_is_no_time_to_train_layers(seconds, is_worth):
     frozen = replace(LAPTOP, pixel_s=None)
     assert is_worth_timing(FLOWERS, Settings(budget=f"{seconds}s"), frozen, seconds - 5.0, 15) is is_worth
+
+
+def test_layers_of_many_photos_need_not_wait_for_a_head_on_all_of_them():
+    """Two minutes for CIFAR-10: looking at all photos takes most of them, training layers is worth more."""
+    frozen = replace(LAPTOP, pixel_s=None, read_s=2e-4, view_s=7e-4, file_s=1.2e-3)
+    work = replace(count(50_000), side=128)
+    settings, left_s = Settings(budget="2m"), 110.0
+    assert add_forecasts(Plan(1, "linear"), work, frozen).total_s > 0.5 * left_s
+    assert is_worth_timing(work, settings, frozen, left_s, 128)
+    found = make_plan(work, settings, replace(frozen, pixel_s=LAPTOP.pixel_s / 4), left_s - 10, True, 18.0)
+    assert found.head_share < 1
+    assert found.stages
+    assert not is_worth_timing(work, replace(settings, budget="1m"), frozen, 30.0, 128)
 
 
 # ---- words

@@ -11,7 +11,7 @@ from squeezetune.learn.weights import find_layout
 
 # Kept back of a budget: a share of it, and what the start of Python, writing the report and leaving take, where a plain
 # loop of Python takes so long (`probing.time_python`).
-RESERVE_SHARE, RESERVE_S, PYTHON_S = 0.03, 3.5, 0.01
+RESERVE_SHARE, RESERVE_S, PYTHON_S = 0.03, 4.5, 0.01
 # A forward pass alone costs this share of a training step.
 FORWARD_SHARE = 0.5
 # A measured speed is corrected by no more than this.
@@ -25,10 +25,10 @@ COMPARED_IMAGES = 500
 FAMILIAR_IMAGES = 500
 # All pairs are compared by their descriptions, at so many times what the timing says; so many candidates of an image
 # are laid over each other, at up to three sizes (docs/decisions/0019-budgets.md).
-PAIR_TIMES, CANDIDATES, OVERLAYS = 1.2, 4.0, 2.0
+PAIR_TIMES, CANDIDATES, OVERLAYS = 1.2, 1.0, 2.0
 # Loading torch takes so many times as long as a plain loop of Python; a step of training all layers takes so many times
 # as long as `model.onnx` over the same images. Three steps are timed after a first one.
-TORCH_TIMES, STEP_TIMES, TIMED_STEPS = 200.0, 4.0, 4
+TORCH_TIMES, STEP_TIMES, TIMED_STEPS = 200.0, 2.0, 4
 # The image and its mirror image are kept besides the views that are drawn.
 PLAIN_VIEWS = 2
 

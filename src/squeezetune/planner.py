@@ -75,9 +75,10 @@ def is_worth_timing(work: Workload, settings: Settings, speeds: Speeds, left_s: 
 
     To find out takes longer than many a run that trains none.
     """
-    shortest = add_forecasts(Plan(1, _shorten(settings)), work, speeds)
+    # layers need not begin with a head on all images
+    shortest = replace(Plan(1, _shorten(settings)), head_share=_find_quick_share(work))
     probe_s = forecast_probe(work, find_small_side(work.side), batch, speeds)
-    return shortest.total_s + probe_s + LEAST_TRAINING_S <= left_s
+    return add_forecasts(shortest, work, speeds).total_s + probe_s + LEAST_TRAINING_S <= left_s
 
 
 def make_plan(
@@ -243,11 +244,17 @@ def _list_quick_beginnings(frozen: Plan, work: Workload, speeds: Speeds | None, 
     Training all layers gains more from that time than a head does from more images. All others have to be decoded
     before, to find those that cannot be, and once more where nothing is kept.
     """
-    if speeds is None or work.train <= PROBE_IMAGES or not work.is_kept:
+    share = _find_quick_share(work)
+    if speeds is None or share == 1:
         return []
     whole_s = sum(item.seconds for item in forecast_beginning(frozen, work, speeds))
-    quick = replace(frozen, head_share=1 / ceil(work.train / PROBE_IMAGES))  # exactly those of the probe
+    quick = replace(frozen, head_share=share)
     return [quick] if whole_s > MOST_BEGINNING * left_s else []
+
+
+def _find_quick_share(work: Workload) -> float:
+    """Find the share of the training images that the probe is fitted on, where the others can wait."""
+    return 1 / ceil(work.train / PROBE_IMAGES) if work.train > PROBE_IMAGES and work.is_kept else 1.0
 
 
 def _shorten(settings: Settings) -> str:

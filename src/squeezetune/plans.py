@@ -16,8 +16,9 @@ from squeezetune.forecasts import (
 )
 from squeezetune.learn.recipe import WATCHED_IMAGES, StagePlan
 
-# Choices are made on so many validation images, where there are as many.
-LEAST_JUDGING = WATCHED_IMAGES
+# Choices are made on so many validation images, where there are as many; a few more are looked at, since some may turn
+# out to belong to another part, with their near-duplicates.
+LEAST_JUDGING = round(1.05 * WATCHED_IMAGES)
 # A plan that was made to fill the time exactly still fits. The training of layers ends by the clock; a plan without it
 # has to leave so large a share of itself for what takes longer than forecast.
 TOLERANCE_S, SLACK = 0.1, 0.08

@@ -24,7 +24,7 @@ ROUND_STEPS = ((60, 5), (600, 30), (inf, 300))
 def list_thinned(whole: Plan, work: Workload, speeds: Speeds, spent_s: float) -> list[Plan]:
     """List the plans that leave photos out and gain by it, those that leave out the fewest first.
 
-    A plan gains if it saves as many seconds as cannot be saved: the run is over in less than about half of the time.
+    A plan gains if it saves at least as many seconds as cannot be saved: those of starting, measuring and the report.
     """
     none = add_forecasts(replace(whole, share=0.0), work, speeds)
     needed_s = find_needed(whole, spent_s)
