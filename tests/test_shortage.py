@@ -179,7 +179,8 @@ def test_layers_of_many_photos_need_not_wait_for_a_head_on_all_of_them():
 # ---- words
 
 
-def test_a_plan_that_is_only_printed_says_so_too(shape_folder):
+def test_a_plan_that_is_only_printed_says_so_too(shape_folder, monkeypatch):
+    monkeypatch.setattr("squeezetune.scene.PATIENCE_S", 1e9)  # the machine of a test may be busy
     result = CliRunner().invoke(
         main, ["train", str(shape_folder), *FAST, "--layers", "head", "--budget", "1s", "--plan"]
     )

@@ -41,8 +41,8 @@ class ClockPace:
         return max(in_time, self.epochs.measure_share(progress, side, step_s))
 
 
-# What follows training is taken to last at most so many times as long as forecast.
-MOST_SLOWNESS = 3.0
+# What follows training is taken to last at least and at most so many times as long as forecast.
+LEAST_SLOWNESS, MOST_SLOWNESS = 0.7, 3.0
 
 
 @dataclass(frozen=True)
@@ -66,7 +66,7 @@ class Ending:
         forecast_s = self.step_s + self.pixel_s * side**2
         slowness = step_s / forecast_s if step_s and forecast_s else 1.0  # nothing is known yet
         slowness = slowness if slowness > 1 else (1 + slowness) / 2
-        return self.deadline - now - self.after_s * min(slowness, MOST_SLOWNESS)
+        return self.deadline - now - self.after_s * min(max(slowness, LEAST_SLOWNESS), MOST_SLOWNESS)
 
 
 @dataclass(frozen=True)
