@@ -23,6 +23,8 @@ from squeezetune.probing import Site, measure_training
 from squeezetune.stage_plans import find_small_side, list_starts
 from squeezetune.workshop import Workshop
 
+# What follows training is not adjusted by any clock, and takes somewhat longer than forecast more often than not.
+AFTER_TIMES = 1.1
 # A plan is another one, of which people are told, if a stage has so much less or more to do.
 SAME_EPOCHS = (0.75, 1.33)
 
@@ -106,7 +108,9 @@ def find_ending(plan: Plan, stages: Sequence[StagePlan], deadline: float | None)
     later = sum(forecast_stage(each, work, speeds) for each in stages[1:])
     own = forecast_judgement(stage, work, speeds) if later else 0.0  # else it is in the plan's end
     pixel_s = stage.recipe.batch * measure_image(stage, speeds) / stage.side**2
-    return Ending(deadline, plan.after_training_s + later + own, pixel_s, speeds.step_s if stage.is_whole else 0.0)
+    return Ending(
+        deadline, AFTER_TIMES * plan.after_training_s + later + own, pixel_s, speeds.step_s if stage.is_whole else 0.0
+    )
 
 
 def explain_refusal(candidate: Candidate, best: Candidate) -> str:
