@@ -190,6 +190,7 @@ def _print_training(folder: Path, report: dict[str, Any]) -> None:
         *([shortage["words"]] if shortage else []),
         *describe_test(test),
         *(f"Note: {warning}" for warning in test["warnings"]),
+        *(_describe_loser(item, report["model"]) for item in report["model"]["candidates"] if item.get("note")),
         *([f"Note: {len(skipped):,} files were not used; the report names them."] if skipped else []),
         *(
             [
@@ -204,6 +205,14 @@ def _print_training(folder: Path, report: dict[str, Any]) -> None:
         f"Report  {folder / 'report.html'}",
         f"Try it  squeezetune predict {shlex.quote(str(folder))} PHOTO.jpg",
     )
+
+
+def _describe_loser(candidate: dict[str, Any], model: dict[str, Any]) -> str:
+    """Say why what had a higher validation figure was not taken."""
+    from squeezetune.console import format_share
+
+    share = format_share(candidate["validation_accuracy"])
+    return f"Note: {candidate['name']}: {share} on the validation photos, {candidate['note']}; kept: {model['head']}."
 
 
 def _describe_rest(share: dict[str, Any] | None) -> str:

@@ -5,7 +5,7 @@ import math
 import os
 import shlex
 import sys
-from collections.abc import Callable, Collection, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import Field, fields
 from pathlib import Path
@@ -20,10 +20,13 @@ from squeezetune.settings import Settings, judge_number
 from squeezetune.terminal import abandon_output, write_remark
 
 INTERRUPTED = 130
-STOPPED = (
-    "Stopped. Nothing half-written is left, an earlier model is unchanged, and finished work is kept in the cache: "
-    "the same command goes on from there."
-)
+STOPPED = "Stopped. Nothing half-written is left{kept}"
+# What is to be said besides, of commands that know the option.
+KEPT = {
+    "resume": ", and an earlier model is unchanged. The same command with --resume goes on with layers that were being "
+              "trained; without it, training begins anew.",
+    "no_cache": ", and what was finished is in the cache, which the same command takes.",
+}  # fmt: skip
 
 
 def guard_errors(command: Callable[..., None]) -> Callable[..., None]:
@@ -37,13 +40,13 @@ def guard_errors(command: Callable[..., None]) -> Callable[..., None]:
         except SqueezeTuneError as error:
             _leave(error, as_json=bool(options.get("as_json")))
         except KeyboardInterrupt:
-            _stop()
+            _stop(options)
         except BrokenPipeError:  # the reader, e.g. `head`, has seen enough
             abandon_output()
             sys.exit(0)
         except Exception as error:  # of what has no words of its own
             if _is_interrupt(error):
-                _stop()
+                _stop(options)
             explained = explain_shortage(error) or _explain_refusal(error)
             if explained is None:
                 raise
@@ -59,9 +62,9 @@ def _is_interrupt(error: Exception) -> bool:
     return isinstance(error, ImportError) and (is_caused or "KeyboardInterrupt" in str(error))
 
 
-def _stop() -> NoReturn:
+def _stop(options: Mapping[str, Any]) -> NoReturn:
     write_remark("")
-    write_remark(STOPPED)
+    write_remark(STOPPED.format(kept=next((KEPT[name] for name in KEPT if name in options), ".")))
     sys.exit(INTERRUPTED)
 
 

@@ -13,6 +13,7 @@ from rich.progress import (
     ProgressColumn,
     TaskProgressColumn,
     TextColumn,
+    TimeElapsedColumn,
     TimeRemainingColumn,
 )
 from rich.table import Table
@@ -29,6 +30,7 @@ from squeezetune.events import (
     StageFinished,
     StageStarted,
     TrainingAdvanced,
+    name_stage,
 )
 from squeezetune.quantities import format_duration
 from squeezetune.shortage import describe_shortage
@@ -41,23 +43,6 @@ from squeezetune.terminal import (
     write_remark,
 )
 
-STAGE_WORDS = {
-    "reading": "Reading the photos",
-    "features": "Looking at the photos",
-    "pixels": "Keeping the pixels",
-    "download": "Fetching the weights",
-    "archive": "Fetching the archive",
-    "packing": "Packing the images",
-    "head": "Training the head",
-    "folds": "Training the folds",
-    "activations": "Running first blocks",
-    "all layers": "Training all layers",
-    "familiarity": "Looking once more",
-    "measuring": "Measuring",
-    "predicting": "Predicting",
-    "labels": "Doubting the labels",
-    "outliers": "Finding outliers",
-}
 # A log need not hear of every epoch of a head that takes sixty of them in a second.
 LINE_EVERY_S = 1.0
 BAR_WIDTH = 24  # with the words and figures beside it, a row fits a terminal of 80 columns
@@ -126,13 +111,18 @@ class StageRow:
     """A stage on the terminal: its bar and, where it trains in epochs, a line of figures."""
 
     def __init__(self, start: StageStarted) -> None:
-        columns: tuple[ProgressColumn, ...] = (TaskProgressColumn(), TextColumn("{task.fields[clock]}"))
-        if start.unit != "%":
-            left = TimeRemainingColumn(elapsed_when_finished=True)
-            columns = (MofNCompleteColumn(), TextColumn(start.unit), left)
+        left = TimeRemainingColumn(elapsed_when_finished=True)
+        columns: tuple[ProgressColumn, ...] = (MofNCompleteColumn(), TextColumn(start.unit), left)
+        if start.unit == "%":
+            columns = (TaskProgressColumn(), TextColumn("{task.fields[clock]}"))
+        elif start.total is None:
+            columns = (TextColumn("{task.completed:,.0f}"), TextColumn(start.unit), TimeElapsedColumn())
+        elif not start.total:  # of one step there is nothing to count
+            columns = (TimeElapsedColumn(),)
         self._progress = Progress(TextColumn("{task.description:<22}"), BarColumn(BAR_WIDTH), *columns)
         self._task = self._progress.add_task(name_stage(start.stage), total=start.total or None, clock="")
         self._total = start.total or 1
+        self._is_open = start.total is None
         self._epoch: EpochFinished | None = None
         self._figures = ""
 
@@ -153,14 +143,10 @@ class StageRow:
             self._epoch, self._figures = event, format_epoch(event)
         else:
             taken = format_clock(event.seconds)
-            self._progress.update(self._task, completed=self._total, total=self._total, clock=taken)
+            if not self._is_open:
+                self._progress.update(self._task, completed=self._total)
+            self._progress.update(self._task, total=self._progress.tasks[0].completed, clock=taken)
             self._figures = format_epoch(self._epoch) if self._epoch else ""
-
-
-def name_stage(stage: str) -> str:
-    """Name a stage for readers."""
-    is_last = stage.startswith("last ")  # some of the last blocks
-    return STAGE_WORDS.get(stage, f"Training {stage}" if is_last else stage)
 
 
 def format_epoch(event: EpochFinished) -> str:
@@ -234,7 +220,7 @@ def format_share(share: float | None, digits: int = 1) -> str:
     """Write a share as per cent; only all or nothing is written as 100 or 0."""
     if share is None:
         return "–"
-    text = f"{100 * share:.{digits}f}"
+    text = f"{100 * share:z.{digits}f}"  # z: what rounds to nothing has no sign
     if share < 1 and float(text) == 100:
         text = f"{100 - 10**-digits:.{digits}f}"
     return f"{text} %"

@@ -169,7 +169,7 @@ def _receive(file: PublishedFile, part: Part, listen: Listener) -> None:
             if not start:
                 _note_origin(file, part, response, total)
             if not connection:
-                listen(StageStarted(file.stage, math.ceil((total or 0) / 1000), "kB"))
+                listen(StageStarted(file.stage, math.ceil(total / 1000) if total else None, "kB"))
             with part.path.open("ab") as sink:
                 sink.truncate(start)  # to nothing, where the server starts from the beginning
                 fault = _read_rest(file, response, sink, listen)

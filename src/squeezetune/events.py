@@ -3,17 +3,49 @@
 A listener is any callable that takes one event; it is called from the thread that runs the job, in order.
 """
 
-from collections.abc import Callable
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TypeAlias
+
+PREPARING = "preparing"
+REPORT = "report"
+EXPORT = "export "  # before the name of a format
+# What stages are called for people.
+STAGE_WORDS: Mapping[str, str] = {
+    "reading": "Reading the photos",
+    PREPARING: "Preparing",
+    "features": "Looking at the photos",
+    "looks": "Looking at the photos",
+    "near-duplicates": "Finding alike photos",
+    "pixels": "Keeping the pixels",
+    "download": "Fetching the weights",
+    "archive": "Fetching the archive",
+    "packing": "Packing the images",
+    "head": "Training the head",
+    "folds": "Training the folds",
+    "activations": "Running first blocks",
+    "all layers": "Training all layers",
+    "original recipe": "Training as in 2018",
+    "familiarity": "Looking once more",
+    "measuring": "Measuring",
+    "predicting": "Predicting",
+    "labels": "Doubting the labels",
+    "outliers": "Finding outliers",
+    REPORT: "Writing the report",
+}
 
 
 @dataclass(frozen=True)
 class StageStarted:
-    """A stage of the work begins; `total` counts its steps in `unit`, 0 where it is one indivisible step."""
+    """A stage of the work begins; `total` counts its steps in `unit`.
+
+    It is 0 where the stage is one indivisible step, None where nobody knows how many there will be.
+    """
 
     stage: str
-    total: int = 0
+    total: int | None = 0
     unit: str = "images"
 
 
@@ -133,3 +165,24 @@ Listener: TypeAlias = Callable[[Event], None]
 
 def ignore_event(event: Event) -> None:
     """Listen to nothing."""
+
+
+@contextmanager
+def tell_stage(stage: str, listen: Listener) -> Iterator[None]:
+    """Tell when a stage that is one indivisible step begins, and how long it took."""
+    started = time.perf_counter()
+    listen(StageStarted(stage))
+    yield
+    listen(StageFinished(stage, time.perf_counter() - started))
+
+
+def name_stage(stage: str) -> str:
+    """Name a stage for readers.
+
+    >>> name_stage("near-duplicates"), name_stage("export onnx-int8"), name_stage("last 4 blocks")
+    ('Finding alike photos', 'Exporting onnx-int8', 'Training last 4 blocks')
+    """
+    if stage.startswith(EXPORT):
+        return f"Exporting {stage.removeprefix(EXPORT)}"
+    is_last = stage.startswith("last ")  # some of the last blocks
+    return STAGE_WORDS.get(stage, f"Training {stage}" if is_last else stage)

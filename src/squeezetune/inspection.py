@@ -1,8 +1,5 @@
 """A close look at all photos of an index: how they look, what they say of each other's labels, which are alike."""
 
-import time
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -11,11 +8,12 @@ from squeezetune.data.index import ImageIndex
 from squeezetune.data.likeness import Likeness, find_near_duplicates, join_pairs
 from squeezetune.data.looks import Looks, find_looks, open_look_store
 from squeezetune.data.split import Split, gather_units
-from squeezetune.events import Listener, StageFinished, StageStarted
+from squeezetune.events import PREPARING, tell_stage
 from squeezetune.learn.doubts import Doubts, find_doubts
 from squeezetune.learn.features import Features, FeatureStores, compute_features
 from squeezetune.learn.out_of_fold import Opinions, deal_folds, predict_out_of_fold
 from squeezetune.learn.outliers import Outliers, find_outliers
+from squeezetune.learn.trunk import Trunk
 from squeezetune.scene import Scene, open_scene
 from squeezetune.scratch import Selection
 from squeezetune.store import lend_folder
@@ -48,15 +46,17 @@ def inspect_photos(index: ImageIndex, workshop: Workshop) -> Inspection:
         SourceError: no image can be decoded.
 
     """
-    scene = _open_whole(index, workshop)
-    index, features, looks = _look_at_all(scene)
+    with tell_stage(PREPARING, workshop.listen):
+        scene = _open_whole(index, workshop)
+        trunk = scene.prepare_trunk(VIEWS)
+    index, features, looks = _look_at_all(scene, trunk)
     shop = scene.workshop
-    with _tell_stage("near-duplicates", shop.listen):
+    with tell_stage("near-duplicates", shop.listen):
         likeness = find_near_duplicates(index, looks, shop.settings.resize, shop.engine)
     index = replace(index, pictures=join_pairs(len(index), likeness))
-    with _tell_stage("labels", shop.listen):
+    with tell_stage("labels", shop.listen):
         opinions = _ask_opinions(index, features, scene)
-    with _tell_stage("outliers", shop.listen):
+    with tell_stage("outliers", shop.listen):
         outliers = _find_outliers(index, features, scene)
     return Inspection(index, looks, opinions, find_doubts(opinions, index.labels), likeness, outliers)
 
@@ -70,9 +70,9 @@ def _open_whole(index: ImageIndex, workshop: Workshop) -> Scene:
     return open_scene(index, Split(everything, none, none), workshop)
 
 
-def _look_at_all(scene: Scene) -> tuple[ImageIndex, Features, Looks]:
+def _look_at_all(scene: Scene, trunk: Trunk) -> tuple[ImageIndex, Features, Looks]:
     """Run the frozen layers over all images; those that cannot be decoded are left out."""
-    index, shop, trunk, scratch = scene.index, scene.workshop, scene.prepare_trunk(VIEWS), scene.open_scratch()
+    index, shop, scratch = scene.index, scene.workshop, scene.open_scratch()
     with lend_folder(shop.cache) as folder:
         look_store = open_look_store(folder, trunk.pixels)
         stores = FeatureStores(scene.open_features(trunk), look_store)
@@ -98,11 +98,3 @@ def _find_outliers(index: ImageIndex, features: Features, scene: Scene) -> Outli
     firsts = np.sort(np.unique(index.digests, axis=0, return_index=True)[1])
     found = find_outliers(Selection(features.values, firsts), scene.workshop.engine)
     return replace(found, positions=firsts[found.positions])
-
-
-@contextmanager
-def _tell_stage(stage: str, listen: Listener) -> Iterator[None]:
-    started = time.perf_counter()
-    listen(StageStarted(stage))
-    yield
-    listen(StageFinished(stage, time.perf_counter() - started))

@@ -16,6 +16,7 @@ from squeezetune.artifact import Manifest
 from squeezetune.course import train_stages
 from squeezetune.data.index import ImageIndex
 from squeezetune.deepening import Ground
+from squeezetune.events import PREPARING, tell_stage
 from squeezetune.learn.head import LabelledFeatures, fit_head
 from squeezetune.learn.trained import TrainedNetwork, pack_network
 from squeezetune.learned import Learned, Trained
@@ -40,10 +41,11 @@ def learn_classifier(index: ImageIndex, cut: CutIndex, workshop: Workshop, start
         DataError: no image can be decoded, or too few of a class.
 
     """
-    scene = open_scene(index, cut(index), workshop)
-    workshop, settings, weights = scene.workshop, scene.settings, workshop.pretrained.weights
-    deadline = workshop.run_ends or find_deadline(settings, started)
-    plan, trunk = plan_run(scene, deadline, started=started)
+    with tell_stage(PREPARING, workshop.listen):
+        scene = open_scene(index, cut(index), workshop)
+        workshop, settings, weights = scene.workshop, scene.settings, workshop.pretrained.weights
+        deadline = workshop.run_ends or find_deadline(settings, started)
+        plan, trunk = plan_run(scene, deadline, started=started)
     scratch = scene.open_scratch()
     survey, plan = survey_images(scene, cut, plan, trunk, scratch)
     plan = plan if deadline is None else renew_head(plan, settings, deadline - time.perf_counter())

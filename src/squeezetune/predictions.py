@@ -163,7 +163,7 @@ def predict_to_file(
         counts[0], counts[1] = counts[0] + 1, counts[1] + row.is_error
         return row.title
 
-    listen(StageStarted(STAGE))
+    listen(StageStarted(STAGE, None))
     left = skip_images(batches, (count(row) for row in file.read_back()), file.path)
     for title, outcome in predict_files(classifier, left, none_of_these, pictures):
         file.append(file.lines.write(title, outcome))

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from squeezetune.cross_validation import Crossed
 from squeezetune.data.index import Skipped
-from squeezetune.events import EpochFinished, Event, PlanChanged, PlanMade, StageFinished
+from squeezetune.events import PREPARING, EpochFinished, Event, PlanChanged, PlanMade, StageFinished
 from squeezetune.learn.bench import VIEW_NAMES
 from squeezetune.learn.candidate import Candidate
 from squeezetune.learn.evaluation import Evaluation
@@ -66,14 +66,17 @@ def make_record(run: Run) -> dict[str, Any]:
         "data": record_data(run),
         "model": record_model(run),
         "settings": run.settings.to_dict(),
-        "plan": record_plan(run),
-        "timings": record_timings(run),
-        "total_seconds": round(run.total_s, 3),
+        **record_times(run),
         "memory": record_memory(run),
         "machine": describe_machine(),
         "stages": record_stages(list_stages(run)),
         "history": record_history(run),
     }
+
+
+def record_times(run: Run) -> dict[str, Any]:
+    """Tell how long the run took until now, stage by stage, and what was planned."""
+    return {"plan": record_plan(run), "timings": record_timings(run), "total_seconds": round(run.total_s, 3)}
 
 
 def record_memory(run: Run) -> dict[str, Any]:
@@ -229,6 +232,7 @@ def _record_candidate(candidate: Candidate, chosen: Candidate) -> dict[str, Any]
         "validation_accuracy": candidate.validation_accuracy,
         "seconds": round(candidate.seconds, 3),
         "chosen": candidate is chosen,
+        "note": "" if candidate is chosen else candidate.explain_loss(chosen),
     }
 
 
@@ -287,6 +291,10 @@ def record_plan(run: Run) -> dict[str, Any] | None:
         taken["near-duplicates"] += taken.get("looks", 0.0)
     # the forecast of a stage of training counts its probe, its pixels and its judgement too
     taken |= {stage.name: stage.seconds for stage in run.learned.stages}
+    # that of preparing counts all that came before it
+    taken |= {
+        event.stage: at for event, at in run.heard if isinstance(event, StageFinished) and event.stage == PREPARING
+    }
     parts = [
         {"part": part, "forecast_s": round(seconds, 3), "seconds": _find_seconds(part, taken)}
         for part, seconds in plan.forecasts

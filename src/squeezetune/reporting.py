@@ -7,6 +7,7 @@ from math import ceil, floor
 from typing import Any
 
 from squeezetune.curves import Curve, Span, lay_out, trace_curves
+from squeezetune.events import name_stage
 from squeezetune.page import embed_picture, render_page
 from squeezetune.plots import draw_plots
 
@@ -17,6 +18,7 @@ MATRIX_LIMIT = 25  # classes; a wider matrix is no longer read, only scrolled
 PICKED_CLASSES = 20  # rows of the matrix where there are more classes than that
 SHADES = 6  # steps of a cell's colour, each with a text colour of enough contrast
 UNKNOWN = "–"
+LEAST_TOLD_S = 0.05
 
 Json = Mapping[str, Any]
 
@@ -42,6 +44,9 @@ def render_report(report: Json, thumbnails: Mapping[str, bytes]) -> str:
         scale_start=_choose_scale(report["test"]["interval"][0]),
         stages=report.get("stages", ()),
         charts=_draw_charts(report["history"]),
+        timings=list_times(report),
+        settings=describe_settings(report),
+        resized=RESIZED.get(report["model"]["resize"], report["model"]["resize"]),
     )
 
 
@@ -95,6 +100,39 @@ def format_times(count: int) -> str:
 def format_setting(value: object) -> str:
     """Write the value of a setting; an empty one is still seen."""
     return UNKNOWN if value is None or value == "" else str(value)
+
+
+RESIZED = {"squash": "squashed to a square", "crop": "the middle of the photo", "pad": "with black edges"}
+# Settings that mean nothing but under one value of another one.
+BELONG_TO = {"classifier_norm": ("recipe", "original"), "last_fires": ("layers", "last"), "repeats": ("folds", None)}
+
+
+def describe_settings(report: Json) -> dict[str, str]:
+    """Write the settings for people: what was left open is said with what was taken for it."""
+    settings, model = report["settings"], report["model"]
+    engine, _, precision = model["engine"].partition(" ")
+    taken = {
+        "image_side": f"{model['image_side']} px", "head": model["head"], "views": model["views"], "engine": engine,
+        "precision": precision,
+    }  # fmt: skip
+    empty = {"budget": "none", "max_ram": "no ceiling", "weights": "those of the package", "group_by": "nothing"}
+    words: dict[str, str] = {}
+    for name, value in settings.items():
+        other, needed = BELONG_TO.get(name, ("", None))
+        if needed and settings.get(other) != needed and not (name == "last_fires" and value):
+            continue
+        if value in ("auto", 0) and not isinstance(value, bool) and name not in ("seed",):
+            words[name] = f"automatic: {taken[name]}" if taken.get(name) else "automatic"
+        else:
+            words[name] = str(value) if value != "" else empty.get(name, UNKNOWN)
+    return words
+
+
+def list_times(report: Json) -> list[dict[str, Any]]:
+    """List how long each stage took, in words, and what is left over, so that they add up to the whole."""
+    times = [{"stage": name_stage(item["stage"]), "seconds": item["seconds"]} for item in report["timings"]]
+    rest = report["total_seconds"] - sum(item["seconds"] for item in times)
+    return [*times, {"stage": "All else", "seconds": rest}] if rest >= LEAST_TOLD_S else times
 
 
 FILTERS: Mapping[str, Callable[..., Any]] = {

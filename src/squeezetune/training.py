@@ -38,11 +38,13 @@ from squeezetune.data.pixels import make_thumbnails
 from squeezetune.data.split import Split, split_index
 from squeezetune.engine import ThreadEngine
 from squeezetune.errors import ClassesError, SettingsError
+from squeezetune.events import REPORT as REPORT_STAGE
 from squeezetune.events import (
     Listener,
     ModelMeasured,
     Notice,
     ignore_event,
+    tell_stage,
 )
 from squeezetune.forecasts import COMPARED_IMAGES
 from squeezetune.gauge import MemoryGauge
@@ -55,7 +57,7 @@ from squeezetune.planner import add_rounds
 from squeezetune.plans import Plan
 from squeezetune.prediction import Classifier, load
 from squeezetune.quantities import parse_size
-from squeezetune.record import Run, make_record
+from squeezetune.record import Run, make_record, record_times
 from squeezetune.reporting import draw_plots, render_report
 from squeezetune.scene import find_deadline, open_scene, plan_run
 from squeezetune.scheme import choose_scheme
@@ -285,14 +287,15 @@ def write_report(
     run = Run(job.settings, learned, measured, evaluation, command, job.created, heard, seconds, compared,
               job.clock.gauge.peaks, crossed)  # fmt: skip
     record = make_record(run)
-    for name, image in draw_plots(record).items():
-        staging.write(f"plots/{name}", image)
-    pictures = {item["image"] for gallery in ("mistakes", "unsure") for item in record[gallery]}
-    # one at a time: a ceiling of memory holds here too
-    thumbnails = make_thumbnails(index.source, sorted(pictures), THUMBNAIL_PX, ThreadEngine(1))
-    page = render_report(record, thumbnails)
+    with tell_stage(REPORT_STAGE, job.clock):
+        for name, image in draw_plots(record).items():
+            staging.write(f"plots/{name}", image)
+        pictures = {item["image"] for gallery in ("mistakes", "unsure") for item in record[gallery]}
+        # one at a time: a ceiling of memory holds here too
+        thumbnails = make_thumbnails(index.source, sorted(pictures), THUMBNAIL_PX, ThreadEngine(1))
+    record |= record_times(replace(run, heard=tuple(job.clock.heard), total_s=job.clock.total_s()))
     staging.write(REPORT, to_json(record))
-    staging.write(REPORT_PAGE, page.encode())
+    staging.write(REPORT_PAGE, render_report(record, thumbnails).encode())
 
 
 def repeat_command(job: Job) -> str:

@@ -64,8 +64,8 @@ def describe_export(item: Export) -> dict[str, Any]:
     if score:
         low, high = (_percent(end) for end in score.interval)
         row["accuracy"] = f"{_percent(score.accuracy)} ({low} to {high})" if score.is_honest else UNKNOWN
-        ends = [f"{100 * end:+.1f}" for end in score.change_interval]
-        row["change"] = f"{100 * score.change:+.2f} ({ends[0]} to {ends[1]})"
+        ends = [format_points(end, 1) for end in score.change_interval]
+        row["change"] = f"{format_points(score.change)} ({ends[0]} to {ends[1]})"
         row["agreement"] = _percent(score.agreement)
     if trial:
         row["speed"] = " / ".join(f"{speed:,.0f}" for speed in trial.images_per_s.values())
@@ -85,6 +85,16 @@ def describe_export(item: Export) -> dict[str, Any]:
 def describe_accuracy(item: Export) -> str:
     """Write the accuracy of an export alone; nothing of photos that the model has learnt from."""
     return _percent(item.score.accuracy if item.score and item.score.is_honest else None)
+
+
+def format_points(share: float, digits: int = 2) -> str:
+    """Write a difference of shares in points, with its sign; nothing has none.
+
+    >>> format_points(-0.0002), format_points(-0.0002, 1), format_points(0.01, 1)
+    ('-0.02', '0.0', '+1.0')
+    """
+    points = round(100 * share, digits)
+    return f"{points:+.{digits}f}" if points else f"{0:.{digits}f}"
 
 
 def escape_markdown(text: object) -> str:

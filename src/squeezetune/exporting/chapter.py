@@ -9,6 +9,7 @@ from pathlib import Path
 
 from squeezetune.artifact import MODEL, REPORT, REPORT_PAGE, Staging, read_manifest, read_report, to_json
 from squeezetune.errors import ArtifactError
+from squeezetune.exporting.card import format_points
 from squeezetune.exporting.record import Exports, describe_exports
 from squeezetune.machine import name_processor
 from squeezetune.page import render_page
@@ -50,13 +51,21 @@ def render_chapter(exports: Exports) -> str:
     scores = [item.score for item in exports.items if item.score]
     return render_page(
         TEMPLATE,
-        {**FILTERS, "points": format_points, "megabytes": "{:.2f}\u00a0MB".format},
+        {
+            **FILTERS,
+            "points": _write_points,
+            "megabytes": "{:.2f}\u00a0MB".format,
+        },
         items=exports.items,
         folder=exports.folder.resolve().name,
         measured=bool(scores),
         honest=all(score.is_honest for score in scores),
         processor=name_processor(),
     )
+
+
+def _write_points(share: float, digits: int = 2) -> str:
+    return format_points(share, digits).replace("-", "−")
 
 
 def put_part(page: str, name: str, content: str) -> str:
@@ -74,8 +83,3 @@ def put_part(page: str, name: str, content: str) -> str:
     else:
         raise ArtifactError(f"{REPORT_PAGE} has no place for exports", "Train the model again.")
     return f"{before}{begin}{content}{end}\n{after}"
-
-
-def format_points(share: float, digits: int = 2) -> str:
-    """Write a difference of shares in points."""
-    return f"{100 * share:+.{digits}f}".replace("-", "−")

@@ -27,7 +27,7 @@ from squeezetune.artifact import MODEL, NETWORK, read_payload, stage_artifact, t
 from squeezetune.data.folders import check_outside
 from squeezetune.data.origin import Photos
 from squeezetune.errors import INSTALL_TORCH, ArtifactError, ExportError, SettingsError
-from squeezetune.events import Listener, Notice, StageFinished, StageStarted, ignore_event
+from squeezetune.events import EXPORT, Listener, Notice, StageFinished, StageStarted, ignore_event
 from squeezetune.exporting.card import write_card
 from squeezetune.exporting.chapter import update_report
 from squeezetune.exporting.formats import DEFAULT_FORMATS, FORMATS, find_format
@@ -197,7 +197,7 @@ def make_export(name: str, order: Order, folder: Path, bench: Bench | None, list
         ExportError: it loses more than it may, or its runtime cannot run it.
     """
     found, start = find_format(name), time.perf_counter()
-    listen(StageStarted(name, len(bench.exam.positions) if bench else 0))
+    listen(StageStarted(EXPORT + name, len(bench.exam.positions) if bench else 0, "photos"))
     path = folder / found.path
     path.parent.mkdir(parents=True, exist_ok=True)
     found.write(order, path)
@@ -207,7 +207,7 @@ def make_export(name: str, order: Order, folder: Path, bench: Bench | None, list
     if bench:
         score = measure_export(name, order, path, bench, listen)
         trial = try_export(found.runtime, found.find_model(path), bench.sample)
-    listen(StageFinished(name, time.perf_counter() - start))
+    listen(StageFinished(EXPORT + name, time.perf_counter() - start))
     root = folder / found.root
     files = sorted(item for item in root.rglob("*") if item.is_file()) if root.is_dir() else [root]
     hashes = {item.relative_to(folder).as_posix(): hash_bytes(item.read_bytes()) for item in files}
@@ -221,13 +221,13 @@ def measure_export(name: str, order: Order, path: Path, bench: Bench, listen: Li
         ExportError: it still loses more than it may.
     """
     found = find_format(name)
-    score = score_export(found.open(path), bench.exam, listen, name)
+    score = score_export(found.open(path), bench.exam, listen, EXPORT + name)
     can_tune, has_torch = not order.network.is_convolved, find_spec("torch") is not None
     if found.tune and can_tune and has_torch and not is_allowed(score, bench.max_loss):
         listen(Notice(f"{name} loses {find_loss(score):.2f} points as it is, so its codes are trained"))
         found.tune(order, path)
         found.check(path)
-        score = score_export(found.open(path), bench.exam, listen, name)
+        score = score_export(found.open(path), bench.exam, listen, EXPORT + name)
     check_loss(name, score, bench.max_loss, needs_torch=bool(found.tune) and can_tune and not has_torch)
     return score
 

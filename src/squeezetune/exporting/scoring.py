@@ -69,7 +69,7 @@ def score_export(run: RunExport, exam: Exam, listen: Listener, stage: str) -> Sc
     found = []
     for images in exam.read():
         found.append(run_sizes(run, images))
-        listen(StageAdvanced(stage, CHUNK_IMAGES * len(found)))
+        listen(StageAdvanced(stage, sum(map(len, found))))
     return compare(np.concatenate(found), exam)
 
 

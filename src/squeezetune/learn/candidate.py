@@ -46,6 +46,16 @@ class Candidate:
         gains = self.is_correct.astype(np.int64) - other.is_correct
         return is_sure(gains) and (self.units is None or is_sure(sum_groups(gains, self.units)))
 
+    def explain_loss(self, other: "Candidate") -> str:
+        """Say why another one was taken though this one is right on more validation images; nothing where it is not."""
+        if len(self.is_correct) != len(other.is_correct) or self.validation_accuracy <= other.validation_accuracy:
+            return ""
+        gains = self.is_correct.astype(np.int64) - other.is_correct
+        more, error = int(gains.sum()), float(np.sqrt((gains**2).sum()))
+        if more > error:  # groups decided, or the settings
+            return "better on these images, but not surely on other groups" if self.units is not None else ""
+        return f"not surely better: {more:,} more of {len(gains):,} right, where chance alone makes {error:.1f}"
+
     def replaces(self, other: "Candidate") -> bool:
         """Say whether this one, a network with more of its layers trained, takes the place of another.
 
