@@ -7,6 +7,7 @@ from fast_options import FAST
 from squeezetune.cli import main
 from squeezetune.cli_watch import describe_update, format_update
 from squeezetune.errors import ClassesError
+from squeezetune.terminal import escape_controls
 from squeezetune.watching import Change, Pace, Update
 
 
@@ -83,6 +84,6 @@ def test_ctrl_c_in_the_first_training_is_told_as_ever(tmp_path, monkeypatch):
 
 def test_an_error_is_one_line():
     update = Update(error=ClassesError("a\nb \udcff", "Do this."), accuracy_before=0.5)
-    assert format_update(update) == "The model stays as it was: a b \\udcff Do this."
+    assert escape_controls(format_update(update)) == "The model stays as it was: a\\nb \\udcff Do this."
     assert describe_update(update)["error"]["code"] == "classes"
     assert describe_update(Update(Change(1, 0, 0)))["change"] == {"new": 1, "removed": 0, "moved": 0}

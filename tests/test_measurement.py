@@ -1,10 +1,12 @@
 import numpy as np
 import pytest
 
+from squeezetune.data.folders import hash_file
 from squeezetune.data.index import index_photos
 from squeezetune.errors import ArtifactError, ClassesError, SourceError
 from squeezetune.events import Notice, StageAdvanced, StageFinished, StageStarted, ignore_event
 from squeezetune.measurement import evaluate, run_classifier
+from squeezetune.parts import read_parts
 from squeezetune.prediction import Classifier, load
 from squeezetune.store import RowStore
 
@@ -71,6 +73,35 @@ def test_a_folder_without_a_readable_image_is_an_error(classifier, unseen):
         path.write_bytes(path.read_bytes()[:400])
     with pytest.raises(SourceError):
         evaluate(classifier, unseen)
+
+
+def test_photos_that_the_model_was_trained_on_are_told_apart(classifier, model_folder, shape_folder, unseen):
+    assert evaluate(model_folder, unseen).seen is None
+    report = classifier.report
+    parts, figures = report["data"]["parts"], evaluate(model_folder, shape_folder)
+    assert (figures.seen.train, figures.seen.validation) == (parts["train"], parts["validation"])
+    assert figures.seen.others.count == parts["test"]
+    assert figures.seen.others.accuracy == report["test"]["accuracy"]
+    assert figures.evaluation.count == sum(parts.values())
+
+
+def test_where_no_other_photo_is_left_that_is_known(model_folder, shape_folder, tmp_path):
+    known = read_parts(model_folder)
+    for path in shape_folder.rglob("*.png"):
+        digest = np.frombuffer(hash_file(str(path)), np.uint8)
+        if (known.digests["train"] == digest).all(axis=1).any():
+            target = tmp_path / "renamed" / path.parent.name / f"x{path.name}"
+            target.parent.mkdir(parents=True, exist_ok=True)
+            target.write_bytes(path.read_bytes())
+    seen = evaluate(model_folder, tmp_path / "renamed").seen
+    assert (seen.train, seen.validation, seen.others) == (len(known.digests["train"]), 0, None)
+
+
+def test_a_model_that_does_not_say_what_it_was_trained_on_is_measured_all_the_same(
+    model_folder, shape_folder, tmp_path
+):
+    alone = load(model_folder / "model.onnx")
+    assert evaluate(alone, shape_folder).seen is None
 
 
 # ---- some images of an index

@@ -254,7 +254,7 @@ def test_the_page_shows_the_figures_of_the_report():
         "3.4 points", "3,200", "14.2 s", "1.5 MB", "class 'apple' has only 2 test images",
         "squeezetune train photos --seed 0", "cat/broken.jpg the file is truncated",
         "12, of the same bytes", "near-duplicates 3", "2 of 320 test photos have a copy", "On the other 98",
-            "hidden layer of 512 99.4 % 9.4 s ✓ chosen", "features 9.8 s", "512 MB",
+            "hidden layer of 512 99.4 % 9.4 s ✓ chosen", "Looking at the photos 9.8 s", "512 MB",
         "onnxruntime 1.32.0", "effort balanced", "Always saying “apple” would reach 12.5 %",
     ):  # fmt: skip
         assert words in text

@@ -212,7 +212,8 @@ def _describe_loser(candidate: dict[str, Any], model: dict[str, Any]) -> str:
     from squeezetune.console import format_share
 
     share = format_share(candidate["validation_accuracy"])
-    return f"Note: {candidate['name']}: {share} on the validation photos, {candidate['note']}; kept: {model['head']}."
+    kept = "the linear head" if model["head"] == "linear" else model["head"]
+    return f"Note: {candidate['name']}: {share} on the validation photos, {candidate['note']}; {kept} was kept."
 
 
 def _describe_rest(share: dict[str, Any] | None) -> str:
@@ -234,6 +235,7 @@ def evaluate(model: Path, photos: Path, class_pattern: str, columns: str, as_jso
     from squeezetune.console import (
         ProgressListener,
         describe_balance,
+        describe_seen,
         format_share,
         print_json,
         print_lines,
@@ -245,11 +247,14 @@ def evaluate(model: Path, photos: Path, class_pattern: str, columns: str, as_jso
         found = evaluate_classifier(model, photos, class_pattern=class_pattern, columns=columns, listen=listen)
     result = found.evaluation
     if as_json:
-        print_json(result.to_dict() | {"skipped": [vars(item) for item in found.skipped]})
+        seen = found.seen and found.seen.to_dict()
+        print_json(result.to_dict() | {"seen": seen, "skipped": [vars(item) for item in found.skipped]})
         return
     low, high = (format_share(end) for end in result.interval)
     accuracy = f"{format_share(result.accuracy)} of {result.count:,} photos are recognised"
     print_lines(f"{accuracy} (95 % interval {low} to {high}).", *describe_balance(result.to_dict()))
+    if found.seen:
+        print_lines(*describe_seen(found.seen.to_dict()))
     rows = [
         (item.name, f"{item.test:,}", format_share(item.precision), format_share(item.recall), format_share(item.f1))
         for item in result.per_class

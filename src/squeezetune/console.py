@@ -256,6 +256,19 @@ def describe_balance(test: Mapping[str, Any]) -> list[str]:
     ]
 
 
+def describe_seen(seen: Mapping[str, Any]) -> list[str]:
+    """Say that a model knows some of the photos that it was measured on, and what it is worth on the others."""
+    known = [f"{seen['train']:,} of these photos trained the model"] if seen["train"] else []
+    known += [f"{seen['validation']:,} of these photos chose among its forms"] if seen["validation"] else []
+    lines = [f"Note: {', '.join(known)}: that flatters it."]
+    others = seen["others"]
+    if others is None:
+        return [*lines, "None is left that it has not seen; its report says what it is worth on such photos."]
+    low, high = (format_share(end) for end in others["interval"])
+    share = format_share(others["accuracy"])
+    return [*lines, f"{share} of the other {others['count']:,} are recognised (95 % interval {low} to {high})."]
+
+
 def describe_split(data: Mapping[str, Any]) -> str:
     """Say how many photos each part has, from the `data` of a report."""
     parts = data["parts"].values()

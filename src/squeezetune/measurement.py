@@ -4,6 +4,7 @@ import os
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -14,9 +15,10 @@ from squeezetune.data.listing import list_some
 from squeezetune.data.origin import Photos, find_origin
 from squeezetune.data.split import Split
 from squeezetune.engine import Engine, ThreadEngine
-from squeezetune.errors import ClassesError, ImageError, SourceError
+from squeezetune.errors import ArtifactError, ClassesError, ImageError, SourceError
 from squeezetune.events import Listener, Notice, StageAdvanced, StageFinished, StageStarted, ignore_event
 from squeezetune.learn.evaluation import Evaluation, evaluate_probabilities
+from squeezetune.parts import read_parts
 from squeezetune.prediction import Classifier, load
 from squeezetune.store import RowStore
 
@@ -39,11 +41,31 @@ class Measured:
 
 
 @dataclass(frozen=True)
+class Seen:
+    """How many of the photos a model was trained and chosen on, by their bytes, and what it is worth on the `others`.
+
+    `others` is None where there are none.
+    """
+
+    train: int
+    validation: int
+    others: Evaluation | None
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return plain values for JSON."""
+        return vars(self) | {"others": self.others and self.others.to_dict()}
+
+
+@dataclass(frozen=True)
 class FolderEvaluation:
-    """The evaluation of a classifier on a folder of labelled photos, and the files that were not used."""
+    """The evaluation of a classifier on a folder of labelled photos, and the files that were not used.
+
+    `seen` says how many of the photos the model knows already; None where it knows none, or does not say.
+    """
 
     evaluation: Evaluation
     skipped: tuple[Skipped, ...]
+    seen: Seen | None = None
 
 
 def evaluate(
@@ -70,7 +92,25 @@ def evaluate(
     labels = places[index.labels[measured.positions]]
     failed = tuple(Skipped(index.names[at], reason) for at, reason in measured.failures.items())
     result = evaluate_probabilities(measured.probabilities, labels, classifier.class_names)
-    return FolderEvaluation(result, index.skipped + failed)
+    return FolderEvaluation(result, index.skipped + failed, find_seen(classifier, index, measured, labels))
+
+
+def find_seen(classifier: Classifier, index: ImageIndex, measured: Measured, labels: NDArray[np.int64]) -> Seen | None:
+    """Find the photos that a model was trained or chosen on; None where there are none, or the model does not say."""
+    try:
+        parts = read_parts(classifier.folder) if classifier.folder else None
+    except ArtifactError:  # an earlier model, or a damaged list: the figure can be had all the same
+        parts = None
+    if parts is None:
+        return None
+    known = [np.isin(measured.positions, parts.find(index, part)) for part in ("train", "validation")]
+    is_known = known[0] | known[1]
+    if not is_known.any():
+        return None
+    others, rest = None, ~is_known
+    if rest.any():
+        others = evaluate_probabilities(measured.probabilities[rest], labels[rest], classifier.class_names)
+    return Seen(int(known[0].sum()), int((known[1] & ~known[0]).sum()), others)
 
 
 def place_classes(index: ImageIndex, classifier: Classifier, hint: str) -> NDArray[np.int64]:
