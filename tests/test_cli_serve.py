@@ -1,3 +1,4 @@
+import json
 import subprocess
 import sys
 
@@ -51,3 +52,32 @@ def test_a_folder_that_is_no_model(tmp_path):
     done = run(tmp_path)
     assert done.exit_code == 1
     assert "no SqueezeTune model" in done.output
+
+
+NOISE = """
+import os, sys, warnings
+from pathlib import Path
+from squeezetune.serving.server import Place, serve
+
+def make_noise(server, address):
+    os.write(2, b"TIFFReadDirectory: a warning of a library in C\\n\\n")
+    warnings.warn("a warning of Python")
+    print("words without an end", end="", file=sys.stderr)
+    server.should_exit = True
+
+serve(Path(sys.argv[1]), Place(port=0), announce=make_noise)
+print("after the end", file=sys.stderr)
+"""
+
+
+def test_every_line_of_the_log_is_json_whoever_writes_it(model_folder):
+    pytest.importorskip("starlette", reason="serving needs the extra serve")
+    done = subprocess.run([sys.executable, "-c", NOISE, model_folder], capture_output=True, text=True, check=False)
+    *lines, last = done.stderr.splitlines()
+    entries = [json.loads(line) for line in lines]
+    said = [entry["message"] for entry in entries if entry["event"] == "stderr"]
+    assert said[0] == "TIFFReadDirectory: a warning of a library in C"
+    assert "a warning of Python" in " ".join(said)
+    assert said[-1] == "words without an end"
+    assert {"listening", "stopped"} <= {entry["event"] for entry in entries}
+    assert (done.returncode, last) == (0, "after the end")

@@ -8,6 +8,7 @@ from rich.text import Text
 
 from squeezetune.console import (
     ProgressListener,
+    describe_seen,
     describe_test,
     format_clock,
     format_share,
@@ -18,6 +19,7 @@ from squeezetune.console import (
 )
 from squeezetune.errors import SettingsError
 from squeezetune.events import (
+    STAGE_WORDS,
     EpochFinished,
     ModelMeasured,
     Notice,
@@ -189,6 +191,53 @@ def show_lines(*events):
         for event in events:
             listen(event)
     return out.getvalue().splitlines()
+
+
+def test_a_stage_of_one_step_shows_no_count():
+    begun = StageStarted("near-duplicates")
+    for events in ((begun,), (begun, StageFinished("near-duplicates", 6.2))):
+        [bar] = show(*events)
+        assert bar.startswith("Finding alike photos")
+        assert "/" not in bar
+        assert "images" not in bar
+
+
+def test_a_stage_of_unknown_length_counts_on():
+    begun, advanced = StageStarted("predicting", None), StageAdvanced("predicting", 1280)
+    [bar] = show(begun, advanced)
+    assert "1,280 images" in bar
+    [bar] = show(begun, advanced, StageFinished("predicting", 3.0))
+    assert "1,280 images" in bar
+
+
+def test_an_export_is_named_and_counts_no_photo_twice():
+    [bar] = show(StageStarted("export torch", 39, "photos"), StageAdvanced("export torch", 39))
+    assert bar.startswith("Exporting torch")
+    assert "39/39 photos" in bar
+
+
+@pytest.mark.parametrize("stage", STAGE_WORDS)
+def test_every_stage_is_in_peoples_words(stage):
+    assert name_stage(stage)[0].isupper()
+    assert len(name_stage(stage)) <= 22  # the width of its column
+
+
+def test_nothing_is_written_as_minus_nothing():
+    assert format_share(-1e-9) == "0.0 %"
+
+
+@pytest.mark.parametrize(
+    ("seen", "said"),
+    [
+        ({"train": 300, "validation": 0, "others": None}, ["300 of these photos trained the model", "None is left"]),
+        ({"train": 300, "validation": 40, "others": {"accuracy": 0.875, "count": 80, "interval": (0.78, 0.93)}},
+         ["40 of these photos chose among its forms", "87.5 % of the other 80 are recognised"]),
+    ],
+)  # fmt: skip
+def test_photos_that_a_model_has_learnt_from_are_told(seen, said):
+    lines = describe_seen(seen)
+    assert all(words in " ".join(lines) for words in said)
+    assert "that flatters it" in lines[0]
 
 
 def test_every_number_of_last_blocks_has_a_name():

@@ -18,12 +18,15 @@ from PIL import Image
 
 from squeezetune.reporting import (
     GALLERY_LIMIT,
+    describe_settings,
     draw_plots,
     format_duration,
     format_percent,
     format_range,
+    list_times,
     render_report,
 )
+from squeezetune.settings import Settings
 
 HOSTILE = [
     "<script>alert(1)</script>",
@@ -598,3 +601,29 @@ def test_an_interval_over_groups_is_called_one():
     report = make_report(mistakes=1)
     report["test"]["groups"] = 24
     assert re.search("interval is [^ ]+ %, over 24 groups", Page(render_report(report, {})).text)
+
+
+def test_settings_are_told_with_what_was_taken_for_them():
+    report = make_report()
+    report["settings"] = Settings().to_dict()
+    report["model"] |= {"engine": "openvino int8", "image_side": 128, "views": "image alone"}
+    words = describe_settings(report)
+    assert words["image_side"] == "automatic: 128 px"
+    assert words["engine"] == "automatic: openvino"
+    assert words["precision"] == "automatic: int8"
+    assert words["views"] == "automatic: image alone"
+    assert words["threads"] == "automatic: one for each physical core"
+    assert (words["validation"], words["seed"], words["budget"]) == ("10\u00a0%", "0", "none")
+    assert not {"classifier_norm", "last_fires", "repeats", "recipe"} & set(words)  # they meant nothing here
+    report["settings"] |= {"image_side": 224, "engine": "onnxruntime", "recipe": "original"}
+    given = describe_settings(report)
+    assert (given["image_side"], given["engine"], given["classifier_norm"]) == ("224", "onnxruntime", "batch")
+
+
+def test_the_table_of_time_adds_up():
+    report = make_report()
+    report["timings"] = [{"stage": "reading", "seconds": 1.0}, {"stage": "preparing", "seconds": 8.2}]
+    report["total_seconds"] = 12.0
+    times = list_times(report)
+    assert [item["stage"] for item in times] == ["Reading the photos", "Preparing", "All else"]
+    assert sum(item["seconds"] for item in times) == pytest.approx(12.0)

@@ -45,6 +45,8 @@ from squeezetune.terminal import (
 
 # A log need not hear of every epoch of a head that takes sixty of them in a second.
 LINE_EVERY_S = 1.0
+# Parts whose classes have shares within this are even; those of somebody else's split may not be.
+EVEN = 0.03
 BAR_WIDTH = 24  # with the words and figures beside it, a row fits a terminal of 80 columns
 
 
@@ -273,7 +275,9 @@ def describe_split(data: Mapping[str, Any]) -> str:
     """Say how many photos each part has, from the `data` of a report."""
     parts = data["parts"].values()
     shares = " / ".join(f"{100 * part / data['images']:.1f}" for part in parts)
+    is_even = data["unevenness"] <= EVEN
     return (
         f"{' / '.join(f'{part:,}' for part in parts)} photos to train / choose / measure "
-        f"({shares} %; each class within {format_share(data['unevenness'])})"
+        f"({shares} %; {'each class within' if is_even else 'single classes differ by up to'} "
+        f"{format_share(data['unevenness'])})"
     )

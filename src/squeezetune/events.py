@@ -17,7 +17,7 @@ STAGE_WORDS: Mapping[str, str] = {
     "reading": "Reading the photos",
     PREPARING: "Preparing",
     "features": "Looking at the photos",
-    "looks": "Looking at the photos",
+    "looks": "Describing the photos",
     "near-duplicates": "Finding alike photos",
     "pixels": "Keeping the pixels",
     "download": "Fetching the weights",

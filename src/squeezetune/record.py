@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from squeezetune.cross_validation import Crossed
 from squeezetune.data.index import Skipped
-from squeezetune.events import PREPARING, EpochFinished, Event, PlanChanged, PlanMade, StageFinished
+from squeezetune.events import EpochFinished, Event, PlanChanged, PlanMade, StageFinished
 from squeezetune.learn.bench import VIEW_NAMES
 from squeezetune.learn.candidate import Candidate
 from squeezetune.learn.evaluation import Evaluation
@@ -291,10 +291,6 @@ def record_plan(run: Run) -> dict[str, Any] | None:
         taken["near-duplicates"] += taken.get("looks", 0.0)
     # the forecast of a stage of training counts its probe, its pixels and its judgement too
     taken |= {stage.name: stage.seconds for stage in run.learned.stages}
-    # that of preparing counts all that came before it
-    taken |= {
-        event.stage: at for event, at in run.heard if isinstance(event, StageFinished) and event.stage == PREPARING
-    }
     parts = [
         {"part": part, "forecast_s": round(seconds, 3), "seconds": _find_seconds(part, taken)}
         for part, seconds in plan.forecasts

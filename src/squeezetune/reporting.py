@@ -103,29 +103,58 @@ def format_setting(value: object) -> str:
 
 
 RESIZED = {"squash": "squashed to a square", "crop": "the middle of the photo", "pad": "with black edges"}
-# Settings that mean nothing but under one value of another one.
-BELONG_TO = {"classifier_norm": ("recipe", "original"), "last_fires": ("layers", "last"), "repeats": ("folds", None)}
+# How an empty setting reads.
+EMPTY = {"budget": "none", "max_ram": "no ceiling", "weights": "those of the package", "group_by": "nothing"}
 
 
 def describe_settings(report: Json) -> dict[str, str]:
-    """Write the settings for people: what was left open is said with what was taken for it."""
-    settings, model = report["settings"], report["model"]
+    """Write the settings for people: what was left open with what was taken for it; what meant nothing is left out."""
+    settings, taken = report["settings"], _list_taken(report)
+    return {
+        name: _describe_setting(value, taken.get(name, ""), EMPTY.get(name, UNKNOWN))
+        for name, value in settings.items()
+        if _means_something(name, settings, report)
+    }
+
+
+def _describe_setting(value: object, taken: str, empty: str) -> str:
+    if value == "auto" or (taken and not value):
+        return f"automatic: {taken}" if taken else "automatic"
+    if isinstance(value, float) and 0 < value < 1:
+        return f"{100 * value:g}\u00a0%"
+    return f"{value:g}" if isinstance(value, float) else str(value) if value != "" else empty
+
+
+def _list_taken(report: Json) -> dict[str, str]:
+    """Say what was taken for settings that were left open."""
+    model, folds = report["model"], report["test"].get("cross_validation")
     engine, _, precision = model["engine"].partition(" ")
-    taken = {
-        "image_side": f"{model['image_side']} px", "head": model["head"], "views": model["views"], "engine": engine,
+    layers = [stage["name"] for stage in report.get("stages", ())][1:]  # behind the frozen layers
+    return {
+        "image_side": f"{model['image_side']} px",
+        "head": model["head"],
+        "views": model["views"],
+        "engine": engine,
         "precision": precision,
-    }  # fmt: skip
-    empty = {"budget": "none", "max_ram": "no ceiling", "weights": "those of the package", "group_by": "nothing"}
-    words: dict[str, str] = {}
-    for name, value in settings.items():
-        other, needed = BELONG_TO.get(name, ("", None))
-        if needed and settings.get(other) != needed and not (name == "last_fires" and value):
-            continue
-        if value in ("auto", 0) and not isinstance(value, bool) and name not in ("seed",):
-            words[name] = f"automatic: {taken[name]}" if taken.get(name) else "automatic"
-        else:
-            words[name] = str(value) if value != "" else empty.get(name, UNKNOWN)
-    return words
+        "folds": folds["name"] if folds else "a test part",
+        "layers": ", ".join(layers) or "the head alone",
+        "epochs": "by the number of images",
+        "threads": "one for each physical core",
+        "last_fires": "4",
+    }
+
+
+def _means_something(name: str, settings: Json, report: Json) -> bool:
+    """Say whether a setting had any bearing on the run."""
+    is_original = settings.get("recipe") == "original"
+    bearings = {
+        "recipe": is_original,
+        "classifier_norm": is_original,
+        "last_fires": settings.get("layers") == "last" or (is_original and settings["last_fires"]),
+        "epochs": is_original or report.get("stages"),
+        "repeats": report["test"].get("cross_validation"),
+    }
+    return bool(bearings.get(name, True))
 
 
 def list_times(report: Json) -> list[dict[str, Any]]:

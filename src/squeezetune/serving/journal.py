@@ -2,10 +2,13 @@
 
 import json
 import logging
+import os
 import sys
 import threading
 import time
-from typing import Any, TextIO
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any, BinaryIO, TextIO
 
 
 class Journal:
@@ -26,6 +29,39 @@ class Journal:
                 self._stream.flush()
             except (OSError, ValueError):  # whoever read the log is gone; the server goes on
                 pass
+
+
+@contextmanager
+def capture_errors() -> Iterator[Journal]:
+    """Give a journal on standard error, and pass on to it line by line whatever else is written there meanwhile.
+
+    Libraries in C, such as libtiff, write past Python, so that it is the file itself that is led elsewhere.
+    """
+    try:
+        sys.stderr.flush()
+        place = sys.stderr.fileno()
+    except (OSError, ValueError):  # no file: a program around us collects what is written
+        yield Journal()
+        return
+    kept, (end, begin) = os.dup(place), os.pipe()
+    with os.fdopen(kept, "w", encoding="utf-8") as stream, os.fdopen(end, "rb") as lines:
+        journal = Journal(stream)
+        reader = threading.Thread(target=_pass_on, args=(lines, journal), daemon=True)
+        os.dup2(begin, place)
+        os.close(begin)
+        reader.start()
+        try:
+            yield journal
+        finally:
+            sys.stderr.flush()
+            os.dup2(kept, place)  # closes the last way into the pipe, so that the reader comes to its end
+            reader.join()
+
+
+def _pass_on(lines: BinaryIO, journal: Journal) -> None:
+    for line in lines:
+        if words := line.decode(errors="backslashreplace").strip():
+            journal.write("stderr", message=words)
 
 
 class JournalHandler(logging.Handler):

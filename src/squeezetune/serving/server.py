@@ -16,7 +16,7 @@ from squeezetune.errors import SettingsError, SqueezeTuneError
 from squeezetune.serving.access import Access
 from squeezetune.serving.application import Service, build_application
 from squeezetune.serving.batching import Batcher
-from squeezetune.serving.journal import Journal, JournalHandler
+from squeezetune.serving.journal import Journal, JournalHandler, capture_errors
 from squeezetune.serving.limits import Limits
 from squeezetune.serving.metrics import Metrics
 from squeezetune.serving.models import ServedModel
@@ -71,7 +71,14 @@ def serve(
         SettingsError: the address is taken, or is none of this computer.
 
     """
-    journal, metrics = journal or Journal(), Metrics()
+    with ExitStack() as own:
+        log = journal or own.enter_context(capture_errors())
+        _run(source, place, limits, access, log, announce)
+
+
+def _run(source: Path, place: Place, limits: Limits, access: Access, journal: Journal, announce: Announce) -> None:
+    """Open the model and the door, and serve until a stop is asked for."""
+    metrics = Metrics()
 
     def tell_change(model: ServedModel, error: SqueezeTuneError | None) -> None:
         outcome = "refused" if error else "loaded"
