@@ -11,6 +11,7 @@ from pathlib import Path
 import numpy as np
 import onnx
 import pytest
+from PIL import Image
 
 from squeezetune.artifact import MODEL
 from squeezetune.data.folders import FolderSource
@@ -151,6 +152,11 @@ def test_a_rate_of_none_of_these_may_be_a_text(classifier, photos):
 def test_what_are_no_images_at_all(classifier, images):
     with pytest.raises(SourceError, match="the images are a"):
         classifier.predict(images)
+
+
+def test_a_picture_without_pixels(classifier, photos):
+    with pytest.raises(ImageError, match="image 1: an image of 0 x 5 pixels"):
+        classifier.predict([photos[0], Image.new("RGB", (0, 5))])
 
 
 @pytest.mark.parametrize("model", [None, 5, b"model", ["model"]])

@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 
 from squeezetune.data.classes import locate_columns, name_labels
 from squeezetune.data.index import ImageIndex, index_images
-from squeezetune.data.sources import hold_images
+from squeezetune.data.sources import hold_images, is_iterable
 from squeezetune.data.split import Split, split_train_validation
 from squeezetune.errors import ClassesError, ImageError, MissingExtraError
 from squeezetune.events import ignore_event
@@ -154,7 +154,7 @@ def read_targets(y: Any) -> NDArray[Any]:
 
     """
     values = np.asarray(y) if hasattr(y, "__array__") and not hasattr(y, "ndim") else y
-    if isinstance(values, (str, bytes, Set, Mapping)) or not isinstance(values, Iterable):
+    if isinstance(values, (str, bytes, Set, Mapping)) or not is_iterable(values):
         found = "None" if y is None else f"a {type(y).__name__}"
         # the words that scikit-learn's own checks look for
         raise _explain_targets(f"fit requires y to be passed, but the target y is {found}")

@@ -16,8 +16,8 @@ from squeezetune.artifact import NETWORK, read_payload
 from squeezetune.data.content import RawImage
 from squeezetune.data.decoding import open_image
 from squeezetune.data.pixels import prepare_pixels
-from squeezetune.data.sources import ImageLike, MemorySource, read_open_file
-from squeezetune.errors import ArtifactError, SettingsError
+from squeezetune.data.sources import ImageLike, MemorySource, is_one_image, read_open_file
+from squeezetune.errors import ArtifactError, ImageError, SettingsError
 from squeezetune.learn.class_maps import Mapper, open_mapper
 from squeezetune.learn.trained import read_network
 from squeezetune.prediction import Classifier, load
@@ -95,6 +95,8 @@ def explain(model: str | os.PathLike[str] | Classifier, image: ImageLike, label:
 
     """
     classifier = model if isinstance(model, Classifier) else load(model)
+    if not is_one_image(image):
+        raise ImageError(f"a {type(image).__name__}; needed is one image", "Explain several one after another.")
     source = MemorySource([read_open_file(image)])
     label = label or classifier.predict(source.images[0]).label
     return Explainer(classifier).explain(source.read("0"), label)

@@ -111,6 +111,7 @@ def test_a_label_is_called_as_it_is_written(labels, names):
         (np.array([1, 0]), "a ndarray"),
         ({"label": 1}, "a dict"),
         (Nameless(), "a Nameless"),
+        (memoryview(bytearray(2)), "a memoryview"),
         (10**4300, "a number of thousands of digits"),
     ],
     ids=lambda value: value if isinstance(value, str) else "",

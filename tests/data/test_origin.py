@@ -88,6 +88,7 @@ def test_a_missing_label_is_told_before_photos_are_read(tmp_path, monkeypatch):
         train([(tmp_path / f"{at}.jpg", label) for at, label in enumerate(["a", None, "b", float("nan")])])
 
 
+@pytest.mark.slow  # two whole trainings
 def test_the_same_pairs_are_the_same_model_under_any_hash_seed(shape_folder, tmp_path):
     program = (
         "import sys; from pathlib import Path; import squeezetune\n"

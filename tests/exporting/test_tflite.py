@@ -102,6 +102,15 @@ def test_the_file_says_what_it_is(order, written):
     assert about == {"image_side": 64, "resize": order.network.resize}
 
 
+def test_every_class_is_one_line_of_labels(order, tmp_path):
+    names = ["кот", "two\nlines", "\u2028", "no text \udcff"]
+    write_tflite(replace(order, metadata=METADATA | {"class_names": json.dumps(names)}), tmp_path / "odd.tflite")
+    assert json.loads(read_metadata(tmp_path / "odd.tflite")["class_names"]) == names
+    with ZipFile(tmp_path / "odd.tflite") as archive:
+        labels = archive.read("labels.txt").decode().splitlines()
+    assert labels == ["кот", "two\\nlines", "\\u2028", "no text \\udcff"]
+
+
 def test_it_is_small_and_always_the_same(order, written, tmp_path):
     write_tflite(order, tmp_path / "again.tflite")
     assert (tmp_path / "again.tflite").read_bytes() == written.read_bytes()

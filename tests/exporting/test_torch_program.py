@@ -1,4 +1,5 @@
 import json
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -48,6 +49,13 @@ def test_the_program_says_what_it_is(written):
     config = json.loads((written.parent / "config.json").read_text(encoding="utf-8"))
     assert config["class_names"] == json.loads(METADATA["class_names"])
     assert config["metadata"]["license"] == METADATA["license"]
+
+
+def test_classes_may_be_called_anything(order, tmp_path):
+    names = ["кот", "two\nlines", "\u2028", "no text \udcff"]
+    write_torch(replace(order, metadata=METADATA | {"class_names": json.dumps(names)}), tmp_path / "model.pt2")
+    assert json.loads((tmp_path / "config.json").read_bytes())["class_names"] == names
+    assert json.loads(read_metadata(tmp_path / "model.pt2")["class_names"]) == names
 
 
 def test_the_parameters_take_little(written):

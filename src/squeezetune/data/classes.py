@@ -109,7 +109,7 @@ def _refuse_label(label: Any) -> str:
 def _is_unhashable(label: Any) -> bool:
     try:
         hash(label)
-    except TypeError:
+    except Exception:  # a TypeError of most, a ValueError of memory that may be written
         return True
     return False
 

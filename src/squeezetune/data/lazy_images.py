@@ -14,9 +14,11 @@ def load_image(image: Image.Image) -> Image.Image:
     """Decode a Pillow image that was opened and not yet read; safe to call from many threads with the same image.
 
     Raises:
-        ImageError: it cannot be decoded.
+        ImageError: it cannot be decoded, or has no pixels.
 
     """
+    if 0 in image.size:
+        raise ImageError(f"an image of {image.width} x {image.height} pixels")
     with _LOCKS[id(image) // 16 % len(_LOCKS)]:  # threads would move about in its file
         try:
             image.load()

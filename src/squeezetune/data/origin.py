@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TypeAlias
 
 from squeezetune.data.index import ImageIndex, index_images, index_photos
-from squeezetune.data.sources import ImageLike, name_source, read_open_file
+from squeezetune.data.sources import ImageLike, is_iterable, name_source, read_open_file
 from squeezetune.engine import Engine
 from squeezetune.errors import SourceError
 from squeezetune.events import Listener
@@ -54,7 +54,7 @@ def find_origin(photos: Photos, class_pattern: str, columns: str) -> Origin:
     if isinstance(photos, (str, os.PathLike)):
         return Origin(Path(photos), class_pattern, columns)
     hint = "Give the path of a folder, an archive or a table, or pairs: [(image, label), ...]."
-    if not isinstance(photos, Iterable) or isinstance(photos, (bytes, Mapping)):
+    if isinstance(photos, (bytes, Mapping)) or not is_iterable(photos):
         raise SourceError(f"the photos are a {type(photos).__name__}; needed are a path or pairs", hint)
     pairs: list[LabelledImage] = []
     for position, pair in enumerate(photos):

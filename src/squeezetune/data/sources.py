@@ -34,6 +34,8 @@ HeldImage: TypeAlias = str | os.PathLike[str] | RawImage
 # One image as people hand it over: also an open file.
 ImageLike: TypeAlias = HeldImage | BinaryIO
 
+SINGLE = (str, os.PathLike, bytes, bytearray, memoryview, Image.Image)
+
 # Opens what lies at a path; the mapping says which columns a table has, where its reader would guess wrong.
 Reader: TypeAlias = Callable[[Path, Mapping[str, str]], tuple[ImageSource, Listing]]
 
@@ -167,12 +169,21 @@ def hold_images(images: Any) -> list[HeldImage]:
     if getattr(images, "ndim", 0) == 2 and getattr(images, "dtype", None) != np.uint8:
         images = np.asarray(images)
         images = images[:, 0] if images.shape[1] == 1 else images
-    if isinstance(images, (str, bytes, os.PathLike, Set, Mapping)) or not isinstance(images, Iterable):
+    if isinstance(images, (*SINGLE, Set, Mapping)) or not is_iterable(images):
         raise SourceError(
             f"the images are a {type(images).__name__}; needed is a sequence of paths, bytes, Pillow images or arrays",
             "Give a list of them, also of a single one: [image].",
         )
     return [read_open_file(image) for image in images]
+
+
+def is_iterable(values: object) -> bool:
+    """Say whether there are values to go through; an array of no dimension only looks as if there were."""
+    try:
+        iter(values)  # type: ignore[call-overload]
+    except TypeError:
+        return False
+    return True
 
 
 def read_open_file(image: Any) -> Any:
@@ -192,7 +203,7 @@ def read_open_file(image: Any) -> Any:
 
 def is_one_image(images: object) -> bool:
     """Say whether this is a single image, and not several."""
-    if isinstance(images, (str, os.PathLike, bytes, bytearray, memoryview, Image.Image)) or hasattr(images, "read"):
+    if isinstance(images, SINGLE) or hasattr(images, "read"):
         return True
     kind = getattr(getattr(images, "dtype", None), "kind", "u")
     return getattr(images, "ndim", 4) < 4 and kind not in "OUT"  # arrays of objects and texts hold paths

@@ -50,16 +50,22 @@ def _write(order: Order, network: bytes, path: Path) -> None:
     """Write a network, with what it says of itself behind it."""
     class_names = json.loads(order.metadata["class_names"])
     members = {
-        LABELS: "".join(f"{name}\n" for name in class_names),
+        LABELS: "".join(f"{_write_on_one_line(name)}\n" for name in class_names),
         PREPROCESSING: json.dumps({"image_side": order.network.side, "resize": order.network.resize}),
         ABOUT: json.dumps(dict(order.metadata), ensure_ascii=False),
     }
     file = BytesIO(network)
     with ZipFile(file, "a") as archive:
         for name, text in members.items():
-            archive.writestr(ZipInfo(name), text)  # without a date: the same always gives the same bytes
+            # without a date: the same always gives the same bytes. Bytes that are no text become escapes, also of JSON
+            archive.writestr(ZipInfo(name), text.encode(errors="backslashreplace"))
     write_file(path.with_name(SQUARES.name), SQUARES.read_bytes())
     write_file(path, file.getvalue())
+
+
+def _write_on_one_line(name: str) -> str:
+    """Write a class's name so that it is a line, whatever is in it."""
+    return "".join(letter if letter.isprintable() else letter.encode("unicode_escape").decode() for letter in name)
 
 
 def check_tflite(path: Path) -> None:

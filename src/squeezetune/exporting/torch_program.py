@@ -37,7 +37,10 @@ def write_torch(order: Order, path: Path) -> None:
     buffer = BytesIO()
     torch.export.save(program, buffer, extra_files={ABOUT: json.dumps(dict(order.metadata))})
     write_file(path.with_name(LOADER.name), LOADER.read_bytes())
-    write_file(path.with_name("config.json"), json.dumps(config, indent=1, ensure_ascii=False).encode())
+    write_file(
+        path.with_name("config.json"),
+        json.dumps(config, indent=1, ensure_ascii=False).encode(errors="backslashreplace"),
+    )
     write_file(path.with_name("model.safetensors"), save(tensors))
     write_file(path, buffer.getvalue())
 
