@@ -6,7 +6,6 @@ import struct
 import zlib
 from io import BytesIO
 
-import numpy as np
 from PIL import Image
 
 MB = 1_000_000
@@ -18,16 +17,15 @@ def make_png(width, height, depth=8, colour=0, rows=None):
     def chunk(kind, data):
         return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
 
-    samples = {0: 1, 2: 3, 3: 1, 4: 2, 6: 4}[colour]
+    samples = {0: 1, 2: 3, 6: 4}[colour]
     row_bytes = 1 + -(-width * samples * depth // 8)
-    packer, packed, left = zlib.compressobj(9), [], row_bytes * (height if rows is None else rows)
+    packer, packed, left = zlib.compressobj(1), [], row_bytes * (height if rows is None else rows)
     while left > 0:
         packed.append(packer.compress(bytes(min(left, 1 << 20))))
         left -= 1 << 20
     header = struct.pack(">IIBBBBB", width, height, depth, colour, 0, 0, 0)
-    palette = chunk(b"PLTE", bytes(6)) if colour == 3 else b""
     data = b"".join(packed) + packer.flush()
-    return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + palette + chunk(b"IDAT", data) + chunk(b"IEND", b"")
+    return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", data) + chunk(b"IEND", b"")
 
 
 def encode(image, kind, **options):
@@ -50,15 +48,11 @@ SHAPES = {
     "large-rgb.png": lambda: make_png(12_000, 12_000, colour=2),
     "large-rgba.png": lambda: make_png(12_000, 12_000, colour=6),
     "large-deep.png": lambda: make_png(12_000, 12_000, depth=16),
-    "large-palette.png": lambda: make_png(13_000, 13_000, depth=8, colour=3),
     "too-large.png": lambda: make_png(13_300, 13_300, colour=2),
     "bomb.png": lambda: make_png(60_000, 60_000, rows=100),
     "cut.png": lambda: make_png(7_000, 7_000, colour=2, rows=16),
-    "large.webp": lambda: encode(Image.new("RGB", (5_500, 5_500)), "WEBP", method=0),
-    "large.tga": lambda: encode(Image.new("RGB", (16_000, 8_000)), "TGA", compression="tga_rle"),
-    "progressive.jpg": lambda: encode(Image.new("RGB", (12_000, 12_000)), "JPEG", progressive=True),
-    "large.jpg": lambda: encode(Image.new("RGB", (13_300, 13_300)), "JPEG"),
-    "large.gif": lambda: encode(Image.new("P", (13_000, 13_000)), "GIF"),
+    "large.webp": lambda: encode(Image.new("RGB", (5_500, 5_500)), "WEBP", method=0, lossless=True, quality=0),
+    "progressive.jpg": lambda: encode(Image.new("RGB", (9_000, 9_000)), "JPEG", progressive=True),
     "plain.pgm": lambda: b"P2 2000 2000 255\n" + b"7 " * 4_000_000,
     "plain-bomb.pgm": lambda: b"P2 9999 9999 255\n" + b"7 " * 1000,
     "12-bit.pgm": lambda: b"P5 2000 2000 4095\n" + bytes(8_000_000),
@@ -83,8 +77,3 @@ def write_endless(folder):
     os.mkfifo(folder / "pipe.jpg")
     with socket.socket(socket.AF_UNIX) as door:
         door.bind(str(folder / "socket.jpg"))
-
-
-def make_noise(side, seed=0):
-    """Make an image that no format makes small."""
-    return Image.fromarray(np.random.default_rng(seed).integers(0, 256, (side, side, 3), np.uint8))

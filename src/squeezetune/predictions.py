@@ -7,7 +7,7 @@ import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
-from itertools import chain, groupby
+from itertools import chain, groupby, repeat
 from pathlib import Path
 from typing import BinaryIO, Protocol
 
@@ -15,6 +15,7 @@ from squeezetune.artifact import MODEL
 from squeezetune.data.catalog import locate_photos
 from squeezetune.data.columns import parse_columns
 from squeezetune.data.content import HEAD_BYTES, RawImage, recognise_format
+from squeezetune.data.decoders import NEEDS_HEIF, tell_missing
 from squeezetune.data.folders import MOST_BYTES, FileSource, FolderSource
 from squeezetune.data.listing import ImageSource
 from squeezetune.data.reading import measure_image
@@ -163,13 +164,16 @@ def predict_to_file(
         counts[0], counts[1] = counts[0] + 1, counts[1] + row.is_error
         return row.title
 
+    needing_heif = 0
     listen(StageStarted(STAGE, None))
     left = skip_images(batches, (count(row) for row in file.read_back()), file.path)
     for title, outcome in predict_files(classifier, left, none_of_these, pictures):
         file.append(file.lines.write(title, outcome))
         if count(Row(title, isinstance(outcome, ImageError))) and counts[0] % TOLD_EVERY == 0:
             listen(StageAdvanced(STAGE, counts[0]))
+        needing_heif += isinstance(outcome, ImageError) and outcome.message == NEEDS_HEIF
     file.finish()
+    tell_missing(repeat(NEEDS_HEIF, needing_heif), listen)
     return counts[0], counts[1]
 
 

@@ -6,8 +6,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from squeezetune.data import pixels as pixels_module
 from squeezetune.data.folders import FolderSource
-from squeezetune.data.pixels import PixelSettings, fit_image, load_pixels, make_thumbnail, open_image
+from squeezetune.data.pixels import PixelSettings, fit_image, load_pixels, make_thumbnail, open_image, prepare_pixels
 from squeezetune.data.sources import MemorySource
 from squeezetune.errors import ImageError, SettingsError
 
@@ -152,3 +153,16 @@ def test_thumbnail(size, expected):
     thumbnail = Image.open(BytesIO(data))
     assert thumbnail.format == "JPEG"
     assert thumbnail.size == expected
+
+
+@pytest.mark.parametrize("resize", ["squash", "crop", "pad"])
+@pytest.mark.parametrize("size", [(3, 900), (900, 3), (40, 700), (700, 40)])
+def test_very_long_images_are_made_square_before_a_model_sees_them(resize, size, monkeypatch):
+    """Their rows are made fewer first, which changes nothing but the order of rounding."""
+    image, settings = make_smooth(*size), PixelSettings(24, resize)
+    expected = fit_image(image, settings).astype(int)
+    assert prepare_pixels(image, settings).shape == (size[1], size[0], 3)  # as it is: the model resizes it
+    monkeypatch.setattr(pixels_module, "LARGE_PIXELS", 1000)
+    found = prepare_pixels(image, settings)
+    assert found.shape == (24, 24, 3)
+    assert np.abs(found - expected).max() <= 1

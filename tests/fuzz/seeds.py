@@ -10,6 +10,7 @@ import os
 import tarfile
 import zipfile
 from functools import cache
+from importlib.util import find_spec
 from pathlib import Path
 
 import numpy as np
@@ -21,6 +22,7 @@ from squeezetune.learn.weights import list_shapes
 
 CLASSES = ("cat", "dog")
 REAL_PHOTOS = 6
+HEIC_PHOTOS = sorted((Path(__file__).parents[1] / "photos").glob("*.heic"))  # nothing that is installed writes them
 
 
 def draw(seed, side=(24, 20)):
@@ -82,6 +84,28 @@ def make_images():
             to_bytes(image, "TIFF", **moving),
             to_bytes(image, "TIFF", big_tiff=True),
         ],
+        "avif": [to_bytes(image, "AVIF", exif=make_exif()), to_bytes(glass, "AVIF"), to_bytes(image, "AVIF", **moving)],
+        "jp2": [
+            to_bytes(image, "JPEG2000"),
+            to_bytes(glass, "JPEG2000"),
+            to_bytes(grey, "JPEG2000", no_jp2=True),
+            to_bytes(deep, "JPEG2000"),
+        ],
+        "pnm": [
+            to_bytes(image, "PPM"),
+            to_bytes(grey, "PPM"),
+            to_bytes(grey.convert("1"), "PPM"),
+            to_bytes(floats, "PPM"),
+            b"P3\n# a comment\n3 2 255\n" + b"9 8 7 " * 6,
+            b"P5 4 3 4095 " + bytes(24),
+        ],
+        "tga": [
+            to_bytes(image, "TGA"),
+            to_bytes(glass, "TGA", compression="tga_rle"),
+            to_bytes(image.convert("P"), "TGA"),
+            to_bytes(grey, "TGA"),
+        ],
+        **({"heic": [path.read_bytes() for path in HEIC_PHOTOS]} if find_spec("pi_heif") else {}),
     }  # fmt: skip
 
 

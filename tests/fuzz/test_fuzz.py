@@ -20,7 +20,8 @@ from squeezetune.errors import SqueezeTuneError
 pytestmark = pytest.mark.filterwarnings("ignore")  # Pillow and numpy warn of much
 CASES = 3000
 KINDS = (
-    "jpeg", "png", "webp", "bmp", "gif", "tiff", "zip", "tar", "shard", "shards", "csv", "tsv", "parquet", "npz", "npy",
+    "jpeg", "png", "webp", "bmp", "gif", "tiff", "avif", "jp2", "pnm", "tga", "heic",
+    "zip", "tar", "shard", "shards", "csv", "tsv", "parquet", "npz", "npy",
     "labels", "tgz", "cifar-binary", "cifar-python", "cifar-matlab", "safetensors", "manifest", "report",
     "state", "checkpoint",
 )  # fmt: skip
@@ -37,13 +38,14 @@ def test_every_kind_is_tried(bench):
     missing = ({"parquet"} if not importlib.util.find_spec("pyarrow") else set()) | (
         {"tgz"} if not hasattr(os, "O_TMPFILE") else set()
     )
+    missing |= {"heic"} if not importlib.util.find_spec("pi_heif") else set()
     assert set(bench.targets) == set(KINDS) - missing
 
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_damaged_files_are_read_or_refused(kind, bench, capfd):
     if kind not in bench.targets:
-        pytest.skip("needs pyarrow, an extra, or files without names")
+        pytest.skip("needs pyarrow or pi-heif, extras, or files without names")
     weights = sum(target.weight for target in bench.targets.values())
     for number in range(CASES * bench.targets[kind].weight // weights):
         outcome = bench.run(kind, bench.make(kind, number))

@@ -5,7 +5,7 @@ programs among them, and warns of large images.
 """
 
 import warnings
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from functools import cache
 from importlib import import_module
@@ -17,6 +17,7 @@ from PIL import ImageFile
 
 from squeezetune.data.libtiff import silence_libtiff
 from squeezetune.errors import ImageError
+from squeezetune.events import Listener, Notice
 
 HEIF_HINT = "pip install 'squeezetune[heif]'"
 NEEDS_HEIF = f"its format is HEIC, which an extra reads: {HEIF_HINT}"
@@ -38,7 +39,7 @@ warnings.filterwarnings("ignore", category=UserWarning, module=r"pi_heif\b")
 class Decoder:
     """A class of a module that reads a format.
 
-    `extra_bytes` is what it takes for a pixel besides the picture itself, measured (0012-fuzzing.md); `most_pixels`
+    `extra_bytes` is what it takes for a pixel besides the picture itself, measured (0022-images.md); `most_pixels`
     bounds the time where it is slow.
     """
 
@@ -142,3 +143,10 @@ def _measure_strip(image: Any) -> int:
         width, rows = int(tags[322]), int(tags[323])
     bits = tags.get(258, (8,))
     return int(width * rows * sum(bits) / 8)
+
+
+def tell_missing(reasons: Iterable[str], listen: Listener) -> None:
+    """Tell how many photos an extra would read that is not installed."""
+    if count := sum(reason == NEEDS_HEIF for reason in reasons):
+        were = "photo was" if count == 1 else "photos were"
+        listen(Notice(f"{count:,} HEIC {were} skipped: {HEIF_HINT}"))

@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from squeezetune.data.classes import name_labels, sort_classes
 from squeezetune.data.columns import parse_columns
 from squeezetune.data.content import DIGEST_BYTES, FORMATS
+from squeezetune.data.decoders import tell_missing
 from squeezetune.data.diagnosis import check_folders, explain_few_classes, explain_no_image, explain_one_label
 from squeezetune.data.digests import read_digests
 from squeezetune.data.layout import Place, compile_pattern, explain_no_match, explain_skipped, find_layout
@@ -135,6 +136,7 @@ def index_photos(
         raise SettingsError(f"{quote_name(source.describe())} is no table and has no columns", "Leave columns out.")
     digests = read_digests(source, listing.files, engine, listen, cache)
     unread = {listing.files[at]: reason for at, reason in digests.reasons.items()}
+    tell_missing(digests.reasons.values(), listen)
     refused = {**listing.refused, **listing.unlabelled, **unread}
     if len(unread) == len(listing.files):
         raise explain_no_image(source, len(listing.files), refused)

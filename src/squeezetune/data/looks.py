@@ -20,7 +20,7 @@ from squeezetune.store import RowStore
 STAGE = "looks"
 BATCH_IMAGES = 16
 # Part of the key: raise it when the same image would give another row.
-LOOKS_VERSION = 1
+LOOKS_VERSION = 2
 LOOK_SIDE = 32
 THUMB_BYTES = LOOK_SIDE * LOOK_SIDE * 3
 ROW_BYTES = THUMB_BYTES + 4  # the thumbnail, and the sharpness as float32
