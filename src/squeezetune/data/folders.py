@@ -242,6 +242,8 @@ def read_file(path: str, *, is_listed: bool = False) -> Iterator[bytes]:
                 if left < 0:  # it grows, or the system did not know its size
                     raise ImageError(explain_size(MOST_BYTES))
                 yield part
+    except ImageError:  # which is a ValueError, too
+        raise
     except OSError as error:
         if is_web_address(path):
             raise ImageError(f"{WEB_ADDRESS}; download it first") from error
