@@ -39,6 +39,9 @@ def test_json_is_what_the_file_says(run, planted, tmp_path):
     kept = json.loads((tmp_path / "check" / "check.json").read_text())
     assert content["findings"] == kept["findings"]
     assert content["applied"]["path"] == str(tmp_path / "clean.csv")
+    doubts = [item for item in content["findings"] if item["confidence"]]
+    assert content["expected_mistakes"] == pytest.approx(sum(item["confidence"] for item in doubts), abs=0.05)
+    assert all(item["is_serious"] == (item["confidence"] >= 0.5) for item in doubts)
     assert "disc/again.png" in [change["image"] for change in content["applied"]["changes"]]
 
 
