@@ -30,14 +30,13 @@ from threadpoolctl import threadpool_limits
 from squeezetune.engine import count_cores
 from squeezetune.events import ignore_event
 from squeezetune.learn.dense import Layers, Task, apply_layers, fit_linear
-from squeezetune.learn.head import PENALTIES
+from squeezetune.learn.head import PENALTY
 from squeezetune.learn.hidden import HiddenOptions, fit_hidden
 from squeezetune.learn.scaling import measure_scaling
 from squeezetune.learning import learn_classifier
 from squeezetune.settings import Settings
 from squeezetune.workshop import open_workshop
 
-PENALTY = PENALTIES[0]
 HIDDEN = HiddenOptions()
 CORES = count_cores()
 VALIDATION = 1 / 6  # a fifth of the training part

@@ -25,7 +25,7 @@ from squeezetune.learn.candidate import Candidate
 from squeezetune.learn.dense import Layers, Task, fit_linear
 from squeezetune.learn.features import Features
 from squeezetune.learn.graph import BLOCKS
-from squeezetune.learn.head import PENALTIES, Head, weigh_classes
+from squeezetune.learn.head import PENALTY, Head, weigh_classes
 from squeezetune.learn.pace import DeadlinePace, EpochPace, Pace
 from squeezetune.learn.recipe import PROBE_IMAGES, StagePlan
 from squeezetune.learn.scaling import Scaling, measure_scaling
@@ -172,7 +172,7 @@ def fit_probe(ground: Ground, settings: Settings, threads: int) -> tuple[Scaling
     rows = scaling.spread(features, ground.scratch, ground.views).reshape(len(labels) * ground.views, -1)
     task = Task(rows, np.repeat(labels, ground.views), class_weights)
     with threadpool_limits(1):  # our own threads share the work
-        return scaling, fit_linear(task, PENALTIES[0] * ground.views, threads=threads)
+        return scaling, fit_linear(task, PENALTY * ground.views, threads=threads)
 
 
 @contextmanager

@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 from scipy.special import log_softmax
 
-from squeezetune.learn.calibration import HIGHEST, LOWEST, fit_temperature, measure_loss
+from squeezetune.learn.calibration import HIGHEST, LIKELY_SHARE, LOWEST, fit_share, fit_temperature, measure_loss
 
 
 def make_calibrated(n=4000, classes=5, seed=0):
@@ -44,3 +44,32 @@ def test_without_images_the_temperature_is_one():
 
 def test_extreme_logits_have_a_finite_loss():
     assert np.isfinite(measure_loss(np.array([[3e4, -3e4]], np.float32), np.array([1])))
+
+
+# ---- two classifiers mixed
+
+
+def test_the_share_is_that_of_the_mixture_that_drew_the_labels():
+    rng = np.random.default_rng(0)
+    first, second = 4 * rng.standard_normal((2, 4000, 5))
+    labels = (0.3 * first + 0.7 * second + rng.gumbel(size=first.shape)).argmax(axis=1)
+    assert fit_share(first.astype(np.float32), second.astype(np.float32), labels) == pytest.approx(0.7, abs=0.04)
+
+
+def test_a_classifier_that_knows_nothing_or_the_opposite_has_no_share():
+    logits, labels = make_calibrated(2000)
+    noise = np.random.default_rng(1).standard_normal(logits.shape).astype(np.float32)
+    assert fit_share(logits, noise, labels) < 0.05
+    assert fit_share(logits, noise - logits, labels) < 0.05
+    assert fit_share(noise, logits, labels) > 0.95
+
+
+def test_a_few_images_hardly_move_the_share():
+    rng = np.random.default_rng(0)
+    logits, labels = make_calibrated(24)
+    shares = []
+    for _ in range(20):
+        noisy = [(logits + rng.standard_normal(logits.shape)).astype(np.float32) for _ in range(2)]
+        shares.append(fit_share(*noisy, labels))
+    assert abs(np.mean(shares) - LIKELY_SHARE) < 0.1
+    assert np.std(shares) < 0.08

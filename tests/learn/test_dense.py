@@ -5,7 +5,7 @@ from scipy.special import softmax
 from sklearn.linear_model import LogisticRegression
 
 from squeezetune.learn import dense
-from squeezetune.learn.dense import Task, apply_layers, cross_entropy, fit_linear
+from squeezetune.learn.dense import Task, apply_layers, cross_entropy, fit_linear, mix_layers
 
 
 def make_task(n, width, classes, seed=0, class_weights=None):
@@ -139,3 +139,15 @@ def test_a_class_without_rows_is_never_likely():
     task = make_task(200, 10, 3)
     task = Task(task.rows, task.labels, np.ones(4, np.float32))
     assert predict(fit_linear(task, 1.0), task.rows)[:, 3].max() < 0.05
+
+
+def test_mixed_layers_give_the_mean_of_both_logits():
+    rng = np.random.default_rng(0)
+    linear = ((rng.standard_normal((6, 3), np.float32), rng.standard_normal(3, np.float32)),)
+    hidden = tuple(
+        (rng.standard_normal(shape, np.float32), rng.standard_normal(shape[1], np.float32))
+        for shape in ((6, 4), (4, 3))
+    )
+    rows = rng.standard_normal((50, 6), np.float32)
+    expected = 0.7 * apply_layers(linear, rows) + 0.3 * apply_layers(hidden, rows)
+    np.testing.assert_allclose(apply_layers(mix_layers(linear, hidden, 0.3), rows), expected, atol=1e-5)

@@ -14,7 +14,7 @@ from squeezetune.learn.hidden import Epoch
 from squeezetune.learn.recipe import WATCHED_IMAGES
 from squeezetune.scratch import list_blocks
 
-# The penalty and the views are chosen on at most this many training images, and hold for all of them.
+# The penalty and the views are chosen on at most this many images, and hold for all of them.
 PILOT_IMAGES = 3000
 
 STAGE = "head"
@@ -25,7 +25,7 @@ VIEW_NAMES = {1: "image", 2: "image and mirror image", 4: "image, mirror image a
 class Bench:
     """Training and validation rows (n, views, 2048), standardised, with labels, and the weights of the classes.
 
-    `units` (n,) numbers the groups of the validation images, where there are any.
+    `units` (n,) and `validation_units` number the groups of the images, where there are any.
     """
 
     rows: Rows
@@ -35,16 +35,17 @@ class Bench:
     class_weights: NDArray[np.float32]
     threads: int
     units: NDArray[np.int64] | None = None
+    validation_units: NDArray[np.int64] | None = None
+
+    @property
+    def is_judging_itself(self) -> bool:
+        """Say whether the training images judge, since none are held back."""
+        return self.validation_rows is self.rows
 
     def make_task(self, views: int) -> Task:
         """Make every view of every image one row."""
         rows = self.rows[:, :views].reshape(len(self.rows) * views, -1)
         return Task(rows, np.repeat(self.labels, views), self.class_weights)
-
-    def take_pilot(self) -> "Bench":
-        """Keep an even sample of the training images, at most `PILOT_IMAGES`."""
-        step = -(-len(self.labels) // PILOT_IMAGES)
-        return self if step == 1 else replace(self, rows=self.rows[::step], labels=self.labels[::step])
 
     def take_watched(self) -> "Bench":
         """Keep an even sample of the validation images, cheap enough to look at in every epoch."""
@@ -78,12 +79,13 @@ class Bench:
         """Measure layers on the validation part, averaging the logits of the views."""
         logits, labels = self.infer(layers, views), self.validation_labels
         # images that were learnt say nothing of how sure to be
-        temperature = 1.0 if self.validation_rows is self.rows else fit_temperature(logits, labels)
+        temperature = 1.0 if self.is_judging_itself else fit_temperature(logits, labels)
         is_correct = logits.argmax(axis=1) == labels
         loss = measure_loss(logits, labels, temperature)
         name = f"{name}, {VIEW_NAMES[views]}"
         seconds = time.perf_counter() - start
-        return Candidate(name, layers, views, penalty, is_correct, loss, temperature, seconds, units=self.units)
+        return Candidate(name, layers, views, penalty, is_correct, loss, temperature, seconds,
+                         units=self.validation_units)  # fmt: skip
 
 
 def apply_to_views(layers: Layers, rows: Rows) -> NDArray[np.float32]:

@@ -1,12 +1,15 @@
 """A head that was tried, and when it is taken in place of another."""
 
 from dataclasses import dataclass
+from typing import TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 
 from squeezetune.events import EpochFinished
 from squeezetune.learn.dense import Layers
+
+Number = TypeVar("Number", np.int64, np.float64)
 
 
 @dataclass(frozen=True)
@@ -70,9 +73,9 @@ def is_sure(gains: NDArray[np.int64]) -> bool:
     return bool(gains.sum() > np.sqrt((gains**2).sum()))
 
 
-def sum_groups(gains: NDArray[np.int64], units: NDArray[np.int64]) -> NDArray[np.int64]:
+def sum_groups(gains: NDArray[Number], units: NDArray[np.int64]) -> NDArray[Number]:
     """Add up the differences (n,) of the images of each group."""
     groups, group_of = np.unique(units, return_inverse=True)
-    sums = np.zeros(len(groups), np.int64)
+    sums = np.zeros(len(groups), gains.dtype)
     np.add.at(sums, group_of, gains)
     return sums

@@ -1,26 +1,108 @@
-"""Training images judged by heads that have not seen them, where there are too few to hold any back."""
+"""Images judged by linear heads that have not seen them, though they are learnt from as well."""
+
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 
-from squeezetune.learn.dense import Task, apply_layers, fit_linear
+from squeezetune.learn.bench import PILOT_IMAGES, Bench, apply_to_views
+from squeezetune.learn.calibration import fit_temperature, measure_losses
+from squeezetune.learn.dense import Layers, Rows, Task, apply_layers, fit_linear, precondition
 
 FOLDS = 5
 
 
-def deal_folds(labels: NDArray[np.int64], units: NDArray[np.int64] | None) -> NDArray[np.int64]:
+@dataclass(frozen=True)
+class Half:
+    """One half of a pilot: standardised rows (n, views, 2048), the labels (n,), and where it pays, a factor.
+
+    The factor makes the curvature of the loss even, for all heads that are fitted on this half (see `fit_linear`).
+    """
+
+    rows: Rows
+    labels: NDArray[np.int64]
+    factor: Rows | None = None
+
+    def fit(self, views: int, penalty: float, weights: NDArray[np.float32], threads: int) -> Layers:
+        """Fit a linear head on the first views of its images."""
+        rows = self.rows[:, :views].reshape(len(self.rows) * views, -1)
+        task = Task(rows, np.repeat(self.labels, views), weights)
+        return fit_linear(task, penalty * views, threads=threads, factor=self.factor)
+
+
+@dataclass(frozen=True)
+class Pilot:
+    """An even sample of training and validation images in two halves, each judged by heads of the other.
+
+    So choices hang on thousands of images instead of the few hundred of a validation part, for about the time that
+    one fit on all of the sample takes. `units` numbers the groups of the images, first half first, if there are any.
+    """
+
+    halves: tuple[Half, Half]
+    class_weights: NDArray[np.float32]
+    threads: int
+    units: NDArray[np.int64] | None = None
+
+    def measure(self, views: int, penalty: float) -> NDArray[np.float64]:
+        """Measure the calibrated loss of every image (n,), in nats; 0 for those of a class that one half lacks."""
+        first, second = self.halves
+        labels = np.concatenate([half.labels for half in self.halves])
+        is_judged = np.isin(labels, np.intersect1d(first.labels, second.labels))
+        if not is_judged.any():
+            return np.zeros(len(labels))
+        layers = [half.fit(views, penalty, self.class_weights, self.threads) for half in (second, first)]
+        logits = np.concatenate(
+            [apply_to_views(own, half.rows[:, :views]) for own, half in zip(layers, self.halves, strict=True)]
+        )
+        temperature = fit_temperature(logits[is_judged], labels[is_judged])
+        return np.where(is_judged, measure_losses(logits, labels, temperature), 0)
+
+
+def draw_pilot(bench: Bench, penalty: float) -> Pilot:
+    """Draw an even sample of at most `PILOT_IMAGES` of all images that are not tested; `penalty` is the usual one."""
+    labels, units = bench.labels, bench.units
+    if not bench.is_judging_itself:
+        labels = np.concatenate([labels, bench.validation_labels])
+        units = None if units is None else np.concatenate([units, bench.validation_units])
+    size = min(len(labels), PILOT_IMAGES)
+    chosen = np.arange(size) * len(labels) // size
+    labels, units = labels[chosen], None if units is None else units[chosen]
+    folds = deal_folds(labels, units, 2)
+    order = np.argsort(folds, kind="stable")
+    halves = (folds == fold for fold in range(2))
+    first, second = (make_half(take_rows(bench, chosen[own]), labels[own], penalty, bench.threads) for own in halves)
+    return Pilot((first, second), bench.class_weights, bench.threads, None if units is None else units[order])
+
+
+def make_half(rows: Rows, labels: NDArray[np.int64], penalty: float, threads: int) -> Half:
+    """Measure the factor of a half that has more rows than features, for penalties about the usual one."""
+    plain = rows.reshape(-1, rows.shape[-1])
+    if len(plain) <= plain.shape[1]:
+        return Half(rows, labels)
+    with ThreadPoolExecutor(threads) as pool:
+        return Half(rows, labels, precondition(np.array_split(plain, threads), penalty / len(rows), pool))
+
+
+def take_rows(bench: Bench, positions: NDArray[np.int64]) -> Rows:
+    """Copy rows of training images, and of validation images as if these followed them."""
+    seen = positions[positions < len(bench.rows)]
+    return np.concatenate([bench.rows[seen], bench.validation_rows[positions[len(seen) :] - len(bench.rows)]])
+
+
+def deal_folds(labels: NDArray[np.int64], units: NDArray[np.int64] | None, folds: int = FOLDS) -> NDArray[np.int64]:
     """Deal the images of every class out to folds, (n,), in their order; those of one unit, if any, go together.
 
     >>> deal_folds(np.array([0, 0, 0, 1, 1]), None).tolist()
     [0, 1, 2, 0, 1]
     """
     if units is None:
-        return count_up(labels) % FOLDS
+        return count_up(labels) % folds
     present, first, unit_of = np.unique(units, return_index=True, return_inverse=True)
     order = np.argsort(first)  # as the images come, whatever the units are numbered
-    folds = np.empty(len(present), np.int64)
-    folds[order] = count_up(labels[first[order]]) % FOLDS
-    dealt: NDArray[np.int64] = folds[unit_of]
+    fold_of = np.empty(len(present), np.int64)
+    fold_of[order] = count_up(labels[first[order]]) % folds
+    dealt: NDArray[np.int64] = fold_of[unit_of]
     return dealt
 
 

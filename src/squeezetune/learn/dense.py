@@ -39,19 +39,34 @@ def apply_layers(layers: Layers, rows: Rows) -> NDArray[np.float32]:
     return rows
 
 
-def fit_linear(task: Task, penalty: float, *, threads: int = 1, max_iterations: int = 60) -> Layers:
+def mix_layers(linear: Layers, hidden: Layers, share: float) -> Layers:
+    """Write the mean of a linear head's and a hidden layer's logits, the latter with a share, as one hidden layer.
+
+    It is exact: every logit of the linear head passes the ReLU as two units, its positive and its negative part.
+    """
+    ((weight, bias),), ((first, first_bias), (last, last_bias)) = linear, hidden
+    through = np.float32(1 - share) * np.eye(len(bias), dtype=np.float32)
+    units = np.hstack([first, weight, -weight]), np.concatenate([first_bias, bias, -bias])
+    return units, (np.vstack([np.float32(share) * last, through, -through]), np.float32(share) * last_bias)
+
+
+def fit_linear(
+    task: Task, penalty: float, *, threads: int = 1, max_iterations: int = 60, factor: Rows | None = None
+) -> Layers:
     """Fit multinomial logistic regression with an L2 penalty on the weights, by L-BFGS.
 
     Minimises mean cross-entropy + penalty / (2 n) |W|^2. With many rows the search runs in coordinates in which the
     curvature bound of Böhning (1992), "Multinomial logistic regression algorithm", is the identity: 15 iterations
-    instead of 100, for one Cholesky factor. Each thread works on rows of its own.
+    instead of 100, for one Cholesky factor, or a `factor` that such rows gave before. Each thread works on rows of its
+    own.
     """
     n, width = task.rows.shape
     decay = penalty / n
     shards = task.cut(threads)
     start = np.zeros((width + 1) * len(task.class_weights))
     with ThreadPoolExecutor(threads) as pool:
-        factor = precondition([shard.rows for shard in shards], decay, pool) if n > 2 * width else None
+        if factor is None and n > 2 * width:
+            factor = precondition([shard.rows for shard in shards], decay, pool)
 
         def to_table(point: NDArray[np.float64]) -> NDArray[np.float32]:
             table = point.reshape(width + 1, -1).astype(np.float32)

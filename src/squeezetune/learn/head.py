@@ -1,31 +1,40 @@
-"""Features and labels -> the trained classifier on top; every choice is made on the validation part."""
+"""Features and labels -> the trained classifier on top; no choice is made on images that it is measured on."""
 
 import time
-from collections.abc import Iterator
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from typing import TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
 
 from squeezetune.events import EpochFinished, Listener, StageAdvanced, StageFinished, StageStarted
 from squeezetune.learn.bench import STAGE, VIEW_NAMES, Bench
-from squeezetune.learn.calibration import fit_temperature, measure_loss
-from squeezetune.learn.candidate import Candidate
-from squeezetune.learn.crossing import cross_fit, deal_folds
-from squeezetune.learn.dense import Layers, apply_layers, fit_linear
+from squeezetune.learn.calibration import fit_share, fit_temperature, measure_loss
+from squeezetune.learn.candidate import Candidate, sum_groups
+from squeezetune.learn.crossing import Pilot, cross_fit, deal_folds, draw_pilot
+from squeezetune.learn.dense import Layers, apply_layers, fit_linear, mix_layers
 from squeezetune.learn.hidden import Epoch, HiddenOptions, fit_hidden
 from squeezetune.learn.scaling import measure_scaling
 from squeezetune.scratch import IN_MEMORY, Scratch, Selection, list_blocks
 from squeezetune.settings import Settings
 
-# Penalties on the summed loss; the best one hardly depends on the number of images. The first is the likeliest.
-PENALTIES = (80.0, 20.0, 320.0)
+# The likeliest penalty on the summed loss; the best one hardly depends on the number of images. It is looked for
+# between this, divided by the step, and multiplied by it.
+PENALTY, PENALTY_STEP = 80.0, 4.0
+# Nats that a whole step away from the likeliest costs: no more than a few dozen images say by chance.
+STEP_NATS = 1.0
+# Fewer views are better if they are so by more standard errors than this.
+SURE_ERRORS = 2.0
+# Of a mixture with less of the hidden layer nothing is left but its size.
+LEAST_SHARE = 0.1
 # A validation part with no more mistakes than this share cannot tell a better head from a worse one.
 SETTLED_ERROR = 0.005
 HIDDEN = {"balanced": HiddenOptions(), "thorough": HiddenOptions(epochs=30, min_steps=1000)}
 # Few images want a narrow hidden layer: widths below so many training images (docs/decisions/0001-head.md).
 WIDTHS = ((5_000, 128), (15_000, 256))
 IMBALANCE = 1.5
+Losses: TypeAlias = NDArray[np.float64]
 
 
 @dataclass(frozen=True)
@@ -82,9 +91,9 @@ def fit_head(
     scaling = measure_scaling(train.features)
     weights = weigh_classes(train.labels, class_count, settings.class_weight)
     rows, unseen = scaling.spread(train.features, scratch), scaling.spread(validation.features, scratch)
-    bench = Bench(rows, train.labels, unseen, validation.labels, weights, threads, validation.units)
+    bench = Bench(rows, train.labels, unseen, validation.labels, weights, threads, train.units, validation.units)
     if not len(validation.labels):  # too few images to hold any back: the training images themselves must do
-        bench = replace(bench, validation_rows=rows, validation_labels=train.labels, units=train.units)
+        bench = replace(bench, validation_rows=rows, validation_labels=train.labels, validation_units=train.units)
     best, candidates = choose_head(bench, settings, listen)
     if best.penalty and not len(validation.labels):
         best = cross_judge(bench, best)
@@ -104,7 +113,7 @@ def cross_judge(bench: Bench, linear: Candidate) -> Candidate:
     if counts[counts > 0].min() < 2:
         return linear
     task = bench.make_task(linear.views)
-    penalty = (linear.penalty or PENALTIES[0]) * linear.views
+    penalty = (linear.penalty or PENALTY) * linear.views
     logits = cross_fit(task, penalty, deal_folds(bench.labels, bench.units), threads=bench.threads)
     temperature = fit_temperature(logits, bench.labels)
     is_correct = logits.argmax(axis=1) == bench.labels
@@ -121,44 +130,55 @@ def weigh_classes(labels: NDArray[np.int64], class_count: int, policy: str) -> N
 
 
 def choose_head(bench: Bench, settings: Settings, listen: Listener) -> tuple[Candidate, list[Candidate]]:
-    """Fit a linear head, and a hidden layer where there is something left to gain; return the chosen one and all."""
-    linear, tried = choose_linear(bench, settings)
+    """Fit a linear head, and mix a hidden layer in where there is something left to gain; return the head and all."""
+    views, penalty = choose_form(draw_pilot(bench, PENALTY), settings)
+    listen(StageAdvanced(STAGE, 20))
+    linear = fit_linear_candidate(bench, views, penalty)
     listen(StageAdvanced(STAGE, 25))
-    if settings.head == "linear" or (settings.head == "auto" and (settings.effort == "quick" or is_settled(linear))):
-        return linear, tried
-    hidden = fit_hidden_candidate(bench, linear.views, settings, listen)
-    is_hidden_chosen = settings.head == "hidden" or hidden.pays_over(linear)
-    return (hidden if is_hidden_chosen else linear), [*tried, hidden]
+    is_enough = settings.effort == "quick" or bench.is_judging_itself or is_settled(linear)
+    if settings.head == "linear" or (settings.head == "auto" and is_enough):
+        return linear, [linear]
+    hidden = fit_hidden_candidate(bench, views, settings, listen)
+    if settings.head == "hidden":
+        return hidden, [linear, hidden]
+    mixed = mix_candidates(bench, linear, hidden)
+    return (mixed, [linear, hidden, mixed]) if mixed else (linear, [linear, hidden])
 
 
-def choose_linear(bench: Bench, settings: Settings) -> tuple[Candidate, list[Candidate]]:
-    """Choose penalty and views on a pilot, and fit them on all; return the linear head and those that compete."""
-    pilot = bench.take_pilot()
-    tried = list(search_linear(pilot, settings))
-    full_views = [candidate for candidate in tried if candidate.views == bench.rows.shape[1]]
-    best = max(full_views, key=lambda candidate: candidate.rank)
+def choose_form(pilot: Pilot, settings: Settings) -> tuple[int, float]:
+    """Choose how many views are learnt, and the penalty, by losses of images that others have not seen."""
+    most = pilot.halves[0].rows.shape[1]
+    losses = [pilot.measure(most, PENALTY * PENALTY_STEP**step) for step in (-1, 0, 1)]
+    penalty = find_penalty([float(each.sum()) for each in losses])
     # photos rarely have a handedness, so the mirror image stays unless it clearly harms, as it does with writing
-    for candidate in tried:
-        best = candidate if candidate.views < best.views and candidate.pays_over(best) else best
-    if pilot is bench:
-        return best, tried
-    best = fit_linear_candidate(bench, best.views, best.penalty or PENALTIES[0])
-    return best, [best]
+    views, kept = most, losses[1]
+    for count in sorted(VIEW_NAMES, reverse=True) if settings.views == "auto" else ():
+        if count < most and is_clearly_less(fewer := pilot.measure(count, PENALTY), kept, pilot.units):
+            views, kept = count, fewer
+    return views, penalty
 
 
-def search_linear(bench: Bench, settings: Settings) -> Iterator[Candidate]:
-    """Try penalties, then fewer views at the best of them, until the validation part is settled."""
-    views = bench.rows.shape[1]
-    best = None
-    for penalty in PENALTIES:
-        candidate = fit_linear_candidate(bench, views, penalty)
-        yield candidate
-        best = candidate if best is None or candidate.rank > best.rank else best
-        if is_settled(best):
-            return
-    fewer_views = [count for count in VIEW_NAMES if count < views] if settings.views == "auto" else []
-    for count in reversed(fewer_views):
-        yield fit_linear_candidate(bench, count, best.penalty if best and best.penalty else PENALTIES[0])
+def find_penalty(losses: Sequence[float]) -> float:
+    """Find the penalty of the least loss between three that are a step apart, by a parabola through their logarithms.
+
+    The losses are sums, in nats. So the penalty moves a little where the images change a little.
+
+    >>> find_penalty([300.0, 290.0, 300.0]), find_penalty([300.0, 290.0, 280.0])
+    (80.0, 320.0)
+    """
+    less, usual, more = losses[0] + STEP_NATS, losses[1], losses[2] + STEP_NATS
+    bend = less - 2 * usual + more
+    step = (less - more) / (2 * bend) if bend > 0 else float(np.sign(less - more))
+    return float(f"{PENALTY * PENALTY_STEP ** np.clip(step, -1, 1):.2g}")
+
+
+def is_clearly_less(losses: Losses, others: Losses, units: NDArray[np.int64] | None) -> bool:
+    """Say whether losses (n,) are less than others, by more than their paired differences' standard errors allow.
+
+    Images of one group are hardly more than one observation: with groups, theirs are added up.
+    """
+    gains = others - losses if units is None else sum_groups(others - losses, units)
+    return bool(gains.sum() > SURE_ERRORS * np.sqrt((gains**2).sum()))
 
 
 def fit_linear_candidate(bench: Bench, views: int, penalty: float) -> Candidate:
@@ -187,6 +207,20 @@ def fit_hidden_candidate(bench: Bench, views: int, settings: Settings, listen: L
     layers = fit_hidden(bench.make_task(views), settings.seed, options, report, threads=bench.threads)
     candidate = bench.judge(f"hidden layer of {options.width}", layers, views, None, start)
     return replace(candidate, history=tuple(history))
+
+
+def mix_candidates(bench: Bench, linear: Candidate, hidden: Candidate) -> Candidate | None:
+    """Mix both heads in the share that is likeliest on the validation part; None where the linear head is enough.
+
+    The mean of both is better than either, and does not hang on the few validation images on which one is ahead.
+    """
+    start, views = time.perf_counter(), linear.views
+    share = fit_share(bench.infer(linear.layers, views), bench.infer(hidden.layers, views), bench.validation_labels)
+    if share < LEAST_SHARE:
+        return None
+    name = f"linear and {hidden.name.split(',')[0]}"
+    mixed = bench.judge(name, mix_layers(linear.layers, hidden.layers, share), views, linear.penalty, start)
+    return replace(mixed, history=hidden.history)
 
 
 def is_settled(candidate: Candidate) -> bool:
