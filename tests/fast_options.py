@@ -1,10 +1,9 @@
-"""Options of `squeezetune train` under which a run is small and its engine is always the same."""
+"""Options of `squeezetune train` under which a run is small, and those under which its engine is always the same."""
 
-FAST = [
+SMALL = [
     *("--image-side", "64"),
     *("--validation", "0.2"),
     *("--test", "0.2"),
     *("--folds", "none"),
-    *("--engine", "onnxruntime"),
-    *("--precision", "float32"),
 ]
+FAST = [*SMALL, *("--engine", "onnxruntime"), *("--precision", "float32")]

@@ -8,11 +8,14 @@ import numpy as np
 import pytest
 from click.testing import CliRunner
 from example_weights import draw_weights
-from fast_options import FAST
+from fast_options import FAST, SMALL
 from safetensors.numpy import save_file
 
+from squeezetune import workshop
 from squeezetune.cli import main
 from squeezetune.errors import WeightsError
+from squeezetune.learn import trunk
+from squeezetune.learn.inference import Runtime
 from squeezetune.settings import Settings
 
 
@@ -56,6 +59,24 @@ def test_command_in_the_report_repeats_the_run(run, shape_folder, tmp_path):
     (tmp_path / "model").rename(tmp_path / "earlier")
     assert run(*command.split()[1:]).exit_code == 0
     assert (tmp_path / "model" / "network.safetensors").read_bytes() == first
+
+
+@pytest.mark.parametrize("chosen", ["onnxruntime int8", "onnxruntime float32"])
+def test_the_command_repeats_what_a_timing_chose_with_an_empty_cache(run, shape_folder, tmp_path, monkeypatch, chosen):
+    engine, precision = chosen.split()
+    monkeypatch.setattr(trunk, "choose_runtime", lambda *_: Runtime(engine, precision))
+    monkeypatch.setattr(workshop, "count_cores", lambda: 2)
+    monkeypatch.setenv("SQUEEZETUNE_CACHE", str(tmp_path / "cache"))
+    assert run("train", shape_folder, "--output", tmp_path / "model", *SMALL).exit_code == 0
+    first = (tmp_path / "model" / "model.onnx").read_bytes()
+    command = json.loads((tmp_path / "model" / "report.json").read_text())["command"]
+    assert f"--engine {engine} --precision {precision} --threads 2" in command
+    (tmp_path / "model").rename(tmp_path / "earlier")
+    monkeypatch.setattr(trunk, "choose_runtime", lambda *_: pytest.fail("timed"))
+    monkeypatch.setattr(workshop, "count_cores", lambda: 5)  # another machine
+    monkeypatch.setenv("SQUEEZETUNE_CACHE", str(tmp_path / "empty"))
+    assert run(*command.split()[1:]).exit_code == 0
+    assert (tmp_path / "model" / "model.onnx").read_bytes() == first
 
 
 def test_every_setting_is_an_option(run):

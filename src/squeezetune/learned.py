@@ -104,6 +104,11 @@ class Learned:
         return str(self.trunk.runtime)
 
     @property
+    def timed_choices(self) -> dict[str, Any]:
+        """Return the settings that a timing has chosen, so that a run can be repeated without one."""
+        return {"engine": self.trunk.runtime.engine, "precision": self.trunk.runtime.precision}
+
+    @property
     def candidates(self) -> tuple[Candidate, ...]:
         """All heads that were tried."""
         return self.head.candidates

@@ -83,6 +83,11 @@ class LearnedOriginal:
     stages: tuple[StageResult, ...] = ()  # there was one only
 
     @property
+    def timed_choices(self) -> dict[str, Any]:
+        """Return the settings that a timing has chosen: none."""
+        return {}
+
+    @property
     def network_name(self) -> str:
         """Name the network and what was done with it."""
         return f"{self.pretrained.network}, the original recipe"

@@ -283,7 +283,7 @@ def write_report(
     index = learned.index
     evaluation = measured.evaluate(index, learned.split)
     job.clock(ModelMeasured(evaluation.accuracy, *evaluation.interval, evaluation.count))
-    command, heard, seconds = repeat_command(job), tuple(job.clock.heard), job.clock.total_s()
+    command, heard, seconds = repeat_command(job, learned), tuple(job.clock.heard), job.clock.total_s()
     run = Run(job.settings, learned, measured, evaluation, command, job.created, heard, seconds, compared,
               job.clock.gauge.peaks, crossed)  # fmt: skip
     record = make_record(run)
@@ -298,11 +298,12 @@ def write_report(
     staging.write(REPORT_PAGE, render_report(record, thumbnails).encode())
 
 
-def repeat_command(job: Job) -> str:
-    """Write the command that repeats this run: every setting that is not the default."""
+def repeat_command(job: Job, learned: Trained) -> str:
+    """Write the command that repeats this run: every setting that is not the default, or that this machine chose."""
     words = ["squeezetune", "train", str(job.origin), "--output", str(job.output)]
+    settings = replace(job.settings, threads=job.workshop.threads, **learned.timed_choices)
     for item in fields(Settings):
-        value = getattr(job.settings, item.name)
+        value = getattr(settings, item.name)
         if value != item.default:
             words += [f"--{item.name.replace('_', '-')}", str(value)]
     words += ["--class-pattern", job.origin.class_pattern] if job.origin.class_pattern else []
