@@ -115,17 +115,23 @@ class Room:
             path
             for folder in (self.home, self.temporary)
             for path in folder.rglob("*")
-            if self.cache not in (path, *path.parents) and path not in self.cache.parents
+            if self.cache not in (path, *path.parents) and path not in self.cache.parents and not is_torch_mark(path)
         )
 
     def is_ours(self, path: Path) -> bool:
         """Say whether a path is below a folder that we may write to, or no file."""
         places = (self.work, self.cache, self.temporary, Path(self.env["LISTENING"]))
         is_place = any(place in (path, *path.parents) for place in places)
-        return is_place or path in self.cache.parents or path in DEVICES
+        is_gone_memory = Path("/dev/shm") in path.parents and not path.exists()
+        return is_place or path in self.cache.parents or path in DEVICES or is_gone_memory
 
 
 DEVICES = (Path("/dev/null"), Path("/dev/tty"), Path("/dev/ptmx"))
+
+
+def is_torch_mark(path: Path) -> bool:
+    """Say whether this is the empty temporary folder that `torch.export` makes when it is loaded."""
+    return path.name.startswith("torchinductor_") and path.is_dir() and not list(path.iterdir())
 
 
 def is_here(request: str) -> bool:

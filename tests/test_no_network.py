@@ -66,12 +66,6 @@ def test_a_command_keeps_to_itself(run, model, shape_folder, command):
     run("-m", "squeezetune", *(places.get(word, word) for word in command))
 
 
-@pytest.mark.slow
-def test_the_demonstration_keeps_to_itself(run, room):
-    run("-m", "squeezetune", "demo", "demo")
-    assert (room.work / "demo" / "digits-model" / "report.html").exists()
-
-
 @pytest.fixture(scope="module")
 def exports(room, run, model):
     names = ["onnx", *(["openvino"] if find_spec("openvino") else [])]
@@ -83,27 +77,26 @@ def test_export_keeps_to_itself(exports):
     assert (exports / "model.onnx").exists()
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("name", ["onnx-int8", "onnx-tiny", "tflite", "torch"])
-def test_a_format_keeps_to_itself(run, model, name):
-    package = {"tflite": "ai_edge_litert", "torch": "torch"}.get(name, "onnxruntime")
-    pytest.importorskip(package, reason="its runtime is not installed")
-    run("-m", "squeezetune", "export", "model", "--format", name, "--output", name)
+# what takes longer: the words of a command, and the package without which it cannot be
+LONG = {
+    "demo": ("squeezetune", ["demo", "demo"]),
+    "onnx-int8": ("onnxruntime", ["export", "model", "--format", "onnx-int8", "--output", "int8"]),
+    "onnx-tiny": ("onnxruntime", ["export", "model", "--format", "onnx-tiny", "--output", "tiny"]),
+    "tflite": ("ai_edge_litert", ["export", "model", "--format", "tflite", "--output", "tflite"]),
+    "torch": ("torch", ["export", "model", "--format", "torch", "--output", "torch"]),
+    "layers": ("torch", ["train", "PHOTOS", "--output", "deep", *FAST, "--layers", "last"]),
+    "tensorboard": ("tensorboardX", ["train", "PHOTOS", "--output", "watched", *FAST, "--tensorboard", "curves"]),
+    "mlflow": ("mlflow", ["train", "PHOTOS", "--output", "kept", *FAST, "--mlflow", "MLRUNS"]),
+}
 
 
 @pytest.mark.slow
-def test_trained_layers_keep_to_themselves(run, shape_folder):
-    pytest.importorskip("torch", reason="training layers needs torch")
-    run("-m", "squeezetune", "train", shape_folder, "--output", "deep", *FAST, "--layers", "last")
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("tracker", ["tensorboard", "mlflow"])
-def test_kept_curves_keep_to_themselves(room, run, shape_folder, tracker):
-    pytest.importorskip({"tensorboard": "tensorboardX"}.get(tracker, tracker), reason=f"{tracker} is an extra")
-    place = room.work / "mlruns"
-    words = [f"--{tracker}", place.as_uri() if tracker == "mlflow" else place]
-    run("-m", "squeezetune", "train", shape_folder, "--output", tracker, *FAST, *words)
+@pytest.mark.parametrize("name", LONG)
+def test_a_long_command_keeps_to_itself(room, run, model, shape_folder, name):
+    package, words = LONG[name]
+    pytest.importorskip(package, reason=f"{package} is an extra")
+    places = {"PHOTOS": shape_folder, "MLRUNS": (room.work / "mlruns").as_uri()}
+    run("-m", "squeezetune", *(places.get(word, word) for word in words))
 
 
 def test_programs_on_the_card_keep_to_themselves(room, run, exports, shape_folder):

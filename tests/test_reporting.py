@@ -489,11 +489,11 @@ def read_sizes(plots):
 
 def test_every_plot_is_drawn_at_its_size():
     sizes = read_sizes(draw_plots(make_report([f"n{i}" for i in range(10)], history=HISTORY)))
-    assert sizes == {
-        "confusion_matrix.png": (1640, 1440),
-        "confusion_matrix_normalised.png": (1640, 1440),
-        "precision_recall.png": (1200, 960),
-        "training.png": (1400, 980),
+    assert sizes == {  # within a pixel: matplotlib before 3.11 rounds down
+        "confusion_matrix.png": pytest.approx((1640, 1440), abs=1),
+        "confusion_matrix_normalised.png": pytest.approx((1640, 1440), abs=1),
+        "precision_recall.png": pytest.approx((1200, 960), abs=1),
+        "training.png": pytest.approx((1400, 980), abs=1),
     }
 
 
