@@ -25,7 +25,8 @@ from photos import PHOTO_SETS, add_photo_options, prepare_photos
 
 from squeezetune.data.digits import write_digits
 from squeezetune.events import ignore_event
-from squeezetune.exporting.exports import export, open_bench
+from squeezetune.exporting.attempt import open_bench
+from squeezetune.exporting.exports import export
 from squeezetune.exporting.formats import FORMATS, list_formats
 from squeezetune.exporting.material import Request, make_exam, open_material
 from squeezetune.exporting.record import Exports
@@ -78,7 +79,8 @@ def measure_model(name: str, options: argparse.Namespace) -> dict[str, Any]:
         exam = make_exam(load(model), open_material(model, request, ignore_event), ignore_event)
         found: dict[str, Any] = {}
         for item in exports.items:
-            run = FORMATS[item.format].open(exports.find_path(item.format))
+            form = FORMATS[item.format]
+            run = form.open(exports.find_path(item.format))
             score = score_export(run, exam, ignore_event, item.format)
             found[item.format] = {"bytes": item.byte_count, "score": asdict(score)}
         sample = open_bench(exam, Path(scratch), None).sample
@@ -98,7 +100,7 @@ def list_contenders(exports: Exports) -> list[Contender]:
     baselines = {"onnxruntime": BASELINE, "openvino": f"{BASELINE} in openvino", "ai_edge_litert": LITERT_BASELINE}
     for item in exports.items:
         form = FORMATS[item.format]
-        path = form.find_model(exports.find_path(item.format))
+        path = exports.find_path(item.format)
         found.append(Contender(item.format, form.runtime, path, baselines.get(form.runtime, "")))
     runtimes = {contender.runtime for contender in found}
     if BASELINE in {contender.name for contender in found} and "openvino" in runtimes:

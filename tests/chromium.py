@@ -24,6 +24,8 @@ FLAGS = (
     "--disable-dev-shm-usage",
     "--disable-background-networking",
     "--disable-component-update",
+    "--disable-quic",
+    "--disable-sync",
     "--hide-scrollbars",
     # pages that were left would lie frozen, and their workers answer nobody
     "--disable-features=BackForwardCache",

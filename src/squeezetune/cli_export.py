@@ -1,11 +1,13 @@
 """The command `export`: a model in other formats, each measured."""
 
+import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
 
 from squeezetune.cli_options import class_option, columns_option, guard_errors, json_option, quiet_option
+from squeezetune.errors import ExportError
 
 if TYPE_CHECKING:
     from squeezetune.exporting.record import Exports
@@ -69,12 +71,14 @@ def export(
         )
     if as_json:
         print_json({"folder": str(exports.folder)} | describe_exports(exports))
-        return
-    print_exports(exports)
+    else:
+        print_exports(exports)
+    if exports.failures:
+        sys.exit(ExportError.exit_status)
 
 
 def print_exports(exports: "Exports") -> None:
-    """Print a row for every export."""
+    """Print a row for every export, and in words what is missing."""
     from squeezetune.console import print_lines, print_table
     from squeezetune.exporting.card import describe_accuracy, describe_export
 
@@ -88,4 +92,9 @@ def print_exports(exports: "Exports") -> None:
         figures = [row["format"], row["megabytes"][:4], describe_accuracy(item), change, row["agreement"].rstrip(" %")]
         rows.append([*figures, speed, row["cold_start"], row["memory"]])
     print_table(columns, rows)
+    for item in exports.items:
+        if item.unmeasured:
+            print_lines(f"{item.format} was not measured: {item.unmeasured}.")
+    for failure in exports.failures:
+        print_lines(f"{failure.format} was not written: {failure.message}.", f"  {failure.hint}")
     print_lines(f"Exports {exports.folder}", f"Card    {exports.folder / 'README.md'}")

@@ -15,7 +15,7 @@ from odd_images import make_odd_images, open_model
 from PIL import Image
 from sessions import open_session
 
-import squeezetune.exporting.exports as exports_module
+import squeezetune.exporting.attempt as attempt_module
 from squeezetune.artifact import MODEL
 from squeezetune.cli import main
 from squeezetune.errors import ArtifactError, ExportError, SettingsError, SourceError
@@ -227,7 +227,7 @@ def test_without_torch_it_says_what_could_be_done_with_it(model_folder, tmp_path
         return lambda images: np.tile(np.array([[0.5, 0.3, 0.2]], np.float32), (len(images), 1))
 
     monkeypatch.setitem(READERS, "onnxruntime", answer_nothing)
-    monkeypatch.setattr(exports_module, "find_spec", lambda package: None)
+    monkeypatch.setattr(attempt_module, "find_spec", lambda package: None)
     with pytest.raises(ExportError) as caught:
         export(model_folder, [name], tmp_path / "out", max_loss=0.5)
     assert ("squeezetune[deep]" in caught.value.hint) is advises
@@ -298,6 +298,59 @@ def test_a_folder_with_something_else_is_not_replaced(model_folder, tmp_path):
     with pytest.raises(ArtifactError, match="holds something else"):
         export(model_folder, ["onnx"], tmp_path, measure=False)
     assert (tmp_path / "letters.txt").read_text() == "mine"
+
+
+# ---- what fails by itself
+
+
+@pytest.fixture
+def broken_tiny(monkeypatch):
+    """Let the runtime be one that cannot read integers of 4 bits."""
+    opened = READERS["onnxruntime"]
+
+    def open_old(path):
+        if "tiny" in path.name:
+            raise RuntimeError("Could not find an implementation for Cast(21)\nand more")
+        return opened(path)
+
+    monkeypatch.setitem(READERS, "onnxruntime", open_old)
+
+
+@pytest.mark.usefixtures("broken_tiny")
+def test_a_format_that_fails_in_its_runtime_is_told_and_the_others_are_written(model_folder, tmp_path, monkeypatch):
+    monkeypatch.setattr(attempt_module, "find_version", lambda package: "1.22.1")
+    model = shutil.copytree(model_folder, tmp_path / "model")
+    words = ["export", str(model), "-f", "onnx-tiny", "-f", "onnx", "-o", str(tmp_path / "out"), "--quiet"]
+    done = CliRunner().invoke(main, words)
+    assert done.exit_code == 1
+    assert isinstance(done.exception, SystemExit)
+    told = (
+        "onnx-tiny was not written: model-tiny.onnx does not work here: Could not find an implementation for Cast(21)."
+    )
+    assert told in done.output.replace("\n", " ").replace("  ", " ")
+    assert "It needs onnxruntime >= 1.23.0, and 1.22.1 is installed" in done.output.replace("\n", " ")
+    found = read_exports(tmp_path / "out")
+    assert [item.format for item in found.items] == ["onnx"]
+    assert found["onnx"].score
+    assert [failure.format for failure in found.failures] == ["onnx-tiny"]
+    with pytest.raises(ExportError, match="does not work here"):
+        found["onnx-tiny"]
+    assert sorted(path.name for path in (tmp_path / "out").iterdir()) == sorted([CARD, INDEX, "model.onnx"])
+    assert "onnx-tiny is not here" in (tmp_path / "out" / CARD).read_text()
+    assert "onnx-tiny is not there" in (model / "report.html").read_text()
+
+
+@pytest.mark.usefixtures("broken_tiny")
+def test_where_every_format_fails_nothing_is_written(model_folder, tmp_path):
+    with pytest.raises(ExportError, match=r"onnx-tiny: model-tiny\.onnx does not work here"):
+        export(model_folder, ["onnx-tiny"], tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+
+
+def test_every_card_says_what_its_files_need(exports):
+    card = (exports.folder / CARD).read_text()
+    assert "| `model-tiny.onnx` | onnxruntime &gt;= 1.23.0 |".replace("&gt;", "\\>") in card
+    assert exports["onnx"].needs == "onnxruntime >= 1.16.3"
 
 
 # ---- the command

@@ -57,6 +57,8 @@ def render_chapter(exports: Exports) -> str:
             "megabytes": "{:.2f}\u00a0MB".format,
         },
         items=exports.items,
+        unmeasured=[item for item in exports.items if item.unmeasured],
+        failures=exports.failures,
         folder=exports.folder.resolve().name,
         measured=bool(scores),
         honest=all(score.is_honest for score in scores),

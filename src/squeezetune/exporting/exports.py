@@ -9,33 +9,37 @@
 The model's own report gets a chapter on them.
 """
 
-import hashlib
 import json
 import os
 import shutil
 import tempfile
-import time
 from collections.abc import Collection, Sequence
-from dataclasses import dataclass, replace
-from importlib.util import find_spec
+from dataclasses import replace
 from pathlib import Path
 
-import numpy as np
 import onnx
 
 from squeezetune.artifact import MODEL, NETWORK, read_payload, stage_artifact, to_json
 from squeezetune.data.folders import check_outside
 from squeezetune.data.origin import Photos
-from squeezetune.errors import INSTALL_TORCH, ArtifactError, ExportError, SettingsError
-from squeezetune.events import EXPORT, Listener, Notice, StageFinished, StageStarted, ignore_event
+from squeezetune.errors import ArtifactError, ExportError, SettingsError
+from squeezetune.events import Listener, Notice, ignore_event
+from squeezetune.exporting.attempt import attempt_export, hash_bytes, open_bench
 from squeezetune.exporting.card import write_card
 from squeezetune.exporting.chapter import update_report
 from squeezetune.exporting.formats import DEFAULT_FORMATS, FORMATS, find_format
 from squeezetune.exporting.material import Material, Request, make_exam, open_material
 from squeezetune.exporting.order import Order
-from squeezetune.exporting.record import CARD, EXPORT_FOLDER, INDEX, Export, Exports, describe_exports, read_exports
-from squeezetune.exporting.scoring import Exam, Score, score_export
-from squeezetune.exporting.trial import CALL_SIZES, Trial, try_export
+from squeezetune.exporting.record import (
+    CARD,
+    EXPORT_FOLDER,
+    INDEX,
+    Export,
+    Exports,
+    Failure,
+    describe_exports,
+    read_exports,
+)
 from squeezetune.learn.trained import read_network
 from squeezetune.output_lock import follow_link, hold_output
 from squeezetune.prediction import Classifier, load
@@ -58,19 +62,21 @@ def export(
 ) -> Exports:
     """Export a model to other formats, and measure each file by its own runtime on the model's test photos.
 
-    The photos are those that the model was trained on: where they lie elsewhere now, or were in memory, say so with
-    `photos`. The exports go into the folder `output`, by default `<model>-export` beside the model; exports of the same
-    model that are there stay. With `max_loss`, in points of accuracy, an export that loses more is an error and nothing
-    is written; one of 4 bits is trained for a minute before, if torch is installed. Without `measure` no photos are
-    needed, but for those formats whose parameters are fitted to some. `runtime` is a folder with ONNX Runtime's build
-    for browsers, which `web` else fetches once.
+    The photos are those that the model was trained on: where they lie elsewhere now, or were in memory,
+    say so with `photos`. The exports go into the folder `output`, by default `<model>-export` beside the
+    model; exports of the same model that are there stay. A format that cannot be written, or that its
+    runtime cannot run here, is among the `failures` of what is returned; the others are written.
+    With `max_loss`, in points of accuracy, an export that loses more is an error and nothing is written;
+    one of 4 bits is trained for a minute before, if torch is installed. Without `measure` no photos are
+    needed, but for those formats whose parameters are fitted to some. `runtime` is a folder with ONNX
+    Runtime's build for browsers, which `web` else fetches once.
 
     Raises:
         SettingsError: there is no such format, or it is not known where the photos are.
         MissingExtraError: what a format needs is not installed.
         ArtifactError: the model cannot be read, or the folder cannot be written.
         DataError: the photos cannot be used.
-        ExportError: an export loses more than it may, or its runtime cannot run it.
+        ExportError: an export loses more than it may, or none of them can be had.
 
     >>> import squeezetune                                                    # doctest: +SKIP
     >>> exports = squeezetune.export("flowers-model", ["onnx-tiny"])          # doctest: +SKIP
@@ -102,11 +108,9 @@ def export(
         bench = None
         if measure and material:
             bench = open_bench(make_exam(classifier, material, listen), Path(scratch), max_loss)
-        made = keep_others(target, staging.path, order, chosen)
-        for name in chosen:
-            made.append(make_export(name, order, staging.path, bench, listen))
-        made.sort(key=lambda item: list(FORMATS).index(item.format))
-        exports = Exports(target, hash_bytes(order.model), tuple(made))
+        kept = keep_others(target, staging.path, order, chosen)
+        made = [attempt_export(name, order, staging.path, bench, listen) for name in chosen]
+        exports = gather(target, order, [*kept, *made])
         write_file(staging.path / CARD, write_card(exports, classifier, order).encode())
         write_file(staging.path / INDEX, to_json(describe_exports(exports)))
     try:
@@ -114,15 +118,6 @@ def export(
     except ArtifactError as error:  # such as a folder that may only be read: the figures are beside the exports, too
         listen(Notice(error.message))
     return read_exports(target)
-
-
-@dataclass(frozen=True)
-class Bench:
-    """What exports are measured by: the exam, some of its photos as an array in a file, and what may be lost."""
-
-    exam: Exam
-    sample: Path
-    max_loss: float | None
 
 
 def name_target(folder: Path) -> Path:
@@ -146,32 +141,16 @@ def make_order(classifier: Classifier, material: Material | None) -> Order:
     metadata = {item.key: item.value for item in onnx.load_from_string(model).metadata_props}
     metadata |= {"settings": json.dumps(dict(manifest.settings)), "created": manifest.created,
                  "squeezetune": manifest.version}  # fmt: skip
-    title, accuracy = describe_model(classifier)
     photos, judges = (material.training, material.validation) if material else (None, None)
-    return Order(network, model, metadata, photos, judges, title, accuracy)
+    return Order(network, model, metadata, photos, judges, read_title(classifier))
 
 
-def describe_model(classifier: Classifier) -> tuple[str, str]:
-    """Return the model's title, and a sentence with what it was measured to be worth."""
+def read_title(classifier: Classifier) -> str:
+    """Read what the model is called in its report."""
     try:
-        report = classifier.report
-        test = report["test"]
+        return str(classifier.report["title"])
     except (ArtifactError, KeyError):
-        return "Classifier", ""
-    low, high = (f"{100 * end:.1f} %" for end in test["interval"])
-    found = f"{100 * test['accuracy']:.1f} % of {test['count']:,} photos that it had never seen are recognised"
-    return str(report["title"]), f"{found} (95 % interval {low} to {high})."
-
-
-def open_bench(exam: Exam, scratch: Path, max_loss: float | None) -> Bench:
-    """Keep some photos of one size, the commonest of the first ones, for the process that is timed."""
-    images = next(exam.read())
-    shapes = [image.shape for image in images]
-    common = max(shapes, key=shapes.count)
-    alike = [image for image in images if image.shape == common]
-    path = scratch / "images.npy"
-    np.save(path, np.stack([alike[at % len(alike)] for at in range(max(CALL_SIZES))]))
-    return Bench(exam, path, max_loss)
+        return "Classifier"
 
 
 def keep_others(target: Path, staged: Path, order: Order, chosen: Collection[str]) -> list[Export]:
@@ -190,75 +169,16 @@ def keep_others(target: Path, staged: Path, order: Order, chosen: Collection[str
     return kept
 
 
-def make_export(name: str, order: Order, folder: Path, bench: Bench | None, listen: Listener) -> Export:
-    """Write one export, check it, and measure it.
+def gather(target: Path, order: Order, made: Sequence[Export | Failure]) -> Exports:
+    """Put together what there is and what has failed, in the order of the formats.
 
     Raises:
-        ExportError: it loses more than it may, or its runtime cannot run it.
+        ExportError: there is nothing but failures.
     """
-    found, start = find_format(name), time.perf_counter()
-    listen(StageStarted(EXPORT + name, len(bench.exam.positions) if bench else 0, "photos"))
-    path = folder / found.path
-    path.parent.mkdir(parents=True, exist_ok=True)
-    found.write(order, path)
-    found.check(path)
-    score: Score | None = None
-    trial: Trial | None = None
-    if bench:
-        score = measure_export(name, order, path, bench, listen)
-        trial = try_export(found.runtime, found.find_model(path), bench.sample)
-    listen(StageFinished(EXPORT + name, time.perf_counter() - start))
-    root = folder / found.root
-    files = sorted(item for item in root.rglob("*") if item.is_file()) if root.is_dir() else [root]
-    hashes = {item.relative_to(folder).as_posix(): hash_bytes(item.read_bytes()) for item in files}
-    return Export(name, found.path, sum(item.stat().st_size for item in files), hashes, score, trial)
-
-
-def measure_export(name: str, order: Order, path: Path, bench: Bench, listen: Listener) -> Score:
-    """Measure an export; where it loses more than it may, write it anew as it loses less, if that can be done.
-
-    Raises:
-        ExportError: it still loses more than it may.
-    """
-    found = find_format(name)
-    score = score_export(found.open(path), bench.exam, listen, EXPORT + name)
-    can_tune, has_torch = not order.network.is_convolved, find_spec("torch") is not None
-    if found.tune and can_tune and has_torch and not is_allowed(score, bench.max_loss):
-        listen(Notice(f"{name} loses {find_loss(score):.2f} points as it is, so its codes are trained"))
-        found.tune(order, path)
-        found.check(path)
-        score = score_export(found.open(path), bench.exam, listen, EXPORT + name)
-    check_loss(name, score, bench.max_loss, needs_torch=bool(found.tune) and can_tune and not has_torch)
-    return score
-
-
-def find_loss(score: Score) -> float:
-    """Find the points that an export loses; of a model without test photos, by where it disagrees."""
-    return 100 * (-score.change if score.is_honest else 1 - score.agreement)
-
-
-def is_allowed(score: Score, max_loss: float | None) -> bool:
-    """Say whether an export loses no more than it may."""
-    return max_loss is None or find_loss(score) <= max_loss
-
-
-def check_loss(name: str, score: Score, max_loss: float | None, needs_torch: bool = False) -> None:
-    """Refuse an export that loses more points than it may; `needs_torch` says that more could be done with that.
-
-    Raises:
-        ExportError: it does.
-    """
-    if is_allowed(score, max_loss):
-        return
-    low, high = (100 * -end for end in reversed(score.change_interval))
-    advice = f"With torch its codes are trained to lose less. {INSTALL_TORCH}. " if needs_torch else ""
-    raise ExportError(
-        f"{name} loses {find_loss(score):.2f} points on {score.images:,} test photos (95 % interval {low:.2f} to "
-        f"{high:.2f}); allowed are {max_loss:g}",
-        f"{advice}Allow more with --max-loss, or export to another format. Nothing was written.",
-    )
-
-
-def hash_bytes(payload: bytes) -> str:
-    """Return the SHA-256."""
-    return hashlib.sha256(payload).hexdigest()
+    ordered = sorted(made, key=lambda item: list(FORMATS).index(item.format))
+    items = tuple(item for item in ordered if isinstance(item, Export))
+    failures = tuple(item for item in ordered if isinstance(item, Failure))
+    if not items:
+        reasons, hints = zip(*((f"{item.format}: {item.message}", item.hint) for item in failures), strict=True)
+        raise ExportError("; ".join(reasons), " ".join(dict.fromkeys([*hints, "Nothing was written."])))
+    return Exports(target, hash_bytes(order.model), items, failures)

@@ -2,37 +2,64 @@
 
 import json
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from importlib.util import find_spec
 from pathlib import Path
 
 from squeezetune.errors import MissingExtraError, SettingsError
+from squeezetune.exporting.node import explain_missing_node
 from squeezetune.exporting.onnx_files import build_tiny, check_onnx, write_floats, write_halves, write_int8, write_tiny
 from squeezetune.exporting.openvino import check_openvino, write_openvino
 from squeezetune.exporting.order import Order
 from squeezetune.exporting.readers import READERS, RunExport
+from squeezetune.exporting.runtime import VERSION
+from squeezetune.exporting.scoring import Score
 from squeezetune.exporting.tflite import check_tflite, write_tflite, write_tflite_int8
 from squeezetune.exporting.torch_program import check_torch, write_torch
 from squeezetune.exporting.tuned import build_tuned, write_tuned
-from squeezetune.exporting.web import WebAbout, write_web
+from squeezetune.exporting.web import MODEL, WebAbout, write_web
 
 
 def write_page(order: Order, path: Path, build: Callable[[Order], bytes] = build_tiny) -> None:
-    """Write a page that runs the tiny file in the browser."""
-    about = WebAbout(
+    """Write a page that runs the tiny file in the browser; what it is worth has not been measured yet."""
+    write_web(build(order), describe_page(order), path.parent, order.runtime, order.listen)
+
+
+def state_page(order: Order, path: Path, score: Score) -> None:
+    """Write on a page what its own model was measured to be worth."""
+    about = replace(describe_page(order), accuracy=describe_score(score))
+    write_web(path.with_name(MODEL).read_bytes(), about, path.parent, order.runtime, order.listen)
+
+
+def describe_page(order: Order) -> WebAbout:
+    """Say what a page says of its model before it is measured."""
+    return WebAbout(
         title=order.title,
         class_names=tuple(json.loads(order.metadata["class_names"])),
-        accuracy=order.accuracy,
+        accuracy="How often it is right was not measured.",
         license=order.metadata.get("license", "unknown"),
         image_side=order.network.side,
     )
-    write_web(build(order), about, path.parent, order.runtime, order.listen)
+
+
+def describe_score(score: Score) -> str:
+    """Put into a sentence how often an export is right."""
+    if not score.is_honest:
+        return "How often it is right was not measured on photos that it had never seen."
+    low, high = (f"{100 * end:.1f} %" for end in score.interval)
+    found = f"{100 * score.accuracy:.1f} % of {score.images:,} photos that it had never seen are recognised"
+    return f"{found} (95 % interval {low} to {high})."
 
 
 def check_page(path: Path) -> None:
     """Check the model of a page."""
-    check_onnx(path.with_name("model.onnx"))
+    check_onnx(path.with_name(MODEL))
+
+
+def find_nothing() -> str:
+    """Find no reason why a format could not be measured here."""
+    return ""
 
 
 @dataclass(frozen=True)
@@ -40,35 +67,40 @@ class Format:
     """A format: how it is written, checked and run.
 
     `path` is its main file below the export's folder; where that is in a folder of its own, the whole folder is the
-    export. `runtime` is the package that runs it, `extra` the extra of this package that installs what it needs.
-    `looks_at_photos` says that the writer is given training photos. `usage` is a short program that runs FILE.
-    `model` is what the runtime opens, where that is another file beside the main one. `tune` writes it anew where it
-    loses too much; that needs torch and some time.
+    export. `needs` names what runs it, and from which version on. `module` is the package that has to be here, `extra`
+    the extra of this package that installs it. `looks_at_photos` says that the writer is given training photos. `usage`
+    is a short program that runs FILE. `tune` writes it anew where it loses too much; that needs torch and some time.
+    `reader` opens it, if not the one of that package; `explain_unmeasured` says in words why it cannot do so on this
+    computer. `state` writes into it what it is worth.
     """
 
     words: str
     path: str
     write: Callable[[Order, Path], None]
     check: Callable[[Path], None]
-    runtime: str = "onnxruntime"
+    needs: str
+    module: str = "onnxruntime"
     extra: str = ""
     looks_at_photos: bool = False
     usage: str = ""
-    model: str = ""
     tune: Callable[[Order, Path], None] | None = None
+    reader: str = ""
+    explain_unmeasured: Callable[[], str] = find_nothing
+    state: Callable[[Order, Path, Score], None] | None = None
 
     @property
     def root(self) -> str:
         """The file or folder that is the export."""
         return self.path.split("/")[0]
 
+    @property
+    def runtime(self) -> str:
+        """The name of what opens it."""
+        return self.reader or self.module
+
     def open(self, path: Path) -> RunExport:
         """Open an export by its own runtime."""
-        return READERS[self.runtime](self.find_model(path))
-
-    def find_model(self, path: Path) -> Path:
-        """Find the file that the runtime opens."""
-        return path.with_name(self.model) if self.model else path
+        return READERS[self.runtime](path)
 
 
 ONNX_USAGE = """\
@@ -124,22 +156,30 @@ for name in sys.argv[1:]:
     print(f"{name}: {class_names[probabilities.argmax()]} ({probabilities.max():.1%})")"""
 
 FORMATS: dict[str, Format] = {
-    "onnx": Format("float32, for any ONNX runtime", "model.onnx", write_floats, check_onnx, usage=ONNX_USAGE),
-    "onnx-fp16": Format("parameters in float16: half the size", "model-fp16.onnx", write_halves, check_onnx),
+    "onnx": Format("float32, for any ONNX runtime", "model.onnx", write_floats, check_onnx, "onnxruntime >= 1.16.3",
+                   usage=ONNX_USAGE),
+    "onnx-fp16": Format("parameters in float16: half the size", "model-fp16.onnx", write_halves, check_onnx,
+                        "onnxruntime >= 1.16.3"),
     "onnx-int8": Format("int8: a quarter of the size, twice as fast on recent processors", "model-int8.onnx",
-                        write_int8, check_onnx, looks_at_photos=True),
+                        write_int8, check_onnx, "onnxruntime >= 1.16.3", looks_at_photos=True),
     "onnx-tiny": Format("parameters in 4 bits: the smallest file", "model-tiny.onnx", write_tiny, check_onnx,
-                        looks_at_photos=True, tune=write_tuned),
+                        "onnxruntime >= 1.23.0", looks_at_photos=True, tune=write_tuned),
     "openvino": Format("OpenVINO's own format, parameters in float16", "openvino/model.xml", write_openvino,
-                       check_openvino, runtime="openvino", extra="openvino", usage=OPENVINO_USAGE),
+                       check_openvino, "openvino >= 2025.4", module="openvino", extra="openvino",
+                       usage=OPENVINO_USAGE),
     "torch": Format("a torch.export program; parameters with a loader to copy", "torch/model.pt2", write_torch,
-                    check_torch, runtime="torch", extra="deep", usage=TORCH_USAGE),
+                    check_torch, "torch, as new as the one that wrote it", module="torch", extra="deep",
+                    usage=TORCH_USAGE),
     "tflite": Format("LiteRT (TensorFlow Lite), for phones; parameters in float16", "tflite/model.tflite",
-                     write_tflite, check_tflite, runtime="ai_edge_litert", extra="tflite", usage=TFLITE_USAGE),
+                     write_tflite, check_tflite, "ai-edge-litert >= 2.1", module="ai_edge_litert", extra="tflite",
+                     usage=TFLITE_USAGE),
     "tflite-int8": Format("the same in int8: half the size, faster", "tflite-int8/model.tflite", write_tflite_int8,
-                          check_tflite, runtime="ai_edge_litert", extra="tflite", looks_at_photos=True),
+                          check_tflite, "ai-edge-litert >= 2.1", module="ai_edge_litert", extra="tflite",
+                          looks_at_photos=True),
     "web": Format("a page that runs in the browser; parameters in 4 bits", "web/index.html", write_page, check_page,
-                  looks_at_photos=True, model="model.onnx", tune=partial(write_page, build=build_tuned)),
+                  f"a browser; ONNX Runtime Web {VERSION} is in the folder", looks_at_photos=True,
+                  tune=partial(write_page, build=build_tuned), reader="web",
+                  explain_unmeasured=explain_missing_node, state=state_page),
 }  # fmt: skip
 DEFAULT_FORMATS = ("onnx", "onnx-int8", "onnx-tiny")
 
@@ -154,9 +194,9 @@ def find_format(name: str) -> Format:
     if name not in FORMATS:
         raise SettingsError(f"there is no format {name!r}", f"Known formats: {', '.join(FORMATS)}.")
     found = FORMATS[name]
-    if find_spec(found.runtime) is None:
+    if find_spec(found.module) is None:
         raise MissingExtraError(
-            f"the format {name!r} needs {found.runtime}, which is not installed",
+            f"the format {name!r} needs {found.module}, which is not installed",
             f"Install it: pip install 'squeezetune[{found.extra}]'",
         )
     return found
@@ -164,4 +204,4 @@ def find_format(name: str) -> Format:
 
 def list_formats() -> list[str]:
     """List the formats whose runtimes are installed."""
-    return [name for name, found in FORMATS.items() if find_spec(found.runtime)]
+    return [name for name, found in FORMATS.items() if find_spec(found.module)]

@@ -47,8 +47,8 @@ class Order:
 
     `model` are the bytes of `model.onnx`, which the report's figures were measured on; `metadata` is what a file says
     of itself: class names as JSON, settings, fingerprint of the data, licence. `photos` are those of the training part,
-    where they are at hand, and `judges` those of the validation part. A page says its `title` and, in a sentence, its
-    `accuracy`; `runtime` is where the build of ONNX Runtime for browsers lies, if not in the cache.
+    where they are at hand, and `judges` those of the validation part. `title` is what a page is headed;
+    `runtime` is where the build of ONNX Runtime for browsers lies, if not in the cache.
     """
 
     network: TrainedNetwork
@@ -57,7 +57,6 @@ class Order:
     photos: TrainingPhotos | None = None
     judges: TrainingPhotos | None = None
     title: str = "Classifier"
-    accuracy: str = ""
     runtime: Path | None = None
     listen: Listener = ignore_event
 

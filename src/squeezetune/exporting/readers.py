@@ -10,6 +10,7 @@ from zipfile import ZipFile
 import numpy as np
 from numpy.typing import NDArray
 
+from squeezetune.exporting.node import NodeModel
 from squeezetune.runtimes import import_onnxruntime, import_openvino
 
 # Runs an export by its own runtime: images (n, height, width, 3) uint8 RGB in, probabilities (n, classes) out.
@@ -85,10 +86,11 @@ def open_tflite(path: Path) -> RunExport:
     return run
 
 
-# By the name of the runtime's package.
+# By the name of the runtime: its package, or, for a page, `web`.
 READERS: dict[str, Callable[[Path], RunExport]] = {
     "onnxruntime": open_onnx,
     "openvino": open_openvino,
     "torch": open_torch,
     "ai_edge_litert": open_tflite,
+    "web": NodeModel,
 }

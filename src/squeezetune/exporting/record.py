@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from squeezetune.artifact import FolderKind
-from squeezetune.errors import ArtifactError
+from squeezetune.errors import ArtifactError, ExportError
 from squeezetune.exporting.scoring import Score
 from squeezetune.exporting.trial import Trial
 
@@ -19,7 +19,8 @@ EXPORT_FOLDER = FolderKind("exports of a model", INDEX, "squeezetune-exports", 1
 class Export:
     """One export: its format, its main file below the folder, its size in bytes, and what was measured.
 
-    `files` maps each of its files to its SHA-256. Nothing was measured where no photos were at hand.
+    `files` maps each of its files to its SHA-256. `needs` says which version of which runtime runs it. Nothing was
+    measured where no photos were at hand, or for the reason that `unmeasured` gives.
     """
 
     format: str
@@ -28,21 +29,44 @@ class Export:
     files: Mapping[str, str]
     score: Score | None = None
     trial: Trial | None = None
+    needs: str = ""
+    unmeasured: str = ""
+
+
+@dataclass(frozen=True)
+class Failure:
+    """A format that could not be written, or that its runtime here cannot run: why, and what to do."""
+
+    format: str
+    message: str
+    hint: str = ""
 
 
 @dataclass(frozen=True)
 class Exports:
-    """A folder of exports of one model, which is known by the SHA-256 of its `model.onnx`."""
+    """A folder of exports of one model, which is known by the SHA-256 of its `model.onnx`.
+
+    `failures` are the formats that were asked for, and are not there.
+    """
 
     folder: Path
     model_sha256: str
     items: tuple[Export, ...]
+    failures: tuple[Failure, ...] = ()
 
     def __getitem__(self, name: str) -> Export:
-        """Find the export of a format."""
+        """Find the export of a format.
+
+        Raises:
+            ExportError: it has failed.
+            KeyError: it was not asked for.
+        """
         for item in self.items:
             if item.format == name:
                 return item
+        for failure in self.failures:
+            if failure.format == name:
+                raise ExportError(failure.message, failure.hint)
         raise KeyError(name)
 
     def find_path(self, name: str) -> Path:
@@ -52,8 +76,12 @@ class Exports:
 
 def describe_exports(exports: Exports) -> dict[str, Any]:
     """Make the content of `exports.json`."""
-    items = [asdict(item) for item in exports.items]
-    return EXPORT_FOLDER.describe() | {"model_sha256": exports.model_sha256, "exports": items}
+    items, failures = ([asdict(item) for item in group] for group in (exports.items, exports.failures))
+    return EXPORT_FOLDER.describe() | {
+        "model_sha256": exports.model_sha256,
+        "exports": items,
+        "failures": failures,
+    }
 
 
 def read_exports(folder: Path) -> Exports:
@@ -67,7 +95,8 @@ def read_exports(folder: Path) -> Exports:
         if content["format"] != EXPORT_FOLDER.format or content["format_version"] > EXPORT_FOLDER.version:
             raise ValueError(f"format {content['format']!r}, version {content['format_version']}")
         items = tuple(_read_export(item) for item in content["exports"])
-        return Exports(folder, str(content["model_sha256"]), items)
+        failures = tuple(Failure(**item) for item in content.get("failures", ()))
+        return Exports(folder, str(content["model_sha256"]), items, failures)
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise ArtifactError(
             f"{folder} holds no exports that this program can read: {error}", "Export the model again."

@@ -15,20 +15,21 @@ from squeezetune.errors import ExportError
 from squeezetune.events import Listener, ignore_event
 from squeezetune.store import find_cache_folder, write_file
 
-# The last version with a file of 11 MB, 2.9 MB compressed; 1.30 has 14 MB, and says no more for these models.
-VERSION = "1.22.0"
+# The smallest that reads integers of 4 bits (INT4): 3.1 MB compressed. Later ones, up to 3.7 MB,
+# give the same answers as fast (docs/decisions/0017-web.md).
+VERSION = "1.23.2"
 TARBALL = f"onnxruntime-web-{VERSION}.tgz"
 # what the registry gives as the package's `integrity`, in hexadecimal digits
 SHA512 = (
-    "51dffe101a3a9a1b9a416b7f3a368e93488d5a35ea26879e305afac501044597"
-    "48647d8e5a91b3bae8f3ee57ee3818d46ba4c413fb1ce276fb0dae5d34bdf87e"
+    "4f4f4952d327f8264b937985c2a887d258107fee12efea181c7b64eae85a6000"
+    "0923de5b4dc2a2e5b38e658c0e4577d2fd12d90a30c311719622e3820059448e"
 )
-MOST_BYTES = 64 << 20  # 20 MB, of which 11 MB are of use here
+MOST_BYTES = 64 << 20  # 26 MB, of which 12 MB are of use here
 # The files, and their SHA-256.
 FILES = {
-    "ort.wasm.min.mjs": "6ef726f355b791129f7ddf3f62e7877a16b9b777abe87004b8ab306e6b9cf265",
-    "ort-wasm-simd-threaded.mjs": "30dd851d9c00622940500f71ddd2ff8820c5cb65270816080175b958705385a8",
-    "ort-wasm-simd-threaded.wasm": "71aef04959c5c1b6de461b6538e2058e306610034a85aad2742d0c7fd4533fe4",
+    "ort.wasm.min.mjs": "69751720f611e37d1ce2fa3c6ebaa80f949014752636c5f8887a63d40feadcc7",
+    "ort-wasm-simd-threaded.mjs": "90a557d15c02bac4504d95b67f431d8594635ed2a0a62a7f2cd83d090ff91d3e",
+    "ort-wasm-simd-threaded.wasm": "45eaee27761ad883742a8d4b8fce1538d60ce43b51adf1726fafccc59b8c1a15",
 }
 PLACE = "dist"  # of the files in the package
 REGISTRY = "https://registry.npmjs.org"
@@ -43,7 +44,7 @@ def load_runtime(place: Path | None = None, listen: Listener = ignore_event) -> 
     """Load the files of the build by their names, each checked.
 
     `place` is a folder that holds them, the package's folder, or its tarball. Without one they are taken from the
-    cache, where they are fetched to the first time: 20 MB from the npm registry, or from the mirror that the variable
+    cache, where they are fetched to the first time: 26 MB from the npm registry, or from the mirror that the variable
     `npm_config_registry` names.
 
     Raises:

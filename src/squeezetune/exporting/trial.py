@@ -18,6 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from squeezetune.errors import ExportError
+from squeezetune.exporting.node import NodeModel
 from squeezetune.exporting.readers import READERS, RunExport
 from squeezetune.machine import measure_peak_memory
 
@@ -82,7 +83,8 @@ def main(runtime: str, path: str, images: str, round_s: str) -> None:
     run(pixels[:1])
     print(READY, flush=True)
     speeds = {str(size): measure_speed(run, pixels[:size], float(round_s)) for size in CALL_SIZES}
-    print(json.dumps({"images_per_s": speeds, "peak_mb": measure_peak_memory()}))
+    peak_mb = run.peak_mb if isinstance(run, NodeModel) else measure_peak_memory()
+    print(json.dumps({"images_per_s": speeds, "peak_mb": peak_mb}))
 
 
 if __name__ == "__main__":

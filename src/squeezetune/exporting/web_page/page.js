@@ -33,10 +33,13 @@ function startWorker() {
   started.onmessage = ({ data }) => {
     const { resolve, reject } = waiting.get(data.id);
     waiting.delete(data.id);
-    if ("error" in data) reject(new Error(data.error));
+    if ("error" in data) reject(Object.assign(new Error(data.error), { detail: data.detail }));
     else resolve(data.answer);
   };
-  started.onerror = () => waiting.forEach(({ reject }) => reject(new Error("its files cannot be loaded")));
+  started.onerror = ({ message }) => {
+    const error = new Error("A part of this page cannot be loaded. Reload the page.");
+    waiting.forEach(({ reject }) => reject(Object.assign(error, { detail: message || "worker.js" })));
+  };
   return started;
 }
 
@@ -57,7 +60,7 @@ model.then(
   },
   (error) => {
     say("");
-    complain(location.protocol === "file:" ? AS_FILE : `The model cannot be used: ${error.message}. Reload the page.`);
+    complain(location.protocol === "file:" ? AS_FILE : error.message, error.detail);
   },
 );
 
@@ -100,7 +103,7 @@ async function work() {
 function summarise(done) {
   const latest = window.results[window.results.length - 1];
   if (done > 1) return `${done} photos looked at.`;
-  return `${latest.name}: ${latest.error || `${latest.label}, ${percent(latest.probabilities[latest.label])}`}.`;
+  return `${latest.name}: ${latest.error || `${latest.label}, ${percent(latest.probabilities[latest.label])}.`}`;
 }
 
 async function showResult({ card, photo: { name, image } }) {
@@ -118,7 +121,9 @@ async function showResult({ card, photo: { name, image } }) {
   } catch (error) {
     result.error = error.message;
     card.querySelector(".blank").textContent = "✗";
-    card.insertBefore(make("p", "problem", `${error.message}`), card.querySelector(".file"));
+    const problem = make("div", "problem");
+    problem.append(make("p", "", error.message), ...showDetail(error.detail));
+    card.insertBefore(problem, card.querySelector(".file"));
   }
   card.classList.remove("is-waiting");
   window.results.push(result);
@@ -185,7 +190,7 @@ async function openCamera(deviceId) {
     closeCamera();
     stream = await navigator.mediaDevices.getUserMedia({ video: { ...wish, width: { ideal: 1280 } } });
   } catch (error) {
-    complain(CAMERA_PROBLEMS[error.name] || `The camera cannot be used: ${error.message}.`);
+    complain(CAMERA_PROBLEMS[error.name] || "The camera cannot be used. Choose photos instead.", error.message);
     return;
   }
   find("video").srcObject = stream;
@@ -245,9 +250,17 @@ function say(text) {
   find("status").textContent = text;
 }
 
-function complain(text) {
-  find("problem").textContent = text;
+function complain(text, detail = "") {
+  find("problem").replaceChildren(make("p", "", text), ...showDetail(detail));
   find("problem").hidden = !text;
+}
+
+// What a program has said, folded away; nothing where it has said nothing.
+function showDetail(detail) {
+  if (!detail) return [];
+  const folded = make("details", "detail");
+  folded.append(make("summary", "", "Technical detail"), make("code", "", detail));
+  return [folded];
 }
 
 function percent(share) {

@@ -1,12 +1,15 @@
 // Runs the model beside the page, which stays responsive: a photo in, the probability of every class out.
-import * as ort from "./runtime/ort.wasm.min.js";
 
 const HERE = new URL(".", import.meta.url);
 const STRIP_PIXELS = 1 << 20; // read from a canvas at once; phones limit a canvas to 16 million
 const THUMBNAIL_PX = 320;
 const MOST_THREADS = 4;
 const ANSWERS = { open, look };
+// How engines and the runtime say that there is no memory left; it aborts without a reason where it can have no more.
+const NO_MEMORY = /out of memory|enlarge memory|allocat|bad_alloc|\bOOM\b|Aborted\(\)/i;
+const AGAIN = "Reload the page. If that does not help, its folder is not whole on the server: copy it there once more.";
 
+let ort;
 let session;
 let limits;
 let last = Promise.resolve(); // one request after another
@@ -15,53 +18,110 @@ self.onmessage = ({ data }) => {
   last = last.then(() => answer(data));
 };
 
+// An error in words for people; `detail` is what a program has said, for who wants to know.
+class Trouble extends Error {
+  constructor(words, cause) {
+    super(words);
+    this.detail = cause ? cause.message || String(cause) : "";
+  }
+}
+
 async function answer({ id, kind, ...request }) {
   try {
     self.postMessage({ id, answer: await ANSWERS[kind](request) });
   } catch (error) {
-    self.postMessage({ id, error: error.message || String(error) });
+    const told = error instanceof Trouble ? error : new Trouble("Something went wrong that should not. Reload the page.", error);
+    self.postMessage({ id, error: told.message, detail: told.detail });
   }
 }
 
 // Loads the model; says whether this browser gives back the very pixels of a picture.
 async function open(facts) {
   limits = facts;
+  await loadRuntime();
+  const model = await loadModel();
+  try {
+    session = await ort.InferenceSession.create(model, { executionProviders: ["wasm"] });
+  } catch (error) {
+    throw explainSession(error);
+  }
+  return { isFaithful: isFaithful(), threads: ort.env.wasm.numThreads };
+}
+
+async function loadRuntime() {
   const runtime = (name) => new URL(`runtime/${name}`, HERE).href;
+  try {
+    ort = await import(runtime("ort.wasm.min.js"));
+  } catch (error) {
+    throw new Trouble(`The program that runs the model cannot be loaded. ${AGAIN}`, error);
+  }
+  ort.env.logLevel = "error"; // it warns of every processor, since it cannot know one here
   ort.env.wasm.wasmPaths = {
     mjs: runtime("ort-wasm-simd-threaded.js"),
     wasm: runtime("ort-wasm-simd-threaded.wasm"),
   };
   // threads share memory, which a page may do only if its server sends two headers that few send
   ort.env.wasm.numThreads = self.crossOriginIsolated ? Math.min(MOST_THREADS, navigator.hardwareConcurrency) : 1;
-  session = await ort.InferenceSession.create(new URL("model.onnx", HERE).href, { executionProviders: ["wasm"] });
-  return { isFaithful: isFaithful(), threads: ort.env.wasm.numThreads };
+}
+
+async function loadModel() {
+  const address = new URL("model.onnx", HERE).href;
+  let response;
+  try {
+    response = await fetch(address);
+  } catch (error) {
+    throw new Trouble("The model cannot be loaded: its server does not answer. Try again when the network is there.", error);
+  }
+  if (!response.ok) throw new Trouble(`The model cannot be loaded. ${AGAIN}`, `${address}: ${response.status} ${response.statusText}`);
+  return new Uint8Array(await response.arrayBuffer());
+}
+
+function explainSession(error) {
+  const said = error.message || String(error);
+  if (NO_MEMORY.test(said)) return new Trouble("There is too little memory to load the model. Close other tabs or programs, and reload the page.", error);
+  if (/SIMD|WebAssembly is not/i.test(said)) return new Trouble("This browser is too old for the model. Update it, or take another one.", error);
+  // it fetches its parts when the first model is opened
+  if (/no available backend/.test(said)) return new Trouble(`The program that runs the model cannot be started. ${AGAIN}`, error);
+  return new Trouble(`This model cannot be run here. ${AGAIN}`, error);
 }
 
 async function look({ photo, wantsThumbnail }) {
   const bitmap = photo instanceof ImageBitmap ? photo : await decode(photo);
   try {
     const { width, height } = bitmap;
-    if (width * height > limits.mostPixels) throw new Error(`${width} × ${height} pixels are too many`);
-    const input = readPixels(bitmap);
-    const image = new ort.Tensor("uint8", input.pixels, [1, input.height, input.width, 3]);
-    const { probabilities } = await session.run({ image });
-    const shares = Array.from(probabilities.data);
-    if (shares.length !== limits.classes.length) throw new Error("the model is not that of this page; reload it");
+    if (width * height > limits.mostPixels) throw new Trouble(`${width} × ${height} pixels are too many for this page.`);
+    const shares = await classify(bitmap);
     return { width, height, shares, thumbnail: wantsThumbnail ? await drawThumbnail(bitmap) : null };
   } finally {
     bitmap.close();
   }
 }
 
+async function classify(bitmap) {
+  let found;
+  try {
+    const input = readPixels(bitmap);
+    const image = new ort.Tensor("uint8", input.pixels, [1, input.height, input.width, 3]);
+    found = await session.run({ image });
+  } catch (error) {
+    const isFull = NO_MEMORY.test(error.message || String(error));
+    if (isFull) throw new Trouble("There is too little memory for this photo. Close other tabs or programs, and reload the page.", error);
+    throw new Trouble("The model cannot be run on this photo. Reload the page, and try again.", error);
+  }
+  const shares = Array.from(found.probabilities.data);
+  if (shares.length !== limits.classes.length) throw new Trouble("The model is not that of this page. Reload the page.");
+  return shares;
+}
+
 // Upright, and in the numbers of the file: the model was trained on those, whatever colour profile they are meant in.
 async function decode(file) {
   try {
     return await createImageBitmap(file, { imageOrientation: "from-image", colorSpaceConversion: "none" });
-  } catch {
+  } catch (error) {
     const isImage = file.type.startsWith("image/") || /\.(heic|heif|tiff?|avif|jxl)$/i.test(file.name);
-    if (!file.size) throw new Error("the file is empty");
-    if (!isImage) throw new Error("this is no image");
-    throw new Error("this image is damaged, or of a kind that this browser cannot read; JPEG and PNG always work");
+    if (!file.size) throw new Trouble("The file is empty.");
+    if (!isImage) throw new Trouble("This is no image.");
+    throw new Trouble("This image is damaged, or of a kind that this browser cannot read. JPEG and PNG always work.", error);
   }
 }
 
