@@ -1,11 +1,11 @@
-"""Check what a plain installation has brought: no torch, no GPU package, and at most 560 MB."""
+"""Check what a plain installation has brought: no torch, no GPU package, and at most 430 MB."""
 
 import json
 import subprocess
 import sys
 from pathlib import Path
 
-LIMIT_MB = 560
+LIMIT_MB = 430
 FORBIDDEN = ("torch", "nvidia", "cuda", "triton", "tensorflow", "jax", "onnxruntime-gpu")
 
 venv = Path(sys.argv[1])

@@ -230,7 +230,7 @@ def model_folder(shape_folder: Path, fixed_settings: Settings, tmp_path_factory:
 def no_plots(model_folder: Path) -> Iterator[None]:  # the model that others look at is drawn before
     """Save the time of drawing in whole runs; plots have tests of their own."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("squeezetune.training.draw_plots", lambda record: {})
+        patch.setattr("squeezetune.training.make_plots", lambda record: {})
         yield
 
 

@@ -2,6 +2,7 @@ import json
 import math
 import random
 import shutil
+import sys
 from dataclasses import fields
 
 import numpy as np
@@ -258,6 +259,26 @@ def test_info_of_a_report_that_lacks_what_is_shown(run, model_folder, tmp_path):
     assert result.exit_code == 1
     assert "does not say what it was trained on" in result.stderr
     assert "report.json or model.json is damaged" in result.stderr
+
+
+def test_info_draws_the_plots_for_papers(run, model_folder, tmp_path):
+    assert run("info", model_folder, "--plots", tmp_path / "plots").exit_code == 0
+    for path in (model_folder / "plots").iterdir():
+        assert (tmp_path / "plots" / path.name).read_bytes() == path.read_bytes()
+    (tmp_path / "taken").write_bytes(b"")
+    refused = run("info", model_folder, "--plots", tmp_path / "taken")
+    assert refused.exit_code == 1
+    assert "cannot be written" in refused.stderr
+    assert run("info", model_folder / "model.onnx", "--plots", tmp_path / "plots").exit_code == 2
+
+
+def test_plots_say_which_extra_they_need(run, model_folder, tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, "matplotlib", None)
+    monkeypatch.delitem(sys.modules, "squeezetune.plots", raising=False)
+    refused = run("info", model_folder, "--plots", tmp_path / "plots")
+    assert refused.exit_code == 1
+    assert "pip install 'squeezetune[plots]'" in refused.stderr
+    assert run("info", model_folder).exit_code == 0
 
 
 def test_demo_ends_with_a_report(run, tmp_path, monkeypatch):

@@ -191,7 +191,7 @@ def test_torch_is_imported_where_it_may_be_only(module):
     assert module in MAY_IMPORT_TORCH or not imported & {"torch", "torchvision", "timm"}
 
 
-@pytest.mark.parametrize(("package", "home"), [("sklearn", "estimator")])
+@pytest.mark.parametrize(("package", "home"), [("sklearn", "estimator"), ("matplotlib", "plots")])
 def test_what_only_an_extra_brings_is_imported_in_one_place(package, home):
     assert [name for name, tree in MODULES.items() if package in {i.split(".")[0] for i in list_imports(tree)}] == [
         home

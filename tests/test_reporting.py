@@ -1,5 +1,6 @@
 """The report page and the plots: what they show, what they escape, and how large they get."""
 
+import base64
 import copy
 import io
 import json
@@ -16,14 +17,16 @@ import pytest
 from example_history import ONE_EPOCH, STAGES, THREE_STAGES
 from PIL import Image
 
+from squeezetune.curves import write_csv
+from squeezetune.plots import draw_plots
 from squeezetune.reporting import (
     GALLERY_LIMIT,
     describe_settings,
-    draw_plots,
     format_duration,
     format_percent,
     format_range,
     list_times,
+    make_plots,
     render_report,
 )
 from squeezetune.settings import Settings
@@ -285,7 +288,30 @@ def test_a_large_matrix_shows_the_confused_and_the_weak_classes():
     assert names == sorted(names)
     worst = report["test"]["confused_pairs"][0]
     assert {worst["true"], worst["predicted"]} <= set(names)
-    assert "plots/confusion_matrix.png" in source
+
+
+def test_a_large_matrix_is_painted_whole():
+    report = make_report([f"class-{index:03}" for index in range(100)], mistakes=300)
+    [picture] = [found for found in Page(render_report(report, {})).find("img") if "matrix of all" in found["alt"]]
+    payload = base64.b64decode(picture["src"].removeprefix("data:image/png;base64,"))
+    cells = np.asarray(Image.open(io.BytesIO(payload)))[4::8, 4::8]  # the middle of each square
+    confusion = np.array(report["test"]["confusion"], float)
+    shares = confusion / confusion.sum(axis=1, keepdims=True)
+    assert cells.shape == (100, 100, 4)
+    np.testing.assert_array_equal(cells[..., 3] > 0, shares > 0)
+    order = np.argsort(shares, axis=None)
+    assert (np.diff(cells[..., 3].ravel()[order].astype(int)) >= 0).all()  # the larger the share, the stronger
+    assert cells[..., 3].max() > 240
+    blue, red = cells[..., 2].astype(int), cells[..., 0].astype(int)
+    assert (np.diagonal(blue) > np.diagonal(red)).all()
+    assert (blue < red).sum() == 100 * 99
+
+
+@pytest.mark.parametrize("count", [25, 26, 1000])
+def test_only_a_large_matrix_is_painted(count):
+    source = render_report(make_report([f"class-{index:04}" for index in range(count)]), {})
+    assert ("Confusion matrix of all" in source) == (count > 25)
+    assert len(source) < 2_000_000
 
 
 def test_rows_of_a_large_matrix_are_complete():
@@ -480,6 +506,18 @@ def test_rendering_leaves_the_report_alone():
 # ---- plots ----
 
 
+def test_without_matplotlib_there_is_the_table_alone(monkeypatch):
+    monkeypatch.setitem(sys.modules, "matplotlib", None)
+    report = make_report(history=HISTORY)
+    assert make_plots(report) == {"training.csv": write_csv(HISTORY)}
+    assert make_plots(make_report()) == {}
+
+
+def test_with_matplotlib_there_are_the_plots_too():
+    report = make_report(history=HISTORY)
+    assert make_plots(report) == draw_plots(report) | {"training.csv": write_csv(HISTORY)}
+
+
 def read_sizes(plots):
     images = {name: Image.open(io.BytesIO(payload)) for name, payload in plots.items() if not name.endswith(".csv")}
     assert {image.format for image in images.values()} == {"PNG"}
@@ -530,8 +568,8 @@ def test_drawing_changes_no_setting_of_matplotlib():
 
 def test_drawing_needs_no_pyplot():
     script = (
-        "import json, sys; from squeezetune.reporting import draw_plots; "
-        "draw_plots(json.load(sys.stdin)); sys.exit('matplotlib.pyplot' in sys.modules)"
+        "import json, sys; from squeezetune.reporting import make_plots; "
+        "make_plots(json.load(sys.stdin)); sys.exit('matplotlib.pyplot' in sys.modules)"
     )
     report = json.dumps(make_report(["cat", "dog"], history=HISTORY))
     assert subprocess.run([sys.executable, "-c", script], input=report, text=True, check=False).returncode == 0

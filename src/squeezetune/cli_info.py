@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from squeezetune.cli_options import guard_errors, json_option
-from squeezetune.errors import ArtifactError
+from squeezetune.errors import ArtifactError, OutputError, SettingsError
 
 if TYPE_CHECKING:
     from squeezetune.artifact import Manifest
@@ -16,9 +16,11 @@ if TYPE_CHECKING:
 
 @click.command()
 @click.argument("model", type=click.Path(path_type=Path))
+@click.option("--plots", type=click.Path(path_type=Path), metavar="DIR",
+              help="Draw the report's plots for papers into a folder; this needs the extra plots.")  # fmt: skip
 @json_option
 @guard_errors
-def info(model: Path, as_json: bool) -> None:
+def info(model: Path, plots: Path | None, as_json: bool) -> None:
     """Show what MODEL, a folder or an exported .onnx file, is, what it was trained
     on, and what it is worth.
     """  # noqa: D205  # a sentence of two lines
@@ -27,6 +29,8 @@ def info(model: Path, as_json: bool) -> None:
     from squeezetune.model_file import read_model_file
 
     if model.is_file():
+        if plots:
+            raise SettingsError(f"{model} is a file, and has no report to be drawn", "Give the model's folder.")
         payload, manifest = read_model_file(model)
         measure = f"squeezetune evaluate {shlex.quote(str(model))} PHOTOS"
         found, lines = (
@@ -40,6 +44,8 @@ def info(model: Path, as_json: bool) -> None:
         manifest, report = read_manifest(model), read_report(model)
         try:
             found, lines = vars(manifest) | {"test": report["test"]}, describe_folder(manifest, report)
+            if plots:
+                _write_plots(report, plots)
         except (LookupError, TypeError, ValueError, AttributeError, ArithmeticError) as error:  # edited by hand
             raise ArtifactError(
                 f"{model} does not say what it was trained on and what it is worth: {REPORT} or {MANIFEST} is damaged",
@@ -78,6 +84,21 @@ def describe_file(manifest: "Manifest", size: int) -> list[str]:
         f"{size / 1e6:.1f} MB; by {made}",
         f"Pretrained weights: {weights['origin']}",
     ]
+
+
+def _write_plots(report: Mapping[str, Any], folder: Path) -> None:
+    """Draw the plots of a report into a folder."""
+    from squeezetune.plots import draw_plots
+    from squeezetune.store import write_file
+
+    plots = draw_plots(report)
+    try:
+        for name, payload in plots.items():
+            write_file(folder / name, payload)
+    except OSError as error:
+        raise OutputError(
+            f"the plots cannot be written to {folder}: {error.strerror}", "Give another folder with --plots."
+        ) from error
 
 
 def _describe_classes(manifest: "Manifest") -> str:

@@ -32,6 +32,6 @@ def _load_template(name: str, filters: tuple[tuple[str, Callable[..., Any]], ...
     return environment.get_template(name)
 
 
-def embed_picture(jpeg: bytes | None) -> str:
-    """Write a JPEG as the address of an image; empty where there is none."""
-    return f"data:image/jpeg;base64,{b64encode(jpeg).decode()}" if jpeg else ""
+def embed_picture(picture: bytes | None, kind: str = "jpeg") -> str:
+    """Write a JPEG, or a picture of another kind, as the address of an image; empty where there is none."""
+    return f"data:image/{kind};base64,{b64encode(picture).decode()}" if picture else ""

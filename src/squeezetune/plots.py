@@ -1,4 +1,4 @@
-"""The plots of a report, for papers: PNG files at 200 dots an inch, and the figures behind the training curve."""
+"""The plots of a report, for papers: PNG files at 200 dots an inch; they need matplotlib, an extra."""
 
 import warnings
 from collections.abc import Mapping, Sequence
@@ -7,15 +7,21 @@ from math import ceil
 from typing import Any
 
 import numpy as np
-from matplotlib import style
-from matplotlib.axes import Axes
-from matplotlib.backends.backend_agg import FigureCanvasAgg
-from matplotlib.colors import PowerNorm
-from matplotlib.figure import Figure
-from matplotlib.font_manager import fontManager
-from matplotlib.ticker import PercentFormatter
 
-from squeezetune.curves import History, lay_out, trace_curves, write_csv
+from squeezetune.curves import History, lay_out, trace_curves
+from squeezetune.errors import MissingExtraError
+
+try:
+    from matplotlib import style
+    from matplotlib.axes import Axes
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.colors import PowerNorm
+    from matplotlib.figure import Figure
+    from matplotlib.font_manager import fontManager
+    from matplotlib.ticker import PercentFormatter
+except ModuleNotFoundError as error:
+    raise MissingExtraError("matplotlib is not installed; the plots for papers are drawn with it.",
+                            "Install it: pip install 'squeezetune[plots]'") from error  # fmt: skip
 
 DPI = 200
 NUMBERED_CLASSES = 30  # more cells than 30 x 30 leave no room for numbers
@@ -42,7 +48,7 @@ def draw_plots(report: Mapping[str, Any]) -> dict[str, bytes]:
     """Draw the confusion matrix, precision and recall, and the training curve as PNG files.
 
     Returns file names and contents. The matrix of percentages is left out where there are too many classes
-    for numbers, the training curve where nothing was trained in epochs; beside the curve are its figures as CSV.
+    for numbers, the training curve where nothing was trained in epochs.
     """
     names, confusion = report["class_names"], np.asarray(report["test"]["confusion"], dtype=float)
     shares = confusion / np.maximum(confusion.sum(axis=1, keepdims=True), 1)
@@ -53,8 +59,7 @@ def draw_plots(report: Mapping[str, Any]) -> dict[str, bytes]:
         plots["precision_recall.png"] = _draw_scores(report["test"]["per_class"])
         if report["history"]:
             plots["training.png"] = _draw_training(report["history"])
-        tables = {"training.csv": write_csv(report["history"])} if report["history"] else {}
-        return {name: _encode(figure) for name, figure in plots.items()} | tables
+        return {name: _encode(figure) for name, figure in plots.items()}
 
 
 def _find_fonts() -> list[str]:

@@ -2,20 +2,25 @@
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from importlib.util import find_spec
+from io import BytesIO
 from itertools import chain
 from math import ceil, floor
 from typing import Any
 
-from squeezetune.curves import Curve, Span, lay_out, trace_curves
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+from squeezetune.curves import Curve, Span, lay_out, trace_curves, write_csv
 from squeezetune.events import name_stage
 from squeezetune.page import embed_picture, render_page
-from squeezetune.plots import draw_plots
-
-__all__ = ["GALLERY_LIMIT", "draw_plots", "render_report"]
 
 GALLERY_LIMIT = 24  # pictures in each gallery; a thumbnail is some 10 kB
 MATRIX_LIMIT = 25  # classes; a wider matrix is no longer read, only scrolled
 PICKED_CLASSES = 20  # rows of the matrix where there are more classes than that
+# A picture of the whole matrix is about so wide; its colours are seen on light and on dark paper.
+PAINTED_PX, PAINT_RIGHT, PAINT_WRONG = 800, (62, 132, 186), (208, 98, 48)
 SHADES = 6  # steps of a cell's colour, each with a text colour of enough contrast
 UNKNOWN = "–"
 LEAST_TOLD_S = 0.05
@@ -48,6 +53,16 @@ def render_report(report: Json, thumbnails: Mapping[str, bytes]) -> str:
         settings=describe_settings(report),
         resized=RESIZED.get(report["model"]["resize"], report["model"]["resize"]),
     )
+
+
+def make_plots(report: Json) -> dict[str, bytes]:
+    """Make what papers need, by file name: plots where matplotlib is installed, and the training curve as a table."""
+    tables = {"training.csv": write_csv(report["history"])} if report["history"] else {}
+    if find_spec("matplotlib") is None:
+        return tables
+    from squeezetune.plots import draw_plots  # an extra, and slow to load
+
+    return draw_plots(report) | tables
 
 
 # ---- figures in words ----
@@ -218,11 +233,16 @@ class MatrixRow:
 
 @dataclass(frozen=True)
 class MatrixView:
-    """The part of the confusion matrix that the page shows."""
+    """The part of the confusion matrix that the page shows in figures; `uri` is a picture of the whole, or empty."""
 
     names: tuple[str, ...]
     rows: tuple[MatrixRow, ...]
-    is_whole: bool
+    uri: str = ""
+
+    @property
+    def is_whole(self) -> bool:
+        """Say whether all classes are in it."""
+        return not self.uri
 
 
 def _view_matrix(report: Json) -> MatrixView:
@@ -230,7 +250,21 @@ def _view_matrix(report: Json) -> MatrixView:
     is_whole = len(names) <= MATRIX_LIMIT
     shown = range(len(names)) if is_whole else _pick_classes(report)
     rows = tuple(_view_row(names[true], true, confusion[true], shown) for true in shown)
-    return MatrixView(tuple(names[index] for index in shown), rows, is_whole)
+    uri = "" if is_whole else embed_picture(_paint_matrix(np.asarray(confusion, float)), "png")
+    return MatrixView(tuple(names[index] for index in shown), rows, uri)
+
+
+def _paint_matrix(counts: NDArray[np.float64]) -> bytes:
+    """Paint all cells (classes, classes) as squares, in PNG; what is empty is left clear, for light and dark pages."""
+    shares = counts / np.maximum(counts.sum(axis=1, keepdims=True), 1)
+    cells = np.full((*shares.shape, 4), (*PAINT_WRONG, 0), np.uint8)
+    cells[np.diag_indices(len(cells))] = (*PAINT_RIGHT, 0)
+    # rare confusions are to be seen beside a strong diagonal: by the square root, and none weaker than a third
+    cells[..., 3] = np.where(shares > 0, np.round(85 + 170 * np.sqrt(shares)), 0)
+    edge = max(1, PAINTED_PX // len(cells))
+    stream = BytesIO()
+    Image.fromarray(cells.repeat(edge, axis=0).repeat(edge, axis=1)).save(stream, "PNG", optimize=True)
+    return stream.getvalue()
 
 
 def _view_row(name: str, true: int, counts: Sequence[int], shown: Sequence[int]) -> MatrixRow:

@@ -58,7 +58,7 @@ from squeezetune.plans import Plan
 from squeezetune.prediction import Classifier, load
 from squeezetune.quantities import parse_size
 from squeezetune.record import Run, make_record, record_times
-from squeezetune.reporting import draw_plots, render_report
+from squeezetune.reporting import make_plots, render_report
 from squeezetune.scene import find_deadline, open_scene, plan_run
 from squeezetune.scheme import choose_scheme
 from squeezetune.settings import Settings, parse_settings
@@ -288,8 +288,8 @@ def write_report(
               job.clock.gauge.peaks, crossed)  # fmt: skip
     record = make_record(run)
     with tell_stage(REPORT_STAGE, job.clock):
-        for name, image in draw_plots(record).items():
-            staging.write(f"plots/{name}", image)
+        for name, payload in make_plots(record).items():
+            staging.write(f"plots/{name}", payload)
         pictures = {item["image"] for gallery in ("mistakes", "unsure") for item in record[gallery]}
         # one at a time: a ceiling of memory holds here too
         thumbnails = make_thumbnails(index.source, sorted(pictures), THUMBNAIL_PX, ThreadEngine(1))
