@@ -1,5 +1,7 @@
 import mmap
+import sys
 import threading
+from types import SimpleNamespace
 
 import pytest
 
@@ -34,6 +36,39 @@ def test_mapped_files_are_not_held(tmp_path):
         for at in range(0, TAKEN, mmap.PAGESIZE):
             pages[at] = 1
         assert measure_held_memory() - before < 0.5 * TAKEN
+
+
+def test_another_system_is_asked_by_psutil(monkeypatch, tmp_path):
+    pytest.importorskip("psutil", reason="Linux needs no psutil; the tests of other systems do")
+    monkeypatch.setattr(module, "STATUS", tmp_path / "there is no proc")
+    before = measure_held_memory()
+    with take():
+        assert measure_held_memory() - before > 0.9 * TAKEN
+    assert measure_held_memory() - before < 0.5 * TAKEN
+    with MemoryGauge() as gauge:
+        gauge.enter("large")
+        with take():
+            threading.Event().wait(5 * module.LOOK_EVERY_S)
+    assert gauge.peaks["large"] - gauge.peaks[START] > 0.9 * TAKEN
+
+
+@pytest.mark.parametrize(("platform", "held"), [("win32", 11), ("darwin", 7)])
+def test_what_a_system_calls_held_is_known(monkeypatch, tmp_path, platform, held):
+    process = SimpleNamespace(
+        memory_info=lambda: SimpleNamespace(private=11), memory_full_info=lambda: SimpleNamespace(uss=7)
+    )
+    monkeypatch.setattr(module, "STATUS", tmp_path / "there is no proc")
+    monkeypatch.setattr(sys, "platform", platform)
+    monkeypatch.setitem(sys.modules, "psutil", SimpleNamespace(Process=lambda: process))
+    assert measure_held_memory() == held
+
+
+def test_without_psutil_a_system_does_not_tell(monkeypatch, tmp_path):
+    monkeypatch.setattr(module, "STATUS", tmp_path / "there is no proc")
+    monkeypatch.setitem(sys.modules, "psutil", None)
+    assert measure_held_memory() is None
+    with MemoryGauge() as gauge:
+        assert gauge.peak is None
 
 
 @needs_linux

@@ -18,9 +18,9 @@ NEAR_CEILING, RELEASED_EVERY_S = 0.9, 0.5
 
 
 def measure_held_memory(status: Path | None = None) -> int | None:
-    """Return the bytes that a process holds and the system cannot drop; None where it does not tell (only Linux).
+    """Return the bytes that a process holds and the system cannot drop; None where it does not tell.
 
-    `status` is the system's file about the process; without it that about this one.
+    `status` is Linux's file about the process; without it that about this one, or what another system tells psutil.
 
     That is anonymous and shared memory. Files that are mapped are not counted: the system writes them to the disk,
     and forgets them, when somebody needs the memory.
@@ -28,9 +28,21 @@ def measure_held_memory(status: Path | None = None) -> int | None:
     try:
         lines = (status or STATUS).read_text().splitlines()
     except OSError:
-        return None
+        return None if status else _ask_psutil()
     held = [int(line.split()[1]) for line in lines if line.startswith(("RssAnon:", "RssShmem:"))]
     return sum(held) * 1024 if held else None
+
+
+def _ask_psutil() -> int | None:
+    """Ask psutil what this process holds for itself; None where it is missing."""
+    try:
+        import psutil  # not needed on Linux, and not installed there
+    except ModuleNotFoundError:
+        return None
+    process = psutil.Process()
+    # Windows tells at once what was promised to the process alone; what macOS tells, a walk over all pages finds
+    held: int = process.memory_info().private if sys.platform == "win32" else process.memory_full_info().uss
+    return held
 
 
 def release_memory() -> None:

@@ -15,7 +15,9 @@ LIBRARIES = ("numpy", "Pillow", "onnx", "onnxruntime", "openvino", "scipy")
 def measure_peak_memory() -> float | None:
     """Return the largest memory of this process so far in MB; None where the system does not tell."""
     if sys.platform == "win32":
-        return None
+        import psutil  # not needed on Linux, and not installed there
+
+        return round(psutil.Process().memory_info().peak_wset / 2**20, 1)
     # first what Linux says of this process alone: its ru_maxrss is inherited from a larger one that started it
     own = [int(line.split()[1]) for line in _read_lines("/proc/self/status") if line.startswith("VmHWM:")]
     if own:
