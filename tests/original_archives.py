@@ -8,10 +8,9 @@ import zipfile
 from typing import ClassVar
 
 import numpy as np
-from scipy.io import savemat
 
 CIFAR_BATCHES = ("data_batch_1", "data_batch_2", "data_batch_3", "data_batch_4", "data_batch_5", "test_batch")
-CIFAR_FOLDERS = {"python": "cifar-10-batches-py", "binary": "cifar-10-batches-bin", "matlab": "cifar-10-batches-mat"}
+CIFAR_FOLDERS = {"python": "cifar-10-batches-py", "binary": "cifar-10-batches-bin"}
 
 
 class Python2Pickler(pickle._Pickler):
@@ -50,19 +49,14 @@ def write_batch(pixels, labels, form):
     """Write a batch of CIFAR-10: pixels (n, 3072) and labels (n,)."""
     if form == "binary":
         return np.column_stack([labels.astype(np.uint8), pixels]).tobytes()
-    if form == "python":
-        names = [f"image_s_{number:06}.png".encode() for number in range(len(labels))]
-        return write_pickle({b"batch_label": b"a batch", b"labels": labels.tolist(), b"data": pixels,
-                             b"filenames": names})  # fmt: skip
-    buffer = io.BytesIO()
-    savemat(buffer, {"data": pixels, "labels": labels.astype(np.uint8)[:, None], "batch_label": "a batch"},
-            do_compression=True)  # fmt: skip
-    return buffer.getvalue()
+    names = [f"image_s_{number:06}.png".encode() for number in range(len(labels))]
+    return write_pickle({b"batch_label": b"a batch", b"labels": labels.tolist(), b"data": pixels,
+                         b"filenames": names})  # fmt: skip
 
 
 def write_cifar10(batches, form):
     """Write the official archive of a form: `batches` are pixels and labels by name."""
-    folder, ending = CIFAR_FOLDERS[form], {"python": "", "binary": ".bin", "matlab": ".mat"}[form]
+    folder, ending = CIFAR_FOLDERS[form], {"python": "", "binary": ".bin"}[form]
     files = {f"{folder}/{name}{ending}": write_batch(*batch, form) for name, batch in batches.items()}
     return write_tar({**files, f"{folder}/readme.html": b"<html>", f"{folder}/batches.meta.txt": b"airplane\n"})
 

@@ -159,12 +159,12 @@ def test_all_are_listed_with_what_is_here(run, tmp_path):
     assert "here: 24 images in" in run("data").stdout
     listed = {each["name"]: each for each in json.loads(run("data", "--json").stdout)}
     assert listed["cifar10"]["images_here"] == 24
-    assert listed["cifar10"]["addresses"].keys() == {"binary", "python", "matlab"}
+    assert listed["cifar10"]["addresses"].keys() == {"binary", "python"}
 
 
 def test_the_file_may_be_written_anywhere(run, tmp_path):
-    (tmp_path / "cifar.tgz").write_bytes(write_cifar10(make_batches(), "matlab"))
-    done = run("data", "cifar10", "--from", tmp_path / "cifar.tgz", "-o", "mine.zip", "--format", "matlab", "-q")
+    (tmp_path / "cifar.tgz").write_bytes(write_cifar10(make_batches(), "python"))
+    done = run("data", "cifar10", "--from", tmp_path / "cifar.tgz", "-o", "mine.zip", "--format", "python", "-q")
     assert done.exit_code == 0
     assert "squeezetune train mine.zip" in done.stdout
     assert done.stderr == ""

@@ -14,7 +14,7 @@ from squeezetune.errors import SettingsError
 @click.option("--from", "source", type=click.Path(path_type=Path), metavar="ARCHIVE_OR_FOLDER",
               help="Take what is here already, instead of fetching it.")  # fmt: skip
 @click.option("--url", default="", help="Fetch the archive from this address, such as a mirror's.")
-@click.option("--format", "archive_format", default="", metavar="python|binary|matlab",
+@click.option("--format", "archive_format", default="", metavar="python|binary",
               help="Which of CIFAR-10's archives.  [default: binary, or what the archive holds]")  # fmt: skip
 @click.option("-o", "--output", type=click.Path(path_type=Path), metavar="FILE",
               help="Write a .zip file there, instead of the cache, where train NAME finds it.")  # fmt: skip

@@ -47,14 +47,14 @@ def test_all_formats_give_the_same_images(tmp_path, batches, write_files):
         files = {f"{name}{ending}": write_batch(*batch, form) for name, batch in batches.items()}
         found.append(read(write_files(files, form)))
         write_files(files, "all")
-    assert found[0] == found[1] == found[2] == read(tmp_path / "all")
+    assert found[0] == found[1] == read(tmp_path / "all")
 
 
 def test_the_format_that_is_asked_for_is_taken(tmp_path, write_files):
     files = {f"data_batch_1{ending}": write_batch(*make_batches(seed=at)["data_batch_1"], form)
              for at, (form, (ending, _)) in enumerate(FORMATS.items())}  # fmt: skip
     folder = write_files(files)
-    assert len({tuple(read(folder, form)) for form in FORMATS}) == 3
+    assert len({tuple(read(folder, form)) for form in FORMATS}) == 2
 
 
 def test_a_part_of_the_batches_will_do(write_files, batches):
@@ -66,19 +66,16 @@ def test_a_part_of_the_batches_will_do(write_files, batches):
 @pytest.mark.parametrize(("name", "content"), [
     ("data_batch_1.bin", b""), ("data_batch_1.bin", bytes(3072)), ("data_batch_1.bin", b"\x0a" + bytes(3072)),
     ("data_batch_1", b"no pickle"), ("data_batch_1", b""), ("data_batch_1", b"\x80\x02]."),
-    ("data_batch_1.mat", b"MATLAB 5.0 MAT-file"), ("data_batch_1.mat", b""),
 ])  # fmt: skip
 def test_a_damaged_batch_is_an_error(write_files, name, content):
     with pytest.raises(SourceError, match=f"'{name}' is no batch of CIFAR-10"):
         read(write_files({name: content}))
 
 
-@pytest.mark.parametrize("form", ["python", "matlab"])
 @pytest.mark.parametrize(("pixels", "labels"), [
     (np.zeros((3, 3073), np.uint8), np.zeros(3, np.int64)), (np.zeros((3, 3072), np.uint8), np.zeros(2, np.int64)),
     (np.zeros((3, 3072), np.uint8), np.full(3, 10)), (np.zeros((3, 3072), np.int16), np.zeros(3, np.int64)),
 ])  # fmt: skip
-def test_a_batch_of_something_else_is_an_error(write_files, form, pixels, labels):
-    name = f"data_batch_1{FORMATS[form][0]}"
+def test_a_batch_of_something_else_is_an_error(write_files, pixels, labels):
     with pytest.raises(SourceError, match="is no batch of CIFAR-10"):
-        read(write_files({name: write_batch(pixels, labels, form)}))
+        read(write_files({"data_batch_1": write_batch(pixels, labels, "python")}))

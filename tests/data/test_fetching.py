@@ -27,7 +27,7 @@ from squeezetune.data.index import index_photos
 from squeezetune.errors import DataError, SettingsError, SourceError
 from squeezetune.events import Notice, StageAdvanced, StageFinished, StageStarted
 
-FORMATS = ("binary", "python", "matlab")
+FORMATS = ("binary", "python")
 
 
 @pytest.fixture
@@ -104,7 +104,7 @@ def test_cifar10_is_fetched_in_every_format(cifar10, web_site, empty_cache, engi
 
 def test_all_formats_give_the_same_file(cifar10, web_site, tmp_path):
     files = [fetch_dataset("cifar10", tmp_path / f"{form}.zip", archive_format=form) for form in FORMATS]
-    assert len(web_site.asked) == 3
+    assert len(web_site.asked) == 2
     assert len({path.read_bytes() for path in files}) == 1
 
 
@@ -263,7 +263,7 @@ def test_what_is_brought_replaces_what_is_here(eth80, objects, write_files, empt
 
 @pytest.mark.parametrize(("name", "options", "error", "said"), [
     ("cifar", {}, SettingsError, "unknown data set 'cifar', did you mean 'cifar10'"),
-    ("cifar10", {"archive_format": "npz"}, SettingsError, "needed is one of binary, python, matlab"),
+    ("cifar10", {"archive_format": "npz"}, SettingsError, "needed is one of binary, python"),
     ("eth80", {"archive_format": "python"}, SettingsError, "eth80 has only one"),
     ("eth80", {"source": "x", "url": "http://x/y.zip"}, SettingsError, "needed is one of them"),
     ("eth80", {"output": "eth80.tar"}, SettingsError, "does not end in .zip"),

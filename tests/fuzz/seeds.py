@@ -229,7 +229,7 @@ def make_tgzs():
 def make_batches():
     """Make batches of CIFAR-10 by format, of two images, as they are published."""
     pixels, labels = np.arange(2 * 3072).reshape(2, 3072).astype(np.uint8), np.array([3, 5])
-    return {form: write_batch(pixels, labels, form) for form in ("binary", "python", "matlab")}
+    return {form: write_batch(pixels, labels, form) for form in ("binary", "python")}
 
 
 def make_weights():

@@ -22,7 +22,7 @@ CASES = 3000
 KINDS = (
     "jpeg", "png", "webp", "bmp", "gif", "tiff", "avif", "jp2", "pnm", "tga", "heic",
     "zip", "tar", "shard", "shards", "csv", "tsv", "parquet", "npz", "npy",
-    "labels", "tgz", "cifar-binary", "cifar-python", "cifar-matlab", "safetensors", "manifest", "report",
+    "labels", "tgz", "cifar-binary", "cifar-python", "safetensors", "manifest", "report",
     "state", "checkpoint",
 )  # fmt: skip
 

@@ -83,7 +83,6 @@ CIFAR10 = DataSet(
             {"md5": "c58f30108f718f92721af3b95e74349a",
              "sha256": "6d958be074577803d12ecdefd02955f39262c83c16fe9348329d7fe0b5c001ce"},
         ),
-        "matlab": Archive(f"{_KRIZ}/cifar-10-matlab.tar.gz", 184, {"md5": "70270af85842c9e89bb428ec9976c926"}),
     },
 )  # fmt: skip
 ETH80 = DataSet(

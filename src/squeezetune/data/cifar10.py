@@ -1,4 +1,4 @@
-"""CIFAR-10 in the three forms in which it is published, as images.
+"""CIFAR-10 in two of the forms in which it is published, as images.
 
 50,000 + 10,000 images of 32 x 32 pixels in five training batches and one test batch (Krizhevsky 2009). A row of a
 batch is 3,072 bytes: all red values of an image, line by line, then all green, then all blue ones.
@@ -14,7 +14,6 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from squeezetune.data.listing import FilesSource, ImageSource
-from squeezetune.data.matlab import read_matrices
 from squeezetune.data.pickled import PickleError, read_array, read_pickle
 from squeezetune.errors import SourceError
 
@@ -95,14 +94,8 @@ def _read_binary(payload: bytes) -> Batch:
     return records[:, 1:], records[:, 0].astype(np.int64)
 
 
-def _read_matlab(payload: bytes) -> Batch:
-    batch = read_matrices(payload)
-    return batch["data"], batch["labels"].ravel().astype(np.int64)
-
-
 # The end of a batch's name, and what reads it.
 FORMATS: Mapping[str, tuple[str, Callable[[bytes], Batch]]] = {
     "binary": (".bin", _read_binary),
     "python": ("", _read_python),
-    "matlab": (".mat", _read_matlab),
 }

@@ -40,7 +40,7 @@ def fetch_dataset(
     """Make one of the known data sets, "cifar10", "eth80" or "ar-faces", a zip file to train on; return its path.
 
     It is fetched from where it is published, or from `url`, and checked; or read from `source`, an archive or a folder
-    that is here. CIFAR-10 has three formats, "binary", "python" and "matlab". The file is an ordinary zip of images
+    that is here. CIFAR-10 has two formats, "binary" and "python". The file is an ordinary zip of images
     below classes; without `output` it goes into the cache, where `train("cifar10")` finds it, and what is there
     already is left as it is. If it is interrupted, nothing half-written is left, and the download is kept. Numbers of
     images that are not the original's are told to `listen`, and are no error: part of a data set can be trained on too.
