@@ -15,7 +15,7 @@ bounds: dict[str, str] = {}
 for item in [*project["dependencies"], *(item for items in extras.values() for item in items)]:
     if item.startswith(f"{project['name']}["):  # one extra that takes in others, which are here already
         continue
-    bound = re.fullmatch(r"([\w.-]+)>=([\w.]+)", item)
+    bound = re.fullmatch(r"([\w.-]+)>=([\w.]+)(?:;.*)?", item)  # also what only some systems need
     if not bound:
         raise SystemExit(f"{item!r} has no plain lower bound, as in 'name>=1.2'")
     if bounds.setdefault(bound[1].lower(), bound[2]) != bound[2]:
