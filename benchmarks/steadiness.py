@@ -9,7 +9,7 @@ which of the other photos choose and which train: a tenth (cifar10: a quarter), 
 differs between seeds comes from the choices and from what is learnt, and not from which photos are tested. `--sizes`
 are training photos, 0 takes all. On the same photos and features, in one process and in turn, there are
 
-before   the rule up to version 0.9: the penalty (80, 20, 320) of the best validation accuracy, fewer views or the
+before   the rule that was: the penalty (80, 20, 320) of the best validation accuracy, fewer views or the
          hidden layer in the place of the linear head if better by one standard error, on half of 3,068 photos;
 now      `squeezetune.learn.head.fit_head`.
 

@@ -4,15 +4,18 @@ import os
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from squeezetune.artifact import Manifest
 from squeezetune.data.classes import sort_classes
 from squeezetune.data.index import ImageIndex, Skipped
 from squeezetune.data.listing import list_some
 from squeezetune.data.origin import Photos, find_origin
+from squeezetune.data.pixels import PixelSettings
 from squeezetune.data.split import Split
 from squeezetune.engine import Engine, ThreadEngine
 from squeezetune.errors import ArtifactError, ClassesError, ImageError, SourceError
@@ -93,6 +96,12 @@ def evaluate(
     failed = tuple(Skipped(index.names[at], reason) for at, reason in measured.failures.items())
     result = evaluate_probabilities(measured.probabilities, labels, classifier.class_names)
     return FolderEvaluation(result, index.skipped + failed, find_seen(classifier, index, measured, labels))
+
+
+def open_measurements(cache: Path, sha256: str, manifest: Manifest) -> RowStore:
+    """Open the store of the probabilities (classes,) that a model's file, known by its checksum, has given."""
+    pixels = PixelSettings(manifest.image_side, manifest.resize)
+    return RowStore(cache / "measurements" / f"{sha256[:32]}-{pixels.key}", (len(manifest.class_names),), "<f4")
 
 
 def find_seen(classifier: Classifier, index: ImageIndex, measured: Measured, labels: NDArray[np.int64]) -> Seen | None:

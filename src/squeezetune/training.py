@@ -50,7 +50,7 @@ from squeezetune.forecasts import COMPARED_IMAGES
 from squeezetune.gauge import MemoryGauge
 from squeezetune.learned import Trained
 from squeezetune.learning import RECIPES, make_manifest
-from squeezetune.measurement import Measured, run_classifier
+from squeezetune.measurement import Measured, open_measurements, run_classifier
 from squeezetune.output_lock import follow_link, hold_output
 from squeezetune.parts import PARTS, pack_parts
 from squeezetune.planner import add_rounds
@@ -62,7 +62,7 @@ from squeezetune.reporting import make_plots, render_report
 from squeezetune.scene import find_deadline, open_scene, plan_run
 from squeezetune.scheme import choose_scheme
 from squeezetune.settings import Settings, parse_settings
-from squeezetune.store import RowStore, lend_folder, open_cache
+from squeezetune.store import lend_folder, open_cache
 from squeezetune.workshop import Workshop, open_workshop
 
 THUMBNAIL_PX = 240
@@ -256,8 +256,7 @@ def measure_file(
     path = staging.write(MODEL, learned.model)
     store, cache, engine = None, job.workshop.cache, job.workshop.engine
     if cache:
-        folder = cache / "measurements" / staging.checksums[MODEL][:32]
-        store = RowStore(folder, (len(manifest.class_names),), "<f4")
+        store = open_measurements(cache, staging.checksums[MODEL], manifest)
     classifier = Classifier(path, manifest)
     measured = (
         crossed.pool()

@@ -5,7 +5,6 @@ from functools import partial
 from pathlib import Path
 
 import numpy as np
-import PIL
 from numpy.typing import NDArray
 from PIL import Image
 
@@ -44,7 +43,7 @@ class Looks:
 
 def open_look_store(folder: Path, pixels: PixelSettings) -> RowStore:
     """Open the store of looks below a cache's folder, in a place named by all that they depend on."""
-    name = f"{pixels.side}-{pixels.resize}-{LOOKS_VERSION}-pillow-{PIL.__version__}"
+    name = f"{pixels.key}-{LOOKS_VERSION}"
     return RowStore(folder / "looks" / name, (ROW_BYTES,), "u1")
 
 

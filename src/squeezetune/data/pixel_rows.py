@@ -5,7 +5,6 @@ from math import ceil
 from pathlib import Path
 
 import numpy as np
-import PIL
 from numpy.typing import NDArray
 
 from squeezetune.data.index import ImageIndex
@@ -17,8 +16,6 @@ from squeezetune.store import RowStore, StoredRows
 
 STAGE = "pixels"
 BATCH_IMAGES = 16
-# Part of the key: raise it when the same image and settings would give other pixels.
-DECODING_VERSION = 2
 # Training cuts its crops out of what is kept, so that is a little larger.
 MARGIN = 1.15
 SIDE_STEP = 8
@@ -42,8 +39,7 @@ def choose_pixel_side(side: int, sizes: NDArray[np.int32]) -> int:
 
 def open_pixel_store(folder: Path, pixels: PixelSettings) -> RowStore:
     """Open the store of squares below a cache's folder, in a place named by all that the pixels depend on."""
-    name = f"{pixels.side}-{pixels.resize}-{DECODING_VERSION}-pillow-{PIL.__version__}"
-    return RowStore(folder / "pixels" / name, (pixels.side, pixels.side, 3), "u1")
+    return RowStore(folder / "pixels" / pixels.key, (pixels.side, pixels.side, 3), "u1")
 
 
 def compute_pixel_rows(

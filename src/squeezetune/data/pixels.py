@@ -7,6 +7,7 @@ from math import ceil, floor
 from typing import TYPE_CHECKING, TypeAlias
 
 import numpy as np
+import PIL
 from numpy.typing import NDArray
 from PIL import Image
 
@@ -22,6 +23,8 @@ if TYPE_CHECKING:
 
 THUMBNAIL_QUALITY = 80
 MOST_SIDE = 4096
+# Part of every key: raise it when the same image and settings would give other pixels.
+DECODING_VERSION = 2
 # An image as (side, side, 3) uint8, and the width and height that it had, upright.
 Loaded: TypeAlias = tuple[NDArray[np.uint8], Size]
 
@@ -39,6 +42,11 @@ class PixelSettings:
 
     side: int
     resize: str = "squash"
+
+    @property
+    def key(self) -> str:
+        """Name all that the pixels of an image depend on, for what is kept of them and of all that follows."""
+        return f"{self.side}-{self.resize}-{DECODING_VERSION}-pillow-{PIL.__version__}"
 
     def __post_init__(self) -> None:
         if self.resize not in FITS or not 1 <= self.side <= MOST_SIDE:

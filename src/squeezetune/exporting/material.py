@@ -11,10 +11,10 @@ from squeezetune.errors import SettingsError, SourceError
 from squeezetune.events import Listener, Notice, ignore_event
 from squeezetune.exporting.order import TrainingPhotos
 from squeezetune.exporting.scoring import Exam
-from squeezetune.measurement import place_classes, run_classifier
+from squeezetune.measurement import open_measurements, place_classes, run_classifier
 from squeezetune.parts import Parts, read_parts
 from squeezetune.prediction import Classifier
-from squeezetune.store import RowStore, open_cache
+from squeezetune.store import open_cache
 
 # Where a model has learnt from all of its photos, so many show whether an export says the same.
 COMPARED_IMAGES = 512
@@ -105,8 +105,7 @@ def make_exam(classifier: Classifier, material: Material, listen: Listener) -> E
     cache, folder = open_cache(ignore_event), classifier.folder
     store = None
     if cache and folder:
-        where = cache / "measurements" / classifier.manifest.files["model.onnx"][:32]
-        store = RowStore(where, (len(classifier.class_names),), "<f4")
+        store = open_measurements(cache, classifier.manifest.files["model.onnx"], classifier.manifest)
     measured = run_classifier(classifier, index, positions, ThreadEngine(), listen, store)
     labels = places[index.labels[measured.positions]]
     return Exam(index, measured.positions, labels, measured.probabilities, classifier.pixels, is_honest)

@@ -9,12 +9,10 @@ from pathlib import Path
 from typing import Any, Protocol, TypeAlias
 
 import numpy as np
-import PIL
 from numpy.typing import NDArray
 from PIL import Image
 
 from squeezetune.data.index import ImageIndex
-from squeezetune.data.pixel_rows import DECODING_VERSION
 from squeezetune.data.pixels import PixelSettings
 from squeezetune.data.rows import ComputeBatch, RowBatch, RowWork, compute_rows, load_batch
 from squeezetune.engine import Engine, count_cores
@@ -155,9 +153,8 @@ class FrozenBlocks:
         options, draw = self.options, self.options.draw
         views = [options.views, options.extra_views, options.seed if options.extra_views else 0,
                  draw.__qualname__]  # fmt: skip
-        decoding = [self.pixels.side, self.pixels.resize, DECODING_VERSION, PIL.__version__]
         graph = [str(self.runtime), describe_versions([self.runtime]), _hash(self.model)]
-        return _hash(json.dumps([VERSION, options.kind, views, decoding, graph]).encode())
+        return _hash(json.dumps([VERSION, options.kind, views, self.pixels.key, graph]).encode())
 
     def open_store(self, folder: Path) -> RowStore:
         """Open the store of these activations below a cache's folder."""

@@ -60,7 +60,7 @@ class Trunk:
     def key(self) -> str:
         """Name everything that the features depend on, but the image itself."""
         versions = describe_versions([self.runtime])
-        recipe = [str(self.runtime), versions, self.pixels.side, self.pixels.resize, self.views, hash_bytes(self.model)]
+        recipe = [str(self.runtime), versions, self.pixels.key, self.views, hash_bytes(self.model)]
         return hash_bytes(json.dumps(recipe).encode())
 
     def open(self, threads: int) -> RunGraph:
