@@ -55,7 +55,8 @@ def test_help_loads_nothing_heavy(command):
 
 
 def test_a_server_loads_the_runtime_and_pillow_only(model_folder, photo, tmp_path):
-    pytest.importorskip("starlette", reason="serving needs the extra serve")
+    for package in ("starlette", "prometheus_client", "python_multipart"):
+        pytest.importorskip(package, reason="serving needs the extra serve")
     words = [sys.executable, "-X", "importtime", "-m", "squeezetune", "serve", str(model_folder), "--port", "0"]
     said = tmp_path / "said.txt"  # a pipe would be full before the server is up
     with said.open("w") as log, subprocess.Popen(words, stdout=subprocess.PIPE, stderr=log, text=True) as process:

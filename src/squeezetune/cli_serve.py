@@ -65,7 +65,7 @@ def serve(model: Path, host: str, port: int, token: str | None, threads: int, **
         from squeezetune.serving.server import serve as serve_model
     except ModuleNotFoundError as error:
         package = (error.name or "").split(".")[0]
-        if package not in ("starlette", "uvicorn", "h11"):
+        if package not in ("starlette", "uvicorn", "h11", "prometheus_client", "python_multipart"):
             raise
         raise MissingExtraError(
             f"The package {package!r} is not installed.", "Install it: pip install 'squeezetune[serve]'"

@@ -12,6 +12,8 @@ import pytest
 
 pytest.importorskip("starlette", reason="serving needs the extra serve")
 pytest.importorskip("uvicorn", reason="serving needs the extra serve")
+pytest.importorskip("prometheus_client", reason="serving needs the extra serve")
+pytest.importorskip("python_multipart", reason="serving needs the extra serve")
 
 from squeezetune.prediction import load
 from squeezetune.serving.access import Access

@@ -27,11 +27,12 @@ def test_anything_is_read_or_refused(pieces):
 
 
 def test_what_stands_around_the_parts_is_left_out():
-    assert split_form(b"before\r\n--x \t\r\n\r\none\r\n--x\r\nA: b\r\n\r\n\r\n--x--\r\nafter", b"x", 2) == [b"one", b""]
+    assert split_form(b"before\r\n--x\r\n\r\none\r\n--x\r\nA: b\r\n\r\n\r\n--x--\r\nafter", b"x", 2) == [b"one", b""]
 
 
 @pytest.mark.parametrize("body", [
-    b"", b"--x", b"--x\r\n", b"--x\r\nA: b\r\n\r\ncut", b"--xy\r\n\r\n\r\n--x--", b"nothing",
+    b"", b"--x", b"?--x\r\n\r\none", b"--x \t\r\n\r\none\r\n--x--",
+    b"--x\r\n", b"--x\r\nA: b\r\n\r\ncut", b"--xy\r\n\r\n\r\n--x--", b"nothing",
     b"--x\r\nContent-Transfer-Encoding: base64\r\n\r\nYQ==\r\n--x--", b"--x\r\n" + b"A" * 9000 + b"\r\n\r\n\r\n--x--",
 ])  # fmt: skip
 def test_what_is_no_form(body):

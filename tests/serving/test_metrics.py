@@ -1,13 +1,4 @@
-from squeezetune.serving.metrics import Histogram, Metrics
-
-
-def test_a_histogram_counts_up_to_each_end():
-    histogram = Histogram((1.0, 2.0))
-    for value in (0.5, 1.0, 1.5, 9.0):
-        histogram.add(value)
-    assert list(histogram.write("x")) == [
-        'x_bucket{le="1.0"} 2', 'x_bucket{le="2.0"} 3', 'x_bucket{le="+Inf"} 4', "x_sum 12.000000", "x_count 4",
-    ]  # fmt: skip
+from squeezetune.serving.metrics import Metrics
 
 
 def test_every_figure_has_its_head_and_its_value():
@@ -17,17 +8,24 @@ def test_every_figure_has_its_head_and_its_value():
     metrics.add_images(3, 1)
     metrics.add_batch(4)
     metrics.add_change("refused")
-    lines = metrics.write("abc", 7).splitlines()
+    lines = metrics.write("abc", 7).decode().splitlines()
     names = {line.split()[2] for line in lines if line.startswith("# TYPE")}
     assert names == {line.split()[2] for line in lines if line.startswith("# HELP")}
     assert {
-        'squeezetune_requests_total{path="/predict",status="200"} 1',
-        'squeezetune_requests_total{path="other",status="404"} 1',
-        'squeezetune_images_total{outcome="predicted"} 3',
-        'squeezetune_images_total{outcome="refused"} 1',
-        'squeezetune_model_changes_total{outcome="refused"} 1',
-        "squeezetune_predict_seconds_count 1",
-        'squeezetune_batch_images_bucket{le="4.0"} 1',
-        "squeezetune_waiting_images 7",
-        'squeezetune_model_info{version="abc"} 1',
+        'squeezetune_requests_total{path="/predict",status="200"} 1.0',
+        'squeezetune_requests_total{path="other",status="404"} 1.0',
+        'squeezetune_images_total{outcome="predicted"} 3.0',
+        'squeezetune_images_total{outcome="refused"} 1.0',
+        'squeezetune_model_changes_total{outcome="refused"} 1.0',
+        "squeezetune_predict_seconds_count 1.0",
+        'squeezetune_batch_images_bucket{le="4.0"} 1.0',
+        "squeezetune_waiting_images 7.0",
+        'squeezetune_model_info{version="abc"} 1.0',
     } <= set(lines)
+
+
+def test_two_servers_in_one_process_count_for_themselves():
+    busy, idle = Metrics(), Metrics()
+    busy.add_images(5, 0)
+    assert 'squeezetune_images_total{outcome="predicted"} 5.0' in busy.write("a", 0).decode()
+    assert "5.0" not in [line.split()[-1] for line in idle.write("b", 0).decode().splitlines()]
