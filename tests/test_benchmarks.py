@@ -436,7 +436,7 @@ def test_trials_are_made_once_and_told(load_program, eth80_zip, tmp_path, capsys
     outcome = bench.recall(trial)
     assert outcome == bench.recall(trial)
     assert 0 <= outcome.correct <= outcome.count == 4
-    assert outcome.timings[-1]["stage"] == "measuring"
+    assert [timing["stage"] for timing in outcome.timings[-2:]] == ["measuring", "report"]
     generations.print_set("eth80", {generations.ORIGINAL: [outcome], "--effort quick": [outcome]})
     assert "| 1.0 (1.0–1.0, n=1) |" in capsys.readouterr().out
     assert {path.name for path in work.iterdir()} == {"eth80-cropped256", "generations.jsonl"}

@@ -87,7 +87,7 @@ def prefer_layers(learned):
 def test_layers_are_trained_behind_the_head(whole):
     learned, said = whole
     stages = [event.stage for event in said if isinstance(event, StageStarted)]
-    assert stages == ["features", "near-duplicates", "head", "pixels", LAYERS]
+    assert stages == ["preparing", "features", "near-duplicates", "head", "pixels", LAYERS]
     epochs = [event for event in said if isinstance(event, EpochFinished) and event.stage == LAYERS]
     assert [(epoch.epoch, epoch.of) for epoch in epochs] == [(1, 3), (2, 3), (3, 3)]
     assert learned.deepened.candidate.history == tuple(epochs)
@@ -300,7 +300,12 @@ def test_without_a_cache_pixels_are_in_a_folder_for_now(learn, shape_folder, tmp
 def test_pixels_are_decoded_once(learn, whole):
     said = []
     learn(said.append, epochs=0.25)
-    assert [event.stage for event in said if isinstance(event, StageStarted)] == ["head", LAYERS, "familiarity"]
+    assert [event.stage for event in said if isinstance(event, StageStarted)] == [
+        "preparing",
+        "head",
+        LAYERS,
+        "familiarity",
+    ]
 
 
 # ---- the same again, stopped and resumed

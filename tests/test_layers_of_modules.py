@@ -88,8 +88,8 @@ LAYERS = [
     "interruption",
     "runtimes",
     "settings",
-    "quantities",
     "events",
+    "quantities",
     "missing_memory",
     "errors",
 ]

@@ -52,6 +52,8 @@ def test_little_memory_ends_in_words_or_in_a_model(shape_folder, tmp_path, kilob
     )
     done = subprocess.run(["sh", "-c", command], capture_output=True, text=True, timeout=180, check=False)
     assert "Traceback" not in done.stderr
-    assert done.returncode in {0, SqueezeTuneError.exit_status}
+    # where a thread of a library gets no memory of its own the C library itself says so, and ends the process
+    is_aborted = done.stderr == "cannot allocate memory for thread-local data: ABORT\n"
+    assert is_aborted or done.returncode in {0, SqueezeTuneError.exit_status}
     assert done.returncode == 0 or "emory" in done.stderr
     assert (tmp_path / "model" / "model.onnx").exists() == (done.returncode == 0)

@@ -13,7 +13,7 @@ from squeezetune.forecasts import RESERVE_SHARE, Speeds, Workload
 from squeezetune.planner import IMAGES_TO_REPLACE, announce_plan, is_worth_timing, make_plan
 from squeezetune.plans import LEAST_JUDGING, Plan, add_forecasts
 from squeezetune.settings import Settings
-from squeezetune.shortage import PATIENCE_S, describe_shortage, find_needed
+from squeezetune.shortage import PATIENCE_S, find_needed
 
 # seconds of two cores of a laptop, of a Raspberry Pi, and of a large machine, roughly
 LAPTOP = Speeds(read_s=1e-3, view_s=2e-3, file_s=3e-3, linear_s=2e-5, hidden_s=6e-5, pixel_s=4e-7)
@@ -195,12 +195,12 @@ def test_the_shortage_is_announced_in_words():
         announce_plan(plan(work, LAPTOP, seconds), Settings(budget=f"{seconds}s"), said.append)
     plain, thinned, enough = (event.shortage for event in said if isinstance(event, PlanMade))
     assert enough is None
-    assert describe_shortage(plain) == (
+    assert plain.words == (
         "10s is too short here for all photos, which need about 15 s; they are used all the same, since with fewer "
         "the run would take nearly as long."
     )
     assert 10_000 < thinned.used < thinned.photos == 54_000
-    assert describe_shortage(Shortage("1m", 210.0, 4400, 54_000)) == (
+    assert Shortage("1m", 210.0, 4400, 54_000).words == (
         "1m is too short here for all photos, which need about 3 min 30 s: 4,400 of 54,000 to learn from and to "
         "choose by are used."
     )

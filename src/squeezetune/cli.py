@@ -141,7 +141,6 @@ def _print_plan(photos: Path, settings: Settings, as_json: bool, **options: Any)
     from squeezetune.console import print_json, print_lines
     from squeezetune.planner import find_shortage
     from squeezetune.quantities import format_duration
-    from squeezetune.shortage import describe_shortage
     from squeezetune.training import forecast
 
     plan = forecast(photos, settings, **options)
@@ -149,7 +148,7 @@ def _print_plan(photos: Path, settings: Settings, as_json: bool, **options: Any)
         print_json(asdict(plan) | {"total_s": plan.total_s})
         return
     shortage = find_shortage(plan, settings)
-    print_lines(*([describe_shortage(shortage)] if shortage else []),
+    print_lines(*([shortage.words] if shortage else []),
                 *(f"{item.part:<32} {format_duration(item.seconds)}" for item in plan.forecasts),
                 f"{'in all':<32} {format_duration(plan.total_s)}",
                 f"{'memory at most':<32} {plan.peak_memory / 1e6:,.0f} MB")  # fmt: skip

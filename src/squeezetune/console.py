@@ -33,7 +33,6 @@ from squeezetune.events import (
     name_stage,
 )
 from squeezetune.quantities import format_duration
-from squeezetune.shortage import describe_shortage
 from squeezetune.terminal import (
     escape_controls,
     guard_output,
@@ -83,7 +82,7 @@ class ProgressListener:
             if not self._is_quiet:
                 self._console.print(f"Plan: {format_plan(event)}", markup=False, soft_wrap=True)
                 if event.shortage:
-                    self._console.print(f"Note: {describe_shortage(event.shortage)}", markup=False, soft_wrap=True)
+                    self._console.print(f"Note: {event.shortage.words}", markup=False, soft_wrap=True)
         elif isinstance(event, PlanChanged):
             if not self._is_quiet:
                 self._console.print(f"New plan: {format_plan(event)}", markup=False, soft_wrap=True)

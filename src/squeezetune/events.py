@@ -9,6 +9,8 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TypeAlias
 
+from squeezetune.quantities import format_duration
+
 PREPARING = "preparing"
 REPORT = "report"
 EXPORT = "export "  # before the name of a format
@@ -118,6 +120,14 @@ class Shortage:
     needed_s: float
     used: int
     photos: int
+
+    @property
+    def words(self) -> str:
+        """What was done, in a sentence."""
+        needed = f"{self.budget} is too short here for all photos, which need about {format_duration(self.needed_s)}"
+        if self.used < self.photos:
+            return f"{needed}: {self.used:,} of {self.photos:,} to learn from and to choose by are used."
+        return f"{needed}; they are used all the same, since with fewer the run would take nearly as long."
 
 
 @dataclass(frozen=True)

@@ -22,7 +22,6 @@ from squeezetune.machine import describe_machine, measure_peak_memory, name_vers
 from squeezetune.measurement import Measured
 from squeezetune.quantities import parse_size
 from squeezetune.settings import Settings
-from squeezetune.shortage import describe_shortage
 
 REPORT_VERSION = 1
 GALLERY = 24
@@ -300,7 +299,7 @@ def record_plan(run: Run) -> dict[str, Any] | None:
         for event, at in run.heard
         if isinstance(event, PlanChanged)
     ]
-    shortage = plan.shortage and vars(plan.shortage) | {"words": describe_shortage(plan.shortage)}
+    shortage = plan.shortage and vars(plan.shortage) | {"words": plan.shortage.words}
     return {"budget_s": plan.budget_s, "forecast_s": round(plan.total_s, 3), "parts": parts, "changes": changes,
             "shortage": shortage}  # fmt: skip
 

@@ -5,7 +5,6 @@ from dataclasses import replace
 from math import ceil, inf
 
 from squeezetune.errors import SettingsError
-from squeezetune.events import Shortage
 from squeezetune.forecasts import RESERVE_SHARE, Speeds, Workload
 from squeezetune.plans import SLACK, Plan, add_forecasts
 from squeezetune.quantities import format_duration
@@ -54,13 +53,3 @@ def refuse_budget(budget: str, whole: Plan, thinned: Sequence[Plan], spent_s: fl
         least = thinned[-1]
         words += f", or {format_duration(find_needed(least, spent_s))} for {least.share:.0%} of the photos"
     return SettingsError(words, "Give more time with --budget, or leave it out.")
-
-
-def describe_shortage(shortage: Shortage) -> str:
-    """Say in a sentence what was done where a budget was too short for all photos."""
-    needed = (
-        f"{shortage.budget} is too short here for all photos, which need about {format_duration(shortage.needed_s)}"
-    )
-    if shortage.used < shortage.photos:
-        return f"{needed}: {shortage.used:,} of {shortage.photos:,} to learn from and to choose by are used."
-    return f"{needed}; they are used all the same, since with fewer the run would take nearly as long."
