@@ -112,6 +112,7 @@ def test_nobody_watches_after_the_block():
 
 def test_where_the_system_does_not_tell_nothing_is_noted(monkeypatch, tmp_path):
     monkeypatch.setattr(module, "STATUS", tmp_path / "no such file")
+    monkeypatch.setitem(sys.modules, "psutil", None)
     with MemoryGauge() as gauge:
         gauge.enter("a stage")
     assert gauge.peaks == {}

@@ -45,15 +45,13 @@ def test_a_limit_that_is_too_low_is_refused_before_a_library_hangs(monkeypatch):
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="only Linux holds a process to its address space")
-@pytest.mark.parametrize("kilobytes", [200_000, 450_000, 650_000])
-def test_little_memory_ends_in_words_or_in_a_model(shape_folder, tmp_path, kilobytes):
+@pytest.mark.parametrize("kilobytes", [200_000, 380_000])
+def test_little_memory_ends_in_words(shape_folder, tmp_path, kilobytes):
     command = (
         f"ulimit -v {kilobytes} && exec {sys.executable} -m squeezetune train {shape_folder} -q -o {tmp_path / 'model'}"
     )
     done = subprocess.run(["sh", "-c", command], capture_output=True, text=True, timeout=180, check=False)
     assert "Traceback" not in done.stderr
-    # where a thread of a library gets no memory of its own the C library itself says so, and ends the process
-    is_aborted = done.stderr == "cannot allocate memory for thread-local data: ABORT\n"
-    assert is_aborted or done.returncode in {0, SqueezeTuneError.exit_status}
-    assert done.returncode == 0 or "emory" in done.stderr
-    assert (tmp_path / "model" / "model.onnx").exists() == (done.returncode == 0)
+    assert done.returncode == SqueezeTuneError.exit_status
+    assert "there is not enough memory" in done.stderr
+    assert not list(tmp_path.iterdir())

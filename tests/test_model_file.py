@@ -67,7 +67,7 @@ FOREIGN = {
     "another name": ("uint8[n,h,w,3] x", "uint8[n,h,w,3] probabilities", "probabilities = Identity(x)",
                      r"takes x: tensor\(uint8\)"),
     "two images": ("uint8[n,h,w,3] image, uint8[n,h,w,3] other", "uint8[n,h,w,3] probabilities",
-                   "probabilities = Max(image, other)", r"takes image: .*, other: "),
+                   "probabilities = Concat<axis = 0>(image, other)", r"takes image: .*, other: "),
     "pictures": ("uint8[n,h,w,3] image", "float[n,h,w,3] probabilities", "probabilities = Cast<to=1>(image)",
                  r"gives probabilities: tensor\(float\) of 4 dimensions; needed is one that takes image"),
     "a sequence": ("uint8[n,h,w,3] image", "seq(uint8[n,h,w,3]) probabilities",

@@ -53,15 +53,16 @@ def stop_predictions(model, photos, place, count):
     rng = random.Random(count)
     words = ["predict", model, photos, "-q", "--output"]
     length_s = measure([*words, place / "clean.csv"])
+    stopped = place / "stopped.csv"
+    unfinished = stopped.with_name(f".{stopped.name}.unfinished")
     for number in range(count):
-        resume = ["--resume"] if (place / "stopped.csv").exists() else []
-        status = run([*words, place / "stopped.csv", *resume], rng.uniform(0.3, 1.0) * length_s,
-                     SIGNALS[number % len(SIGNALS)])  # fmt: skip
-        if status == 0:
+        if stopped.exists() and not unfinished.exists():  # stopped when all was done
             break
-    else:
-        assert run([*words, place / "stopped.csv", *(["--resume"] if (place / "stopped.csv").exists() else [])]) == 0
-    assert (place / "stopped.csv").read_bytes() == (place / "clean.csv").read_bytes()
+        resume = ["--resume"] if stopped.exists() else []
+        run([*words, stopped, *resume], rng.uniform(0.3, 1.0) * length_s, SIGNALS[number % len(SIGNALS)])
+    if unfinished.exists() or not stopped.exists():
+        assert run([*words, stopped, *(["--resume"] if stopped.exists() else [])]) == 0
+    assert stopped.read_bytes() == (place / "clean.csv").read_bytes()
     assert {path.name for path in place.iterdir() if path.suffix != ".lock"} == {"clean.csv", "stopped.csv"}
 
 
