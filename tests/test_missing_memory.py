@@ -38,14 +38,15 @@ def test_other_errors_are_not_taken_for_it(error):
 
 
 def test_a_limit_that_is_too_low_is_refused_before_a_library_hangs(monkeypatch):
-    check_limit()
-    monkeypatch.setattr(resource, "getrlimit", lambda _: (250_000_000, -1))
-    with pytest.raises(MemoryShortageError, match=r"may have 250 MB .* 400 MB are the least"):
-        check_limit()
+    check_limit("train")
+    monkeypatch.setattr(resource, "getrlimit", lambda _: (450_000_000, -1))
+    with pytest.raises(MemoryShortageError, match=r"may have 450 MB .* 800 MB are the least"):
+        check_limit("train")
+    check_limit("predict")
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="only Linux holds a process to its address space")
-@pytest.mark.parametrize("kilobytes", [200_000, 380_000])
+@pytest.mark.parametrize("kilobytes", [200_000, 450_000])
 def test_little_memory_ends_in_words(shape_folder, tmp_path, kilobytes):
     command = (
         f"ulimit -v {kilobytes} && exec {sys.executable} -m squeezetune train {shape_folder} -q -o {tmp_path / 'model'}"

@@ -35,7 +35,7 @@ def guard_errors(command: Callable[..., None]) -> Callable[..., None]:
     @functools.wraps(command)
     def guarded(**options: Any) -> None:
         try:
-            check_limit()
+            check_limit(command.__name__)
             command(**options)
         except SqueezeTuneError as error:
             _leave(error, as_json=bool(options.get("as_json")))

@@ -5,8 +5,10 @@ import sys
 
 from squeezetune.errors import MemoryShortageError
 
-# With less address space the linear algebra that numpy and scipy bring stops, or waits for ever, as it is loaded.
-LEAST_BYTES = 400_000_000
+# With less address space the linear algebra that numpy and scipy bring stops, or waits for ever, as it is loaded; what
+# only looks at photos loads less of it.
+LEAST_BYTES, LEAST_LIGHT_BYTES = 800_000_000, 400_000_000
+LIGHT = ("predict", "info", "data")
 # What ONNX Runtime, OpenVINO, torch, numpy and the dynamic linker say.
 SIGNS = (
     "failed to allocate memory",
@@ -25,8 +27,8 @@ HINT = (
 )
 
 
-def check_limit() -> None:
-    """Make sure that the process may have as much memory as loading the libraries takes.
+def check_limit(command: str) -> None:
+    """Make sure that the process may have as much memory as loading the libraries of a command takes.
 
     Raises:
         MemoryShortageError: a limit was set that is too low.
@@ -37,10 +39,11 @@ def check_limit() -> None:
     import resource  # not on Windows
 
     allowed, _ = resource.getrlimit(resource.RLIMIT_AS)
-    if allowed != resource.RLIM_INFINITY and allowed < LEAST_BYTES:
+    least = LEAST_LIGHT_BYTES if command in LIGHT else LEAST_BYTES
+    if allowed != resource.RLIM_INFINITY and allowed < least:
         raise MemoryShortageError(
             f"there is not enough memory: this process may have {allowed / 1e6:,.0f} MB (ulimit -v), and "
-            f"{LEAST_BYTES / 1e6:,.0f} MB are the least",
+            f"{least / 1e6:,.0f} MB are the least",
             HINT,
         )
 
