@@ -46,7 +46,7 @@ def test_a_limit_that_is_too_low_is_refused_before_a_library_hangs(monkeypatch):
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="only Linux holds a process to its address space")
-@pytest.mark.parametrize("kilobytes", [200_000, 450_000])
+@pytest.mark.parametrize("kilobytes", [200_000, 450_000, 650_000])
 def test_little_memory_ends_in_words(shape_folder, tmp_path, kilobytes):
     command = (
         f"ulimit -v {kilobytes} && exec {sys.executable} -m squeezetune train {shape_folder} -q -o {tmp_path / 'model'}"
