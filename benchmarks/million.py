@@ -26,10 +26,10 @@ from figures import print_machine, print_table
 from PIL import Image
 from processes import run_process
 
+from squeezetune.cache_folder import find_cache_folder
 from squeezetune.data.index import ImageIndex, index_photos
 from squeezetune.data.split import split_index
 from squeezetune.engine import ThreadEngine
-from squeezetune.store import find_cache_folder
 
 CONTENTS, MOST_CLASSES, CLASS_IMAGES, GROUP = 20, 1000, 100, 10
 LIMIT_MB = 1536

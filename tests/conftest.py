@@ -1,6 +1,8 @@
 """Fixtures that more than one test module uses: small photos, as bytes and in folders."""
 
+import shutil
 import signal
+import subprocess
 import sys
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace
@@ -20,7 +22,9 @@ from squeezetune.data import decoders
 from squeezetune.data.index import ImageIndex, index_photos
 from squeezetune.data.split import Split, split_index
 from squeezetune.engine import ThreadEngine
+from squeezetune.errors import ExportError
 from squeezetune.events import Listener, ignore_event
+from squeezetune.exporting import runtime
 from squeezetune.learn.weights import LAYOUTS, Weights, load_weights
 from squeezetune.learned import Learned
 from squeezetune.learning import learn_classifier
@@ -271,3 +275,20 @@ def real_data() -> Path:
     if not folder.is_dir():
         pytest.skip("there are no real images: ../shared/data, seen from the project, is missing")
     return folder
+
+
+@pytest.fixture(scope="session")
+def web_runtime(request: pytest.FixtureRequest) -> Path:
+    """Find the web build: kept with what pytest remembers, fetched the first time from where npm would fetch it."""
+    cache = request.config.cache.mkdir("squeezetune")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("SQUEEZETUNE_CACHE", str(cache))
+        kept = cache / "web-runtime" / runtime.VERSION
+        if npm := None if kept.is_dir() else shutil.which("npm"):
+            asked = subprocess.run([npm, "config", "get", "registry"], capture_output=True, text=True, check=False)
+            patch.setenv(runtime.REGISTRY_VARIABLES[0], asked.stdout.strip())
+        try:
+            runtime.load_runtime()
+        except ExportError as error:
+            pytest.skip(f"no web build of ONNX Runtime: {error.message}")
+    return kept

@@ -58,7 +58,6 @@ class Room:
             "HOME": str(self.home),
             "XDG_CACHE_HOME": str(self.home / ".cache"),
             "TMPDIR": str(self.temporary),
-            "MPLCONFIGDIR": str(self.work),  # where matplotlib keeps its list of fonts
             "PYTHONPATH": os.pathsep.join(paths),
             "PYTHONDONTWRITEBYTECODE": "1",  # that is Python's own
             "LISTENING": str(self.root / "asked.txt"),

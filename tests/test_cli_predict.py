@@ -167,7 +167,7 @@ def test_predict_writes_a_line_for_every_row_of_a_parquet_file(run, model_folder
         parquet.write_table(pyarrow.table({"image": [photo, photo, None, photo], **labels}), path)
         result = run("predict", model_folder, path, "--json")
         reasons = ["", "", "no image in this row", ""]
-        assert read_lines(result) == [(f"{path}/photos.parquet/{at}", reason) for at, reason in enumerate(reasons)]
+        assert read_lines(result) == [(f"{path}/{at}", reason) for at, reason in enumerate(reasons)]
         assert result.exit_code == 1
 
 

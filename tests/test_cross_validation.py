@@ -10,6 +10,7 @@ import pytest
 from PIL import Image
 
 from squeezetune import cross_validation
+from squeezetune.cache_folder import find_cache_folder
 from squeezetune.cross_validation import cross_validate
 from squeezetune.data.index import index_photos
 from squeezetune.errors import CheckpointError, SettingsError
@@ -18,7 +19,6 @@ from squeezetune.learning import learn_classifier
 from squeezetune.prediction import load
 from squeezetune.scheme import choose_scheme
 from squeezetune.settings import Settings
-from squeezetune.store import find_cache_folder
 from squeezetune.training import forecast, train
 from squeezetune.workshop import open_workshop
 

@@ -81,6 +81,7 @@ LAYERS = [
     "downloads",
     "sealed",
     "store",
+    "cache_folder",
     "machine",
     "clock",
     "gauge",

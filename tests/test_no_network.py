@@ -82,6 +82,7 @@ LONG = {
     "demo": ("squeezetune", ["demo", "demo"]),
     "onnx-int8": ("onnxruntime", ["export", "model", "--format", "onnx-int8", "--output", "int8"]),
     "onnx-tiny": ("onnxruntime", ["export", "model", "--format", "onnx-tiny", "--output", "tiny"]),
+    "web": ("onnxruntime", ["export", "model", "--format", "web", "--output", "web", "--runtime", "RUNTIME"]),
     "tflite": ("ai_edge_litert", ["export", "model", "--format", "tflite", "--output", "tflite"]),
     "torch": ("torch", ["export", "model", "--format", "torch", "--output", "torch"]),
     "layers": ("torch", ["train", "PHOTOS", "--output", "deep", *FAST, "--layers", "last"]),
@@ -92,10 +93,12 @@ LONG = {
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", LONG)
-def test_a_long_command_keeps_to_itself(room, run, model, shape_folder, name):
+def test_a_long_command_keeps_to_itself(request, room, run, model, shape_folder, name):
     package, words = LONG[name]
     pytest.importorskip(package, reason=f"{package} is an extra")
     places = {"PHOTOS": shape_folder, "MLRUNS": (room.work / "mlruns").as_uri()}
+    if "RUNTIME" in words:
+        places["RUNTIME"] = request.getfixturevalue("web_runtime")
     run("-m", "squeezetune", *(places.get(word, word) for word in words))
 
 

@@ -1,6 +1,10 @@
 import shutil
+import tarfile
+from io import BytesIO
 
+import numpy as np
 import pytest
+from PIL import Image
 
 from squeezetune.data.walk import walk_files
 from squeezetune.errors import CheckpointError, ImageError, SourceError
@@ -53,6 +57,63 @@ def test_archives_and_tables_are_read_in_place(shape_folder, tmp_path, classifie
     assert folder_row[1] == archive_row[1] == table_row[1]
 
 
+def draw_images(count):
+    return np.random.default_rng(count).integers(0, 256, (count, 30, 30, 3), dtype=np.uint8)
+
+
+def encode(image):
+    buffer = BytesIO()
+    Image.fromarray(image).save(buffer, "PNG")
+    return buffer.getvalue()
+
+
+def write_arrays(folder):
+    np.save(folder / "x.npy", draw_images(3))
+    return folder / "x.npy", [f"{folder}/x.npy/x/{at}" for at in range(3)]
+
+
+def write_zipped_arrays(folder):
+    np.savez(folder / "x.npz", photos=draw_images(3))
+    return folder / "x.npz", [f"{folder}/x.npz/photos/{at}" for at in range(3)]
+
+
+def write_shards(folder):
+    for shard in range(2):
+        with tarfile.open(folder / f"{shard}.tar", "w") as file:
+            for name, content in (("a.png", encode(draw_images(1)[0])), ("a.cls", b"3"), ("b.png", b"none")):
+                entry = tarfile.TarInfo(name)
+                entry.size = len(content)
+                file.addfile(entry, BytesIO(content))
+    return folder, [f"{folder}/{shard}.tar/{name}.png" for shard in range(2) for name in "ab"]
+
+
+def write_tables(folder):
+    pyarrow, parquet = pytest.importorskip("pyarrow"), pytest.importorskip("pyarrow.parquet")
+    for part in range(2):
+        rows = [{"bytes": encode(image), "path": None} for image in draw_images(2)]
+        parquet.write_table(pyarrow.table({"image": rows}), folder / f"{part}.parquet")
+    return folder, [f"{folder}/{part}.parquet/{at}" for part in range(2) for at in range(2)]
+
+
+@pytest.mark.parametrize("write", [write_arrays, write_zipped_arrays, write_shards, write_tables])
+def test_what_has_no_labels_has_a_line_for_every_image(write, classifier, tmp_path):
+    path, titles = write(tmp_path)
+    rows = list(predict_files(classifier, read_arguments([str(path)])))
+    assert [title for title, _ in rows] == titles
+    assert [isinstance(outcome, ImageError) for _, outcome in rows] == [title.endswith("b.png") for title in titles]
+
+
+def test_one_table_is_named_once(classifier, tmp_path):
+    folder, titles = write_tables(tmp_path)
+    assert list_titles([str(folder / "0.parquet")]) == titles[:2]
+
+
+def test_archives_among_photos_are_files_like_others(classifier, tmp_path):
+    folder, _ = write_shards(tmp_path)
+    (folder / "photo.png").write_bytes(encode(draw_images(1)[0]))
+    assert list_titles([str(folder)]) == [f"{folder}/{name}" for name in ("0.tar", "1.tar", "photo.png")]
+
+
 def test_a_folder_is_not_listed_before_its_photos_are_asked_for(classifier, shape_folder, monkeypatch):
     seen = []
 
@@ -61,7 +122,7 @@ def test_a_folder_is_not_listed_before_its_photos_are_asked_for(classifier, shap
             seen.append(name)
             yield name, refusal
 
-    monkeypatch.setattr("squeezetune.predictions.walk_files", watch)
+    monkeypatch.setattr("squeezetune.data.sources.walk_files", watch)
     monkeypatch.setattr("squeezetune.prediction.CHUNK", 2)
     stream = predict_files(classifier, read_arguments([str(shape_folder)]))
     next(stream)

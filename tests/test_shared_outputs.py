@@ -8,8 +8,8 @@ from concurrent.futures import ThreadPoolExecutor
 import pytest
 from fast_options import FAST
 
+from squeezetune.cache_folder import open_cache
 from squeezetune.prediction import load
-from squeezetune.store import open_cache
 from squeezetune.training import train
 
 pytestmark = pytest.mark.usefixtures("no_plots")

@@ -12,6 +12,7 @@ from typing import Any
 
 from squeezetune.artifact import FolderKind, check_target, stage_artifact, to_json
 from squeezetune.audit_page import render_audit
+from squeezetune.cache_folder import open_cache
 from squeezetune.data.catalog import group_photos
 from squeezetune.data.cells import guard_cell
 from squeezetune.data.folders import check_outside
@@ -25,7 +26,6 @@ from squeezetune.learn.doubts import estimate_mistakes
 from squeezetune.machine import name_version
 from squeezetune.output_lock import follow_link, hold_output
 from squeezetune.settings import Settings, parse_settings
-from squeezetune.store import open_cache
 from squeezetune.workshop import open_workshop
 
 AUDIT, AUDIT_PAGE, AUDIT_TABLE = "check.json", "check.html", "check.csv"

@@ -1,12 +1,16 @@
 """The command line: thin doors to the public functions. Heavy modules are imported by the command that needs them."""
 
+import os
 import shlex
 from collections.abc import Mapping
+from contextlib import suppress
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
 import click
 
+from squeezetune.cache_folder import find_cache_folder
 from squeezetune.cli_check import check
 from squeezetune.cli_data import data
 from squeezetune.cli_export import export
@@ -27,6 +31,7 @@ from squeezetune.errors import SettingsError, SourceError
 from squeezetune.settings import Settings, parse_settings
 from squeezetune.terminal import write_remark
 
+FONTS = "MPLCONFIGDIR"  # where matplotlib keeps its list of fonts
 NO_TRACKERS: Mapping[str, Any] = {}
 
 
@@ -42,6 +47,14 @@ def main() -> None:
       squeezetune export PHOTOS-model           other formats, down to half a megabyte, each measured
       squeezetune check PHOTOS                  find wrong labels, copies and poor photos
     """  # noqa: D301  # click wants the character itself
+    keep_fonts_in_cache()
+
+
+def keep_fonts_in_cache() -> None:
+    """Have matplotlib keep its list of fonts in our cache: this process draws nothing but our own plots."""
+    if FONTS not in os.environ and find_spec("matplotlib"):
+        with suppress(RuntimeError):  # nobody's home is known
+            os.environ[FONTS] = str(find_cache_folder() / "matplotlib")
 
 
 main.add_command(data)
@@ -100,7 +113,7 @@ def train(
     trackers = {"tensorboard": tensorboard, "mlflow": mlflow}
     options = {"class_pattern": class_pattern, "columns": columns, "use_cache": not no_cache}
     if only_plan:
-        _print_plan(photos, parse_settings(knobs), as_json, **options)
+        _print_plan(photos, parse_settings(knobs), as_json, quiet, **options)
         return
     if watch_s is not None:
         from squeezetune.cli_watch import follow
@@ -134,16 +147,17 @@ def demo(folder: Path, open_report: bool, as_json: bool, quiet: bool) -> None:
         click.launch(str(folder / "digits-model" / "report.html"))
 
 
-def _print_plan(photos: Path, settings: Settings, as_json: bool, **options: Any) -> None:
+def _print_plan(photos: Path, settings: Settings, as_json: bool, quiet: bool, **options: Any) -> None:
     """Print the plan of a run that is not made."""
     from dataclasses import asdict
 
-    from squeezetune.console import print_json, print_lines
+    from squeezetune.console import ProgressListener, print_json, print_lines
     from squeezetune.planner import find_shortage
     from squeezetune.quantities import format_duration
     from squeezetune.training import forecast
 
-    plan = forecast(photos, settings, **options)
+    with ProgressListener(is_quiet=quiet or as_json) as progress:
+        plan = forecast(photos, settings, listen=progress, **options)
     if as_json:
         print_json(asdict(plan) | {"total_s": plan.total_s})
         return

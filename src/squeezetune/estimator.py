@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from squeezetune.cache_folder import open_cache
 from squeezetune.data.classes import locate_columns, name_labels
 from squeezetune.data.index import ImageIndex, index_images
 from squeezetune.data.sources import hold_images, is_iterable
@@ -16,7 +17,6 @@ from squeezetune.events import ignore_event
 from squeezetune.learning import RECIPES, make_manifest
 from squeezetune.prediction import Classifier
 from squeezetune.settings import Settings, parse_settings
-from squeezetune.store import open_cache
 from squeezetune.workshop import open_workshop
 
 try:

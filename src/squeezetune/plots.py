@@ -77,8 +77,14 @@ def _encode(figure: Figure) -> bytes:
 
 def _start(width: float, height: float) -> tuple[Figure, Axes]:
     """Open a figure of the given size in inches with one set of axes."""
-    figure = Figure(figsize=(width, height), dpi=DPI, layout="constrained")
+    figure = _open_figure(width, height)
     return figure, figure.add_subplot()
+
+
+def _open_figure(width: float, height: float) -> Figure:
+    """Open a figure of the given size in inches; a little more, since matplotlib cuts fractions of a dot off."""
+    dots = (round(DPI * side) + 0.01 for side in (width, height))
+    return Figure(figsize=tuple(side / DPI for side in dots), dpi=DPI, layout="constrained")
 
 
 def _shorten(name: str) -> str:
@@ -162,7 +168,7 @@ def _read_scores(per_class: Sequence[Mapping[str, Any]], key: str) -> Any:
 def _draw_training(history: History) -> Figure:
     """Draw the accuracy over the epochs of all stages, and beneath it the loss where it was recorded."""
     quantities = [name for name in ("accuracy", "loss") if trace_curves(history, name)] or ["accuracy"]
-    figure = Figure(figsize=(7, 1.1 + 1.9 * len(quantities)), dpi=DPI, layout="constrained")
+    figure = _open_figure(7, 1.1 + 1.9 * len(quantities))
     panels = figure.subplots(len(quantities), sharex=True, squeeze=False)[:, 0].tolist()
     for axes, quantity in zip(panels, quantities, strict=True):
         _draw_curves(axes, history, quantity)

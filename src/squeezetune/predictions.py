@@ -16,11 +16,10 @@ from squeezetune.data.catalog import locate_photos
 from squeezetune.data.columns import parse_columns
 from squeezetune.data.content import HEAD_BYTES, RawImage, recognise_format
 from squeezetune.data.decoders import NEEDS_HEIF, tell_missing
-from squeezetune.data.folders import MOST_BYTES, FileSource, FolderSource
+from squeezetune.data.folders import MOST_BYTES, FileSource
 from squeezetune.data.listing import ImageSource
 from squeezetune.data.reading import measure_image
-from squeezetune.data.sources import MemorySource, find_ending, open_members
-from squeezetune.data.walk import walk_files
+from squeezetune.data.sources import Lister, MemorySource, find_ending, open_folder, open_members
 from squeezetune.engine import ThreadEngine
 from squeezetune.errors import CheckpointError, ImageError, SourceError
 from squeezetune.events import Listener, StageAdvanced, StageStarted, ignore_event
@@ -112,8 +111,8 @@ def read_arguments(arguments: Sequence[str], columns: str = "") -> Iterator[Batc
     """
     openers: dict[str, Callable[[list[str]], Iterable[Batch]]] = {
         "input": _read_standard_input,
-        "folder": _open_folders,
-        "source": partial(_open_sources, parse_columns(columns)),
+        "folder": partial(_open_sources, open_folder, parse_columns(columns)),
+        "source": partial(_open_sources, open_members, parse_columns(columns)),
         "file": _open_files,
     }
     for kind, words in groupby(arguments, _find_kind):
@@ -223,19 +222,16 @@ def _open_files(paths: list[str]) -> Iterator[Batch]:
     yield Batch(FileSource(), paths)
 
 
-def _open_folders(folders: list[str]) -> Iterator[Batch]:
-    for folder in folders:
-        members = Members(FolderSource(Path(folder)), walk_files(folder))
-        yield Batch(members, members.list_names(), _show_below(folder))
-
-
-def _open_sources(columns: Mapping[str, str], words: list[str]) -> Iterator[Batch]:
+def _open_sources(opener: Lister, columns: Mapping[str, str], words: list[str]) -> Iterator[Batch]:
     for word in words:
-        members = Members(*open_members(Path(word), columns))
-        yield Batch(members, members.list_names(), _show_below(word))
+        source, found = opener(Path(word), columns)
+        members = Members(source, found)
+        is_table = opener is open_members and word.lower().endswith(".parquet")
+        root = Path(word).parent if is_table else word  # the names in a table begin with its own
+        yield Batch(members, members.list_names(), _show_below(root))
 
 
-def _show_below(root: str) -> Callable[[str], str]:
+def _show_below(root: str | Path) -> Callable[[str], str]:
     start = str(Path(root, "_"))[:-1]
     return lambda name: f"{start}{name}"
 

@@ -21,6 +21,7 @@ from squeezetune.artifact import (
     stage_artifact,
     to_json,
 )
+from squeezetune.cache_folder import open_cache
 from squeezetune.checkpoint import CheckpointFolder, find_checkpoint_folder
 from squeezetune.clock import Clock
 from squeezetune.cross_validation import (
@@ -62,7 +63,7 @@ from squeezetune.reporting import make_plots, render_report
 from squeezetune.scene import find_deadline, open_scene, plan_run
 from squeezetune.scheme import choose_scheme
 from squeezetune.settings import Settings, parse_settings
-from squeezetune.store import lend_folder, open_cache
+from squeezetune.store import lend_folder
 from squeezetune.workshop import Workshop, open_workshop
 
 THUMBNAIL_PX = 240

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from squeezetune.cache_folder import open_cache
 from squeezetune.data.columns import parse_columns
 from squeezetune.data.folders import FolderSource, list_files
 from squeezetune.data.index import ImageIndex
@@ -23,7 +24,6 @@ from squeezetune.events import Event, Listener, Notice, ignore_event
 from squeezetune.interruption import STOPPING
 from squeezetune.prediction import Classifier
 from squeezetune.settings import judge_number
-from squeezetune.store import open_cache
 from squeezetune.training import train
 
 LONGEST_S = 31 * 24 * 3600  # between two looks

@@ -1,7 +1,10 @@
 """Every format that people keep photos in, through index and decoding."""
 
+import subprocess
+import sys
 from io import BytesIO
 from pathlib import Path
+from zipfile import ZipFile
 
 import numpy as np
 import pytest
@@ -112,3 +115,46 @@ def test_large_images_of_other_formats_are_made_smaller_as_jpegs_are(monkeypatch
         assert small.size == (151, 202)
         assert size == (603, 805)
         assert np.abs(found - whole).mean() < 1.5, image.mode
+
+
+@pytest.mark.parametrize("kind", ["zip", "parquet"])
+def test_photos_of_iphones_are_read_out_of_archives_and_tables(kind, tmp_path, engine):
+    pytest.importorskip("pi_heif", reason="HEIC needs the extra heif")
+    photos = [(PHOTOS / f"{name}.heic").read_bytes() for name in ("upright", "turned")]
+    if kind == "zip":
+        path = tmp_path / "photos.zip"
+        with ZipFile(path, "w") as archive:
+            for label in ("cat", "wolf"):
+                for at, photo in enumerate(photos):
+                    archive.writestr(f"{label}/{at}.HEIC", photo)
+    else:
+        pyarrow, parquet = pytest.importorskip("pyarrow"), pytest.importorskip("pyarrow.parquet")
+        path = tmp_path / "photos.parquet"
+        rows = [{"bytes": photo, "path": f"{at}.heic"} for at, photo in enumerate(photos * 2)]
+        parquet.write_table(pyarrow.table({"image": rows, "label": [0, 0, 1, 1]}), path)
+    index = index_photos(path, engine=engine)
+    assert [len(index), list(index.skipped)] == [4, []]
+    for at in range(4):
+        upright = np.asarray(open_image(photos[at % 2]))
+        np.testing.assert_array_equal(np.asarray(open_image(index.source.read(index.names[at]))), upright)
+
+
+def test_a_damaged_tiff_is_told_by_its_error_alone(tmp_path):
+    """libtiff itself writes a line to the standard error of the process, past Python: seen from outside."""
+    data = bytearray(save("TIFF", compression="tiff_lzw"))
+    data[40:200] = bytes(255 - value for value in data[40:200])
+    (tmp_path / "photo.tif").write_bytes(data)
+    opening = f"Image.open({str(tmp_path / 'photo.tif')!r}).load()"
+    plain = run_python(f"from PIL import Image\ntry: {opening}\nexcept Exception as error: print(error)")
+    assert plain.stderr
+    ours = run_python(
+        "from squeezetune.data.decoding import open_image\nfrom squeezetune.errors import ImageError\n"
+        f"try: open_image(open({str(tmp_path / 'photo.tif')!r}, 'rb').read())\n"
+        "except ImageError as error: print(error)"
+    )
+    assert ours.stdout
+    assert not ours.stderr
+
+
+def run_python(code):
+    return subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)

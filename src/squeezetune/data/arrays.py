@@ -1,7 +1,7 @@
 """Arrays in numpy's files as a source: images and labels, in one .npz file or in .npy files beside each other."""
 
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -60,15 +60,9 @@ def open_npz(path: Path, columns: Mapping[str, str]) -> tuple[ArraySource, Listi
         SettingsError: an array that was named is not there.
 
     """
-    arrays = _load(path)
-    if not isinstance(arrays, np.lib.npyio.NpzFile):
-        raise SourceError(f"{quote_name(str(path))} is no .npz file but a single array", "Call it .npy.")
-    with arrays:
+    with _load_all(path) as arrays:
         pairs = find_pairs(path, arrays.files, columns)
-        try:
-            held = {name: arrays[name] for pair in pairs for name in (pair.images, pair.labels)}
-        except Exception as error:  # numpy raises nearly anything over a damaged file
-            raise _explain_damage(path, error) from error
+        held = _hold(path, arrays, (name for pair in pairs for name in (pair.images, pair.labels)))
     return list_arrays(path, held, pairs)
 
 
@@ -92,6 +86,51 @@ def open_npy(path: Path, columns: Mapping[str, str]) -> tuple[ArraySource, Listi
         )
     arrays = {file.stem: np.asarray(_load(file)) for file in (path, found[0])}
     return list_arrays(path, arrays, [Pair(path.stem, found[0].stem)])
+
+
+def list_npz(path: Path, columns: Mapping[str, str]) -> tuple[ArraySource, Iterable[tuple[str, str]]]:
+    """Open a .npz file as `open_npz` does, also without labels, and list all of its images.
+
+    Without labels the array of images is the one that `columns` names, one that is called so, or the only one.
+    """
+    with _load_all(path) as arrays:
+        try:
+            names = [pair.images for pair in find_pairs(path, arrays.files, columns)]
+        except SourceError:
+            called = [name for name in arrays.files if not _split_words(name).keys().isdisjoint(IMAGES)]
+            names = [columns["path"]] if columns.get("path") else called or arrays.files
+            if len(names) > 1:
+                raise
+        held = _hold(path, arrays, names)
+    return _list_images(path, held)
+
+
+def list_npy(path: Path, columns: Mapping[str, str]) -> tuple[ArraySource, Iterable[tuple[str, str]]]:
+    """Open a .npy file of images, with or without labels beside it, and list all of its images."""
+    return _list_images(path, {path.stem: np.asarray(_load(path))})
+
+
+def _list_images(path: Path, arrays: Arrays) -> tuple[ArraySource, Iterable[tuple[str, str]]]:
+    for name, images in arrays.items():
+        check_images(name, images)
+    names = ((_name_image(name, images, at), "") for name, images in arrays.items() for at in range(len(images)))
+    return ArraySource(path, arrays), names
+
+
+def _load_all(path: Path) -> Any:
+    """Open a file of several arrays."""
+    arrays = _load(path)
+    if not isinstance(arrays, np.lib.npyio.NpzFile):
+        raise SourceError(f"{quote_name(str(path))} is no .npz file but a single array", "Call it .npy.")
+    return arrays
+
+
+def _hold(path: Path, arrays: Mapping[str, Any], names: Iterable[str]) -> dict[str, NDArray[Any]]:
+    """Read arrays of a file into memory."""
+    try:
+        return {name: arrays[name] for name in names}
+    except Exception as error:  # numpy raises nearly anything over a damaged file
+        raise _explain_damage(path, error) from error
 
 
 def _load(path: Path) -> Any:
@@ -126,10 +165,10 @@ def find_pairs(path: Path, names: list[str], columns: Mapping[str, str]) -> list
         return [Pair(columns["path"], columns["label"])]
     roles: dict[tuple[str, int], str] = {}
     for name in names:
-        words = re.split("[^a-z]+", name.lower())
+        words = _split_words(name)
         parts = [PARTS[word] for word in words if word in PARTS] or [-1]
         for role, usual in (("path", IMAGES), ("label", LABELS)):
-            if columns.get(role) == name or (role not in columns and set(words) & set(usual)):
+            if columns.get(role) == name or (role not in columns and not words.keys().isdisjoint(usual)):
                 roles.setdefault((role, parts[0]), name)
     pairs = [Pair(roles["path", part], roles["label", part], part) for part in (0, 1, 2, -1)
              if ("path", part) in roles and ("label", part) in roles]  # fmt: skip
@@ -140,6 +179,11 @@ def find_pairs(path: Path, names: list[str], columns: Mapping[str, str]) -> list
         )
     split = [pair for pair in pairs if pair.part >= 0]
     return split if len(split) > 1 and split[0].part == 0 else [Pair(pairs[-1].images, pairs[-1].labels)]
+
+
+def _split_words(name: str) -> dict[str, None]:
+    """Split a name into its words, in order."""
+    return dict.fromkeys(re.split("[^a-z]+", name.lower()))
 
 
 def list_arrays(path: Path, arrays: Arrays, pairs: list[Pair]) -> tuple[ArraySource, Listing]:
@@ -160,7 +204,7 @@ def list_arrays(path: Path, arrays: Arrays, pairs: list[Pair]) -> tuple[ArraySou
     except Exception as error:  # text that is none
         raise _explain_damage(path, error) from error
     entries = (
-        Entry(f"{pair.images}/{at:0{len(str(len(images) - 1))}d}", label, pair.part)
+        Entry(_name_image(pair.images, images, at), label, pair.part)
         for (pair, images, _), labels in zip(listed, values, strict=True)
         for at, label in enumerate(labels)
     )
@@ -169,19 +213,28 @@ def list_arrays(path: Path, arrays: Arrays, pairs: list[Pair]) -> tuple[ArraySou
     return source, list_entries(entries, {}, (note,))
 
 
+def _name_image(array: str, images: NDArray[Any], at: int) -> str:
+    return f"{array}/{at:0{len(str(len(images) - 1))}d}"
+
+
 def _flatten_labels(labels: NDArray[Any]) -> NDArray[Any]:
     """Take labels in one column as a plain list of them."""
     return labels[:, 0] if labels.ndim == 2 and labels.shape[1] == 1 else labels
 
 
-def check_pair(pair: Pair, images: NDArray[Any], labels: NDArray[Any]) -> None:
-    """Refuse arrays that are no images and their labels."""
+def check_images(name: str, images: NDArray[Any]) -> None:
+    """Refuse an array that is no images."""
     if images.ndim not in (3, 4) or images.dtype != np.uint8:
         raise SourceError(
-            f"the array {pair.images!r} is {images.dtype} of shape {images.shape}; needed are images of uint8, "
+            f"the array {name!r} is {images.dtype} of shape {images.shape}; needed are images of uint8, "
             "(n, height, width) or (n, height, width, channels)",
             "Save them as uint8, 0 to 255, channels last.",
         )
+
+
+def check_pair(pair: Pair, images: NDArray[Any], labels: NDArray[Any]) -> None:
+    """Refuse arrays that are no images and their labels."""
+    check_images(pair.images, images)
     if labels.ndim != 1 or len(labels) != len(images):
         raise SourceError(
             f"the array {pair.labels!r} has the shape {labels.shape}; needed is one label for each of "

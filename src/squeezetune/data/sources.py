@@ -3,6 +3,8 @@
 import os
 from collections.abc import Callable, Iterable, Mapping, Sequence, Set
 from dataclasses import dataclass, field
+from functools import partial
+from itertools import chain, islice
 from pathlib import Path
 from typing import Any, BinaryIO, TypeAlias
 
@@ -11,7 +13,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from squeezetune.data.archives import open_zip
-from squeezetune.data.arrays import open_npy, open_npz
+from squeezetune.data.arrays import list_npy, list_npz, open_npy, open_npz
 from squeezetune.data.catalog import locate_photos
 from squeezetune.data.content import RawImage, hash_image
 from squeezetune.data.folders import (
@@ -27,6 +29,7 @@ from squeezetune.data.listing import ImageSource, Listing, join_parts, quote_nam
 from squeezetune.data.manifests import open_manifest, open_rows
 from squeezetune.data.parquet import open_parquet, open_parquets
 from squeezetune.data.shards import SUFFIXES, open_shard, open_shards
+from squeezetune.data.walk import walk_files
 from squeezetune.errors import ImageError, SourceError
 
 # One image by its file's path, or what was found in it.
@@ -55,9 +58,10 @@ READERS: Mapping[str, Reader] = {
 # The same for what is to be predicted, which needs no class: the paths of all that is there, in its own order, with the
 # reason why something is not read, if so.
 Lister: TypeAlias = Callable[[Path, Mapping[str, str]], tuple[ImageSource, Iterable[tuple[str, str]]]]
-LISTERS: Mapping[str, Lister] = {".csv": open_rows, ".tsv": open_rows}
+LISTERS: Mapping[str, Lister] = {".csv": open_rows, ".tsv": open_rows, ".npz": list_npz, ".npy": list_npy}
 # Where all files in a folder end so, they may be one source together.
 COLLECTIONS: Mapping[str, Collector] = {**dict.fromkeys(SUFFIXES, open_shards), ".parquet": open_parquets}
+UNLABELLED: Mapping[str, Collector] = {**COLLECTIONS, ".parquet": partial(open_parquets, needed=("path",))}
 
 
 def find_ending(path: Path) -> str:
@@ -71,9 +75,9 @@ def name_source(path: Path) -> str:
     return path.name[: len(path.name) - len(find_ending(path))]
 
 
-def find_collector(names: Sequence[str]) -> Collector | None:
+def find_collector(names: Sequence[str], collectors: Mapping[str, Collector] = COLLECTIONS) -> Collector | None:
     """Find what opens all files of a folder as one source, by the end that all of their names have."""
-    for ending, collect in COLLECTIONS.items():
+    for ending, collect in collectors.items():
         if names and all(name.lower().endswith(ending) for name in names):
             return collect
     return None
@@ -90,9 +94,7 @@ def open_source(path: Path, columns: Mapping[str, str]) -> tuple[ImageSource, Li
     path = locate_photos(path)
     if not path.is_file():  # a folder, or nothing at all
         listing = list_files(path)
-        collect = find_collector(listing.files)
-        collected = collect(path, [path / name for name in listing.files], columns) if collect else None
-        return collected or (FolderSource(path), listing)
+        return open_collection(path, listing, columns) or (FolderSource(path), listing)
     ending = find_ending(path)
     if not ending:
         raise SourceError(
@@ -101,6 +103,14 @@ def open_source(path: Path, columns: Mapping[str, str]) -> tuple[ImageSource, Li
             "Give the folder that holds one folder for each class: photos/<class>/<image>.",
         )
     return READERS[ending](path, columns)
+
+
+def open_collection(
+    path: Path, listing: Listing, columns: Mapping[str, str], collectors: Mapping[str, Collector] = COLLECTIONS
+) -> tuple[ImageSource, Listing] | None:
+    """Open all files of a folder as one source; None where they are not archives or tables of one kind."""
+    collect = find_collector(listing.files, collectors)
+    return collect(path, [path / name for name in listing.files], columns) if collect else None
 
 
 def open_members(path: Path, columns: Mapping[str, str]) -> tuple[ImageSource, Iterable[tuple[str, str]]]:
@@ -120,6 +130,21 @@ def open_members(path: Path, columns: Mapping[str, str]) -> tuple[ImageSource, I
         return lister(path, columns)
     source, listing = open_parquet(path, columns, ("path",)) if ending == ".parquet" else open_source(path, columns)
     return source, listing.list_members()
+
+
+def open_folder(path: Path, columns: Mapping[str, str]) -> tuple[ImageSource, Iterable[tuple[str, str]]]:
+    """Open a folder as `open_members` opens a file: what is in its archives or tables where it holds nothing else.
+
+    Raises:
+        SourceError: it cannot be read.
+
+    """
+    found = walk_files(path)
+    first = list(islice(found, 1))  # listing a million photos takes memory: only where archives or tables come first
+    may_be_one = find_collector([name for name, _ in first], UNLABELLED) is not None
+    if may_be_one and (collected := open_collection(path, list_files(path), columns, UNLABELLED)):
+        return collected[0], collected[1].list_members()
+    return FolderSource(path), chain(first, found)
 
 
 @dataclass(frozen=True)

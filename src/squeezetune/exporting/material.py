@@ -4,6 +4,7 @@ import os
 from dataclasses import dataclass
 from pathlib import Path
 
+from squeezetune.cache_folder import open_cache
 from squeezetune.data.index import ImageIndex
 from squeezetune.data.origin import Photos, find_origin
 from squeezetune.engine import ThreadEngine
@@ -14,7 +15,6 @@ from squeezetune.exporting.scoring import Exam
 from squeezetune.measurement import open_measurements, place_classes, run_classifier
 from squeezetune.parts import Parts, read_parts
 from squeezetune.prediction import Classifier
-from squeezetune.store import open_cache
 
 # Where a model has learnt from all of its photos, so many show whether an export says the same.
 COMPARED_IMAGES = 512
