@@ -83,8 +83,8 @@ def _start(width: float, height: float) -> tuple[Figure, Axes]:
 
 def _open_figure(width: float, height: float) -> Figure:
     """Open a figure of the given size in inches; a little more, since matplotlib cuts fractions of a dot off."""
-    dots = (round(DPI * side) + 0.01 for side in (width, height))
-    return Figure(figsize=tuple(side / DPI for side in dots), dpi=DPI, layout="constrained")
+    across, down = ((round(DPI * side) + 0.01) / DPI for side in (width, height))
+    return Figure(figsize=(across, down), dpi=DPI, layout="constrained")
 
 
 def _shorten(name: str) -> str:
