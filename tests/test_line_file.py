@@ -1,4 +1,6 @@
 import json
+import subprocess
+import sys
 
 import pytest
 
@@ -35,6 +37,15 @@ def test_a_finished_file_leaves_nothing_beside_it(open_file, tmp_path):
     assert content.decode().count("gone") == 0
     assert [path.name for path in tmp_path.iterdir()] == ["lines.out"]
     assert [row.title for row in open_file().read_back()] == ["0\n.jpg", "1\n.jpg", "2\n.jpg"]
+
+
+def test_what_a_kill_left_beside_a_file_is_removed(open_file, tmp_path):
+    state = str(open_file().state)
+    code = "import os, pathlib; from squeezetune.store import write_file; os.fsync = lambda _: os._exit(9); "
+    subprocess.run([sys.executable, "-c", f"{code}write_file(pathlib.Path({state!r}), b'half')"], check=False)
+    assert [path.suffix for path in tmp_path.iterdir()] == [".tmp"]
+    write_lines(open_file(), 1)
+    assert {path.name for path in tmp_path.iterdir() if path.suffix != ".lock"} == {"lines.out"}
 
 
 def test_a_file_that_was_closed_early_is_gone_on_with(open_file):

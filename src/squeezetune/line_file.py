@@ -18,7 +18,7 @@ from typing import Any, BinaryIO
 from squeezetune.errors import CheckpointError
 from squeezetune.lines import ReadableLines, Row
 from squeezetune.output_lock import hold_output
-from squeezetune.store import write_file
+from squeezetune.store import remove_partial_writes, write_file
 
 # Lines that are written at once: a kill costs no more than predicting them again.
 BLOCK = 64
@@ -41,6 +41,8 @@ class LineFile:
 
     def __enter__(self) -> "LineFile":
         self._lock.enter_context(hold_output(self.path))
+        with suppress(OSError):  # a folder that cannot be read is told of when the file is opened
+            remove_partial_writes(self.state)
         return self
 
     def __exit__(

@@ -22,6 +22,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from functools import cached_property, lru_cache
+from glob import escape
 from io import BytesIO
 from math import prod
 from pathlib import Path
@@ -106,6 +107,12 @@ def write_file(path: Path, *parts: bytes | memoryview, is_durable: bool = True) 
         temporary.replace(path)
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def remove_partial_writes(path: Path) -> None:
+    """Remove what `write_file` left beside a path where it was killed; nobody else may write there now."""
+    for left in path.parent.glob(f".{escape(path.name)}.*.tmp"):
+        left.unlink(missing_ok=True)
 
 
 @dataclass(frozen=True)

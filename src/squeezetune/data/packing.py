@@ -5,6 +5,7 @@ import time
 import uuid
 import zipfile
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from glob import escape
 from pathlib import Path
 
 from squeezetune.data.listing import FilesSource, ImageSource, quote_name
@@ -83,6 +84,6 @@ def _describe_entry(name: str) -> zipfile.ZipInfo:
 
 def _remove_leftovers(path: Path) -> None:
     """Remove what earlier runs, killed while they wrote the same file, left beside it."""
-    for left in path.parent.glob(f".{path.name}.*.tmp"):
+    for left in path.parent.glob(f".{escape(path.name)}.*.tmp"):
         if time.time() - left.stat().st_mtime > LEFT_BEHIND_S:
             left.unlink(missing_ok=True)
