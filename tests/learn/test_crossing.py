@@ -48,7 +48,7 @@ def make_bench(count=24, judging=12, units=None, classes=3):
 
 
 def test_a_pilot_holds_training_and_validation_images_each_once_in_even_halves():
-    pilot = draw_pilot(make_bench(), 80.0)
+    pilot = draw_pilot(make_bench())
     numbers = np.concatenate([half.rows[:, 0, 0] for half in pilot.halves])
     assert sorted(numbers.astype(int).tolist()) == list(range(36))
     assert [np.bincount(half.labels).tolist() for half in pilot.halves] == [[6, 6, 6]] * 2
@@ -57,7 +57,7 @@ def test_a_pilot_holds_training_and_validation_images_each_once_in_even_halves()
 
 def test_a_large_pilot_is_thinned_evenly(monkeypatch):
     monkeypatch.setattr(crossing, "PILOT_IMAGES", 20)
-    pilot = draw_pilot(make_bench(), 80.0)
+    pilot = draw_pilot(make_bench())
     numbers = np.sort(np.concatenate([half.rows[:, 0, 0] for half in pilot.halves])).astype(int)
     assert len(numbers) == 20
     assert set(np.diff(numbers)) <= {1, 2}
@@ -65,7 +65,7 @@ def test_a_large_pilot_is_thinned_evenly(monkeypatch):
 
 def test_groups_are_in_one_half_and_known_for_every_loss():
     units = np.repeat(np.arange(12), 3)[np.random.default_rng(1).permutation(36)]
-    pilot = draw_pilot(make_bench(units=units), 80.0)
+    pilot = draw_pilot(make_bench(units=units))
     numbers = [half.rows[:, 0, 0].astype(int) for half in pilot.halves]
     assert not set(units[numbers[0]]) & set(units[numbers[1]])
     np.testing.assert_array_equal(pilot.units, units[np.concatenate(numbers)])
@@ -74,8 +74,8 @@ def test_groups_are_in_one_half_and_known_for_every_loss():
 def test_losses_of_a_pilot_are_those_of_heads_of_the_other_half():
     bench = make_bench()
     bench = replace(bench, rows=bench.rows[:, :, 1:], validation_rows=bench.validation_rows[:, :, 1:])
-    pilot = draw_pilot(bench, 80.0)
-    assert all(half.factor is not None for half in pilot.halves)
+    pilot = draw_pilot(bench, bench.measure_factor(80.0))
+    assert pilot.factor is not None
     losses, logits = pilot.measure(2, 5.0), []
     for own, other in (pilot.halves, pilot.halves[::-1]):
         task = Task(other.rows.reshape(-1, 5), np.repeat(other.labels, 2), bench.class_weights)
@@ -83,15 +83,16 @@ def test_losses_of_a_pilot_are_those_of_heads_of_the_other_half():
     labels = np.concatenate([half.labels for half in pilot.halves])
     temperature = fit_temperature(np.concatenate(logits), labels)
     expected = measure_losses(np.concatenate(logits), labels, temperature)
-    np.testing.assert_allclose(losses, expected, rtol=0.01, atol=1e-3)  # with a factor or without
+    np.testing.assert_allclose(losses, expected, rtol=0.01, atol=1e-3)  # with a factor or without, and on any threads
+    np.testing.assert_allclose(replace(pilot, threads=4).measure(2, 5.0), losses, rtol=0.01, atol=1e-3)
 
 
 def test_a_class_that_one_half_lacks_is_not_judged():
     bench = make_bench(units=np.arange(36) % 3)  # every class is one group
-    assert draw_pilot(bench, 80.0).measure(2, 80.0).tolist() == [0] * 36
+    assert draw_pilot(bench).measure(2, 80.0).tolist() == [0] * 36
 
 
 def test_where_training_images_judge_none_is_taken_twice():
     bench = make_bench()
     own = Bench(bench.rows, bench.labels, bench.rows, bench.labels, bench.class_weights, 1)
-    assert sum(len(half.labels) for half in draw_pilot(own, 80.0).halves) == 24
+    assert sum(len(half.labels) for half in draw_pilot(own).halves) == 24

@@ -171,6 +171,22 @@ def test_fewer_views_are_chosen_where_they_are_better_by_more_than_two_standard_
     assert head_module.choose_form(FakePilot(), Settings(views="crops"))[0] == 4
 
 
+@pytest.mark.parametrize(("doubtful", "calls"), [(1, 1), (2, 4)])
+def test_nothing_is_compared_where_hardly_any_image_is_in_doubt(doubtful, calls):
+    asked = []
+
+    class FakePilot:
+        halves = (SimpleNamespace(rows=np.zeros((1, 2, 1))),)
+        units = None
+
+        def measure(self, count, penalty):
+            asked.append((count, penalty))
+            return np.array([1.0] * doubtful + [0.5] * (200 - doubtful))
+
+    assert head_module.choose_form(FakePilot(), Settings()) == (2, 80)
+    assert len(asked) == calls
+
+
 def test_images_of_a_group_are_one_observation_of_the_views():
     gains, units = np.repeat([1.0, -1.0], [16, 4]), np.repeat(np.arange(5), 4)
     assert head_module.is_clearly_less(-gains, np.zeros(20), None)

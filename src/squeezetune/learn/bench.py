@@ -1,6 +1,7 @@
 """The rows that heads are fitted to, and those that judge them."""
 
 import time
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -9,7 +10,7 @@ from numpy.typing import NDArray
 from squeezetune.events import EpochFinished
 from squeezetune.learn.calibration import fit_temperature, measure_loss
 from squeezetune.learn.candidate import Candidate
-from squeezetune.learn.dense import Layers, Rows, Task, apply_layers
+from squeezetune.learn.dense import Layers, Rows, Task, apply_layers, pays_factor, precondition
 from squeezetune.learn.hidden import Epoch
 from squeezetune.learn.recipe import WATCHED_IMAGES
 from squeezetune.scratch import list_blocks
@@ -46,6 +47,17 @@ class Bench:
         """Make every view of every image one row."""
         rows = self.rows[:, :views].reshape(len(self.rows) * views, -1)
         return Task(rows, np.repeat(self.labels, views), self.class_weights)
+
+    def measure_factor(self, penalty: float) -> Rows | None:
+        """Factor the curvature of the loss, for all linear heads that are fitted here (see `fit_linear`).
+
+        None where there are so few rows that it would not pay.
+        """
+        rows = self.rows.reshape(-1, self.rows.shape[-1])
+        if not pays_factor(*rows.shape):
+            return None
+        with ThreadPoolExecutor(self.threads) as pool:
+            return precondition(np.array_split(rows, self.threads), penalty / len(self.rows), pool)
 
     def take_watched(self) -> "Bench":
         """Keep an even sample of the validation images, cheap enough to look at in every epoch."""

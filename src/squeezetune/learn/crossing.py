@@ -8,27 +8,22 @@ from numpy.typing import NDArray
 
 from squeezetune.learn.bench import PILOT_IMAGES, Bench, apply_to_views
 from squeezetune.learn.calibration import fit_temperature, measure_losses
-from squeezetune.learn.dense import Layers, Rows, Task, apply_layers, fit_linear, precondition
+from squeezetune.learn.dense import Layers, Rows, Task, apply_layers, fit_linear
 
 FOLDS = 5
 
 
 @dataclass(frozen=True)
 class Half:
-    """One half of a pilot: standardised rows (n, views, 2048), the labels (n,), and where it pays, a factor.
-
-    The factor makes the curvature of the loss even, for all heads that are fitted on this half (see `fit_linear`).
-    """
+    """One half of a pilot: standardised rows (n, views, 2048) and the labels (n,)."""
 
     rows: Rows
     labels: NDArray[np.int64]
-    factor: Rows | None = None
 
-    def fit(self, views: int, penalty: float, weights: NDArray[np.float32], threads: int) -> Layers:
-        """Fit a linear head on the first views of its images."""
+    def make_task(self, views: int, weights: NDArray[np.float32]) -> Task:
+        """Make each of the first views of every image one row."""
         rows = self.rows[:, :views].reshape(len(self.rows) * views, -1)
-        task = Task(rows, np.repeat(self.labels, views), weights)
-        return fit_linear(task, penalty * views, threads=threads, factor=self.factor)
+        return Task(rows, np.repeat(self.labels, views), weights)
 
 
 @dataclass(frozen=True)
@@ -37,12 +32,14 @@ class Pilot:
 
     So choices hang on thousands of images instead of the few hundred of a validation part, for about the time that
     one fit on all of the sample takes. `units` numbers the groups of the images, first half first, if there are any.
+    The factor, if any, makes the curvature of the loss about even (see `fit_linear`).
     """
 
     halves: tuple[Half, Half]
     class_weights: NDArray[np.float32]
     threads: int
     units: NDArray[np.int64] | None = None
+    factor: Rows | None = None
 
     def measure(self, views: int, penalty: float) -> NDArray[np.float64]:
         """Measure the calibrated loss of every image (n,), in nats; 0 for those of a class that one half lacks."""
@@ -51,16 +48,23 @@ class Pilot:
         is_judged = np.isin(labels, np.intersect1d(first.labels, second.labels))
         if not is_judged.any():
             return np.zeros(len(labels))
-        layers = [half.fit(views, penalty, self.class_weights, self.threads) for half in (second, first)]
+        with ThreadPoolExecutor(min(2, self.threads)) as pool:  # side by side: one fit takes turns with its threads
+            layers = list(pool.map(lambda half: self._fit(half, views, penalty), (second, first)))
         logits = np.concatenate(
             [apply_to_views(own, half.rows[:, :views]) for own, half in zip(layers, self.halves, strict=True)]
         )
         temperature = fit_temperature(logits[is_judged], labels[is_judged])
         return np.where(is_judged, measure_losses(logits, labels, temperature), 0)
 
+    def _fit(self, half: Half, views: int, penalty: float) -> Layers:
+        """Fit a linear head on one half."""
+        threads = max(1, self.threads // 2)
+        return fit_linear(half.make_task(views, self.class_weights), penalty * views, threads=threads,
+                          factor=self.factor)  # fmt: skip
 
-def draw_pilot(bench: Bench, penalty: float) -> Pilot:
-    """Draw an even sample of at most `PILOT_IMAGES` of all images that are not tested; `penalty` is the usual one."""
+
+def draw_pilot(bench: Bench, factor: Rows | None = None) -> Pilot:
+    """Draw an even sample of at most `PILOT_IMAGES` of all images that are not tested."""
     labels, units = bench.labels, bench.units
     if not bench.is_judging_itself:
         labels = np.concatenate([labels, bench.validation_labels])
@@ -70,18 +74,8 @@ def draw_pilot(bench: Bench, penalty: float) -> Pilot:
     labels, units = labels[chosen], None if units is None else units[chosen]
     folds = deal_folds(labels, units, 2)
     order = np.argsort(folds, kind="stable")
-    halves = (folds == fold for fold in range(2))
-    first, second = (make_half(take_rows(bench, chosen[own]), labels[own], penalty, bench.threads) for own in halves)
-    return Pilot((first, second), bench.class_weights, bench.threads, None if units is None else units[order])
-
-
-def make_half(rows: Rows, labels: NDArray[np.int64], penalty: float, threads: int) -> Half:
-    """Measure the factor of a half that has more rows than features, for penalties about the usual one."""
-    plain = rows.reshape(-1, rows.shape[-1])
-    if len(plain) <= plain.shape[1]:
-        return Half(rows, labels)
-    with ThreadPoolExecutor(threads) as pool:
-        return Half(rows, labels, precondition(np.array_split(plain, threads), penalty / len(rows), pool))
+    first, second = (Half(take_rows(bench, chosen[own]), labels[own]) for own in (folds == 0, folds == 1))
+    return Pilot((first, second), bench.class_weights, bench.threads, None if units is None else units[order], factor)
 
 
 def take_rows(bench: Bench, positions: NDArray[np.int64]) -> Rows:

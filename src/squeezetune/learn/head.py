@@ -3,6 +3,7 @@
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from math import log
 from typing import TypeAlias
 
 import numpy as np
@@ -13,7 +14,7 @@ from squeezetune.learn.bench import STAGE, VIEW_NAMES, Bench
 from squeezetune.learn.calibration import fit_share, fit_temperature, measure_loss
 from squeezetune.learn.candidate import Candidate, sum_groups
 from squeezetune.learn.crossing import Pilot, cross_fit, deal_folds, draw_pilot
-from squeezetune.learn.dense import Layers, apply_layers, fit_linear, mix_layers
+from squeezetune.learn.dense import Layers, Rows, apply_layers, fit_linear, mix_layers
 from squeezetune.learn.hidden import Epoch, HiddenOptions, fit_hidden
 from squeezetune.learn.scaling import measure_scaling
 from squeezetune.scratch import IN_MEMORY, Scratch, Selection, list_blocks
@@ -30,6 +31,8 @@ SURE_ERRORS = 2.0
 LEAST_SHARE = 0.1
 # A validation part with no more mistakes than this share cannot tell a better head from a worse one.
 SETTLED_ERROR = 0.005
+# An image with a greater loss has less than half of the probability in its own class.
+DOUBT_NATS = log(2)
 HIDDEN = {"balanced": HiddenOptions(), "thorough": HiddenOptions(epochs=30, min_steps=1000)}
 # Few images want a narrow hidden layer: widths below so many training images (docs/decisions/0001-head.md).
 WIDTHS = ((5_000, 128), (15_000, 256))
@@ -131,9 +134,10 @@ def weigh_classes(labels: NDArray[np.int64], class_count: int, policy: str) -> N
 
 def choose_head(bench: Bench, settings: Settings, listen: Listener) -> tuple[Candidate, list[Candidate]]:
     """Fit a linear head, and mix a hidden layer in where there is something left to gain; return the head and all."""
-    views, penalty = choose_form(draw_pilot(bench, PENALTY), settings)
+    factor = bench.measure_factor(PENALTY)
+    views, penalty = choose_form(draw_pilot(bench, factor), settings)
     listen(StageAdvanced(STAGE, 20))
-    linear = fit_linear_candidate(bench, views, penalty)
+    linear = fit_linear_candidate(bench, views, penalty, factor)
     listen(StageAdvanced(STAGE, 25))
     is_enough = settings.effort == "quick" or bench.is_judging_itself or is_settled(linear)
     if settings.head == "linear" or (settings.head == "auto" and is_enough):
@@ -146,14 +150,19 @@ def choose_head(bench: Bench, settings: Settings, listen: Listener) -> tuple[Can
 
 
 def choose_form(pilot: Pilot, settings: Settings) -> tuple[int, float]:
-    """Choose how many views are learnt, and the penalty, by losses of images that others have not seen."""
-    most = pilot.halves[0].rows.shape[1]
-    losses = [pilot.measure(most, PENALTY * PENALTY_STEP**step) for step in (-1, 0, 1)]
-    penalty = find_penalty([float(each.sum()) for each in losses])
+    """Choose how many views are learnt, and the penalty, by losses of images that others have not seen.
+
+    Nothing is compared where hardly any image is in doubt.
+    """
+    views = pilot.halves[0].rows.shape[1]
+    kept = pilot.measure(views, PENALTY)
+    if (kept > DOUBT_NATS).sum() <= max(1, SETTLED_ERROR * len(kept)):
+        return views, PENALTY
+    less, more = (pilot.measure(views, penalty) for penalty in (PENALTY / PENALTY_STEP, PENALTY * PENALTY_STEP))
+    penalty = find_penalty([float(each.sum()) for each in (less, kept, more)])
     # photos rarely have a handedness, so the mirror image stays unless it clearly harms, as it does with writing
-    views, kept = most, losses[1]
     for count in sorted(VIEW_NAMES, reverse=True) if settings.views == "auto" else ():
-        if count < most and is_clearly_less(fewer := pilot.measure(count, PENALTY), kept, pilot.units):
+        if count < views and is_clearly_less(fewer := pilot.measure(count, PENALTY), kept, pilot.units):
             views, kept = count, fewer
     return views, penalty
 
@@ -181,10 +190,10 @@ def is_clearly_less(losses: Losses, others: Losses, units: NDArray[np.int64] | N
     return bool(gains.sum() > SURE_ERRORS * np.sqrt((gains**2).sum()))
 
 
-def fit_linear_candidate(bench: Bench, views: int, penalty: float) -> Candidate:
+def fit_linear_candidate(bench: Bench, views: int, penalty: float, factor: Rows | None = None) -> Candidate:
     """Fit one linear head and judge it."""
     start = time.perf_counter()
-    layers = fit_linear(bench.make_task(views), penalty * views, threads=bench.threads)
+    layers = fit_linear(bench.make_task(views), penalty * views, threads=bench.threads, factor=factor)
     return bench.judge("linear", layers, views, penalty, start)
 
 

@@ -12,7 +12,6 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.linalg import solve_triangular
 from scipy.optimize import minimize
 from scipy.special import softmax
 from threadpoolctl import threadpool_limits
@@ -155,7 +154,7 @@ def _fit_heads(heads: _Heads, factor: Rows, pool: ThreadPoolExecutor, threads: i
 
     def to_table(point: NDArray[np.float64]) -> Rows:
         table = point.reshape(width + 1, -1).astype(np.float32)
-        table[:-1] = solve_triangular(factor, table[:-1], lower=True, trans=1, check_finite=False)
+        table[:-1] = factor @ table[:-1]
         return table
 
     def measure(point: NDArray[np.float64]) -> tuple[float, NDArray[np.float64]]:
@@ -164,7 +163,7 @@ def _fit_heads(heads: _Heads, factor: Rows, pool: ThreadPoolExecutor, threads: i
         loss = sum(part[0] for part in parts) + 0.5 * float(np.sum(decay * table[:-1] ** 2, dtype=np.float64))
         slope = np.sum([part[1] for part in parts], axis=0)
         slope[:-1] += decay * table[:-1]
-        slope[:-1] = solve_triangular(factor, slope[:-1], lower=True, check_finite=False)
+        slope[:-1] = factor.T @ slope[:-1]
         return loss, slope.astype(np.float64).ravel()
 
     start = np.zeros((width + 1) * len(decay))
