@@ -26,9 +26,9 @@ from figures import print_machine, print_table
 from PIL import Image
 from processes import run_process
 
-from squeezetune.cache_folder import find_cache_folder
 from squeezetune.data.index import ImageIndex, index_photos
 from squeezetune.data.split import split_index
+from squeezetune.disk import find_cache_folder
 from squeezetune.engine import ThreadEngine
 
 CONTENTS, MOST_CLASSES, CLASS_IMAGES, GROUP = 20, 1000, 100, 10

@@ -10,9 +10,9 @@ import pytest
 from PIL import Image
 
 from squeezetune import cross_validation
-from squeezetune.cache_folder import find_cache_folder
 from squeezetune.cross_validation import cross_validate
 from squeezetune.data.index import index_photos
+from squeezetune.disk import find_cache_folder
 from squeezetune.errors import CheckpointError, SettingsError
 from squeezetune.events import EpochFinished, ModelMeasured, Notice, StageAdvanced, ignore_event
 from squeezetune.learning import learn_classifier

@@ -81,7 +81,7 @@ LAYERS = [
     "downloads",
     "sealed",
     "store",
-    "cache_folder",
+    "disk",
     "machine",
     "clock",
     "gauge",

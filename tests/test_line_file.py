@@ -41,7 +41,7 @@ def test_a_finished_file_leaves_nothing_beside_it(open_file, tmp_path):
 
 def test_what_a_kill_left_beside_a_file_is_removed(open_file, tmp_path):
     state = str(open_file().state)
-    code = "import os, pathlib; from squeezetune.store import write_file; os.fsync = lambda _: os._exit(9); "
+    code = "import os, pathlib; from squeezetune.disk import write_file; os.fsync = lambda _: os._exit(9); "
     subprocess.run([sys.executable, "-c", f"{code}write_file(pathlib.Path({state!r}), b'half')"], check=False)
     assert [path.suffix for path in tmp_path.iterdir()] == [".tmp"]
     write_lines(open_file(), 1)

@@ -8,7 +8,7 @@ from concurrent.futures import ThreadPoolExecutor
 import pytest
 from fast_options import FAST
 
-from squeezetune.cache_folder import open_cache
+from squeezetune.disk import open_cache
 from squeezetune.prediction import load
 from squeezetune.training import train
 

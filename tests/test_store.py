@@ -7,9 +7,9 @@ import numpy as np
 import pytest
 
 from squeezetune import store as store_module
-from squeezetune.cache_folder import find_cache_folder
+from squeezetune.disk import check_room, find_cache_folder, lend_folder, write_file
 from squeezetune.errors import DataError
-from squeezetune.store import RowStore, check_room, lend_folder, write_file
+from squeezetune.store import RowStore
 
 
 def make_rows(first, count, shape=(2, 3)):

@@ -13,7 +13,7 @@ import numpy as np
 from sklearn.datasets import load_digits
 
 from squeezetune.data.digits import DIGITS_PATH
-from squeezetune.store import write_file
+from squeezetune.disk import write_file
 
 
 def main() -> None:

@@ -21,9 +21,9 @@ from glob import escape
 from pathlib import Path
 from typing import Any
 
+from squeezetune.disk import write_file
 from squeezetune.errors import ArtifactError
 from squeezetune.machine import is_running
-from squeezetune.store import write_file
 
 FORMAT = "squeezetune-model"
 FORMAT_VERSION = 1

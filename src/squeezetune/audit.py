@@ -12,13 +12,13 @@ from typing import Any
 
 from squeezetune.artifact import FolderKind, check_target, stage_artifact, to_json
 from squeezetune.audit_page import render_audit
-from squeezetune.cache_folder import open_cache
 from squeezetune.data.catalog import group_photos
 from squeezetune.data.cells import guard_cell
 from squeezetune.data.folders import check_outside
 from squeezetune.data.index import ImageIndex
 from squeezetune.data.origin import Origin, Photos, find_origin
 from squeezetune.diagnosis import list_findings
+from squeezetune.disk import open_cache
 from squeezetune.events import Listener, ignore_event
 from squeezetune.findings import Finding, count_mistakes, summarize_findings
 from squeezetune.inspection import Inspection, inspect_photos

@@ -26,9 +26,9 @@ from numpy.typing import NDArray
 from safetensors.numpy import load as unpack_tensors
 from safetensors.numpy import save as pack_tensors
 
+from squeezetune.disk import write_file
 from squeezetune.errors import CheckpointError
 from squeezetune.events import Listener, Notice, ignore_event
-from squeezetune.store import write_file
 
 FORMAT = "squeezetune-checkpoint"
 FORMAT_VERSION = 1

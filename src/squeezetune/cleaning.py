@@ -15,10 +15,10 @@ from squeezetune.data.folders import FolderSource, check_outside
 from squeezetune.data.index import ImageIndex
 from squeezetune.data.listing import ImageSource
 from squeezetune.data.split import PART_NAMES
+from squeezetune.disk import write_file
 from squeezetune.errors import ArtifactError, SettingsError, SourceError
 from squeezetune.findings import Finding
 from squeezetune.settings import judge_number
-from squeezetune.store import write_file
 
 DEFAULT_KINDS = ("copies", "wrong-labels")
 # What a training on the cleaned photos gains is largest about here: docs/decisions/0010-audit.md.

@@ -10,7 +10,6 @@ from typing import Any
 
 import click
 
-from squeezetune.cache_folder import find_cache_folder
 from squeezetune.cli_check import check
 from squeezetune.cli_data import data
 from squeezetune.cli_export import export
@@ -27,6 +26,7 @@ from squeezetune.cli_options import (
 )
 from squeezetune.cli_predict import predict
 from squeezetune.cli_serve import serve
+from squeezetune.disk import find_cache_folder
 from squeezetune.errors import SettingsError, SourceError
 from squeezetune.settings import Settings, parse_settings
 from squeezetune.terminal import write_remark

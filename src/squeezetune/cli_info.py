@@ -88,8 +88,8 @@ def describe_file(manifest: "Manifest", size: int) -> list[str]:
 
 def _write_plots(report: Mapping[str, Any], folder: Path) -> None:
     """Draw the plots of a report into a folder."""
+    from squeezetune.disk import write_file
     from squeezetune.plots import draw_plots
-    from squeezetune.store import write_file
 
     plots = draw_plots(report)
     try:

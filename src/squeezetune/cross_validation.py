@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 from squeezetune.checkpoint import CheckpointFolder
 from squeezetune.data.index import ImageIndex
 from squeezetune.data.looks import open_look_store
+from squeezetune.disk import lend_folder
 from squeezetune.errors import SettingsError
 from squeezetune.events import Event, Listener, Notice, StageAdvanced, StageFinished, StageStarted, TrainingAdvanced
 from squeezetune.forecasts import forecast_features
@@ -31,7 +32,6 @@ from squeezetune.planner import check_torch
 from squeezetune.prediction import Classifier
 from squeezetune.scene import count_work, measure_machine, open_scene, prepare_probed
 from squeezetune.scheme import Round, Scheme
-from squeezetune.store import lend_folder
 from squeezetune.workshop import Workshop
 
 STAGE = "folds"

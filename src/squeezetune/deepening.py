@@ -19,6 +19,7 @@ from squeezetune.data.pixel_rows import choose_pixel_side, compute_pixel_rows, o
 from squeezetune.data.pixels import PixelSettings
 from squeezetune.data.split import Split
 from squeezetune.deepened import Deepened, find_best
+from squeezetune.disk import lend_folder
 from squeezetune.interruption import catch_interrupts
 from squeezetune.learn.calibration import fit_temperature, measure_loss
 from squeezetune.learn.candidate import Candidate
@@ -36,7 +37,6 @@ from squeezetune.scene import draw_sample
 from squeezetune.scratch import IN_MEMORY, Scratch, Selection
 from squeezetune.settings import Settings
 from squeezetune.stage_plans import MOST_EPOCHS
-from squeezetune.store import lend_folder
 from squeezetune.workshop import Workshop
 
 if TYPE_CHECKING:

@@ -19,9 +19,9 @@ from urllib.error import HTTPError
 from urllib.parse import urlsplit
 from urllib.request import Request, build_opener
 
+from squeezetune.disk import measure_room, write_file
 from squeezetune.errors import SqueezeTuneError
 from squeezetune.events import Listener, StageAdvanced, StageFinished, StageStarted, ignore_event
-from squeezetune.store import measure_room, write_file
 
 TIMEOUT_S = 30.0
 CHUNK_BYTES = 64 << 10

@@ -7,11 +7,11 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from squeezetune.cache_folder import open_cache
 from squeezetune.data.classes import locate_columns, name_labels
 from squeezetune.data.index import ImageIndex, index_images
 from squeezetune.data.sources import hold_images, is_iterable
 from squeezetune.data.split import Split, split_train_validation
+from squeezetune.disk import open_cache
 from squeezetune.errors import ClassesError, ImageError, MissingExtraError
 from squeezetune.events import ignore_event
 from squeezetune.learning import RECIPES, make_manifest

@@ -17,11 +17,11 @@ from squeezetune.data.content import RawImage
 from squeezetune.data.decoding import open_image
 from squeezetune.data.pixels import prepare_pixels
 from squeezetune.data.sources import ImageLike, MemorySource, is_one_image, read_open_file
+from squeezetune.disk import write_file
 from squeezetune.errors import ArtifactError, ImageError, SettingsError
 from squeezetune.learn.class_maps import Mapper, open_mapper
 from squeezetune.learn.trained import read_network
 from squeezetune.prediction import Classifier, load
-from squeezetune.store import write_file
 
 # A picture's longer side in pixels, and how much of the photo the heat hides where it is hottest.
 PICTURE_PX, OPACITY = 480, 0.65

@@ -8,6 +8,7 @@ from squeezetune.data.index import ImageIndex
 from squeezetune.data.likeness import Likeness, find_near_duplicates, join_pairs
 from squeezetune.data.looks import Looks, find_looks, open_look_store
 from squeezetune.data.split import Split, gather_units
+from squeezetune.disk import lend_folder
 from squeezetune.events import PREPARING, tell_stage
 from squeezetune.learn.doubts import Doubts, find_doubts
 from squeezetune.learn.features import Features, FeatureStores, compute_features
@@ -16,7 +17,6 @@ from squeezetune.learn.outliers import Outliers, find_outliers
 from squeezetune.learn.trunk import Trunk
 from squeezetune.scene import Scene, open_scene
 from squeezetune.scratch import Selection
-from squeezetune.store import lend_folder
 from squeezetune.survey import check_readable
 from squeezetune.workshop import Workshop
 

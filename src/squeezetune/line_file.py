@@ -15,10 +15,10 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, BinaryIO
 
+from squeezetune.disk import remove_partial_writes, write_file
 from squeezetune.errors import CheckpointError
 from squeezetune.lines import ReadableLines, Row
 from squeezetune.output_lock import hold_output
-from squeezetune.store import remove_partial_writes, write_file
 
 # Lines that are written at once: a kill costs no more than predicting them again.
 BLOCK = 64

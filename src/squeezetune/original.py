@@ -17,6 +17,7 @@ from squeezetune.data.index import ImageIndex
 from squeezetune.data.pixel_rows import find_pixel_rows, open_pixel_store
 from squeezetune.data.pixels import PixelSettings
 from squeezetune.data.split import Split
+from squeezetune.disk import lend_folder
 from squeezetune.errors import SourceError
 from squeezetune.events import EpochFinished
 from squeezetune.interruption import catch_interrupts
@@ -28,7 +29,7 @@ from squeezetune.learn.recipe import OriginalRecipe
 from squeezetune.learn.stages import StageResult
 from squeezetune.learn.weights import Weights, detect_version
 from squeezetune.settings import Settings
-from squeezetune.store import StoredRows, lend_folder
+from squeezetune.store import StoredRows
 from squeezetune.survey import CutIndex
 from squeezetune.workshop import Workshop
 

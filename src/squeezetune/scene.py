@@ -15,6 +15,7 @@ from squeezetune.data.likeness import locate_pictures
 from squeezetune.data.pixels import PixelSettings, load_indexed
 from squeezetune.data.reading import read_image
 from squeezetune.data.split import Split
+from squeezetune.disk import lend_folder, measure_room
 from squeezetune.engine import ThreadEngine
 from squeezetune.errors import ImageError, SourceError
 from squeezetune.events import Notice
@@ -34,7 +35,7 @@ from squeezetune.scratch import Scratch
 from squeezetune.settings import Settings
 from squeezetune.shortage import PATIENCE_S
 from squeezetune.stage_plans import find_small_side, list_starts
-from squeezetune.store import RowStore, lend_folder, measure_room
+from squeezetune.store import RowStore
 from squeezetune.workshop import Workshop
 
 SIDE_PX = 224

@@ -12,8 +12,8 @@ from typing import Any, BinaryIO
 import numpy as np
 from numpy.typing import DTypeLike, NDArray
 
+from squeezetune.disk import check_room, explain_full_disk, find_roomy_folder
 from squeezetune.errors import DataError
-from squeezetune.store import check_room, explain_full_disk, find_roomy_folder
 
 # Larger arrays than this are not held in memory unless somebody says so.
 HELD_BYTES = 256_000_000

@@ -7,7 +7,7 @@ damaged, or was written for another name, is as if it were not there: it is meas
 import hashlib
 from pathlib import Path
 
-from squeezetune.store import write_file
+from squeezetune.disk import write_file
 
 
 def read_sealed(path: Path) -> bytes | None:

@@ -14,24 +14,20 @@ blocks that were lost, zeroed or changed places, and files of another store.
 """
 
 import hashlib
-import os
-import shutil
-import sys
 import uuid
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from functools import cached_property, lru_cache
-from glob import escape
 from io import BytesIO
 from math import prod
 from pathlib import Path
-from tempfile import TemporaryDirectory, gettempdir
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from squeezetune.disk import write_file
 from squeezetune.errors import DataError
 
 DIGEST_BYTES = 16
@@ -41,78 +37,7 @@ MAX_OPEN = 64
 LOAD_BYTES = 32_000_000
 # 64-bit words that a checksum sums before it multiplies: 4 KiB.
 BLOCK_WORDS = 512
-SPARE_ROOM = 1.1
 RUN_AGAIN = "Run again: what is missing is computed anew."
-
-
-@contextmanager
-def lend_folder(cache: Path | None) -> Iterator[Path]:
-    """Lend the cache's folder, or one that is deleted at the end where nothing may be kept."""
-    if cache:
-        yield cache
-        return
-    with TemporaryDirectory(prefix="squeezetune-", dir=find_roomy_folder(), ignore_cleanup_errors=True) as folder:
-        yield Path(folder)
-
-
-def find_roomy_folder() -> Path:
-    """Find where large temporary files may go: many systems keep /tmp in memory, where they must not."""
-    roomy = Path("/var/tmp")
-    is_better = sys.platform == "linux" and "TMPDIR" not in os.environ and os.access(roomy, os.W_OK)
-    return roomy if is_better else Path(gettempdir())
-
-
-def check_room(folder: Path, needed: int) -> None:
-    """Make sure that so many bytes, and a tenth more, can be written below a folder that need not exist yet.
-
-    Raises:
-        DataError: the disk has less room.
-    """
-    free = measure_room(folder)
-    if free < needed:
-        raise explain_full_disk(
-            folder, f"needed are {SPARE_ROOM * needed / 1e9:,.1f} GB, and {SPARE_ROOM * free / 1e9:,.1f} GB are free"
-        )
-
-
-def measure_room(folder: Path) -> int:
-    """Measure how many bytes may be written below a folder that need not exist yet, with a tenth to spare."""
-    existing = next(place for place in (folder, *folder.absolute().parents) if place.exists())
-    _, _, free = shutil.disk_usage(existing)
-    return round(free / SPARE_ROOM)
-
-
-def explain_full_disk(folder: Path, reason: str) -> DataError:
-    """Say that rows cannot be kept, why, and what helps."""
-    return DataError(
-        f"what training reads again and again cannot be kept in {folder}: {reason}",
-        "Free some space, or name a folder on another disk in the variable SQUEEZETUNE_CACHE.",
-    )
-
-
-def write_file(path: Path, *parts: bytes | memoryview, is_durable: bool = True) -> None:
-    """Write a file whole or not at all, its parts one behind the other: temporary sibling, fsync, rename.
-
-    Without `is_durable` there is no fsync: many small files are faster by far, and a power failure may empty them.
-    """
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex}.tmp")
-    try:
-        with temporary.open("wb") as file:
-            for part in parts:
-                file.write(part)
-            file.flush()
-            if is_durable:
-                os.fsync(file.fileno())
-        temporary.replace(path)
-    finally:
-        temporary.unlink(missing_ok=True)
-
-
-def remove_partial_writes(path: Path) -> None:
-    """Remove what `write_file` left beside a path where it was killed; nobody else may write there now."""
-    for left in path.parent.glob(f".{escape(path.name)}.*.tmp"):
-        left.unlink(missing_ok=True)
 
 
 @dataclass(frozen=True)

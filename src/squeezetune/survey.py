@@ -22,6 +22,7 @@ from squeezetune.data.looks import find_looks, open_look_store
 from squeezetune.data.pixel_rows import choose_pixel_side, find_pixel_rows, open_pixel_store
 from squeezetune.data.pixels import PixelSettings
 from squeezetune.data.split import Split
+from squeezetune.disk import lend_folder
 from squeezetune.errors import DataError, SourceError
 from squeezetune.events import Notice, StageFinished, StageStarted
 from squeezetune.learn.features import Features, FeatureStores, compute_features
@@ -30,7 +31,6 @@ from squeezetune.planner import note_features, note_pixels
 from squeezetune.plans import LEAST_JUDGING, Plan
 from squeezetune.scene import Scene, thin_out
 from squeezetune.scratch import Scratch
-from squeezetune.store import lend_folder
 from squeezetune.workshop import Workshop
 
 NEAR_DUPLICATES = "near-duplicates"

@@ -21,7 +21,6 @@ from squeezetune.artifact import (
     stage_artifact,
     to_json,
 )
-from squeezetune.cache_folder import open_cache
 from squeezetune.checkpoint import CheckpointFolder, find_checkpoint_folder
 from squeezetune.clock import Clock
 from squeezetune.cross_validation import (
@@ -37,6 +36,7 @@ from squeezetune.data.index import ImageIndex
 from squeezetune.data.origin import Origin, Photos, find_origin
 from squeezetune.data.pixels import make_thumbnails
 from squeezetune.data.split import Split, split_index
+from squeezetune.disk import lend_folder, open_cache
 from squeezetune.engine import ThreadEngine
 from squeezetune.errors import ClassesError, SettingsError
 from squeezetune.events import REPORT as REPORT_STAGE
@@ -63,7 +63,6 @@ from squeezetune.reporting import make_plots, render_report
 from squeezetune.scene import find_deadline, open_scene, plan_run
 from squeezetune.scheme import choose_scheme
 from squeezetune.settings import Settings, parse_settings
-from squeezetune.store import lend_folder
 from squeezetune.workshop import Workshop, open_workshop
 
 THUMBNAIL_PX = 240

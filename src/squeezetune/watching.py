@@ -9,7 +9,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from squeezetune.cache_folder import open_cache
 from squeezetune.data.columns import parse_columns
 from squeezetune.data.folders import FolderSource, list_files
 from squeezetune.data.index import ImageIndex
@@ -18,6 +17,7 @@ from squeezetune.data.manifests import open_manifest
 from squeezetune.data.origin import find_origin
 from squeezetune.data.sources import READERS, find_ending
 from squeezetune.data.stamps import stamp_file
+from squeezetune.disk import open_cache
 from squeezetune.engine import ThreadEngine
 from squeezetune.errors import DataError, SettingsError, SqueezeTuneError
 from squeezetune.events import Event, Listener, Notice, ignore_event

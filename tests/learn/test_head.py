@@ -167,24 +167,17 @@ def test_fewer_views_are_chosen_where_they_are_better_by_more_than_two_standard_
         def measure(self, count, penalty):
             return np.array(losses[count])
 
-    assert head_module.choose_form(FakePilot(), Settings()) == (views, 80)
-    assert head_module.choose_form(FakePilot(), Settings(views="crops"))[0] == 4
+    usual = np.array(losses[4])
+    assert head_module.choose_form(FakePilot(), usual, Settings()) == (views, 80)
+    assert head_module.choose_form(FakePilot(), usual, Settings(views="crops"))[0] == 4
 
 
-@pytest.mark.parametrize(("doubtful", "calls"), [(1, 1), (2, 4)])
-def test_nothing_is_compared_where_hardly_any_image_is_in_doubt(doubtful, calls):
+def test_where_hardly_any_image_is_in_doubt_nothing_is_compared(monkeypatch):
     asked = []
-
-    class FakePilot:
-        halves = (SimpleNamespace(rows=np.zeros((1, 2, 1))),)
-        units = None
-
-        def measure(self, count, penalty):
-            asked.append((count, penalty))
-            return np.array([1.0] * doubtful + [0.5] * (200 - doubtful))
-
-    assert head_module.choose_form(FakePilot(), Settings()) == (2, 80)
-    assert len(asked) == calls
+    monkeypatch.setattr(head_module, "choose_form", lambda *_: asked.append(1) or (2, 20.0))
+    for clarity, compared in ((5.0, 0), (0.8, 1)):
+        fit(make_features(300, clarity=clarity), make_features(60, seed=1, clarity=clarity))
+        assert len(asked) == compared
 
 
 def test_images_of_a_group_are_one_observation_of_the_views():

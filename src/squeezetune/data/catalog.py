@@ -6,7 +6,7 @@ from dataclasses import dataclass, field, replace
 from difflib import get_close_matches
 from pathlib import Path
 
-from squeezetune.cache_folder import find_cache_folder
+from squeezetune.disk import find_cache_folder
 from squeezetune.errors import SettingsError, SourceError
 from squeezetune.events import Listener, Notice
 from squeezetune.settings import Settings

@@ -16,8 +16,8 @@ from threading import Lock
 from typing import Any, BinaryIO
 
 from squeezetune.data.listing import quote_name
+from squeezetune.disk import find_roomy_folder, measure_room
 from squeezetune.errors import DataError, SourceError
-from squeezetune.store import find_roomy_folder, measure_room
 
 # By the first bytes of a file: names are not to be trusted, since browsers unpack on the way and keep the name.
 OPENERS: Mapping[bytes, Callable[[Path], Any]] = {b"\x1f\x8b": gzip.open, b"BZh": bz2.open, b"\xfd7zXZ\0": lzma.open}

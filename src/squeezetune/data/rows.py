@@ -11,10 +11,11 @@ from numpy.typing import NDArray
 
 from squeezetune.data.index import ImageIndex
 from squeezetune.data.pixels import PixelSettings, load_indexed
+from squeezetune.disk import check_room, explain_full_disk
 from squeezetune.engine import Engine
 from squeezetune.errors import ImageError, SourceError
 from squeezetune.events import Listener, StageAdvanced, StageFinished, StageStarted
-from squeezetune.store import RowStore, StoredRows, check_room, explain_full_disk
+from squeezetune.store import RowStore, StoredRows
 
 # A segment is written when this much is waiting for it in memory, or time has passed: a killed run loses at most
 # 5 seconds or 5 % of its work, and a long one still leaves few segments.

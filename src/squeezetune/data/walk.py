@@ -10,7 +10,7 @@ from tempfile import TemporaryFile
 from typing import IO
 
 from squeezetune.data.folders import Found, explain_os_error, explain_root, scan_folder
-from squeezetune.store import find_roomy_folder
+from squeezetune.disk import find_roomy_folder
 
 # The entries of one folder are sorted in parts of so many, 20 MB each; all but the last wait in temporary files.
 SORTED_AT_ONCE = 100_000

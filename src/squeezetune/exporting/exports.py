@@ -22,6 +22,7 @@ import onnx
 from squeezetune.artifact import MODEL, NETWORK, read_payload, stage_artifact, to_json
 from squeezetune.data.folders import check_outside
 from squeezetune.data.origin import Photos
+from squeezetune.disk import write_file
 from squeezetune.errors import ArtifactError, ExportError, SettingsError
 from squeezetune.events import Listener, Notice, ignore_event
 from squeezetune.exporting.attempt import attempt_export, hash_bytes, open_bench
@@ -44,7 +45,6 @@ from squeezetune.learn.trained import read_network
 from squeezetune.output_lock import follow_link, hold_output
 from squeezetune.prediction import Classifier, load
 from squeezetune.settings import judge_number
-from squeezetune.store import write_file
 
 
 def export(

@@ -4,9 +4,9 @@ import os
 from dataclasses import dataclass
 from pathlib import Path
 
-from squeezetune.cache_folder import open_cache
 from squeezetune.data.index import ImageIndex
 from squeezetune.data.origin import Photos, find_origin
+from squeezetune.disk import open_cache
 from squeezetune.engine import ThreadEngine
 from squeezetune.errors import SettingsError, SourceError
 from squeezetune.events import Listener, Notice, ignore_event

@@ -8,6 +8,7 @@ from numpy.typing import NDArray
 from threadpoolctl import threadpool_limits
 
 from squeezetune.artifact import WHOLES
+from squeezetune.disk import write_file
 from squeezetune.exporting.order import Order
 from squeezetune.exporting.resampling import replace_resize
 from squeezetune.learn.codes import FINE_DAMPING
@@ -21,7 +22,6 @@ from squeezetune.learn.layers import store_floats, store_halves
 from squeezetune.learn.quantization import FLOAT_RUNTIME, measure_maxima, run_batches
 from squeezetune.learn.trained import TrainedNetwork
 from squeezetune.model_file import ARITHMETIC
-from squeezetune.store import write_file
 
 # How many photos of 224 pixels the layers are fitted to, more of smaller ones; and how many the dense layers, which
 # have 2,048 numbers to weigh: four times as many halve what is lost.

@@ -4,10 +4,10 @@ from collections.abc import Mapping
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
+from squeezetune.disk import write_file
 from squeezetune.exporting.order import Order
 from squeezetune.exporting.resampling import replace_resize
 from squeezetune.runtimes import import_openvino
-from squeezetune.store import write_file
 
 # The chapter of the file's own notes that holds what it says of itself.
 CHAPTER = "squeezetune"

@@ -10,11 +10,10 @@ from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
 
-from squeezetune.cache_folder import find_cache_folder
+from squeezetune.disk import find_cache_folder, write_file
 from squeezetune.downloads import PublishedFile, fetch_file
 from squeezetune.errors import ExportError
 from squeezetune.events import Listener, ignore_event
-from squeezetune.store import write_file
 
 # The smallest that reads integers of 4 bits (INT4): 3.1 MB compressed. Later ones, up to 3.7 MB,
 # give the same answers as fast (docs/decisions/0017-web.md).

@@ -16,6 +16,7 @@ from zipfile import ZipFile, ZipInfo
 import numpy as np
 from numpy.typing import NDArray
 
+from squeezetune.disk import write_file
 from squeezetune.exporting.onnx_files import fit_int8
 from squeezetune.exporting.order import Order
 from squeezetune.exporting.tflite_sheet import Sheet
@@ -24,7 +25,6 @@ from squeezetune.learn.int8 import Int8
 from squeezetune.learn.layers import fold_normalisation
 from squeezetune.learn.trained import TrainedNetwork
 from squeezetune.learn.weights import MEAN, STD, Weights, detect_version, find_layout
-from squeezetune.store import write_file
 
 # The members of the archive.
 LABELS, PREPROCESSING, ABOUT = "labels.txt", "preprocessing.json", "metadata.json"

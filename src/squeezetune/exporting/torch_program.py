@@ -10,10 +10,10 @@ import numpy as np
 from numpy.typing import NDArray
 from safetensors.numpy import save
 
+from squeezetune.disk import write_file
 from squeezetune.exporting.order import Order
 from squeezetune.learn.trained import TrainedNetwork
 from squeezetune.learn.weights import detect_version, find_layout
-from squeezetune.store import write_file
 
 LOADER = Path(__file__).with_name("squeezenet.py")
 ABOUT = "metadata.json"  # the name of what a program says of itself, within it

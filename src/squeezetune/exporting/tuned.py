@@ -6,15 +6,14 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from squeezetune.cache_folder import find_cache_folder
 from squeezetune.data.pixels import PixelSettings
+from squeezetune.disk import find_cache_folder, write_file
 from squeezetune.engine import count_cores
 from squeezetune.exporting.onnx_files import build_file, compress, count_images
 from squeezetune.exporting.order import Order
 from squeezetune.learn.compression import Compressed
 from squeezetune.learn.forms import Form
 from squeezetune.learn.pace import ClockPace, EpochPace, Pace
-from squeezetune.store import write_file
 
 if TYPE_CHECKING:
     from squeezetune.learn.tuning import Sample

@@ -8,11 +8,11 @@ from pathlib import Path
 from typing import Any
 
 from squeezetune.data.decoding import DRAFT_HEADROOM, MAX_PIXELS
+from squeezetune.disk import write_file
 from squeezetune.errors import ExportError
 from squeezetune.events import Listener, ignore_event
 from squeezetune.exporting.runtime import VERSION, load_runtime
 from squeezetune.page import render_page
-from squeezetune.store import write_file
 
 SOURCES = Path(__file__).parent / "web_page"
 PAGE, OFFLINE, MODEL, NOTICE = "index.html", "offline.js", "model.onnx", "NOTICE.txt"

@@ -135,11 +135,14 @@ def weigh_classes(labels: NDArray[np.int64], class_count: int, policy: str) -> N
 def choose_head(bench: Bench, settings: Settings, listen: Listener) -> tuple[Candidate, list[Candidate]]:
     """Fit a linear head, and mix a hidden layer in where there is something left to gain; return the head and all."""
     factor = bench.measure_factor(PENALTY)
-    views, penalty = choose_form(draw_pilot(bench, factor), settings)
+    pilot, most = draw_pilot(bench, factor), bench.rows.shape[1]
+    usual = pilot.measure(most, PENALTY)
+    is_sure = hardly_doubts(usual)
+    views, penalty = (most, PENALTY) if is_sure else choose_form(pilot, usual, settings)
     listen(StageAdvanced(STAGE, 20))
     linear = fit_linear_candidate(bench, views, penalty, factor)
     listen(StageAdvanced(STAGE, 25))
-    is_enough = settings.effort == "quick" or bench.is_judging_itself or is_settled(linear)
+    is_enough = settings.effort == "quick" or bench.is_judging_itself or is_sure or is_settled(linear)
     if settings.head == "linear" or (settings.head == "auto" and is_enough):
         return linear, [linear]
     hidden = fit_hidden_candidate(bench, views, settings, listen)
@@ -149,17 +152,23 @@ def choose_head(bench: Bench, settings: Settings, listen: Listener) -> tuple[Can
     return (mixed, [linear, hidden, mixed]) if mixed else (linear, [linear, hidden])
 
 
-def choose_form(pilot: Pilot, settings: Settings) -> tuple[int, float]:
+def hardly_doubts(losses: Losses) -> bool:
+    """Say whether so few images are in doubt, by their losses (n,) in nats, that no other head can be told from this.
+
+    >>> hardly_doubts(np.array([0.1] * 199 + [3.0])), hardly_doubts(np.array([0.1] * 198 + [3.0] * 2))
+    (True, False)
+    """
+    return bool((losses > DOUBT_NATS).sum() <= max(1, SETTLED_ERROR * len(losses)))
+
+
+def choose_form(pilot: Pilot, usual: Losses, settings: Settings) -> tuple[int, float]:
     """Choose how many views are learnt, and the penalty, by losses of images that others have not seen.
 
-    Nothing is compared where hardly any image is in doubt.
+    `usual` are those with all views and the usual penalty.
     """
-    views = pilot.halves[0].rows.shape[1]
-    kept = pilot.measure(views, PENALTY)
-    if (kept > DOUBT_NATS).sum() <= max(1, SETTLED_ERROR * len(kept)):
-        return views, PENALTY
+    views, kept = pilot.halves[0].rows.shape[1], usual
     less, more = (pilot.measure(views, penalty) for penalty in (PENALTY / PENALTY_STEP, PENALTY * PENALTY_STEP))
-    penalty = find_penalty([float(each.sum()) for each in (less, kept, more)])
+    penalty = find_penalty([float(each.sum()) for each in (less, usual, more)])
     # photos rarely have a handedness, so the mirror image stays unless it clearly harms, as it does with writing
     for count in sorted(VIEW_NAMES, reverse=True) if settings.views == "auto" else ():
         if count < views and is_clearly_less(fewer := pilot.measure(count, PENALTY), kept, pilot.units):

@@ -9,11 +9,11 @@ from types import MappingProxyType
 import numpy as np
 from safetensors import safe_open
 
+from squeezetune.disk import lend_folder
 from squeezetune.errors import WeightsError
 from squeezetune.events import Listener, ignore_event
 from squeezetune.learn.published import URLS, fetch_weights, import_torch_reader, read_weights
 from squeezetune.learn.weights import PROVENANCE, WEIGHTS_SHA256, Weights, detect_version, load_weights
-from squeezetune.store import lend_folder
 
 # What the setting `weights` calls torchvision's published files.
 PUBLISHED = {f"squeezenet{version.replace('.', '_')}": version for version in URLS}
