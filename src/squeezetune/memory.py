@@ -11,6 +11,7 @@ from importlib.util import find_spec
 from math import ceil, inf
 from typing import Any
 
+from squeezetune.data.allotment import DECODING_BYTES
 from squeezetune.data.decoding import BYTES_A_PIXEL
 from squeezetune.errors import SettingsError
 from squeezetune.learn.graph import FEATURE_COUNT
@@ -248,7 +249,8 @@ def _hold(images: int, views: int, number_bytes: int, provision: Provision) -> i
 def _run_engine(demand: Demand, provision: Provision) -> int:
     """Count what the frozen layers take: with large images a batch is one, and larger than others."""
     share = max(1.0, batch_size(demand.side, provision.views) * demand.side**2 * provision.views / BATCH_PIXELS)
-    return ENGINE + provision.threads * (round(ENGINE_THREAD * share * SHARES[demand.version]) + demand.decoded_bytes)
+    engine = provision.threads * round(ENGINE_THREAD * share * SHARES[demand.version])
+    return ENGINE + engine + _decode(demand, provision)
 
 
 def _wait_for_saving(provision: Provision) -> int:
@@ -272,4 +274,9 @@ def _measure_model(demand: Demand, provision: Provision) -> int:
     pixels = demand.decoded_bytes // BYTES_A_PIXEL
     waiting = min(CHUNK * pixels, HELD_PIXELS + pixels)
     inside = min(RUN_TOGETHER * pixels, waiting)
-    return MODEL + provision.threads * (MODEL_THREAD + demand.decoded_bytes + 3 * waiting + 2 * 3 * inside)
+    return MODEL + _decode(demand, provision) + provision.threads * (MODEL_THREAD + 3 * waiting + 2 * 3 * inside)
+
+
+def _decode(demand: Demand, provision: Provision) -> int:
+    """Count what photos take while all threads decode: no more than these may take together."""
+    return min(provision.threads * demand.decoded_bytes, DECODING_BYTES)
