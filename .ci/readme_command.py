@@ -4,5 +4,7 @@ import re
 import sys
 from pathlib import Path
 
-blocks = re.findall(r"^```sh\n(.*?)^```", Path("README.md").read_text(), flags=re.MULTILINE | re.DOTALL)
+blocks = re.findall(
+    r"^```sh\n(.*?)^```", Path("README.md").read_text(), flags=re.MULTILINE | re.DOTALL
+)
 print(blocks[int(sys.argv[1]) - 1])

@@ -1,4 +1,6 @@
-"""Draws accuracy over time, ours and the original recipe's, as a PNG that can be read at half its size."""
+"""Draws accuracy over time, ours and the original recipe's, as a PNG that can be read at half its
+size.
+"""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -10,11 +12,13 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.ticker import FixedLocator, FuncFormatter, NullLocator, PercentFormatter
 
-from squeezetune.plots import BLUE, DPI, GREY, LOOK, ORANGE
+from squeezetune.report.plots import BLUE, DPI, GREY, LOOK, ORANGE
 
 SIZE = (8.0, 4.5)  # inches: 1,600 pixels wide, shown at 800
 TICKS_S = (1, 2, 5, 10, 30, 60, 120, 300, 600, 1800, 3600, 7200)
-FLOOR_QUANTILE = 0.1  # of all accuracies: the first moments of training would press all else together
+FLOOR_QUANTILE = (
+    0.1  # of all accuracies: the first moments of training would press all else together
+)
 
 Points = Sequence[tuple[float, float]]
 
@@ -29,7 +33,9 @@ class Line:
 
 @dataclass(frozen=True)
 class Marks:
-    """The test accuracies of some runs of one kind, and their mean seconds; the name stands above or below them."""
+    """The test accuracies of some runs of one kind, and their mean seconds; the name stands above
+    or below them.
+    """
 
     name: str
     seconds: float
@@ -43,7 +49,9 @@ class Marks:
 
 
 def draw_accuracy(ours: Sequence[Marks], lines: Sequence[Line], original: Points) -> bytes:
-    """Draw our test accuracies with their spread, the validation accuracy on the way, and the original's epochs."""
+    """Draw our test accuracies with their spread, the validation accuracy on the way, and the
+    original's epochs.
+    """
     with style.context(["default", LOOK | {"font.size": 11}]):
         figure = Figure(figsize=SIZE, dpi=DPI, layout="constrained")
         axes = figure.add_subplot()
@@ -69,26 +77,60 @@ def draw_marks(axes: Axes, ours: Sequence[Marks]) -> None:
     for number, marks in enumerate(ours):
         low, high = marks.mean - min(marks.accuracies), max(marks.accuracies) - marks.mean
         label = "" if number else "SqueezeTune: test (mean, smallest, largest)"
-        axes.errorbar(marks.seconds, marks.mean, [[low], [high]], fmt="o", color=BLUE, ms=7, capsize=4, label=label,
-                      zorder=3)  # fmt: skip
+        axes.errorbar(
+            marks.seconds,
+            marks.mean,
+            [[low], [high]],
+            fmt="o",
+            color=BLUE,
+            ms=7,
+            capsize=4,
+            label=label,
+            zorder=3,
+        )
         edge, offset = (min, -18) if marks.is_named_below else (max, 8)
-        axes.annotate(f"{marks.name}: {marks.mean:.1%}", (marks.seconds, edge(marks.accuracies)), (0, offset),
-                      ha="center", textcoords="offset points", color=BLUE)  # fmt: skip
+        axes.annotate(
+            f"{marks.name}: {marks.mean:.1%}",
+            (marks.seconds, edge(marks.accuracies)),
+            (0, offset),
+            ha="center",
+            textcoords="offset points",
+            color=BLUE,
+        )
 
 
 def draw_original(axes: Axes, original: Points) -> None:
     """Draw the original recipe's test accuracy after each epoch, and name the best."""
-    axes.plot(*zip(*original, strict=True), "s--", color=ORANGE, ms=6, label="the recipe of 2018: test, by epoch")
+    axes.plot(
+        *zip(*original, strict=True),
+        "s--",
+        color=ORANGE,
+        ms=6,
+        label="the recipe of 2018: test, by epoch",
+    )
     seconds, accuracy = original[-1]
-    axes.annotate(f"{accuracy:.1%}", (seconds, accuracy), (0, -18), ha="center", textcoords="offset points",
-                  color=ORANGE)  # fmt: skip
+    axes.annotate(
+        f"{accuracy:.1%}",
+        (seconds, accuracy),
+        (0, -18),
+        ha="center",
+        textcoords="offset points",
+        color=ORANGE,
+    )
 
 
 def dress_axes(axes: Axes, points: Points, lines: Sequence[Line]) -> None:
-    """Set the axes: time in words people use, and an accuracy that begins where there is something to tell apart."""
-    values = sorted([accuracy for _, accuracy in points] + [accuracy for line in lines for _, accuracy in line.points])
+    """Set the axes: time in words people use, and an accuracy that begins where there is something
+    to tell apart.
+    """
+    values = sorted(
+        [accuracy for _, accuracy in points]
+        + [accuracy for line in lines for _, accuracy in line.points]
+    )
     floor = min(values[int(FLOOR_QUANTILE * len(values))], *(accuracy for _, accuracy in points))
-    times = [seconds for seconds, _ in points] + [seconds for line in lines for seconds, _ in line.points]
+    times = [seconds for seconds, _ in points] + [
+        seconds for line in lines for seconds, _ in line.points
+    ]
     axes.set_xscale("log")
     axes.set(xlim=(min(times) / 1.6, max(times) * 1.6), xlabel="time since the start (logarithmic)")
     top = min(1.0, max(values) + 0.15 * (max(values) - floor) + 0.005)

@@ -1,10 +1,12 @@
-"""Measure what keeping activations as uint8 or bfloat16 loses, and how long computing them takes. Needs torch.
+"""Measure what keeping activations as uint8 or bfloat16 loses, and how long computing them takes.
+Needs torch.
 
     python benchmarks/activations.py --data FOLDER [--seed 0] [--rounds 3] [--speed-images 1000]
 
-Loss: scales from 64 photos, relative errors (of norms) on others; a margin is how far beyond the largest values of the
-sample uint8 reaches. "features" is how far the means of the later taps move when the other blocks read what was kept.
-Speed: from photos on disk to rows on disk, features and activations in turn within each round, caches empty.
+Loss: scales from 64 photos, relative errors (of norms) on others; a margin is how far beyond the
+largest values of the sample uint8 reaches. "features" is how far the means of the later taps move
+when the other blocks read what was kept. Speed: from photos on disk to rows on disk, features and
+activations in turn within each round, caches empty.
 """
 
 import argparse
@@ -23,23 +25,28 @@ from photos import add_photo_options, prepare_photos, scan_photos
 
 from squeezetune.data.index import ImageIndex
 from squeezetune.data.pixels import PixelSettings, load_pixels
-from squeezetune.engine import ThreadEngine, count_cores
 from squeezetune.events import ignore_event
-from squeezetune.learn.activations import (
+from squeezetune.finetune.torch_network import build_network
+from squeezetune.network.activations import (
     MARGIN,
     ActivationOptions,
     compute_activations,
     prepare_activations,
     round_to_bfloat16,
 )
-from squeezetune.learn.features import FeatureStores, compute_features
-from squeezetune.learn.graph import FEATURE_COUNT, TAPS, build_activations, build_trunk
-from squeezetune.learn.inference import list_runtimes, open_graph
-from squeezetune.learn.network import build_network
-from squeezetune.learn.quantization import FLOAT_RUNTIME, measure_distance, measure_ranges
-from squeezetune.learn.trunk import Trunk, make_int8
-from squeezetune.learn.weights import LAYOUTS, load_weights
-from squeezetune.store import RowStore
+from squeezetune.network.backbone import (
+    FLOAT_RUNTIME,
+    Trunk,
+    make_int8,
+    measure_distance,
+    measure_ranges,
+)
+from squeezetune.network.features import FeatureStores, compute_features
+from squeezetune.network.graph import FEATURE_COUNT, TAPS, build_activations, build_trunk
+from squeezetune.network.inference import list_runtimes, open_graph
+from squeezetune.network.weights import LAYOUTS, load_weights
+from squeezetune.system.executor import ThreadEngine, count_cores
+from squeezetune.system.store import RowStore
 
 SIDES = {"cifar10": 128, "eth80": 224}
 BLOCKS = ("conv1", "fire3", "fire5", "fire7")
@@ -59,9 +66,14 @@ def draw_index(index: ImageIndex, count: int) -> ImageIndex:
 def draw_sample(
     index: ImageIndex, side: int, count: int = SAMPLE_IMAGES, seed: int = 0
 ) -> tuple[NDArray[Any], NDArray[np.uint8]]:
-    """Read photos in random order, of one seed always the same: their digests and pixels (count, side, side, 3)."""
+    """Read photos in random order, of one seed always the same: their digests and pixels (count,
+    side, side, 3).
+    """
     order = np.random.default_rng(seed).permutation(len(index))[:count]
-    pixels = [load_pixels(index.source, index.names[position], PixelSettings(side))[0] for position in order]
+    pixels = [
+        load_pixels(index.source, index.names[position], PixelSettings(side))[0]
+        for position in order
+    ]
     return index.digests[order], np.stack(pixels)
 
 
@@ -107,13 +119,22 @@ def measure_loss(index: ImageIndex, side: int, seed: int) -> Iterator[list[str]]
         clipped = f"{(maps > MARGIN * tops.clip(1e-3)).mean():.1e}"
         features = run_rest(block, maps)
         moved = [
-            measure_distance(run_rest(block, item), features) for item in (kept[0], kept[1 + MARGINS.index(MARGIN)])
+            measure_distance(run_rest(block, item), features)
+            for item in (kept[0], kept[1 + MARGINS.index(MARGIN)])
         ]
-        yield [block, f"{maps[0].size / 1e3:.0f}", *errors, clipped, *(f"{distance:.2%}" for distance in moved)]
+        yield [
+            block,
+            f"{maps[0].size / 1e3:.0f}",
+            *errors,
+            clipped,
+            *(f"{distance:.2%}" for distance in moved),
+        ]
 
 
 def measure_speed(index: ImageIndex, side: int, rounds: int) -> Iterator[list[str]]:
-    """Measure each runtime: features, then activations of two kinds, from photos on disk to rows on disk."""
+    """Measure each runtime: features, then activations of two kinds, from photos on disk to rows on
+    disk.
+    """
     sample = partial(draw_sample, index, side)
     ranges = measure_ranges(load_weights(), sample()[1])
     for runtime in list_runtimes():
@@ -122,8 +143,15 @@ def measure_speed(index: ImageIndex, side: int, rounds: int) -> Iterator[list[st
         trunk = Trunk(build_trunk(load_weights(), own), runtime, pixels, 1, own)
         found = [measure_round(index, trunk, sample) for _ in range(rounds)]
         features, uint8, bfloat16 = zip(*found, strict=True)
-        ratios = ([other / base for other, base in zip(kind, features, strict=True)] for kind in (uint8, bfloat16))
-        yield [str(runtime), format_spread(features, 0), *(format_spread(ratio, 2) for ratio in ratios)]
+        ratios = (
+            [other / base for other, base in zip(kind, features, strict=True)]
+            for kind in (uint8, bfloat16)
+        )
+        yield [
+            str(runtime),
+            format_spread(features, 0),
+            *(format_spread(ratio, 2) for ratio in ratios),
+        ]
 
 
 def measure_round(index: ImageIndex, trunk: Trunk, sample: Callable[[], Any]) -> list[float]:
@@ -133,7 +161,9 @@ def measure_round(index: ImageIndex, trunk: Trunk, sample: Callable[[], Any]) ->
         folder = Path(name)
         store = RowStore(folder / "features", (1, FEATURE_COUNT))
         jobs: list[Callable[[], object]] = [
-            lambda: compute_features(index, trunk, FeatureStores(store), engine, threads, ignore_event)
+            lambda: compute_features(
+                index, trunk, FeatureStores(store), engine, threads, ignore_event
+            )
         ]
         for kind in ("uint8", "bfloat16"):
             options = ActivationOptions(SPEED_BLOCK, kind)
@@ -151,10 +181,14 @@ def time_call(function: Callable[[], object]) -> float:
 
 
 def main(argv: Sequence[str] | None = None) -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     add_photo_options(parser)
     parser.add_argument("--seed", type=int, default=0, help="of the photos that are drawn")
-    parser.add_argument("--rounds", type=int, default=3, help="rounds of the timing; 0 leaves it out")
+    parser.add_argument(
+        "--rounds", type=int, default=3, help="rounds of the timing; 0 leaves it out"
+    )
     parser.add_argument("--speed-images", type=int, default=1000, help="photos of one timing")
     options = parser.parse_args(argv)
     print_machine()
@@ -167,9 +201,16 @@ def main(argv: Sequence[str] | None = None) -> None:
             ["after", "thousand values", "bfloat16", *margins, f"clipped at {MARGIN:g}", *moved],
             measure_loss(index, side, options.seed),
         )
-        header = ["runtime", "features, images/s", f"uint8 after {SPEED_BLOCK}, ratio", "bfloat16, ratio"]
+        header = [
+            "runtime",
+            "features, images/s",
+            f"uint8 after {SPEED_BLOCK}, ratio",
+            "bfloat16, ratio",
+        ]
         if options.rounds:
-            print_table(header, measure_speed(draw_index(index, options.speed_images), side, options.rounds))
+            print_table(
+                header, measure_speed(draw_index(index, options.speed_images), side, options.rounds)
+            )
 
 
 if __name__ == "__main__":

@@ -1,10 +1,13 @@
-"""What becomes of a model, and of the time, with budgets from far too little to plenty, beside a run without one.
+"""What becomes of a model, and of the time, with budgets from far too little to plenty, beside a
+run without one.
 
-    python benchmarks/budgets.py --data FOLDER [--tasks 318 3781 50000] [--budgets 3s 10s 30s 1m 2m 8m]
+    python benchmarks/budgets.py --data FOLDER [--tasks 318 3781 50000] [--budgets 3s 10s 30s 1m 2m
+        8m]
 
-Three tasks, 318 and all 3,781 photos of clothes (in the parts of their publisher) and 50,000 of CIFAR-10, are trained
-without a budget and with each. Each run is a process of its own with an empty cache, timed from its start to its end,
-imports included. Finished runs are kept in `budgets.jsonl` in the work folder and not made again.
+Three tasks, 318 and all 3,781 photos of clothes (in the parts of their publisher) and 50,000 of
+CIFAR-10, are trained without a budget and with each. Each run is a process of its own with an empty
+cache, timed from its start to its end, imports included. Finished runs are kept in `budgets.jsonl`
+in the work folder and not made again.
 """
 
 import argparse
@@ -37,9 +40,11 @@ REFUSED = 2  # exit status
 
 @dataclass(frozen=True)
 class BudgetRun:
-    """A run: its seconds, and the share of test images that it names right, of so many; None where it was refused.
+    """A run: its seconds, and the share of test images that it names right, of so many; None where
+    it was refused.
 
-    `said` is what it said first where the budget is too short, `used` are the images that train and choose.
+    `said` is what it said first where the budget is too short, `used` are the images that train and
+    choose.
     """
 
     budget: str
@@ -60,8 +65,14 @@ class BudgetRun:
         return self.seconds <= self.budget_s or bool(self.said)
 
     def is_worse(self, free: "BudgetRun") -> bool:
-        """Say whether it is worse than a run without a budget that took about as long, beyond what is chance."""
-        if self.accuracy is None or free.accuracy is None or free.seconds > AS_LONG * max(self.budget_s, self.seconds):
+        """Say whether it is worse than a run without a budget that took about as long, beyond what
+        is chance.
+        """
+        if (
+            self.accuracy is None
+            or free.accuracy is None
+            or free.seconds > AS_LONG * max(self.budget_s, self.seconds)
+        ):
             return False
         error = sqrt(2 * free.accuracy * (1 - free.accuracy) / free.tested)
         return self.accuracy < free.accuracy - 2 * error
@@ -74,16 +85,22 @@ def make_run(root: Path, budget: str, work: Path) -> dict[str, Any]:
         words += ["--budget", budget] if budget != NONE else []
         started = time.perf_counter()
         command = [sys.executable, "-m", "squeezetune", *words]
-        done = subprocess.run(command, env=set_cache(Path(folder) / "cache"), capture_output=True, text=True)
+        done = subprocess.run(
+            command, env=set_cache(Path(folder) / "cache"), capture_output=True, text=True
+        )
         seconds = time.perf_counter() - started
     if done.returncode not in (0, REFUSED):
-        raise SystemExit(f"exit status {done.returncode} from: {' '.join(command)}\n{done.stderr[-2000:]}")
+        raise SystemExit(
+            f"exit status {done.returncode} from: {' '.join(command)}\n{done.stderr[-2000:]}"
+        )
     return {"budget": budget, "seconds": seconds, **read_answer(json.loads(done.stdout))}
 
 
 def recall_run(ledger: Ledger, task: str, root: Path, budget: str, work: Path) -> BudgetRun:
     """Take a run that is finished, or make it now."""
-    found = ledger.recall({"task": task, "photos": root.name, "budget": budget}, lambda: make_run(root, budget, work))
+    found = ledger.recall(
+        {"task": task, "photos": root.name, "budget": budget}, lambda: make_run(root, budget, work)
+    )
     return BudgetRun(**{**found, "used": tuple(found["used"])})
 
 
@@ -104,10 +121,16 @@ def print_runs(task: str, runs: Sequence[BudgetRun]) -> None:
     """Print the runs of a task, the one without a budget first."""
     print(f"\n{task} photos")
     rows = [
-        (run.budget, f"{run.seconds:.1f}", "" if run.budget == NONE else f"{run.seconds / run.budget_s:.0%}",
-         "refused" if run.accuracy is None else f"{run.accuracy:.2%}", "{:,} / {:,}".format(*run.used), run.said)
+        (
+            run.budget,
+            f"{run.seconds:.1f}",
+            "" if run.budget == NONE else f"{run.seconds / run.budget_s:.0%}",
+            "refused" if run.accuracy is None else f"{run.accuracy:.2%}",
+            "{:,} / {:,}".format(*run.used),
+            run.said,
+        )
         for run in runs
-    ]  # fmt: skip
+    ]
     print_table(["budget", "took, s", "of it", "test accuracy", "train / choose", "said"], rows)
 
 
@@ -124,11 +147,15 @@ def print_summary(runs: Mapping[str, Sequence[BudgetRun]]) -> None:
 
 
 def main(argv: Sequence[str] | None = None) -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     add_photo_options(parser)
     add_ledger_options(parser)
     parser.add_argument("--tasks", nargs="+", choices=TASKS, default=list(TASKS))
-    parser.add_argument("--budgets", nargs="+", default=list(BUDGETS), help=f"(default: {' '.join(BUDGETS)})")
+    parser.add_argument(
+        "--budgets", nargs="+", default=list(BUDGETS), help=f"(default: {' '.join(BUDGETS)})"
+    )
     options = parser.parse_args(argv)
     wrong = [budget for budget in options.budgets if parse_duration(budget) is None]
     if wrong:
@@ -139,7 +166,9 @@ def main(argv: Sequence[str] | None = None) -> None:
         photos, count = TASKS[task]
         count = min(count or options.images, options.images) if options.images else count
         root = unpack_photos(photos, options.data, options.work)
-        root = draw_photos(root, options.work / f"{photos.folder}-{count}", count) if count else root
+        root = (
+            draw_photos(root, options.work / f"{photos.folder}-{count}", count) if count else root
+        )
         budgets = (NONE, *options.budgets)
         runs[task] = [recall_run(ledger, task, root, budget, options.work) for budget in budgets]
         print_runs(task, runs[task])

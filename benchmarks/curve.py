@@ -1,13 +1,16 @@
-"""Measure CIFAR-10's test accuracy over time, ours and the original recipe's, and draw it. Needs torch.
+"""Measure CIFAR-10's test accuracy over time, ours and the original recipe's, and draw it. Needs
+torch.
 
-    python benchmarks/curve.py --data FOLDER [--ways quick balanced T/25 T/6 T] [--seeds 3] [--plot-only]
+    python benchmarks/curve.py --data FOLDER [--ways quick balanced T/25 T/6 T] [--seeds 3]
+        [--plot-only]
 
-T is the time of the original recipe's five epochs (see seed_recipe.py), extrapolated from slices at the beginning;
-a slice after each of our runs shows whether the machine has kept its speed. Ours are whole processes, `squeezetune
-train` with an empty cache and a budget of T/25, T/6 and T (one seed), or the frozen head alone with `--effort quick`
-and `balanced`: seconds from the process's start to its end, and the accuracy of the file it leaves on the test part.
-Split 60/20/20, a new one for each seed. Finished runs are kept in `curve.jsonl` in the work folder and not made again;
-the plot is drawn from it.
+T is the time of the original recipe's five epochs (see seed_recipe.py), extrapolated from slices at
+the beginning; a slice after each of our runs shows whether the machine has kept its speed. Ours are
+whole processes, `squeezetune train` with an empty cache and a budget of T/25, T/6 and T (one seed),
+or the frozen head alone with `--effort quick` and `balanced`: seconds from the process's start to
+its end, and the accuracy of the file it leaves on the test part. Split 60/20/20, a new one for each
+seed. Finished runs are kept in `curve.jsonl` in the work folder and not made again; the plot is
+drawn from it.
 """
 
 import argparse
@@ -34,7 +37,9 @@ PLOT = Path(__file__).resolve().parents[1] / "docs" / "images" / "accuracy-over-
 
 @dataclass(frozen=True)
 class Original:
-    """The original recipe: seconds of all its epochs by several slices, and its test accuracy after each epoch."""
+    """The original recipe: seconds of all its epochs by several slices, and its test accuracy after
+    each epoch.
+    """
 
     slices_s: list[float]
     tests: list[int]
@@ -48,12 +53,17 @@ class Original:
     def list_points(self) -> list[tuple[float, float]]:
         """List (seconds, test accuracy) after each epoch."""
         epochs = len(self.tests)
-        return [(self.seconds * (at + 1) / epochs, right / self.count) for at, right in enumerate(self.tests)]
+        return [
+            (self.seconds * (at + 1) / epochs, right / self.count)
+            for at, right in enumerate(self.tests)
+        ]
 
 
 @dataclass(frozen=True)
 class Runs:
-    """The runs of one way to train, a seed each, and the recipe's seconds by a slice after each of them."""
+    """The runs of one way to train, a seed each, and the recipe's seconds by a slice after each of
+    them.
+    """
 
     way: str
     outcomes: list[Outcome]
@@ -81,7 +91,9 @@ class Contest:
         """Time and train the original recipe, then train every way with every seed."""
         self.ledger.recall(self._original_key, self._measure_original)
         bench, original = TrialBench(self.ledger, self.options), self.gather_original()
-        for trial in (trial for way in self.options.ways for trial in self._list_trials(way, original)):
+        for trial in (
+            trial for way in self.options.ways for trial in self._list_trials(way, original)
+        ):
             bench.recall(trial)
             self.ledger.recall(name_slice(trial), lambda: {"seconds": self._time_recipe()})
 
@@ -89,7 +101,10 @@ class Contest:
         """Gather what was measured of the original recipe."""
         found = self.ledger.find(self._original_key)
         if found is None:
-            raise SystemExit(f"{self.ledger.path} holds no run of the original recipe; run without --plot-only first")
+            raise SystemExit(
+                f"{self.ledger.path} holds no run of the original recipe; run without --plot-only "
+                f"first"
+            )
         return Original(**found)
 
     def gather_runs(self, original: Original) -> list[Runs]:
@@ -97,8 +112,14 @@ class Contest:
         gathered = []
         for way in self.options.ways:
             trials = self._list_trials(way, original)
-            outcomes = [Outcome(**found) for trial in trials if (found := self.ledger.find(trial.key))]
-            slices = [found["seconds"] for trial in trials if (found := self.ledger.find(name_slice(trial)))]
+            outcomes = [
+                Outcome(**found) for trial in trials if (found := self.ledger.find(trial.key))
+            ]
+            slices = [
+                found["seconds"]
+                for trial in trials
+                if (found := self.ledger.find(name_slice(trial)))
+            ]
             gathered += [Runs(way, outcomes, slices)] if outcomes and slices else []
         return gathered
 
@@ -135,7 +156,9 @@ def choose_settings(way: str, recipe_s: float) -> dict[str, str]:
 
 
 def list_points(outcome: Outcome) -> list[tuple[float, float]]:
-    """List (seconds since the start, validation accuracy) of a run: its frozen head, then every epoch."""
+    """List (seconds since the start, validation accuracy) of a run: its frozen head, then every
+    epoch.
+    """
     points = [(epoch["ended_s"], epoch["validation_accuracy"]) for epoch in outcome.epochs
               if epoch["ended_s"] is not None]  # fmt: skip
     heads = [item["ended_s"] for item in outcome.timings if item["stage"] == "head"]
@@ -147,19 +170,39 @@ def list_points(outcome: Outcome) -> list[tuple[float, float]]:
 def print_results(original: Original, all_runs: Sequence[Runs]) -> None:
     """Print a row for every way to train."""
     rows: list[Sequence[object]] = [
-        (runs.way, format_spread(runs.seconds), f"{original.seconds / statistics.mean(runs.seconds):.1f}",
-         format_mean(runs.accuracies), judge(runs, original),
-         format_spread([100 * seconds / original.seconds for seconds in runs.then_s], 0))
+        (
+            runs.way,
+            format_spread(runs.seconds),
+            f"{original.seconds / statistics.mean(runs.seconds):.1f}",
+            format_mean(runs.accuracies),
+            judge(runs, original),
+            format_spread([100 * seconds / original.seconds for seconds in runs.then_s], 0),
+        )
         for runs in all_runs
-    ]  # fmt: skip
+    ]
     rows += [
-        (f"original recipe, epoch {epoch}", f"{seconds:.0f}", f"{original.seconds / seconds:.1f}", f"{accuracy:.2%}",
-         "", format_spread([100 * each / original.seconds for each in original.slices_s], 0))
+        (
+            f"original recipe, epoch {epoch}",
+            f"{seconds:.0f}",
+            f"{original.seconds / seconds:.1f}",
+            f"{accuracy:.2%}",
+            "",
+            format_spread([100 * each / original.seconds for each in original.slices_s], 0),
+        )
         for epoch, (seconds, accuracy) in enumerate(original.list_points(), 1)
-    ]  # fmt: skip
-    print(f"T = {format_spread(original.slices_s, 0)} s, the original recipe's five epochs, extrapolated from slices")
-    header = ["", "seconds: median (min–max, n)", "T / seconds", "test accuracy: mean ± sd", "wanted",
-              "the recipe's speed then, % of T"]  # fmt: skip
+    ]
+    print(
+        f"T = {format_spread(original.slices_s, 0)} s, the original recipe's five epochs, "
+        f"extrapolated from slices"
+    )
+    header = [
+        "",
+        "seconds: median (min–max, n)",
+        "T / seconds",
+        "test accuracy: mean ± sd",
+        "wanted",
+        "the recipe's speed then, % of T",
+    ]
     print_table(header, rows)
 
 
@@ -169,32 +212,58 @@ def judge(runs: Runs, original: Original) -> str:
     if wanted is None:
         return ""
     is_late = max(runs.seconds) > original.seconds / DIVISORS[runs.way]
-    verdict = "too late" if is_late else "reached" if statistics.mean(runs.accuracies) >= wanted else "MISSED"
+    verdict = (
+        "too late"
+        if is_late
+        else "reached"
+        if statistics.mean(runs.accuracies) >= wanted
+        else "MISSED"
+    )
     return f"{wanted:.1%}: {verdict}"
 
 
 def draw_results(original: Original, all_runs: Sequence[Runs], path: Path) -> None:
     """Draw the plot."""
-    ours = [Marks(runs.way, statistics.mean(runs.seconds), tuple(runs.accuracies), runs.way in EFFORTS)
-            for runs in all_runs]  # fmt: skip
-    lines = [Line(runs.way, tuple(list_points(outcome)))
-             for runs in all_runs for outcome in runs.outcomes[:1] if runs.way in DIVISORS]  # fmt: skip
+    ours = [
+        Marks(runs.way, statistics.mean(runs.seconds), tuple(runs.accuracies), runs.way in EFFORTS)
+        for runs in all_runs
+    ]
+    lines = [
+        Line(runs.way, tuple(list_points(outcome)))
+        for runs in all_runs
+        for outcome in runs.outcomes[:1]
+        if runs.way in DIVISORS
+    ]
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_bytes(draw_accuracy(ours, lines, tuple(original.list_points())))
     print(f"Drawn: {path}")
 
 
 def main(argv: Sequence[str] | None = None) -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     ways = [*EFFORTS, *DIVISORS]
     add_photo_options(parser)
     add_ledger_options(parser)
-    parser.add_argument("--ways", nargs="+", choices=ways, default=ways, help="what to train (default: all)")
+    parser.add_argument(
+        "--ways", nargs="+", choices=ways, default=ways, help="what to train (default: all)"
+    )
     parser.add_argument("--seeds", type=int, default=3, help="of all but T (default: %(default)s)")
-    parser.add_argument("--slice", type=int, default=1280, help="images of a timed slice (default: %(default)s)")
-    parser.add_argument("--repeats", type=int, default=3, help="slices at the beginning (default: %(default)s)")
-    parser.add_argument("--plot", type=Path, help="where to draw (default: docs/images; a sample's in the work folder)")
-    parser.add_argument("--plot-only", action="store_true", help="print and draw what is measured, measure nothing")
+    parser.add_argument(
+        "--slice", type=int, default=1280, help="images of a timed slice (default: %(default)s)"
+    )
+    parser.add_argument(
+        "--repeats", type=int, default=3, help="slices at the beginning (default: %(default)s)"
+    )
+    parser.add_argument(
+        "--plot",
+        type=Path,
+        help="where to draw (default: docs/images; a sample's in the work folder)",
+    )
+    parser.add_argument(
+        "--plot-only", action="store_true", help="print and draw what is measured, measure nothing"
+    )
     options = parser.parse_args(argv)
     print_machine()
     contest = Contest(open_ledger("curve", options), options)
@@ -203,7 +272,9 @@ def main(argv: Sequence[str] | None = None) -> None:
     original = contest.gather_original()
     all_runs = contest.gather_runs(original)
     print_results(original, all_runs)
-    draw_results(original, all_runs, options.plot or (options.work / PLOT.name if options.images else PLOT))
+    draw_results(
+        original, all_runs, options.plot or (options.work / PLOT.name if options.images else PLOT)
+    )
 
 
 if __name__ == "__main__":

@@ -1,13 +1,16 @@
-"""Measure how fast layers are trained, by how many of them, and what the last ones alone are worth. Needs torch.
+"""Measure how fast layers are trained, by how many of them, and what the last ones alone are worth.
+Needs torch.
 
-    python benchmarks/depth_speed.py --data FOLDER [--rounds 7] [--steps 4] [--seeds 3] [--epochs 12]
+    python benchmarks/depth_speed.py --data FOLDER [--rounds 7] [--steps 4] [--seeds 3] [--epochs
+        12]
 
-Speed: images a second of whole training steps, forming the batch included, all in turn within each round. "plain loop"
-is what most scripts do: torch's layers in NCHW float32, all of them trained with AdamW, batches of 32 that lie ready
-in memory, torch's own threads. The others are the product's, from rows that are mapped from a file: kept pixels for
-all layers, kept activations in six views for the last Fire modules. The rows are noise, which takes the same time.
-Accuracy: 1,000 training and 2,500 validation images of CIFAR-10; the last four Fire modules against all layers in the
-same number of epochs. The test part is not looked at.
+Speed: images a second of whole training steps, forming the batch included, all in turn within each
+round. "plain loop" is what most scripts do: torch's layers in NCHW float32, all of them trained
+with AdamW, batches of 32 that lie ready in memory, torch's own threads. The others are the
+product's, from rows that are mapped from a file: kept pixels for all layers, kept activations in
+six views for the last Fire modules. The rows are noise, which takes the same time. Accuracy: 1,000
+training and 2,500 validation images of CIFAR-10; the last four Fire modules against all layers in
+the same number of epochs. The test part is not looked at.
 """
 
 import argparse
@@ -31,21 +34,21 @@ from seed_recipe import build_classifier, build_trunk
 from torch import nn
 from torch.nn import functional
 
-from squeezetune.data.pixel_rows import choose_pixel_side
-from squeezetune.deepening import deepen
-from squeezetune.engine import count_cores
+from squeezetune.data.image_cache import choose_pixel_side
 from squeezetune.events import ignore_event
-from squeezetune.learn.activations import Activations, make_form
-from squeezetune.learn.crew import Conditions, Task, choose_precision
-from squeezetune.learn.feeds import ActivationFeed, Feed, PixelFeed
-from squeezetune.learn.finetune import measure_step
-from squeezetune.learn.graph import BLOCKS, count_channels
-from squeezetune.learn.network import build_network
-from squeezetune.learn.recipe import FIRST_BLOCK, Phase, Recipe, StagePlan, choose_recipe
-from squeezetune.learn.tapped import TappedNetwork
-from squeezetune.learn.weights import find_layout, load_weights
-from squeezetune.stage_plans import EXTRA_VIEWS
-from squeezetune.store import RowStore, StoredRows
+from squeezetune.finetune.batches import ActivationFeed, Feed, PixelFeed
+from squeezetune.finetune.loop import measure_step
+from squeezetune.finetune.recipe import FIRST_BLOCK, Phase, Recipe, StagePlan, choose_recipe
+from squeezetune.finetune.tapped import TappedNetwork
+from squeezetune.finetune.torch_network import build_network
+from squeezetune.finetune.workers import Conditions, Task, choose_precision
+from squeezetune.network.activations import Activations, make_form
+from squeezetune.network.graph import BLOCKS, count_channels
+from squeezetune.network.weights import find_layout, load_weights
+from squeezetune.pipeline.stage import deepen
+from squeezetune.planning.stage_plans import EXTRA_VIEWS
+from squeezetune.system.executor import count_cores
+from squeezetune.system.store import RowStore, StoredRows
 
 PLAIN_BATCH, CLASSES, VIEWS = 32, 10, 2 + EXTRA_VIEWS
 # Rows in a store: more than a few steps take, so that they are not all in the processor's cache.
@@ -55,7 +58,9 @@ LAYOUT = find_layout("1.1")
 
 def time_plain(side: int, steps: int) -> float:
     """Measure images a second of the plain loop."""
-    network = nn.Sequential(build_trunk(), build_classifier(CLASSES, 0)).requires_grad_(True).train()
+    network = (
+        nn.Sequential(build_trunk(), build_classifier(CLASSES, 0)).requires_grad_(True).train()
+    )
     optimiser = torch.optim.AdamW(network.parameters(), 1e-3)
     images, labels = torch.randn(PLAIN_BATCH, 3, side, side), torch.arange(PLAIN_BATCH) % CLASSES
     seconds = []
@@ -74,7 +79,9 @@ def time_ours(start: str, side: int, steps: int, feed: Feed, precision: Any) -> 
     recipe = Recipe()
     order = np.random.default_rng(0).permutation(ROWS)
     positions = np.resize(order, recipe.batch * (steps + 1))
-    task = Task(feed, np.arange(ROWS) % CLASSES, positions, positions[:0], np.ones(CLASSES, np.float32))
+    task = Task(
+        feed, np.arange(ROWS) % CLASSES, positions, positions[:0], np.ones(CLASSES, np.float32)
+    )
     plan = StagePlan("speed", start, (Phase(side, 1.0),), 1.0, recipe)
     conditions = Conditions("speed", 0, count_cores(), precision, ignore_event)
     network = TappedNetwork(build_network(load_weights()), CLASSES, start, recipe.first_trained)
@@ -86,7 +93,9 @@ def keep_noise(folder: Path, shape: tuple[int, ...], high: int = 256) -> StoredR
     rng = np.random.default_rng(0)
     store = RowStore(folder, shape, "u1")
     digests = rng.integers(0, 256, (ROWS, 16), dtype=np.uint8)
-    store.save(digests, rng.integers(0, high, (ROWS, *shape), dtype=np.uint8), np.full((ROWS, 2), 500))
+    store.save(
+        digests, rng.integers(0, high, (ROWS, *shape), dtype=np.uint8), np.full((ROWS, 2), 500)
+    )
     return store.open_rows(digests)
 
 
@@ -97,21 +106,29 @@ def keep_pixels(folder: Path, side: int) -> Feed:
 
 
 def keep_activations(folder: Path, start: str, side: int) -> Feed:
-    """Keep noise as what a block reads; two bytes below 64 are a float16 that is finite, as means of taps are."""
+    """Keep noise as what a block reads; two bytes below 64 are a float16 that is finite, as means
+    of taps are.
+    """
     block = BLOCKS[BLOCKS.index(start) - 1]
-    form = make_form(block, "uint8", VIEWS, side, LAYOUT, np.ones(count_channels(block, LAYOUT), np.float32))
+    form = make_form(
+        block, "uint8", VIEWS, side, LAYOUT, np.ones(count_channels(block, LAYOUT), np.float32)
+    )
     rows = keep_noise(folder / f"{start}-{side}", (form.row_bytes,), high=64)
     return ActivationFeed(Activations(form, rows))
 
 
-def list_contenders(folder: Path, steps: int, sides: Sequence[int]) -> dict[str, Callable[[], float]]:
+def list_contenders(
+    folder: Path, steps: int, sides: Sequence[int]
+) -> dict[str, Callable[[], float]]:
     """List what is timed, by name; the last blocks at the first of the sides."""
     precision = choose_precision()
     found: dict[str, Callable[[], float]] = {}
     for side in sides:
         found[f"plain loop, {side} px"] = partial(time_plain, side, steps)
         pixels = keep_pixels(folder, side)
-        found[f"all layers, {side} px"] = partial(time_ours, FIRST_BLOCK, side, steps, pixels, precision)
+        found[f"all layers, {side} px"] = partial(
+            time_ours, FIRST_BLOCK, side, steps, pixels, precision
+        )
     side = sides[0]
     for count in (4, 2):
         kept = keep_activations(folder, BLOCKS[-count], side)
@@ -121,7 +138,9 @@ def list_contenders(folder: Path, steps: int, sides: Sequence[int]) -> dict[str,
     return found
 
 
-def run_rounds(contenders: Mapping[str, Callable[[], float]], rounds: int) -> dict[str, list[float]]:
+def run_rounds(
+    contenders: Mapping[str, Callable[[], float]], rounds: int
+) -> dict[str, list[float]]:
     """Let all run in turn."""
     speeds: dict[str, list[float]] = {name: [] for name in contenders}
     for _ in range(rounds):
@@ -136,20 +155,35 @@ def print_speeds(speeds: Mapping[str, Sequence[float]]) -> None:
     for name, values in speeds.items():
         side = name.split(", ")[1]
         ratios = [
-            format_spread([own / other for own, other in zip(values, speeds[f"{base}, {side}"], strict=True)], 2)
+            format_spread(
+                [own / other for own, other in zip(values, speeds[f"{base}, {side}"], strict=True)],
+                2,
+            )
             for base in ("plain loop", "all layers")
         ]
         rows.append((name, format_spread(values, 0), *ratios))
-    print_table(("trained", "images/s: median (min–max, n)", "ratio to the plain loop", "ratio to all layers"), rows)
+    print_table(
+        (
+            "trained",
+            "images/s: median (min–max, n)",
+            "ratio to the plain loop",
+            "ratio to all layers",
+        ),
+        rows,
+    )
 
 
 def train_both(task: PhotoTask, epochs: float) -> tuple[float, float]:
-    """Train the last four Fire modules, and all layers; their accuracies on the validation images."""
+    """Train the last four Fire modules, and all layers; their accuracies on the validation
+    images.
+    """
     side, images = task.ground.trunk.pixels.side, len(task.ground.split.train)
     recipe = choose_recipe(images, epochs)
     last = StagePlan("last 4 blocks", BLOCKS[-4], (Phase(side, 1.0),), epochs, recipe, EXTRA_VIEWS)
     plans = last, task.plan
-    first, second = (deepen(task.ground, plan, task.workshop).candidate.validation_accuracy for plan in plans)
+    first, second = (
+        deepen(task.ground, plan, task.workshop).candidate.validation_accuracy for plan in plans
+    )
     return first, second
 
 
@@ -160,29 +194,56 @@ def measure_accuracy(options: argparse.Namespace) -> None:
     found: list[tuple[float, float, float]] = []
     for seed in range(options.seeds):
         task = open_task("cifar1000", seed, Regime(options.epochs), options, cache)
-        found.append((task.ground.head.chosen.validation_accuracy, *train_both(task, options.epochs)))
+        found.append(
+            (task.ground.head.chosen.validation_accuracy, *train_both(task, options.epochs))
+        )
     frozen, last, whole = zip(*found, strict=True)
     loss = [100 * (one - other) for one, other in zip(whole, last, strict=True)]
-    rows = [("frozen layers, linear head", format_mean(frozen), ""), ("all layers", format_mean(whole), ""),
-            ("last four Fire modules", format_mean(last), format_spread(loss, 2))]  # fmt: skip
+    rows = [
+        ("frozen layers, linear head", format_mean(frozen), ""),
+        ("all layers", format_mean(whole), ""),
+        ("last four Fire modules", format_mean(last), format_spread(loss, 2)),
+    ]
     print(f"1,000 images of CIFAR-10, {options.epochs:g} epochs")
     print_table(("trained", "validation accuracy", "points below all layers"), rows)
 
 
 def main(argv: Sequence[str] | None = None) -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     add_photo_options(parser)
-    parser.add_argument("--rounds", type=int, default=7, help="of the timing; 0 leaves it out (default: %(default)s)")
-    parser.add_argument("--steps", type=int, default=4, help="that are timed in a turn (default: %(default)s)")
-    parser.add_argument("--sides", type=int, nargs="+", default=(224, 128), help="in pixels (default: 224 128)")
-    parser.add_argument("--seeds", type=int, default=3, help="of the accuracy; 0 leaves it out (default: %(default)s)")
-    parser.add_argument("--epochs", type=float, default=12.0, help="of both trainings (default: %(default)s)")
+    parser.add_argument(
+        "--rounds",
+        type=int,
+        default=7,
+        help="of the timing; 0 leaves it out (default: %(default)s)",
+    )
+    parser.add_argument(
+        "--steps", type=int, default=4, help="that are timed in a turn (default: %(default)s)"
+    )
+    parser.add_argument(
+        "--sides", type=int, nargs="+", default=(224, 128), help="in pixels (default: 224 128)"
+    )
+    parser.add_argument(
+        "--seeds",
+        type=int,
+        default=3,
+        help="of the accuracy; 0 leaves it out (default: %(default)s)",
+    )
+    parser.add_argument(
+        "--epochs", type=float, default=12.0, help="of both trainings (default: %(default)s)"
+    )
     options = parser.parse_args(argv)
     options.verbose = False
     print_machine()
     if options.rounds:
         with TemporaryDirectory() as folder:
-            print_speeds(run_rounds(list_contenders(Path(folder), options.steps, options.sides), options.rounds))
+            print_speeds(
+                run_rounds(
+                    list_contenders(Path(folder), options.steps, options.sides), options.rounds
+                )
+            )
     if options.seeds:
         measure_accuracy(options)
 

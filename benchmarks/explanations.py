@@ -1,13 +1,16 @@
-"""Measure explanations: what becomes of a class's probability when the pixels that its map names are covered.
+"""Measure explanations: what becomes of a class's probability when the pixels that its map names
+are covered.
 
-    python benchmarks/explanations.py --data FOLDER [--photos eth80 cifar10] [--count 200] [--share 0.2]
-    python benchmarks/explanations.py --data FOLDER --photos eth80 --picture docs/images/explain.png
+    python benchmarks/explanations.py --data FOLDER [--photos eth80 cifar10] [--count 200] [--share
+        0.2] python benchmarks/explanations.py --data FOLDER --photos eth80 --picture
+        docs/images/explain.png
 
-Of test photos the hottest fifth of the pixels is covered with the photo's mean colour. Beside it the same is done with
-as many pixels that the map of another photo names, so that size and shape of what is covered are alike, with the
-coldest fifth, and with random squares. Told are means and standard deviations over the photos of the probability of the
-class that was predicted, and the mean of the paired differences to another photo's map with its 95 % interval. With
-`--picture` a test photo of each class, drawn at random, is drawn with its map. `--model` takes a model that is there.
+Of test photos the hottest fifth of the pixels is covered with the photo's mean colour. Beside it
+the same is done with as many pixels that the map of another photo names, so that size and shape of
+what is covered are alike, with the coldest fifth, and with random squares. Told are means and
+standard deviations over the photos of the probability of the class that was predicted, and the mean
+of the paired differences to another photo's map with its 95 % interval. With `--picture` a test
+photo of each class, drawn at random, is drawn with its map. `--model` takes a model that is there.
 """
 
 import argparse
@@ -22,9 +25,9 @@ from photos import PHOTO_SETS, add_photo_options, prepare_photos, scan_photos
 from PIL import Image
 
 from squeezetune.data.index import ImageIndex
-from squeezetune.explanation import Explainer, Explanation
-from squeezetune.parts import read_parts
-from squeezetune.prediction import Classifier, load
+from squeezetune.model.classifier import Classifier, load
+from squeezetune.model.explanation import Explainer, Explanation
+from squeezetune.model.split_record import read_parts
 from squeezetune.training import train
 
 SQUARES = 8  # random squares are those of a grid of so many a side
@@ -73,7 +76,8 @@ def measure_covered(
     others = range(-1, len(photos) - 1)
     heats = [photos[at].heat for at in others]
     moved = [
-        np.asarray(Image.fromarray(heat).resize(photo.photo.size)) for heat, photo in zip(heats, photos, strict=True)
+        np.asarray(Image.fromarray(heat).resize(photo.photo.size))
+        for heat, photo in zip(heats, photos, strict=True)
     ]
     ways: dict[str, Callable[[int], Mask]] = {
         "nothing": lambda at: np.zeros(photos[at].heat.shape, bool),
@@ -87,12 +91,17 @@ def measure_covered(
         covered = [cover(photo.photo, choose(at)) for at, photo in enumerate(photos)]
         predictions = classifier.predict(covered)
         found[way] = np.array(
-            [each.probabilities[photo.label] for each, photo in zip(predictions, photos, strict=True)]
+            [
+                each.probabilities[photo.label]
+                for each, photo in zip(predictions, photos, strict=True)
+            ]
         )
     return found
 
 
-def explain_photos(classifier: Classifier, index: ImageIndex, positions: NDArray[np.int64]) -> list[Explanation]:
+def explain_photos(
+    classifier: Classifier, index: ImageIndex, positions: NDArray[np.int64]
+) -> list[Explanation]:
     """Explain the class that is predicted for each photo."""
     explainer = Explainer(classifier)
     raw = [index.source.read(index.names[at]) for at in positions]
@@ -106,7 +115,10 @@ def draw_picture(photos: Sequence[Explanation], path: Path) -> None:
     picture = Image.new("RGB", (len(photos) * step - GAP_PX, 2 * step - GAP_PX), "white")
     for column, photo in enumerate(photos):
         for row, image in enumerate((photo.photo, photo.draw())):
-            picture.paste(image.resize((TILE_PX, TILE_PX), Image.Resampling.LANCZOS), (column * step, row * step))
+            picture.paste(
+                image.resize((TILE_PX, TILE_PX), Image.Resampling.LANCZOS),
+                (column * step, row * step),
+            )
     picture.save(path, optimize=True)
 
 
@@ -114,28 +126,47 @@ def describe_difference(own: NDArray[np.float64], other: NDArray[np.float64]) ->
     """Write the mean of paired differences with its 95 % interval."""
     differences = own - other
     half = 1.96 * differences.std(ddof=1) / np.sqrt(len(differences))
-    return f"{differences.mean():+.3f} ({differences.mean() - half:+.3f} to {differences.mean() + half:+.3f})"
+    return (
+        f"{differences.mean():+.3f} ({differences.mean() - half:+.3f} to "
+        f"{differences.mean() + half:+.3f})"
+    )
 
 
 def main(argv: Sequence[str] | None = None) -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     add_photo_options(parser)
     parser.add_argument("--photos", nargs="+", choices=PHOTO_SETS, default=list(PHOTO_SETS))
-    parser.add_argument("--count", type=int, default=200, help="test photos of each set; default: %(default)s")
-    parser.add_argument("--share", type=float, default=0.2, help="of the pixels; default: %(default)s")
-    parser.add_argument("--model", type=Path, help="a model of the one set, instead of training one")
-    parser.add_argument("--picture", type=Path, help="draw a photo of each class of the first set into this file")
+    parser.add_argument(
+        "--count", type=int, default=200, help="test photos of each set; default: %(default)s"
+    )
+    parser.add_argument(
+        "--share", type=float, default=0.2, help="of the pixels; default: %(default)s"
+    )
+    parser.add_argument(
+        "--model", type=Path, help="a model of the one set, instead of training one"
+    )
+    parser.add_argument(
+        "--picture", type=Path, help="draw a photo of each class of the first set into this file"
+    )
     options = parser.parse_args(argv)
     print_machine()
     rng, rows = np.random.default_rng(0), []
     with tempfile.TemporaryDirectory(dir=options.work) as folder:
         for name in options.photos:
             root = prepare_photos(name, options)
-            index, classifier = scan_photos(name, root), prepare_model(name, root, options, Path(folder))
+            index, classifier = (
+                scan_photos(name, root),
+                prepare_model(name, root, options, Path(folder)),
+            )
             assert classifier.folder
             test = read_parts(classifier.folder).find(index, "test")
             if options.picture and name == options.photos[0]:
-                ones = [rng.choice(test[index.labels[test] == label]) for label in np.unique(index.labels[test])]
+                ones = [
+                    rng.choice(test[index.labels[test] == label])
+                    for label in np.unique(index.labels[test])
+                ]
                 draw_picture(explain_photos(classifier, index, np.array(ones)), options.picture)
             photos = explain_photos(classifier, index, rng.permutation(test)[: options.count])
             found = measure_covered(classifier, photos, options.share)
@@ -143,7 +174,9 @@ def main(argv: Sequence[str] | None = None) -> None:
             rows += [(name, len(photos), way, f"{values.mean():.3f} ± {values.std(ddof=1):.3f}",
                       "–" if way == OTHER else describe_difference(values, other))
                      for way, values in found.items()]  # fmt: skip
-    print_table(["photos", "n", "covered", "probability of the class", "against another photo's map"], rows)
+    print_table(
+        ["photos", "n", "covered", "probability of the class", "against another photo's map"], rows
+    )
 
 
 if __name__ == "__main__":

@@ -1,12 +1,15 @@
-"""Measure every export: size, accuracy on the test part, agreement, images a second, first answer and memory.
+"""Measure every export: size, accuracy on the test part, agreement, images a second, first answer
+and memory.
 
-    python benchmarks/exports.py --data FOLDER [--models digits eth80 cifar10] [--formats onnx onnx-int8] [--rounds 5]
+    python benchmarks/exports.py --data FOLDER [--models digits eth80 cifar10] [--formats onnx
+        onnx-int8] [--rounds 5]
 
-Three models: the demonstration's digits, ETH-80, and CIFAR-10 with all layers trained in five minutes (torch). They are
-trained in the work folder unless they are there. Accuracy and agreement are those of `squeezetune export`, on the
-photos that measured the model. Speed, first answer and memory are of a process of its own for each format, which run
-in turn within each round; medians over the rounds are printed, and ratios of images/s taken within a round, to the
-float32 ONNX file in the same runtime (in LiteRT to `tflite`). `web` holds the file of `onnx-tiny`, and is left out
+Three models: the demonstration's digits, ETH-80, and CIFAR-10 with all layers trained in five
+minutes (torch). They are trained in the work folder unless they are there. Accuracy and agreement
+are those of `squeezetune export`, on the photos that measured the model. Speed, first answer and
+memory are of a process of its own for each format, which run in turn within each round; medians
+over the rounds are printed, and ratios of images/s taken within a round, to the float32 ONNX file
+in the same runtime (in LiteRT to `tflite`). `web` holds the file of `onnx-tiny`, and is left out
 unless it is asked for.
 """
 
@@ -23,16 +26,16 @@ from figures import format_spread, print_machine, print_table
 from ledger import add_ledger_options, open_ledger
 from photos import PHOTO_SETS, add_photo_options, prepare_photos
 
-from squeezetune.data.digits import write_digits
+from squeezetune.data.datasets.digits import write_digits
 from squeezetune.events import ignore_event
 from squeezetune.exporting.attempt import open_bench
+from squeezetune.exporting.benchmark import CALL_SIZES, try_export
+from squeezetune.exporting.export_index import Exports
+from squeezetune.exporting.export_inputs import Request, make_exam, open_material
 from squeezetune.exporting.exports import export
 from squeezetune.exporting.formats import FORMATS, list_formats
-from squeezetune.exporting.material import Request, make_exam, open_material
-from squeezetune.exporting.record import Exports
 from squeezetune.exporting.scoring import score_export
-from squeezetune.exporting.trial import CALL_SIZES, try_export
-from squeezetune.prediction import load
+from squeezetune.model.classifier import load
 from squeezetune.settings import Settings
 from squeezetune.training import train
 
@@ -48,7 +51,9 @@ UNKNOWN = "–"
 
 @dataclass(frozen=True)
 class Contender:
-    """A file in a runtime; `base` is the name of the contender that it is compared with, if there is one."""
+    """A file in a runtime; `base` is the name of the contender that it is compared with, if there
+    is one.
+    """
 
     name: str
     runtime: str
@@ -95,9 +100,15 @@ def measure_model(name: str, options: argparse.Namespace) -> dict[str, Any]:
 
 
 def list_contenders(exports: Exports) -> list[Contender]:
-    """List the exports with their runtimes, and the float32 ONNX file in those others that read it."""
+    """List the exports with their runtimes, and the float32 ONNX file in those others that read
+    it.
+    """
     found = []
-    baselines = {"onnxruntime": BASELINE, "openvino": f"{BASELINE} in openvino", "ai_edge_litert": LITERT_BASELINE}
+    baselines = {
+        "onnxruntime": BASELINE,
+        "openvino": f"{BASELINE} in openvino",
+        "ai_edge_litert": LITERT_BASELINE,
+    }
     for item in exports.items:
         form = FORMATS[item.format]
         path = exports.find_path(item.format)
@@ -111,17 +122,30 @@ def list_contenders(exports: Exports) -> list[Contender]:
 
 def print_model(name: str, found: Mapping[str, Any]) -> None:
     """Print the table of a model."""
-    header = ["format", "MB", "accuracy (95 % interval)", "change, points (95 % interval)", "same answer"]
+    header = [
+        "format",
+        "MB",
+        "accuracy (95 % interval)",
+        "change, points (95 % interval)",
+        "same answer",
+    ]
     for size in CALL_SIZES:
         header += [f"images/s, {size} a call", "ratio to floats"]
     print(f"\n{MODELS[name]}", flush=True)
-    print_table([*header, "first answer, s", "memory, MB"], [describe_row(format_, found) for format_ in found])
+    print_table(
+        [*header, "first answer, s", "memory, MB"],
+        [describe_row(format_, found) for format_ in found],
+    )
 
 
 def describe_row(name: str, found: Mapping[str, Any]) -> list[str]:
     """Write what is known of a format as the cells of a row."""
     own, base = found[name], found.get(found[name]["base"])
-    row = [name, f"{own['bytes'] / 1e6:.2f}" if "bytes" in own else UNKNOWN, *describe_score(own.get("score"))]
+    row = [
+        name,
+        f"{own['bytes'] / 1e6:.2f}" if "bytes" in own else UNKNOWN,
+        *describe_score(own.get("score")),
+    ]
     for size in map(str, CALL_SIZES):
         speeds = [trial["images_per_s"][size] for trial in own["trials"]]
         others = [trial["images_per_s"][size] for trial in base["trials"]] if base else []
@@ -129,7 +153,11 @@ def describe_row(name: str, found: Mapping[str, Any]) -> list[str]:
         row += [format_spread(speeds, 0), format_spread(ratios, 2) if ratios else UNKNOWN]
     starts = [trial["cold_start_s"] for trial in own["trials"]]
     peaks = [trial["peak_mb"] for trial in own["trials"] if trial["peak_mb"] is not None]
-    return [*row, format_spread(starts, 2), f"{statistics.median(peaks):,.0f}" if peaks else UNKNOWN]
+    return [
+        *row,
+        format_spread(starts, 2),
+        f"{statistics.median(peaks):,.0f}" if peaks else UNKNOWN,
+    ]
 
 
 def describe_score(score: Mapping[str, Any] | None) -> list[str]:
@@ -146,20 +174,31 @@ def describe_score(score: Mapping[str, Any] | None) -> list[str]:
 
 
 def main(argv: Sequence[str] | None = None) -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     add_photo_options(parser)
     add_ledger_options(parser)
     usual = [name for name in list_formats() if name != "web"]
     parser.add_argument("--models", nargs="+", choices=MODELS, default=list(MODELS))
-    parser.add_argument("--formats", nargs="+", choices=FORMATS, default=usual, help="(default: %(default)s)")
-    parser.add_argument("--rounds", type=int, default=5, help="turns of each format (default: %(default)s)")
+    parser.add_argument(
+        "--formats", nargs="+", choices=FORMATS, default=usual, help="(default: %(default)s)"
+    )
+    parser.add_argument(
+        "--rounds", type=int, default=5, help="turns of each format (default: %(default)s)"
+    )
     options = parser.parse_args(argv)
     options.work.mkdir(parents=True, exist_ok=True)
     os.environ["SQUEEZETUNE_CACHE"] = str(options.work / "exports-cache")
     ledger = open_ledger("exports", options)
     print_machine()
     for name in options.models:
-        key = {"model": name, "images": options.images, "formats": options.formats, "rounds": options.rounds}
+        key = {
+            "model": name,
+            "images": options.images,
+            "formats": options.formats,
+            "rounds": options.rounds,
+        }
         print_model(name, ledger.recall(key, lambda name=name: measure_model(name, options)))  # type: ignore[misc]
 
 

@@ -1,11 +1,12 @@
-"""Measure whether the report on a model of a few images is honest, and whether it pays to hold some of them back.
+"""Measure whether the report on a model of a few images is honest, and whether it pays to hold some
+of them back.
 
     python benchmarks/few_images.py --data FOLDER [--each 5] [--draws 20]
 
-So many images of every class are drawn from a set, again and again. Each draw is trained on as `squeezetune train`
-does: by itself it takes folds; `--folds none` sets images aside to choose and to measure. What the model is really
-worth is measured on others of the set, which it has not seen. An honest 95 % interval holds that truth in about 95 of
-100 draws.
+So many images of every class are drawn from a set, again and again. Each draw is trained on as
+`squeezetune train` does: by itself it takes folds; `--folds none` sets images aside to choose and
+to measure. What the model is really worth is measured on others of the set, which it has not seen.
+An honest 95 % interval holds that truth in about 95 of 100 draws.
 """
 
 import argparse
@@ -20,20 +21,19 @@ from figures import format_mean, print_machine, print_table
 from numpy.typing import NDArray
 from photos import PHOTO_SETS, add_photo_options, prepare_photos, scan_photos, split_photos
 
-from squeezetune.cross_validation import cross_validate
 from squeezetune.data.index import ImageIndex
+from squeezetune.evaluation.measurement import Measured
+from squeezetune.evaluation.metrics import Evaluation, evaluate_probabilities
 from squeezetune.events import ignore_event
-from squeezetune.learn.evaluation import Evaluation, evaluate_probabilities
-from squeezetune.learn.features import FeatureStores, compute_features
-from squeezetune.learn.graph import FEATURE_COUNT
-from squeezetune.learned import Learned
-from squeezetune.learning import learn_classifier
-from squeezetune.measurement import Measured
-from squeezetune.scheme import choose_scheme
-from squeezetune.scratch import Selection
+from squeezetune.network.features import FeatureStores, compute_features
+from squeezetune.network.graph import FEATURE_COUNT
+from squeezetune.pipeline.context import open_workshop
+from squeezetune.pipeline.cross_validation import choose_scheme, cross_validate
+from squeezetune.pipeline.fitting import learn_classifier
+from squeezetune.pipeline.result import Learned
 from squeezetune.settings import Settings
-from squeezetune.store import RowStore
-from squeezetune.workshop import open_workshop
+from squeezetune.system.scratch import Selection
+from squeezetune.system.store import RowStore
 
 OTHERS = 2000  # images on which the truth is measured
 
@@ -55,10 +55,14 @@ class Draw:
 def take_images(index: ImageIndex, positions: NDArray[np.int64]) -> ImageIndex:
     """Keep the images at these positions."""
     names = tuple(index.names[at] for at in positions)
-    return replace(index, names=names, labels=index.labels[positions], digests=index.digests[positions])
+    return replace(
+        index, names=names, labels=index.labels[positions], digests=index.digests[positions]
+    )
 
 
-def draw_images(index: ImageIndex, counts: Sequence[int], seed: int) -> tuple[ImageIndex, ImageIndex]:
+def draw_images(
+    index: ImageIndex, counts: Sequence[int], seed: int
+) -> tuple[ImageIndex, ImageIndex]:
     """Draw so many images of every class, and others on which the truth is measured."""
     order = np.random.default_rng(seed).permutation(len(index))
     ranks = np.empty(len(index), np.int64)
@@ -66,13 +70,20 @@ def draw_images(index: ImageIndex, counts: Sequence[int], seed: int) -> tuple[Im
         own = order[index.labels[order] == label]
         ranks[own] = np.arange(len(own))
     is_drawn = ranks[order] < np.array(counts)[index.labels[order]]
-    others = order[~is_drawn][-OTHERS:]  # the last: a class of which most are drawn has its others there
+    others = order[~is_drawn][
+        -OTHERS:
+    ]  # the last: a class of which most are drawn has its others there
     return take_images(index, np.sort(order[is_drawn])), take_images(index, np.sort(others))
 
 
 def measure_draw(photos: ImageIndex, others: ImageIndex, settings: Settings, cache: Path) -> Draw:
-    """Train on some photos, and set what is reported against the truth; features are kept in the cache."""
-    workshop, scheme = open_workshop(settings, cache, ignore_event), choose_scheme(photos, settings, ignore_event)
+    """Train on some photos, and set what is reported against the truth; features are kept in the
+    cache.
+    """
+    workshop, scheme = (
+        open_workshop(settings, cache, ignore_event),
+        choose_scheme(photos, settings, ignore_event),
+    )
     if scheme:
         learned = learn_classifier(photos, scheme.keep_all, workshop)
         measured = cross_validate(learned, scheme, workshop, None).pool()
@@ -87,24 +98,39 @@ def measure_truth(learned: Learned, others: ImageIndex, cache: Path) -> Evaluati
     trunk = learned.trunk
     store = RowStore(cache / "features" / trunk.key, (trunk.views, FEATURE_COUNT))
     shop = open_workshop(Settings(), cache, ignore_event)
-    features = compute_features(others, trunk, FeatureStores(store), shop.engine, shop.threads, ignore_event)
+    features = compute_features(
+        others, trunk, FeatureStores(store), shop.engine, shop.threads, ignore_event
+    )
     probabilities = learned.head.predict(Selection(features.values, np.arange(len(others))))
     return evaluate_probabilities(probabilities, others.labels, others.class_names)
 
 
 def describe_draws(draws: Sequence[Draw]) -> list[object]:
-    """Describe draws as a row: what was reported, what is true, and how often the interval holds it."""
-    reported, truth = ([getattr(draw, name).accuracy for draw in draws] for name in ("reported", "truth"))
+    """Describe draws as a row: what was reported, what is true, and how often the interval holds
+    it.
+    """
+    reported, truth = (
+        [getattr(draw, name).accuracy for draw in draws] for name in ("reported", "truth")
+    )
     widths = [high - low for low, high in (draw.reported.interval for draw in draws)]
     covered = sum(draw.is_covered for draw in draws)
-    return [format_mean(reported), format_mean(truth), f"{statistics.mean(widths):.1%}", f"{covered} of {len(draws)}"]
+    return [
+        format_mean(reported),
+        format_mean(truth),
+        f"{statistics.mean(widths):.1%}",
+        f"{covered} of {len(draws)}",
+    ]
 
 
 def main(argv: Sequence[str] | None = None) -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     add_photo_options(parser)
     parser.add_argument("--sets", nargs="+", choices=PHOTO_SETS, default=list(PHOTO_SETS))
-    parser.add_argument("--each", type=int, default=5, help="images of every class (default: %(default)s)")
+    parser.add_argument(
+        "--each", type=int, default=5, help="images of every class (default: %(default)s)"
+    )
     parser.add_argument("--draws", type=int, default=20, help="(default: %(default)s)")
     options = parser.parse_args(argv)
     print_machine()
@@ -113,15 +139,29 @@ def main(argv: Sequence[str] | None = None) -> None:
         index = scan_photos(name, prepare_photos(name, options))
         with tempfile.TemporaryDirectory(dir=options.work) as cache:
             for folds in ("auto", "none"):
-                settings = Settings(folds=folds, engine="onnxruntime", precision="float32", threads=1)
+                settings = Settings(
+                    folds=folds, engine="onnxruntime", precision="float32", threads=1
+                )
                 draws = []
                 for seed in range(options.draws):
-                    photos, others = draw_images(index, [options.each] * len(index.class_names), seed)
+                    photos, others = draw_images(
+                        index, [options.each] * len(index.class_names), seed
+                    )
                     draws.append(measure_draw(photos, others, settings, Path(cache)))
                 rows.append([name, folds, *describe_draws(draws)])
                 print(rows[-1], flush=True)
     print(f"\n{options.each} images of every class, {OTHERS} others for the truth")
-    print_table(["photos", "--folds", "reported", "truth", "width of the interval", "intervals with the truth"], rows)
+    print_table(
+        [
+            "photos",
+            "--folds",
+            "reported",
+            "truth",
+            "width of the interval",
+            "intervals with the truth",
+        ],
+        rows,
+    )
 
 
 if __name__ == "__main__":

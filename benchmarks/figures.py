@@ -1,10 +1,12 @@
-"""How the benchmarks print what they measured: medians with spread, Markdown tables, and the machine."""
+"""How the benchmarks print what they measured: medians with spread, Markdown tables, and the
+machine.
+"""
 
 import statistics
 from collections.abc import Iterable, Sequence
 
-from squeezetune.learn.intervals import wilson_interval
-from squeezetune.machine import LIBRARIES, describe_machine, list_libraries
+from squeezetune.evaluation.metrics import wilson_interval
+from squeezetune.system.machine import LIBRARIES, describe_machine, list_libraries
 
 
 def format_spread(values: Sequence[float], digits: int = 1) -> str:
@@ -13,7 +15,9 @@ def format_spread(values: Sequence[float], digits: int = 1) -> str:
     >>> format_spread([3.0, 1.0, 2.0])
     '2.0 (1.0–3.0, n=3)'
     """
-    low, middle, high = (f"{value:.{digits}f}" for value in (min(values), statistics.median(values), max(values)))
+    low, middle, high = (
+        f"{value:.{digits}f}" for value in (min(values), statistics.median(values), max(values))
+    )
     return f"{middle} ({low}–{high}, n={len(values)})"
 
 
@@ -32,12 +36,24 @@ def format_accuracy(correct: int, count: int) -> str:
 def print_table(header: Sequence[str], rows: Iterable[Sequence[object]]) -> None:
     """Print a Markdown table."""
     lines = [header, ["---"] * len(header), *rows]
-    print("", *("| " + " | ".join(str(cell) for cell in line) + " |" for line in lines), "", sep="\n", flush=True)
+    print(
+        "",
+        *("| " + " | ".join(str(cell) for cell in line) + " |" for line in lines),
+        "",
+        sep="\n",
+        flush=True,
+    )
 
 
 def print_machine() -> None:
     """Print the processor, its cores and the versions of everything that takes part."""
     machine = describe_machine()
-    versions = {"Python": machine["python"], **list_libraries([*LIBRARIES, "scikit-learn", "torch"])}
+    versions = {
+        "Python": machine["python"],
+        **list_libraries([*LIBRARIES, "scikit-learn", "torch"]),
+    }
     named = ", ".join(f"{name} {version}" for name, version in versions.items())
-    print(f"Machine: {machine['processor']}, {machine['cores']} cores, {machine['system']}; {named}", flush=True)
+    print(
+        f"Machine: {machine['processor']}, {machine['cores']} cores, {machine['system']}; {named}",
+        flush=True,
+    )

@@ -1,16 +1,21 @@
-"""Measure what training the layers gains over the frozen layers' head, on the same splits of ETH-80. Needs torch.
+"""Measure what training the layers gains over the frozen layers' head, on the same splits of
+ETH-80. Needs torch.
 
-    python benchmarks/fine_tuning.py --data FOLDER [--only objects random] [--layers last --last-fires 4]
+    python benchmarks/fine_tuning.py --data FOLDER [--only objects random] [--layers last
+        --last-fires 4]
                                      [--effort thorough] [--budget 10m] [--epochs 8]
 
-objects  whole objects held out, ten folds: in fold k the k-th object of every class is the test part, the object
-         after it the validation part, and the other eight train. The errors of both ways are paired by fold; the
-         ratio of their means has a 95 % interval from 10,000 draws of ten folds with replacement.
-random   80/10/10 with the same share of every class, five seeds: other views of the same objects are in training.
+objects  whole objects held out, ten folds: in fold k the k-th object of every class is the test
+         part, the object after it the validation part, and the other eight train. The errors of
+         both ways are paired by fold; the ratio of their means has a 95 % interval from 10,000
+         draws of ten folds with replacement.
+random   80/10/10 with the same share of every class, five seeds: other views of the same objects
+         are in training.
 
-Both ways have the options' settings, but that the frozen one has `--layers head`. What is measured is `model.onnx`,
-which holds the trained layers only where they are better on the validation part. Finished trainings are kept in
-`fine-tuning.jsonl` in the work folder and not made again; features and pixels are shared through a cache there.
+Both ways have the options' settings, but that the frozen one has `--layers head`. What is measured
+is `model.onnx`, which holds the trained layers only where they are better on the validation part.
+Finished trainings are kept in `fine-tuning.jsonl` in the work folder and not made again; features
+and pixels are shared through a cache there.
 """
 
 import argparse
@@ -57,11 +62,18 @@ class Kind:
 
 KINDS = {
     "objects": Kind(Field.train_fold, FOLDS, "fold", "whole objects held out"),
-    "random": Kind(Field.train_seed, range(5), "seed", "80/10/10, other views of the same objects are in training"),
+    "random": Kind(
+        Field.train_seed,
+        range(5),
+        "seed",
+        "80/10/10, other views of the same objects are in training",
+    ),
 }
 
 
-def recall_pairs(field: Field, name: str, ledger: Ledger, options: argparse.Namespace) -> list[Pair]:
+def recall_pairs(
+    field: Field, name: str, ledger: Ledger, options: argparse.Namespace
+) -> list[Pair]:
     """Train both ways on every split, or take what is known."""
     kind, pairs = KINDS[name], []
     frozen = freeze(field)
@@ -82,7 +94,8 @@ def freeze(field: Field) -> Field:
 
 
 def bootstrap_ratio(pairs: Sequence[Pair], draws: int = DRAWS) -> tuple[float, float, float]:
-    """Return the ratio of the mean errors, trained over frozen, and its 95 % interval over draws of the splits.
+    """Return the ratio of the mean errors, trained over frozen, and its 95 % interval over draws of
+    the splits.
 
     Draws in which the frozen layers make no error are left out; nan where there is no other.
     """
@@ -101,17 +114,44 @@ def print_pairs(name: str, pairs: Sequence[Pair], choices: Mapping[str, Any]) ->
     """Print every split and the summary."""
     kind = KINDS[name]
     rows: list[Sequence[object]] = [
-        (pair.number, f"{pair.frozen.accuracy:.2%}", f"{pair.tuned.accuracy:.2%}", f"{100 * pair.gain:+.2f}",
-         f"{pair.tuned.frozen_validation:.2%}", f"{pair.tuned.validation:.2%}", pair.tuned.head,
-         f"{pair.frozen.seconds:.0f}", f"{pair.tuned.seconds:.0f}")
+        (
+            pair.number,
+            f"{pair.frozen.accuracy:.2%}",
+            f"{pair.tuned.accuracy:.2%}",
+            f"{100 * pair.gain:+.2f}",
+            f"{pair.tuned.frozen_validation:.2%}",
+            f"{pair.tuned.validation:.2%}",
+            pair.tuned.head,
+            f"{pair.frozen.seconds:.0f}",
+            f"{pair.tuned.seconds:.0f}",
+        )
         for pair in pairs
-    ]  # fmt: skip
+    ]
     frozen, tuned = ([getattr(pair, way).accuracy for pair in pairs] for way in ("frozen", "tuned"))
-    rows.append(("mean ± sd", format_mean(frozen), format_mean(tuned), format_points([pair.gain for pair in pairs]),
-                 *[""] * 5))  # fmt: skip
-    print(f"\n{PHOTOS}, {kind.title}; {', '.join(f'{name} {value}' for name, value in choices.items())}")
-    header = [kind.unit, "frozen, test", "trained, test", "gain, points", "frozen, validation",
-              "the file, validation", "in the file", "frozen, s", "trained, s (the first fills the cache)"]  # fmt: skip
+    rows.append(
+        (
+            "mean ± sd",
+            format_mean(frozen),
+            format_mean(tuned),
+            format_points([pair.gain for pair in pairs]),
+            *[""] * 5,
+        )
+    )
+    print(
+        f"\n{PHOTOS}, {kind.title}; "
+        f"{', '.join(f'{name} {value}' for name, value in choices.items())}"
+    )
+    header = [
+        kind.unit,
+        "frozen, test",
+        "trained, test",
+        "gain, points",
+        "frozen, validation",
+        "the file, validation",
+        "in the file",
+        "frozen, s",
+        "trained, s (the first fills the cache)",
+    ]
     print_table(header, rows)
     print_summary(name, pairs)
 
@@ -120,24 +160,39 @@ def print_summary(name: str, pairs: Sequence[Pair]) -> None:
     """Print what was wanted and what was found."""
     ratio, low, high = bootstrap_ratio(pairs)
     sign = [sum(pair.gain > 0 for pair in pairs), sum(pair.gain == 0 for pair in pairs)]
-    print(f"Mean error, trained / frozen: {ratio:.2f} [{low:.2f}, {high:.2f}], n={len(pairs)}; "
-          f"better in {sign[0]}, equal in {sign[1]}, worse in {len(pairs) - sum(sign)}")  # fmt: skip
+    print(
+        f"Mean error, trained / frozen: {ratio:.2f} [{low:.2f}, {high:.2f}], n={len(pairs)}; "
+        f"better in {sign[0]}, equal in {sign[1]}, worse in {len(pairs) - sum(sign)}"
+    )
     if name == "objects":
         print(f"Wanted: {WANTED_RATIO} or less: {'reached' if ratio <= WANTED_RATIO else 'MISSED'}")
     else:
         mean = statistics.mean(pair.tuned.accuracy for pair in pairs)
-        print(f"Wanted: {WANTED_RANDOM:.1%} or more: {'reached' if mean >= WANTED_RANDOM else 'MISSED'}")
+        print(
+            f"Wanted: {WANTED_RANDOM:.1%} or more: "
+            f"{'reached' if mean >= WANTED_RANDOM else 'MISSED'}"
+        )
 
 
 def main(argv: Sequence[str] | None = None) -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     add_photo_options(parser)
     add_ledger_options(parser)
     parser.add_argument("--only", nargs="+", choices=KINDS, default=list(KINDS))
-    parser.add_argument("--splits", type=int, default=0, help="take the first splits only; 0 takes all")
+    parser.add_argument(
+        "--splits", type=int, default=0, help="take the first splits only; 0 takes all"
+    )
     parser.add_argument("--layers", default="all", help="as of `train` (default: %(default)s)")
     parser.add_argument("--last-fires", type=int, help="as of `train`")
-    for name, kind in (("effort", str), ("budget", str), ("epochs", float), ("engine", str), ("precision", str)):
+    for name, kind in (
+        ("effort", str),
+        ("budget", str),
+        ("epochs", float),
+        ("engine", str),
+        ("precision", str),
+    ):
         parser.add_argument(f"--{name}", type=kind, help="as of `train`")
     options = parser.parse_args(argv)
     print_machine()

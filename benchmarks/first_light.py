@@ -1,11 +1,14 @@
-"""Compare SqueezeTune with the original project's recipe: the same photos, the same split, side by side. Needs torch.
+"""Compare SqueezeTune with the original project's recipe: the same photos, the same split, side by
+side. Needs torch.
 
-    python benchmarks/first_light.py --data FOLDER [--sets eth80 cifar10] [--engine onnxruntime auto] [--runs 3]
+    python benchmarks/first_light.py --data FOLDER [--sets eth80 cifar10] [--engine onnxruntime
+        auto] [--runs 3]
 
-Ours is the whole process `python -m squeezetune train`, from reading the files to the written report: cold with an
-empty cache, warm with the cache of the cold run. The recipe (see seed_recipe.py) is timed on a slice, without its
-start, before and after every round of ours, and extrapolated; a round is compared with the mean of the two slices
-around it, so that the ratios hold on a machine whose speed drifts. All files are in the system's file cache.
+Ours is the whole process `python -m squeezetune train`, from reading the files to the written
+report: cold with an empty cache, warm with the cache of the cold run. The recipe (see
+seed_recipe.py) is timed on a slice, without its start, before and after every round of ours, and
+extrapolated; a round is compared with the mean of the two slices around it, so that the ratios hold
+on a machine whose speed drifts. All files are in the system's file cache.
 """
 
 import argparse
@@ -19,12 +22,20 @@ from typing import Any
 from figures import format_accuracy, format_spread, print_machine, print_table
 from photos import PHOTO_SETS, add_photo_options, prepare_photos
 from processes import ProcessRun, read_report, run_process, train_command
-from seed_recipe import RecipeAccuracy, add_recipe_options, measure_accuracy, measure_pace, open_recipe
+from seed_recipe import (
+    RecipeAccuracy,
+    add_recipe_options,
+    measure_accuracy,
+    measure_pace,
+    open_recipe,
+)
 
 
 @dataclass(frozen=True)
 class Pair:
-    """One training with an empty cache and the same training again, by one engine; `report` is of the first."""
+    """One training with an empty cache and the same training again, by one engine; `report` is of
+    the first.
+    """
 
     cold: ProcessRun
     warm: ProcessRun
@@ -33,7 +44,9 @@ class Pair:
 
 @dataclass(frozen=True)
 class Contest:
-    """The recipe's seconds, one more than there are rounds, and our runs: for each round a pair for each engine."""
+    """The recipe's seconds, one more than there are rounds, and our runs: for each round a pair for
+    each engine.
+    """
 
     recipe_s: list[float]
     rounds: list[dict[str, Pair]]
@@ -62,7 +75,9 @@ def run_pair(name: str, root: Path, engine: str, options: argparse.Namespace) ->
     settings = PHOTO_SETS[name].make_settings(seed=options.seed, engine=engine)
     with tempfile.TemporaryDirectory(dir=options.work) as folder:
         cache, outputs = Path(folder) / "cache", [Path(folder) / kind for kind in ("cold", "warm")]
-        cold, warm = (run_process(train_command(name, root, output, settings), cache) for output in outputs)
+        cold, warm = (
+            run_process(train_command(name, root, output, settings), cache) for output in outputs
+        )
         reports = [read_report(output) for output in outputs]
     if reports[0]["test"]["correct"] != reports[1]["test"]["correct"]:
         raise SystemExit("the warm run measured another accuracy than the cold one")
@@ -71,13 +86,24 @@ def run_pair(name: str, root: Path, engine: str, options: argparse.Namespace) ->
 
 def print_contest(name: str, contest: Contest) -> None:
     accuracy = format_accuracy(contest.accuracy.correct, contest.accuracy.count)
-    rows = [(f"recipe of 2018, {PHOTO_SETS[name].epochs} epochs, torch", format_spread(contest.recipe_s), "1",
-             "not measured", accuracy)]  # fmt: skip
-    for engine, kind in ((engine, kind) for engine in contest.rounds[0] for kind in ("cold", "warm")):
+    rows = [
+        (
+            f"recipe of 2018, {PHOTO_SETS[name].epochs} epochs, torch",
+            format_spread(contest.recipe_s),
+            "1",
+            "not measured",
+            accuracy,
+        )
+    ]
+    for engine, kind in (
+        (engine, kind) for engine in contest.rounds[0] for kind in ("cold", "warm")
+    ):
         pairs = [round_[engine] for round_ in contest.rounds]
         runs: list[ProcessRun] = [getattr(pair, kind) for pair in pairs]
         used = sorted({pair.report["model"]["engine"] for pair in pairs})
-        tests = sorted({(pair.report["test"]["correct"], pair.report["test"]["count"]) for pair in pairs})
+        tests = sorted(
+            {(pair.report["test"]["correct"], pair.report["test"]["count"]) for pair in pairs}
+        )
         rows.append((
             f"squeezetune --engine {engine}, {kind} ({', '.join(used)})",
             format_spread([run.seconds for run in runs]),
@@ -85,14 +111,27 @@ def print_contest(name: str, contest: Contest) -> None:
             format_spread([run.peak_mb for run in runs], 0),
             "; ".join(format_accuracy(*test) for test in tests),
         ))  # fmt: skip
-    print(f"\n{name}: seconds, ratios and memory as median (min–max, n); the recipe's seconds are extrapolated, its")
-    print("accuracy is that of all epochs on stored outputs of its frozen layers (see seed_recipe.py)")
-    header = ["", "seconds", "times faster than the recipe", "peak memory, MB", "test accuracy [95 % interval]"]
+    print(
+        f"\n{name}: seconds, ratios and memory as median (min–max, n); the recipe's seconds are "
+        f"extrapolated, its"
+    )
+    print(
+        "accuracy is that of all epochs on stored outputs of its frozen layers (see seed_recipe.py)"
+    )
+    header = [
+        "",
+        "seconds",
+        "times faster than the recipe",
+        "peak memory, MB",
+        "test accuracy [95 % interval]",
+    ]
     print_table(header, rows)
 
 
 def main(argv: Sequence[str] | None = None) -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     add_photo_options(parser)
     add_recipe_options(parser)
     parser.add_argument("--sets", nargs="+", choices=PHOTO_SETS, default=list(PHOTO_SETS))

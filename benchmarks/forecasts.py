@@ -1,11 +1,14 @@
-"""Hold the forecast of a run with a budget against the time that it took, and its end against the budget.
+"""Hold the forecast of a run with a budget against the time that it took, and its end against the
+budget.
 
-    python benchmarks/forecasts.py --data FOLDER [--budgets 1m 3m 8m] [--settings usual small] [--images 200]
+    python benchmarks/forecasts.py --data FOLDER [--budgets 1m 3m 8m] [--settings usual small]
+        [--images 200]
 
-Three tasks, 400 and 3,280 photos of ETH-80 and 50,000 of CIFAR-10, are trained with every budget and with two groups
-of settings: `usual`, the product as it comes, and `small`, 96 pixels in ONNX Runtime's float32 with another seed's
-split. Each run is a process of its own with an empty cache, timed from its start to its end, imports included; the
-forecast is the one it announced. Finished runs are kept in `forecasts.jsonl` in the work folder and not made again.
+Three tasks, 400 and 3,280 photos of ETH-80 and 50,000 of CIFAR-10, are trained with every budget
+and with two groups of settings: `usual`, the product as it comes, and `small`, 96 pixels in ONNX
+Runtime's float32 with another seed's split. Each run is a process of its own with an empty cache,
+timed from its start to its end, imports included; the forecast is the one it announced. Finished
+runs are kept in `forecasts.jsonl` in the work folder and not made again.
 """
 
 import argparse
@@ -51,7 +54,9 @@ class Comparison:
 
     @property
     def deviation(self) -> float:
-        """The forecast's error as a share of the time that the run took; positive where it took less."""
+        """The forecast's error as a share of the time that the run took; positive where it took
+        less.
+        """
         return self.forecast_s / self.outcome.seconds - 1
 
     @property
@@ -94,13 +99,30 @@ def make_trial(task: str, budget: str, group: str, images: int) -> Trial:
 def print_runs(comparisons: Sequence[Comparison]) -> None:
     """Print every run."""
     rows = [
-        (*item.name, f"{item.forecast_s:.1f}", f"{item.outcome.seconds:.1f}", f"{item.deviation:+.1%}",
-         f"{item.budget_s:.0f}", "yes" if item.is_in_budget else "NO", f"{item.outcome.accuracy:.2%}",
-         item.outcome.network.split(", ")[-1])
+        (
+            *item.name,
+            f"{item.forecast_s:.1f}",
+            f"{item.outcome.seconds:.1f}",
+            f"{item.deviation:+.1%}",
+            f"{item.budget_s:.0f}",
+            "yes" if item.is_in_budget else "NO",
+            f"{item.outcome.accuracy:.2%}",
+            item.outcome.network.split(", ")[-1],
+        )
         for item in comparisons
-    ]  # fmt: skip
-    header = ["photos", "budget", "settings", "forecast, s", "took, s", "forecast's error", "budget, s", "in time",
-              "test accuracy", "layers"]  # fmt: skip
+    ]
+    header = [
+        "photos",
+        "budget",
+        "settings",
+        "forecast, s",
+        "took, s",
+        "forecast's error",
+        "budget, s",
+        "in time",
+        "test accuracy",
+        "layers",
+    ]
     print_table(header, rows)
 
 
@@ -110,23 +132,38 @@ def print_parts(comparisons: Iterable[Comparison]) -> None:
     for comparison in comparisons:
         for part, forecast_s, seconds in comparison.list_parts():
             if max(forecast_s, seconds) >= LEAST_PART_S:
-                ratios.setdefault(part, []).append(forecast_s / seconds if seconds else float("inf"))
-    print(f"Forecast / truth of the parts that were forecast to take, or took, {LEAST_PART_S:g} s or more")
-    print_table(["part", "median (min–max, n)"], [(part, format_spread(found, 2)) for part, found in ratios.items()])
+                ratios.setdefault(part, []).append(
+                    forecast_s / seconds if seconds else float("inf")
+                )
+    print(
+        f"Forecast / truth of the parts that were forecast to take, or took, {LEAST_PART_S:g} s "
+        f"or more"
+    )
+    print_table(
+        ["part", "median (min–max, n)"],
+        [(part, format_spread(found, 2)) for part, found in ratios.items()],
+    )
 
 
 def print_summary(comparisons: Sequence[Comparison]) -> None:
     """Print what was promised and what came."""
     count = len(comparisons)
-    in_budget, near = sum(item.is_in_budget for item in comparisons), sum(item.is_near for item in comparisons)
+    in_budget, near = (
+        sum(item.is_in_budget for item in comparisons),
+        sum(item.is_near for item in comparisons),
+    )
     used = format_spread([100 * item.outcome.seconds / item.budget_s for item in comparisons], 0)
     rows = [
         ("runs", f"{FEWEST_RUNS} or more", count, judge(count >= FEWEST_RUNS)),
         ("ended within the budget", "all", f"{in_budget} of {count}", judge(in_budget == count)),
-        (f"forecast within {NEAR:.0%}", f"{WANTED_NEAR:.0%}", f"{near} of {count} ({near / count:.0%})",
-         judge(near >= WANTED_NEAR * count)),
+        (
+            f"forecast within {NEAR:.0%}",
+            f"{WANTED_NEAR:.0%}",
+            f"{near} of {count} ({near / count:.0%})",
+            judge(near >= WANTED_NEAR * count),
+        ),
         ("share of the budget that was used, %", "", used, ""),
-    ]  # fmt: skip
+    ]
     print_table(["", "wanted", "found", ""], rows)
 
 
@@ -136,7 +173,9 @@ def judge(is_kept: bool) -> str:
 
 
 def main(argv: Sequence[str] | None = None) -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     add_photo_options(parser)
     add_ledger_options(parser)
     parser.add_argument("--tasks", nargs="+", choices=TASKS, default=list(TASKS))

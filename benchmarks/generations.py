@@ -1,11 +1,14 @@
-"""Set `--recipe original`, the work of 2018 as the product does it, beside our trainings. Needs torch.
+"""Set `--recipe original`, the work of 2018 as the product does it, beside our trainings. Needs
+torch.
 
-    python benchmarks/generations.py --data FOLDER [--sets eth80 cifar10] [--seeds 3] [--budgets 1m 5m]
+    python benchmarks/generations.py --data FOLDER [--sets eth80 cifar10] [--seeds 3] [--budgets 1m
+        5m]
 
-ETH-80: 80/10/10, ten epochs; CIFAR-10: 60/20/20, five. Every training is a process of its own with an empty cache,
-timed from its start to its end, and measured by the file it leaves on the test part. All ways have the same splits;
-ratios and differences are paired by them. The recipe as plain torch code, which reads the photos anew in every epoch,
-is in seed_recipe.py. Finished trainings are kept in `generations.jsonl` in the work folder and not made again.
+ETH-80: 80/10/10, ten epochs; CIFAR-10: 60/20/20, five. Every training is a process of its own with
+an empty cache, timed from its start to its end, and measured by the file it leaves on the test
+part. All ways have the same splits; ratios and differences are paired by them. The recipe as plain
+torch code, which reads the photos anew in every epoch, is in seed_recipe.py. Finished trainings are
+kept in `generations.jsonl` in the work folder and not made again.
 """
 
 import argparse
@@ -31,7 +34,9 @@ def list_ways(name: str, budgets: Sequence[str]) -> dict[str, dict[str, Any]]:
     }
 
 
-def recall_set(name: str, bench: TrialBench, options: argparse.Namespace) -> dict[str, list[Outcome]]:
+def recall_set(
+    name: str, bench: TrialBench, options: argparse.Namespace
+) -> dict[str, list[Outcome]]:
     """Train every way on the split of every seed, in turn, so that all see the same machine."""
     ways = list_ways(name, options.budgets)
     found: dict[str, list[Outcome]] = {way: [] for way in ways}
@@ -56,14 +61,25 @@ def print_set(name: str, found: Mapping[str, Sequence[Outcome]]) -> None:
             format_spread([outcome.peak_mb for outcome in outcomes], 0),
         ))  # fmt: skip
     counts = sorted({outcome.count for outcome in originals})
-    print(f"\n{name}, {' or '.join(map(str, counts))} test images, {PHOTO_SETS[name].epochs} epochs of the original")
-    header = ["`squeezetune train`", "seconds: median (min–max, n)", "times faster than the original",
-              "test accuracy: mean ± sd", "difference, points", "peak memory, MB"]  # fmt: skip
+    print(
+        f"\n{name}, {' or '.join(map(str, counts))} test images, {PHOTO_SETS[name].epochs} epochs "
+        f"of the original"
+    )
+    header = [
+        "`squeezetune train`",
+        "seconds: median (min–max, n)",
+        "times faster than the original",
+        "test accuracy: mean ± sd",
+        "difference, points",
+        "peak memory, MB",
+    ]
     print_table(header, rows)
 
 
 def main(argv: Sequence[str] | None = None) -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     add_photo_options(parser)
     add_ledger_options(parser)
     parser.add_argument("--sets", nargs="+", choices=PHOTO_SETS, default=list(PHOTO_SETS))

@@ -2,10 +2,11 @@
 
     python benchmarks/head_time.py --data FOLDER [--rows 10000] [--runs 3]
 
-The rows are features of CIFAR-10 photos (one view, square roots, standardised: 2,048 float32 a photo); a fifth as many
-are the validation part. Logistic regression minimises the same objective in both, with the same penalty; the hidden
-layers take as many epochs in batches of the same size. scikit-learn runs with one thread and with all, and the faster
-of the two is what we are compared with. All run in turn.
+The rows are features of CIFAR-10 photos (one view, square roots, standardised: 2,048 float32 a
+photo); a fifth as many are the validation part. Logistic regression minimises the same objective in
+both, with the same penalty; the hidden layers take as many epochs in batches of the same size.
+scikit-learn runs with one thread and with all, and the faster of the two is what we are compared
+with. All run in turn.
 """
 
 import argparse
@@ -27,15 +28,15 @@ from sklearn.linear_model import LogisticRegression
 from sklearn.neural_network import MLPClassifier
 from threadpoolctl import threadpool_limits
 
-from squeezetune.engine import count_cores
 from squeezetune.events import ignore_event
-from squeezetune.learn.dense import Layers, Task, apply_layers, fit_linear
-from squeezetune.learn.head import PENALTY
-from squeezetune.learn.hidden import HiddenOptions, fit_hidden
-from squeezetune.learn.scaling import measure_scaling
-from squeezetune.learning import learn_classifier
+from squeezetune.heads.linear import Layers, Task, apply_layers, fit_linear
+from squeezetune.heads.mlp import HiddenOptions, fit_hidden
+from squeezetune.heads.scaling import measure_scaling
+from squeezetune.heads.selection import PENALTY
+from squeezetune.pipeline.context import open_workshop
+from squeezetune.pipeline.fitting import learn_classifier
 from squeezetune.settings import Settings
-from squeezetune.workshop import open_workshop
+from squeezetune.system.executor import count_cores
 
 HIDDEN = HiddenOptions()
 CORES = count_cores()
@@ -54,7 +55,9 @@ class Rows:
     @property
     def task(self) -> Task:
         """What our functions fit."""
-        return Task(self.train, self.train_labels, np.ones(int(self.train_labels.max()) + 1, np.float32))
+        return Task(
+            self.train, self.train_labels, np.ones(int(self.train_labels.max()) + 1, np.float32)
+        )
 
 
 Fit: TypeAlias = Callable[[Rows], NDArray[np.int64]]  # the classes of the validation rows
@@ -72,7 +75,9 @@ def compute_rows(options: argparse.Namespace) -> Rows:
         learned = learn_classifier(index, cut, open_workshop(settings, Path(cache), ignore_event))
     values, labels, split = learned.features.values, learned.index.labels, learned.split
     scaling = measure_scaling(values[split.train])
-    train, validation = (scaling.apply(values[part])[:, 0] for part in (split.train, split.validation))
+    train, validation = (
+        scaling.apply(values[part])[:, 0] for part in (split.train, split.validation)
+    )
     return Rows(train, labels[split.train], validation, labels[split.validation])
 
 
@@ -108,9 +113,13 @@ def make_their_hidden(rows: Rows) -> Any:
 
 
 def fit_theirs(make: Callable[[Rows], Any], threads: int, rows: Rows) -> NDArray[np.int64]:
-    """Fit a model of scikit-learn with so many threads for its products, and classify the validation rows."""
+    """Fit a model of scikit-learn with so many threads for its products, and classify the
+    validation rows.
+    """
     with threadpool_limits(threads):
-        predicted: NDArray[np.int64] = make(rows).fit(rows.train, rows.train_labels).predict(rows.validation)
+        predicted: NDArray[np.int64] = (
+            make(rows).fit(rows.train, rows.train_labels).predict(rows.validation)
+        )
     return predicted
 
 
@@ -119,11 +128,15 @@ CONTESTS: list[dict[str, Fit]] = [
     {
         "squeezetune, linear": fit_our_linear,
         "scikit-learn, LogisticRegression, 1 thread": partial(fit_theirs, make_their_linear, 1),
-        f"scikit-learn, LogisticRegression, {CORES} threads": partial(fit_theirs, make_their_linear, CORES),
+        f"scikit-learn, LogisticRegression, {CORES} threads": partial(
+            fit_theirs, make_their_linear, CORES
+        ),
     },
     {
         f"squeezetune, hidden layer of {HIDDEN.width}": fit_our_hidden,
-        f"scikit-learn, MLPClassifier of {HIDDEN.width}, 1 thread": partial(fit_theirs, make_their_hidden, 1),
+        f"scikit-learn, MLPClassifier of {HIDDEN.width}, 1 thread": partial(
+            fit_theirs, make_their_hidden, 1
+        ),
         f"scikit-learn, MLPClassifier of {HIDDEN.width}, {CORES} threads": partial(
             fit_theirs, make_their_hidden, CORES
         ),
@@ -131,7 +144,9 @@ CONTESTS: list[dict[str, Fit]] = [
 ]
 
 
-def run_rounds(rows: Rows, fits: Mapping[str, Fit], runs: int) -> tuple[dict[str, list[float]], dict[str, float]]:
+def run_rounds(
+    rows: Rows, fits: Mapping[str, Fit], runs: int
+) -> tuple[dict[str, list[float]], dict[str, float]]:
     """Fit all in turn; return the seconds of each, and its validation accuracy."""
     seconds: dict[str, list[float]] = {name: [] for name in fits}
     accuracies = {}
@@ -144,23 +159,35 @@ def run_rounds(rows: Rows, fits: Mapping[str, Fit], runs: int) -> tuple[dict[str
     return seconds, accuracies
 
 
-def print_fits(rows: Rows, seconds: Mapping[str, list[float]], accuracies: Mapping[str, float]) -> None:
+def print_fits(
+    rows: Rows, seconds: Mapping[str, list[float]], accuracies: Mapping[str, float]
+) -> None:
     """Print a contest; ratios are against the faster of scikit-learn's two in the same round."""
     theirs = [min(round_) for round_ in zip(*list(seconds.values())[1:], strict=True)]
     lines = []
     for name, values in seconds.items():
         ratios = [base / own for own, base in zip(values, theirs, strict=True)]
         per_10000 = [10_000 / len(rows.train) * value for value in values]
-        lines.append((name, format_spread(per_10000, 2), format_spread(ratios, 2), f"{accuracies[name]:.2%}"))
-    header = ["head", "seconds for 10,000 images: median (min–max, n)", "times faster than scikit-learn's faster one",
-              f"validation accuracy ({len(rows.validation):,})"]  # fmt: skip
+        lines.append(
+            (name, format_spread(per_10000, 2), format_spread(ratios, 2), f"{accuracies[name]:.2%}")
+        )
+    header = [
+        "head",
+        "seconds for 10,000 images: median (min–max, n)",
+        "times faster than scikit-learn's faster one",
+        f"validation accuracy ({len(rows.validation):,})",
+    ]
     print_table(header, lines)
 
 
 def main(argv: Sequence[str] | None = None) -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     add_photo_options(parser)
-    parser.add_argument("--rows", type=int, default=10_000, help="training rows (default: %(default)s)")
+    parser.add_argument(
+        "--rows", type=int, default=10_000, help="training rows (default: %(default)s)"
+    )
     parser.add_argument("--runs", type=int, default=3, help="rounds (default: %(default)s)")
     options = parser.parse_args(argv)
     warnings.simplefilter("ignore", ConvergenceWarning)  # so many epochs are what is asked for

@@ -1,7 +1,8 @@
 """Requests that nobody should send: what a server answers to each kind.
 
-Every request is a connection of its own to this computer; each kind is one function, told the bytes of a real photo.
-Those that are slow on purpose run beside the others. `serving.py --hostile` starts it.
+Every request is a connection of its own to this computer; each kind is one function, told the bytes
+of a real photo. Those that are slow on purpose run beside the others. `serving.py --hostile` starts
+it.
 """
 
 import asyncio
@@ -27,9 +28,14 @@ class Attack:
     peak_memory: int = 0
 
 
-def post(body: bytes, kind: str = "image/jpeg", extra: str = "", length: int | None = None) -> bytes:
+def post(
+    body: bytes, kind: str = "image/jpeg", extra: str = "", length: int | None = None
+) -> bytes:
     head = f"POST /predict HTTP/1.1\r\nHost: {HOST}\r\nContent-Type: {kind}\r\n"
-    return f"{head}Content-Length: {len(body) if length is None else length}\r\n{extra}\r\n".encode() + body
+    return (
+        f"{head}Content-Length: {len(body) if length is None else length}\r\n{extra}\r\n".encode()
+        + body
+    )
 
 
 def make_form(parts: Sequence[bytes], name: str = "x.jpg") -> bytes:
@@ -41,11 +47,15 @@ def make_png(width: int, height: int, rows: int) -> bytes:
     """Write a grey PNG that says it is so large and holds so many rows."""
 
     def chunk(kind: bytes, data: bytes) -> bytes:
-        return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
+        return (
+            struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
+        )
 
     packed = zlib.compress(bytes((width + 1) * rows), 9)
     header = struct.pack(">IIBBBBB", width, height, 8, 0, 0, 0, 0)
-    return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", packed) + chunk(b"IEND", b"")
+    return (
+        b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", packed) + chunk(b"IEND", b"")
+    )
 
 
 # made once: they take a moment to pack
@@ -74,14 +84,24 @@ def send_damaged(photo: bytes, rng: random.Random) -> Pieces:
 
 def send_wrong_type(photo: bytes, rng: random.Random) -> Pieces:
     kind = rng.choice(
-        ["text/html", "application/json", "application/x-www-form-urlencoded", "video/mp4", "", "x" * 900]
+        [
+            "text/html",
+            "application/json",
+            "application/x-www-form-urlencoded",
+            "video/mp4",
+            "",
+            "x" * 900,
+        ]
     )
     return [post(photo, kind)]
 
 
 def send_no_image(photo: bytes, rng: random.Random) -> Pieces:
     return [
-        post(rng.choice([b"%PDF-1.7", b"<svg/>", b"GIF89a", b"\xff\xd8\xff", b"PK\3\4", b"\0"]) + rng.randbytes(99))
+        post(
+            rng.choice([b"%PDF-1.7", b"<svg/>", b"GIF89a", b"\xff\xd8\xff", b"PK\3\4", b"\0"])
+            + rng.randbytes(99)
+        )
     ]
 
 
@@ -96,43 +116,94 @@ def send_large_chunks(photo: bytes, rng: random.Random) -> Pieces:
 
 def send_bad_chunks(photo: bytes, rng: random.Random) -> Pieces:
     head = post(b"").replace(b"Content-Length: 0", b"Transfer-Encoding: chunked")
-    return [head, rng.choice([b"-1\r\n", b"zz\r\nx\r\n", b"fffffffffffffffffffffff\r\n", b"1\r\nxxxx\r\n"])]
+    return [
+        head,
+        rng.choice([b"-1\r\n", b"zz\r\nx\r\n", b"fffffffffffffffffffffff\r\n", b"1\r\nxxxx\r\n"]),
+    ]
 
 
 def send_huge_headers(photo: bytes, rng: random.Random) -> Pieces:
-    extra = rng.choice(["X: " + "y" * 90_000 + "\r\n", "".join(f"X-{at}: y\r\n" for at in range(4_000))])
+    extra = rng.choice(
+        ["X: " + "y" * 90_000 + "\r\n", "".join(f"X-{at}: y\r\n" for at in range(4_000))]
+    )
     return [post(photo, extra=extra)]
 
 
 def send_bad_http(photo: bytes, rng: random.Random) -> Pieces:
-    return [rng.choice([
-        rng.randbytes(200) + b"\r\n\r\n", b"\x16\x03\x01" + rng.randbytes(100) + b"\r\n\r\n", b"GET /\r\n\r\n",
-        post(photo, extra="Content-Length: 7\r\n"), post(photo, extra="Transfer-Encoding: chunked, gzip\r\n"),
-        b"GET /health HTTP/1.1\r\nHost: a\r\nHost: b\r\n\r\n", b"GET / HTTP/1.1\r\n\r\n", b"\r\n" * 500 + b"x\r\n\r\n",
-        post(photo, length=-1), b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n",
-    ])]  # fmt: skip
+    return [
+        rng.choice(
+            [
+                rng.randbytes(200) + b"\r\n\r\n",
+                b"\x16\x03\x01" + rng.randbytes(100) + b"\r\n\r\n",
+                b"GET /\r\n\r\n",
+                post(photo, extra="Content-Length: 7\r\n"),
+                post(photo, extra="Transfer-Encoding: chunked, gzip\r\n"),
+                b"GET /health HTTP/1.1\r\nHost: a\r\nHost: b\r\n\r\n",
+                b"GET / HTTP/1.1\r\n\r\n",
+                b"\r\n" * 500 + b"x\r\n\r\n",
+                post(photo, length=-1),
+                b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n",
+            ]
+        )
+    ]
 
 
 def send_path_trick(photo: bytes, rng: random.Random) -> Pieces:
-    path = rng.choice(["/../../etc/passwd", "/%2e%2e/%2e%2e/etc/passwd", "//etc/passwd", "/docs/../../model", "/%00",
-                       "/predict/../model.onnx", "/" + "a/" * 3_000, "/predict%0d%0aX:1", "http://example.org/health",
-                       "/model?file=/etc/passwd", "*"])  # fmt: skip
-    return [f"{rng.choice(['GET', 'POST', 'DELETE', 'TRACE'])} {path} HTTP/1.1\r\nHost: x\r\n\r\n".encode()]
+    path = rng.choice(
+        [
+            "/../../etc/passwd",
+            "/%2e%2e/%2e%2e/etc/passwd",
+            "//etc/passwd",
+            "/docs/../../model",
+            "/%00",
+            "/predict/../model.onnx",
+            "/" + "a/" * 3_000,
+            "/predict%0d%0aX:1",
+            "http://example.org/health",
+            "/model?file=/etc/passwd",
+            "*",
+        ]
+    )
+    return [
+        f"{rng.choice(['GET', 'POST', 'DELETE', 'TRACE'])} {path} HTTP/1.1\r\nHost: "
+        f"x\r\n\r\n".encode()
+    ]
 
 
 def send_bad_form(photo: bytes, rng: random.Random) -> Pieces:
-    whole = make_form([photo, photo], rng.choice(["../../etc/passwd", "\0", "x" * 5_000, "C:\\con"]))
-    body = rng.choice([whole[: rng.randrange(len(whole))], whole.replace(b"--b--", b""), b"--b" * 9_000,
-                       make_form([b""] * 500), whole + whole, b"--b\r\n" + b"A: b\r\n" * 9_000])  # fmt: skip
-    return [post(body, f"multipart/form-data; boundary={rng.choice(['b', 'b', 'b', '', 'b' * 80, 'é'])}")]
+    whole = make_form(
+        [photo, photo], rng.choice(["../../etc/passwd", "\0", "x" * 5_000, "C:\\con"])
+    )
+    body = rng.choice(
+        [
+            whole[: rng.randrange(len(whole))],
+            whole.replace(b"--b--", b""),
+            b"--b" * 9_000,
+            make_form([b""] * 500),
+            whole + whole,
+            b"--b\r\n" + b"A: b\r\n" * 9_000,
+        ]
+    )
+    return [
+        post(
+            body, f"multipart/form-data; boundary={rng.choice(['b', 'b', 'b', '', 'b' * 80, 'é'])}"
+        )
+    ]
 
 
 def send_slowly(photo: bytes, rng: random.Random) -> Pieces:
-    return [post(photo)[:300], *[value for at in range(300, 360) for value in (0.1, photo[at : at + 1])]]
+    return [
+        post(photo)[:300],
+        *[value for at in range(300, 360) for value in (0.1, photo[at : at + 1])],
+    ]
 
 
 def send_slow_headers(photo: bytes, rng: random.Random) -> Pieces:
-    return [value for byte in b"GET /health HTTP/1.1\r\nX-Slow: " + b"y" * 60 for value in (bytes([byte]), 0.1)]
+    return [
+        value
+        for byte in b"GET /health HTTP/1.1\r\nX-Slow: " + b"y" * 60
+        for value in (bytes([byte]), 0.1)
+    ]
 
 
 def send_nothing(photo: bytes, rng: random.Random) -> Pieces:
@@ -147,19 +218,34 @@ def vanish_amid(photo: bytes, rng: random.Random) -> Pieces:
 
 
 def vanish_before_answer(photo: bytes, rng: random.Random) -> Pieces:
-    return [post(make_form([photo] * rng.randrange(1, 9)), "multipart/form-data; boundary=b"), VANISH]
+    return [
+        post(make_form([photo] * rng.randrange(1, 9)), "multipart/form-data; boundary=b"),
+        VANISH,
+    ]
 
 
-KINDS: dict[str, tuple[Callable[[bytes, random.Random], Pieces], float]] = {  # and how often, by weight
-    "image bomb": (send_bomb, 1.0), "24 image bombs": (send_many_bombs, 0.3), "cut image": (send_truncated, 2.0),
-    "damaged image": (send_damaged, 2.0), "wrong type": (send_wrong_type, 2.0), "no image": (send_no_image, 2.0),
-    "body too large": (send_large, 1.0), "chunks too large": (send_large_chunks, 0.3),
+KINDS: dict[
+    str, tuple[Callable[[bytes, random.Random], Pieces], float]
+] = {  # and how often, by weight
+    "image bomb": (send_bomb, 1.0),
+    "24 image bombs": (send_many_bombs, 0.3),
+    "cut image": (send_truncated, 2.0),
+    "damaged image": (send_damaged, 2.0),
+    "wrong type": (send_wrong_type, 2.0),
+    "no image": (send_no_image, 2.0),
+    "body too large": (send_large, 1.0),
+    "chunks too large": (send_large_chunks, 0.3),
     "bad chunks": (send_bad_chunks, 1.0),
-    "huge headers": (send_huge_headers, 1.0), "no HTTP": (send_bad_http, 2.0), "path trick": (send_path_trick, 2.0),
-    "bad form": (send_bad_form, 2.0), "slow body": (send_slowly, 0.1), "slow headers": (send_slow_headers, 0.1),
-    "says nothing": (send_nothing, 0.1), "vanishes while sending": (vanish_amid, 1.0),
+    "huge headers": (send_huge_headers, 1.0),
+    "no HTTP": (send_bad_http, 2.0),
+    "path trick": (send_path_trick, 2.0),
+    "bad form": (send_bad_form, 2.0),
+    "slow body": (send_slowly, 0.1),
+    "slow headers": (send_slow_headers, 0.1),
+    "says nothing": (send_nothing, 0.1),
+    "vanishes while sending": (vanish_amid, 1.0),
     "vanishes before the answer": (vanish_before_answer, 1.0),
-}  # fmt: skip
+}
 
 
 async def send_one(port: int, pieces: Pieces) -> str:
@@ -190,7 +276,9 @@ async def send_one(port: int, pieces: Pieces) -> str:
     return head.split(b" ")[1].decode() if head.startswith(b"HTTP/1.1 ") else "dropped"
 
 
-async def _attack(port: int, count: int, photos: Sequence[bytes], attack: Attack, measure: Callable[[], int]) -> None:
+async def _attack(
+    port: int, count: int, photos: Sequence[bytes], attack: Attack, measure: Callable[[], int]
+) -> None:
     rng, gate = random.Random(0), asyncio.Semaphore(AT_ONCE)
     names = rng.choices(list(KINDS), [weight for _, weight in KINDS.values()], k=count)
 
@@ -215,7 +303,9 @@ async def _attack(port: int, count: int, photos: Sequence[bytes], attack: Attack
 
 
 def attack(port: int, count: int, photos: Sequence[Path], measure: Callable[[], int]) -> Attack:
-    """Send so many hostile requests to a server on this computer; `measure` tells the bytes that it holds."""
+    """Send so many hostile requests to a server on this computer; `measure` tells the bytes that it
+    holds.
+    """
     found = Attack()
     asyncio.run(_attack(port, count, [path.read_bytes() for path in photos], found, measure))
     return found

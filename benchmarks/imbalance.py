@@ -2,10 +2,11 @@
 
     python benchmarks/imbalance.py --data FOLDER [--seeds 3]
 
-Two classes of CIFAR-10 that are easily confused, cats and dogs, are thinned out to 60/40, 100 to 1 and 1,000 to 1, and
-learnt as `squeezetune train` does, with `--class-weight auto` and `none`. What the models are worth is measured on
-other images, as many of each: accuracy as it would be at the frequencies of training, balanced accuracy, and the share
-of the rare class that is found. The last two columns are what the reports of the runs say of the first two.
+Two classes of CIFAR-10 that are easily confused, cats and dogs, are thinned out to 60/40, 100 to 1
+and 1,000 to 1, and learnt as `squeezetune train` does, with `--class-weight auto` and `none`. What
+the models are worth is measured on other images, as many of each: accuracy as it would be at the
+frequencies of training, balanced accuracy, and the share of the rare class that is found. The last
+two columns are what the reports of the runs say of the first two.
 """
 
 import argparse
@@ -55,9 +56,13 @@ def describe_draws(draws: Sequence[Draw], counts: tuple[int, int]) -> list[str]:
 
 
 def main(argv: Sequence[str] | None = None) -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     add_photo_options(parser)
-    parser.add_argument("--seeds", type=int, default=3, help="draws of every ratio (default: %(default)s)")
+    parser.add_argument(
+        "--seeds", type=int, default=3, help="draws of every ratio (default: %(default)s)"
+    )
     options = parser.parse_args(argv)
     print_machine()
     pair, rows = take_pair(scan_photos("cifar10", prepare_photos("cifar10", options))), []
@@ -71,8 +76,15 @@ def main(argv: Sequence[str] | None = None) -> None:
                 ]
                 rows.append([name, weight, *describe_draws(draws, counts)])
                 print(*rows[-1], *draws[0].reported.warnings, sep="; ", flush=True)
-    header = ["cats to dogs", "--class-weight", "accuracy at these frequencies", "balanced accuracy", "dogs found",
-              "accuracy reported", "balanced accuracy reported"]  # fmt: skip
+    header = [
+        "cats to dogs",
+        "--class-weight",
+        "accuracy at these frequencies",
+        "balanced accuracy",
+        "dogs found",
+        "accuracy reported",
+        "balanced accuracy reported",
+    ]
     print_table(header, rows)
 
 

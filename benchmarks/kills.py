@@ -1,12 +1,15 @@
-"""Kill a training at random moments, resume it, and compare the bytes that it leaves with those of a run left alone.
+"""Kill a training at random moments, resume it, and compare the bytes that it leaves with those of
+a run left alone.
 
-    python benchmarks/kills.py --data FOLDER [--rounds 20] [--kills 1] [--images 400] [--epochs 6] [--layers all]
+    python benchmarks/kills.py --data FOLDER [--rounds 20] [--kills 1] [--images 400] [--epochs 6]
+        [--layers all]
 
-Every round trains from an empty cache as a process group of its own, which `kill -9` ends at a random moment; the
-moments are spread evenly over the length of the whole run, from its start to the written report. `--resume` then goes
-on until the run ends (`--kills` ends it more often). `network.safetensors` and `model.onnx` have to be those of the
-uninterrupted run, byte for byte. Which engine and which arithmetic are fastest here is timed by the uninterrupted run
-alone and given to the others, as the cache of a machine that has trained before would do. Linux and macOS only.
+Every round trains from an empty cache as a process group of its own, which `kill -9` ends at a
+random moment; the moments are spread evenly over the length of the whole run, from its start to the
+written report. `--resume` then goes on until the run ends (`--kills` ends it more often).
+`network.safetensors` and `model.onnx` have to be those of the uninterrupted run, byte for byte.
+Which engine and which arithmetic are fastest here is timed by the uninterrupted run alone and given
+to the others, as the cache of a machine that has trained before would do. Linux and macOS only.
 """
 
 import argparse
@@ -25,8 +28,8 @@ from ledger import Ledger, add_ledger_options, hash_program, open_ledger
 from photos import PHOTO_SETS, add_photo_options, prepare_photos
 from processes import read_report, run_and_kill, run_process, train_command
 
-from squeezetune.checkpoint import find_checkpoint_folder
 from squeezetune.settings import Settings
+from squeezetune.system.checkpoint import find_checkpoint_folder
 
 FILES = ("network.safetensors", "model.onnx")
 CHOICES = "runtimes"  # the folder of a cache in which the choices that timings made are kept
@@ -35,7 +38,9 @@ SAMPLE = 400  # photos, where the options do not say
 
 @dataclass(frozen=True)
 class Target:
-    """The training that is killed, and the folder where the choices of the uninterrupted run are kept."""
+    """The training that is killed, and the folder where the choices of the uninterrupted run are
+    kept.
+    """
 
     photos: str
     root: Path
@@ -57,7 +62,9 @@ class Target:
             return {"seconds": run.seconds, "digests": hash_files(output), "ends": ends}
 
     def run_killed(self, moments: Sequence[float]) -> dict[str, Any]:
-        """Train, kill it so many seconds after each start, and let it end; tell how far it was each time."""
+        """Train, kill it so many seconds after each start, and let it end; tell how far it was each
+        time.
+        """
         with tempfile.TemporaryDirectory(dir=self.work) as folder:
             output, cache = Path(folder) / "model", self.open_cache(Path(folder))
             command, found = self.write_command(output), []
@@ -71,7 +78,9 @@ class Target:
                 "checkpoints": found,
                 "rest_s": time.perf_counter() - start,
                 "digests": hash_files(output),
-                "leftovers": [path.name for path in Path(folder).iterdir() if path.name.startswith(".")],
+                "leftovers": [
+                    path.name for path in Path(folder).iterdir() if path.name.startswith(".")
+                ],
             }
 
     def open_cache(self, folder: Path) -> Path:
@@ -88,17 +97,24 @@ def hash_files(output: Path) -> dict[str, str]:
 
 
 def count_checkpoints(output: Path) -> int:
-    """Return the number of the newest checkpoint that a killed run left; 0 if it had not come so far."""
+    """Return the number of the newest checkpoint that a killed run left; 0 if it had not come so
+    far.
+    """
     found = find_checkpoint_folder(output).glob("checkpoint-*.json")
     return max((int(path.stem.rpartition("-")[2]) for path in found), default=0)
 
 
 def draw_moments(rounds: int, kills: int, length_s: float, seed: int) -> list[list[float]]:
-    """Draw the seconds after which each round is killed: the first ones spread evenly over the length of the run."""
+    """Draw the seconds after which each round is killed: the first ones spread evenly over the
+    length of the run.
+    """
     rng = np.random.default_rng(seed)
     firsts = length_s * (np.arange(rounds) + rng.random(rounds)) / rounds
     others = length_s * rng.random((rounds, kills - 1))
-    return [[round(float(value), 2) for value in (first, *more)] for first, more in zip(firsts, others, strict=True)]
+    return [
+        [round(float(value), 2) for value in (first, *more)]
+        for first, more in zip(firsts, others, strict=True)
+    ]
 
 
 def name_stage(moment: float, ends: Sequence[Sequence[Any]]) -> str:
@@ -109,14 +125,25 @@ def name_stage(moment: float, ends: Sequence[Sequence[Any]]) -> str:
 def open_target(options: argparse.Namespace) -> Target:
     """Make the training ready that the options describe."""
     root = prepare_photos(options.photos, options)
-    settings = PHOTO_SETS[options.photos].make_settings(layers=options.layers, epochs=options.epochs)
+    settings = PHOTO_SETS[options.photos].make_settings(
+        layers=options.layers, epochs=options.epochs
+    )
     return Target(options.photos, root, settings, options.work / "kills-choices", options.work)
 
 
-def run_rounds(target: Target, ledger: Ledger, options: argparse.Namespace) -> tuple[dict[str, Any], list[Any]]:
-    """Run the uninterrupted training, the same again, and all rounds; return what the first and the others left."""
-    base = {"program": hash_program(), "photos": options.photos, "images": options.images, "epochs": options.epochs,
-            "layers": options.layers}  # fmt: skip
+def run_rounds(
+    target: Target, ledger: Ledger, options: argparse.Namespace
+) -> tuple[dict[str, Any], list[Any]]:
+    """Run the uninterrupted training, the same again, and all rounds; return what the first and the
+    others left.
+    """
+    base = {
+        "program": hash_program(),
+        "photos": options.photos,
+        "images": options.images,
+        "epochs": options.epochs,
+        "layers": options.layers,
+    }
 
     def recall(number: int, moments: list[float]) -> tuple[list[float], dict[str, Any]]:
         key = {**base, "run": number, "killed_after": moments}
@@ -129,7 +156,9 @@ def run_rounds(target: Target, ledger: Ledger, options: argparse.Namespace) -> t
     return whole, rounds + [recall(number, moments) for number, moments in enumerate(drawn, 1)]
 
 
-def print_rounds(whole: Mapping[str, Any], rounds: Sequence[tuple[Sequence[float], Mapping[str, Any]]]) -> None:
+def print_rounds(
+    whole: Mapping[str, Any], rounds: Sequence[tuple[Sequence[float], Mapping[str, Any]]]
+) -> None:
     """Print every round, and how many of them left the right bytes."""
     rows = []
     for number, (moments, found) in enumerate(rounds):
@@ -141,20 +170,30 @@ def print_rounds(whole: Mapping[str, Any], rounds: Sequence[tuple[Sequence[float
                      ", ".join(found["leftovers"]) or "none"))  # fmt: skip
     print(f"The uninterrupted run took {whole['seconds']:.1f} s")
     print_table(["round", "killed after", "then took, s", "the files' bytes", "leftovers"], rows)
-    killed_rounds = [(row, found) for row, (_, found) in zip(rows, rounds, strict=True) if found["checkpoints"]]
+    killed_rounds = [
+        (row, found) for row, (_, found) in zip(rows, rounds, strict=True) if found["checkpoints"]
+    ]
     same_count = sum(row[3] == "the same" for row, _ in killed_rounds)
-    print(f"{same_count} of {len(killed_rounds)} killed runs left the same bytes; "
-          f"then took {format_spread([found['rest_s'] for _, found in killed_rounds] or [0.0])} s")  # fmt: skip
+    print(
+        f"{same_count} of {len(killed_rounds)} killed runs left the same bytes; "
+        f"then took {format_spread([found['rest_s'] for _, found in killed_rounds] or [0.0])} s"
+    )
 
 
 def main(argv: Sequence[str] | None = None) -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     add_photo_options(parser)
     add_ledger_options(parser)
     parser.set_defaults(images=SAMPLE)
     parser.add_argument("--photos", choices=PHOTO_SETS, default="eth80")
-    parser.add_argument("--rounds", type=int, default=20, help="runs that are killed (default: %(default)s)")
-    parser.add_argument("--kills", type=int, default=1, help="how often each is killed (default: %(default)s)")
+    parser.add_argument(
+        "--rounds", type=int, default=20, help="runs that are killed (default: %(default)s)"
+    )
+    parser.add_argument(
+        "--kills", type=int, default=1, help="how often each is killed (default: %(default)s)"
+    )
     parser.add_argument("--epochs", type=float, default=6.0, help="(default: %(default)s)")
     parser.add_argument("--layers", default="all", help="as of `train` (default: %(default)s)")
     parser.add_argument("--seed", type=int, default=0, help="of the moments (default: %(default)s)")

@@ -19,7 +19,11 @@ def write_large_photos(root: Path, count: int) -> Path:
             for name in range(LARGE_CLASSES):
                 (Path(partial_folder) / "photos" / str(name)).mkdir(parents=True)
             with ThreadPoolExecutor() as pool:
-                list(pool.map(partial(write_large_photo, Path(partial_folder) / "photos"), range(count)))
+                list(
+                    pool.map(
+                        partial(write_large_photo, Path(partial_folder) / "photos"), range(count)
+                    )
+                )
             (Path(partial_folder) / "photos").rename(root)
     return root
 

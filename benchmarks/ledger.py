@@ -1,4 +1,6 @@
-"""What long benchmarks have measured so far: a line of JSON for each finished run, so that none is made twice."""
+"""What long benchmarks have measured so far: a line of JSON for each finished run, so that none is
+made twice.
+"""
 
 import argparse
 import hashlib
@@ -14,13 +16,19 @@ import squeezetune
 
 @dataclass(frozen=True)
 class Ledger:
-    """The file of one benchmark; a run is known by its `key`, plain values that say all it depends on."""
+    """The file of one benchmark; a run is known by its `key`, plain values that say all it depends
+    on.
+    """
 
     path: Path
 
-    def recall(self, key: Mapping[str, Any], measure: Callable[[], Mapping[str, Any]]) -> dict[str, Any]:
+    def recall(
+        self, key: Mapping[str, Any], measure: Callable[[], Mapping[str, Any]]
+    ) -> dict[str, Any]:
         """Take what a finished run has measured, or make the run now and write it down."""
-        print(f"{', '.join(f'{name} {value}' for name, value in key.items())}: ", end="", flush=True)
+        print(
+            f"{', '.join(f'{name} {value}' for name, value in key.items())}: ", end="", flush=True
+        )
         line = self._find_line(key)
         if line is None:
             self._append({"key": key, "program": hash_program(), "measured": dict(measure())})
@@ -28,7 +36,10 @@ class Ledger:
             print("done", flush=True)
         else:
             is_same = line["program"] == hash_program()
-            print(f"measured earlier{'' if is_same else ', by another state of the program'}", flush=True)
+            print(
+                f"measured earlier{'' if is_same else ', by another state of the program'}",
+                flush=True,
+            )
         measured: dict[str, Any] = line["measured"]
         return measured
 
@@ -38,7 +49,9 @@ class Ledger:
         return line and line["measured"]
 
     def read(self) -> list[dict[str, Any]]:
-        """Read all lines, oldest first; one that a kill has torn counts as a run that is not finished."""
+        """Read all lines, oldest first; one that a kill has torn counts as a run that is not
+        finished.
+        """
         try:
             text = self.path.read_text()
         except FileNotFoundError:
@@ -52,15 +65,21 @@ class Ledger:
     def _append(self, line: Mapping[str, Any]) -> None:
         self.path.parent.mkdir(parents=True, exist_ok=True)
         with self.path.open("a") as file:
-            file.write(f"\n{json.dumps(line)}\n")  # the first newline ends a line that a kill has torn
+            file.write(
+                f"\n{json.dumps(line)}\n"
+            )  # the first newline ends a line that a kill has torn
             file.flush()
             os.fsync(file.fileno())
 
 
 def add_ledger_options(parser: argparse.ArgumentParser) -> None:
     """Add the options of every program that keeps its finished runs."""
-    parser.add_argument("--ledger", type=Path, help="the file of finished runs (default: one in the work folder)")
-    parser.add_argument("--fresh", action="store_true", help="measure again what earlier calls have finished")
+    parser.add_argument(
+        "--ledger", type=Path, help="the file of finished runs (default: one in the work folder)"
+    )
+    parser.add_argument(
+        "--fresh", action="store_true", help="measure again what earlier calls have finished"
+    )
 
 
 def open_ledger(name: str, options: argparse.Namespace) -> Ledger:
@@ -83,4 +102,8 @@ def _parse_line(line: str) -> dict[str, Any] | None:
         content = json.loads(line)
     except ValueError:
         return None
-    return content if isinstance(content, dict) and content.keys() == {"key", "program", "measured"} else None
+    return (
+        content
+        if isinstance(content, dict) and content.keys() == {"key", "program", "measured"}
+        else None
+    )

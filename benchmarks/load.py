@@ -1,9 +1,11 @@
-"""Clients that ask a server on this computer for predictions, one request after the other on a connection each.
+"""Clients that ask a server on this computer for predictions, one request after the other on a
+connection each.
 
     python benchmarks/load.py PORT CLIENTS SECONDS PHOTO...
 
-Prints one JSON object: how often each status was answered, and the milliseconds of every request. A process of its own,
-on plain sockets, so that it takes little of what is measured. `serving.py` starts it.
+Prints one JSON object: how often each status was answered, and the milliseconds of every request. A
+process of its own, on plain sockets, so that it takes little of what is measured. `serving.py`
+starts it.
 """
 
 import asyncio
@@ -78,7 +80,10 @@ class Seen:
 
 def write_request(photo: bytes) -> bytes:
     """Write the request for one photo."""
-    head = f"POST /predict HTTP/1.1\r\nHost: {HOST}\r\nContent-Type: image/jpeg\r\nContent-Length: {len(photo)}\r\n\r\n"
+    head = (
+        f"POST /predict HTTP/1.1\r\nHost: {HOST}\r\nContent-Type: "
+        f"image/jpeg\r\nContent-Length: {len(photo)}\r\n\r\n"
+    )
     return head.encode() + photo
 
 
@@ -97,8 +102,14 @@ async def load(port: int, clients: int, seconds: float, photos: Sequence[bytes])
 def main() -> None:
     port, clients, seconds = int(sys.argv[1]), int(sys.argv[2]), float(sys.argv[3])
     start = time.perf_counter()
-    seen = asyncio.run(load(port, clients, seconds, [Path(name).read_bytes() for name in sys.argv[4:]]))
-    found = {"statuses": seen.statuses, "milliseconds": seen.milliseconds, "seconds": time.perf_counter() - start}
+    seen = asyncio.run(
+        load(port, clients, seconds, [Path(name).read_bytes() for name in sys.argv[4:]])
+    )
+    found = {
+        "statuses": seen.statuses,
+        "milliseconds": seen.milliseconds,
+        "seconds": time.perf_counter() - start,
+    }
     print(json.dumps(found))
 
 

@@ -1,9 +1,11 @@
-"""Measure the peak memory and the seconds of whole processes, against the limits that SqueezeTune promises.
+"""Measure the peak memory and the seconds of whole processes, against the limits that SqueezeTune
+promises.
 
     python benchmarks/memory.py --data FOLDER [--runs 5] [--train-runs 1]
 
-`train` runs on ETH-80 with an empty cache, in ONNX Runtime alone and in OpenVINO where it is installed; `predict`
-says what is on one photo, from the start of the process to its end. Memory is the largest resident set.
+`train` runs on ETH-80 with an empty cache, in ONNX Runtime alone and in OpenVINO where it is
+installed; `predict` says what is on one photo, from the start of the process to its end. Memory is
+the largest resident set.
 """
 
 import argparse
@@ -63,7 +65,9 @@ def measure_starts(root: Path, model: Path, folder: Path, runs: int) -> list[Row
 
 
 def make_row(name: str, outcomes: Sequence[ProcessRun], limit: Limit) -> Row:
-    """Set memory and seconds against their limits; memory by its largest value, seconds by their median."""
+    """Set memory and seconds against their limits; memory by its largest value, seconds by their
+    median.
+    """
     memory, seconds = [run.peak_mb for run in outcomes], [run.seconds for run in outcomes]
     return (
         name,
@@ -80,17 +84,28 @@ def judge(value: float, limit: float | None) -> str:
 
 
 def main(argv: Sequence[str] | None = None) -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     add_photo_options(parser)
-    parser.add_argument("--runs", type=int, default=5, help="of the short commands (default: %(default)s)")
-    parser.add_argument("--train-runs", type=int, default=1, help="of each training (default: %(default)s)")
+    parser.add_argument(
+        "--runs", type=int, default=5, help="of the short commands (default: %(default)s)"
+    )
+    parser.add_argument(
+        "--train-runs", type=int, default=1, help="of each training (default: %(default)s)"
+    )
     options = parser.parse_args(argv)
     root = prepare_photos(NAME, options)
     with tempfile.TemporaryDirectory(dir=options.work) as folder:
         rows, model = measure_training(root, Path(folder), options.train_runs)
         rows += measure_starts(root, model, Path(folder), options.runs)
-    header = ["", "peak memory, MB: median (min–max, n)", "limit, largest", "seconds: median (min–max, n)",
-              "limit, median"]  # fmt: skip
+    header = [
+        "",
+        "peak memory, MB: median (min–max, n)",
+        "limit, largest",
+        "seconds: median (min–max, n)",
+        "limit, median",
+    ]
     print_table(header, rows)
     print_machine()
 

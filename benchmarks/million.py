@@ -1,11 +1,12 @@
-"""Index a million images from a table, a folder and archives: seconds and peak memory of the whole process.
+"""Index a million images from a table, a folder and archives: seconds and peak memory of the whole
+process.
 
     python benchmarks/million.py [--images 1000000] [--only table folder zip tar split]
 
-The images are twenty small photos under a million names (hard links), in a thousand classes; the table has a group for
-each ten of a class. Each source is indexed in a process of its own, with an empty cache, and again with what it left;
-`split` also cuts the table's index, with a content of its own for every image, into train, validation and test.
-Memory is the largest resident set.
+The images are twenty small photos under a million names (hard links), in a thousand classes; the
+table has a group for each ten of a class. Each source is indexed in a process of its own, with an
+empty cache, and again with what it left; `split` also cuts the table's index, with a content of its
+own for every image, into train, validation and test. Memory is the largest resident set.
 """
 
 import argparse
@@ -28,12 +29,21 @@ from processes import run_process
 
 from squeezetune.data.index import ImageIndex, index_photos
 from squeezetune.data.split import split_index
-from squeezetune.disk import find_cache_folder
-from squeezetune.engine import ThreadEngine
+from squeezetune.system.disk import find_cache_folder
+from squeezetune.system.executor import ThreadEngine
 
 CONTENTS, MOST_CLASSES, CLASS_IMAGES, GROUP = 20, 1000, 100, 10
 LIMIT_MB = 1536
-HEADER = ("source", "cache", "images", "index, s", "processor, s", "split, s", "peak memory, MB", "limit, MB")
+HEADER = (
+    "source",
+    "cache",
+    "images",
+    "index, s",
+    "processor, s",
+    "split, s",
+    "peak memory, MB",
+    "limit, MB",
+)
 LINKS = 50_000  # that one file may have: ext4 allows 65,000
 
 
@@ -80,7 +90,9 @@ def write_table(work: Path, count: int) -> Path:
         file.write("path,label,group\n")
         for at, name in enumerate(list_names(count)):
             class_name = name.partition("/")[0]
-            file.write(f"folder/{name},{class_name},{class_name}-{at // count_classes(count) // GROUP}\n")
+            file.write(
+                f"folder/{name},{class_name},{class_name}-{at // count_classes(count) // GROUP}\n"
+            )
     return work / "table.csv"
 
 
@@ -111,11 +123,18 @@ WRITERS: dict[str, Callable[[Path, int], Path]] = {
     "zip": write_zip,
     "tar": write_tar,
 }
-SOURCES = {"table": "table.csv", "folder": "folder", "zip": "photos.zip", "tar": "photos.tar", "split": "table.csv"}
+SOURCES = {
+    "table": "table.csv",
+    "folder": "folder",
+    "zip": "photos.zip",
+    "tar": "photos.tar",
+    "split": "table.csv",
+}
 
 
 def index_source(kind: str, path: Path) -> None:
-    """Index a source, and perhaps split it; print the seconds of each. Runs in a process of its own.
+    """Index a source, and perhaps split it; print the seconds of each. Runs in a process of its
+    own.
 
     The seconds of the processor tell more where other programs run; they begin with the process.
     """
@@ -149,10 +168,18 @@ def measure(kind: str, work: Path, times: int) -> Iterator[list[str]]:
 
 
 def main(argv: Sequence[str] | None = None) -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--images", type=int, default=1_000_000, help="default: %(default)s")
-    parser.add_argument("--only", nargs="+", choices=SOURCES, default=list(SOURCES), help="default: all")
-    parser.add_argument("--work", type=Path, help="the folder to work in (default: the system's for temporary files)")
+    parser.add_argument(
+        "--only", nargs="+", choices=SOURCES, default=list(SOURCES), help="default: all"
+    )
+    parser.add_argument(
+        "--work",
+        type=Path,
+        help="the folder to work in (default: the system's for temporary files)",
+    )
     parser.add_argument("--index", nargs=2, metavar=("KIND", "PATH"), help=argparse.SUPPRESS)
     options = parser.parse_args(argv)
     if options.index:
@@ -164,7 +191,9 @@ def main(argv: Sequence[str] | None = None) -> None:
         for kind in {"table" if kind == "split" else kind for kind in options.only} - {"folder"}:
             WRITERS[kind](work, options.images)
         time.sleep(4)  # files that are only just written are not remembered
-        rows = [row for kind in options.only for row in measure(kind, work, 1 if kind == "split" else 2)]
+        rows = [
+            row for kind in options.only for row in measure(kind, work, 1 if kind == "split" else 2)
+        ]
         print_table(HEADER, rows)
         print_machine()
     finally:

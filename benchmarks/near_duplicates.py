@@ -1,11 +1,15 @@
-"""Plant copies of photos and see whether they are found, whether anything else is, and what they do to an accuracy.
+"""Plant copies of photos and see whether they are found, whether anything else is, and what they do
+to an accuracy.
 
-    python benchmarks/near_duplicates.py --data FOLDER [--sets eth80 cifar10] [--copies 300] [--seeds 3] [--draw]
+    python benchmarks/near_duplicates.py --data FOLDER [--sets eth80 cifar10] [--copies 300]
+        [--seeds 3] [--draw]
 
-found    300 photos drawn at random are copied, each in one of the ways of `WAYS`, and near-duplicates are looked for
-         among all photos and copies. `--draw` leaves pictures of the pairs of untouched photos in the work folder.
-planted  The photos are split 80/10/10, and 300 copies of training photos go to the test part: the accuracy on all of
-         it, on what is left without leaks, and of a run without the copies (`--effort quick`).
+found    300 photos drawn at random are copied, each in one of the ways of `WAYS`, and
+         near-duplicates are looked for among all photos and copies. `--draw` leaves pictures of the
+         pairs of untouched photos in the work folder.
+planted  The photos are split 80/10/10, and 300 copies of training photos go to the test part: the
+         accuracy on all of it, on what is left without leaks, and of a run without the copies
+         (`--effort quick`).
 """
 
 import argparse
@@ -23,12 +27,12 @@ from numpy.typing import NDArray
 from photos import PHOTO_SETS, add_photo_options, prepare_photos, scan_photos, split_photos
 from PIL import Image
 
+from squeezetune.data.duplicates.near_duplicates import Likeness, find_near_duplicates
 from squeezetune.data.index import ImageIndex, index_images
-from squeezetune.data.likeness import Likeness, find_near_duplicates
-from squeezetune.data.looks import find_looks, open_look_store
 from squeezetune.data.pixels import PixelSettings, make_thumbnail
-from squeezetune.engine import ThreadEngine
+from squeezetune.data.thumbnails import find_looks, open_look_store
 from squeezetune.events import ignore_event
+from squeezetune.system.executor import ThreadEngine
 from squeezetune.training import train
 
 SIDES = {"eth80": 224, "cifar10": 128}  # at which the product sees these photos
@@ -48,7 +52,11 @@ def encode(image: Image.Image, quality: int = 90, orientation: int = 1) -> bytes
 def resize(image: Image.Image, rng: np.random.Generator) -> bytes:
     """Make an image half as large to twice as large."""
     scale = 2 ** rng.uniform(-1, 1)
-    return encode(image.resize((round(image.width * scale), round(image.height * scale)), Image.Resampling.BICUBIC))
+    return encode(
+        image.resize(
+            (round(image.width * scale), round(image.height * scale)), Image.Resampling.BICUBIC
+        )
+    )
 
 
 def crop(image: Image.Image, rng: np.random.Generator) -> bytes:
@@ -78,7 +86,9 @@ def copy_photos(
 
 
 def look_for(index: ImageIndex, side: int, cache: Path) -> tuple[Likeness, float]:
-    """Look for near-duplicates; also return the seconds that this takes when the looks are known."""
+    """Look for near-duplicates; also return the seconds that this takes when the looks are
+    known.
+    """
     pixels, engine = PixelSettings(side), ThreadEngine()
     looks = find_looks(index, pixels, open_look_store(cache, pixels), engine, ignore_event)
     started = time.perf_counter()
@@ -94,13 +104,17 @@ def measure_found(name: str, index: ImageIndex, options: argparse.Namespace) -> 
         chosen = rng.choice(len(index), options.copies, replace=False)
         ways, copies = zip(*copy_photos(index, chosen, rng), strict=True)
         photos = [index.source.read(photo) for photo in index.names]
-        mixed = index_images([*photos, *copies], [0, 1] * ((len(photos) + len(copies)) // 2), engine=ThreadEngine())
+        mixed = index_images(
+            [*photos, *copies], [0, 1] * ((len(photos) + len(copies)) // 2), engine=ThreadEngine()
+        )
         likeness, taken_s = look_for(mixed, SIDES[name], options.work / "cache")
         pairs = set(zip(likeness.first.tolist(), likeness.second.tolist(), strict=True))
         wanted = {(int(original), len(index) + at) for at, original in enumerate(chosen)}
         for way in WAYS:
             own = [
-                pair for pair, each in zip(sorted(wanted, key=lambda pair: pair[1]), ways, strict=True) if each == way
+                pair
+                for pair, each in zip(sorted(wanted, key=lambda pair: pair[1]), ways, strict=True)
+                if each == way
             ]
             found[way].append(100 * len(pairs & set(own)) / len(own))
         untouched.append(sum(second < len(index) for _, second in pairs))
@@ -110,7 +124,10 @@ def measure_found(name: str, index: ImageIndex, options: argparse.Namespace) -> 
             draw_pairs(mixed, likeness, len(index), options.work / f"near-duplicates-{name}.png")
     rows = [(way, format_spread(shares)) for way, shares in found.items()]
     rows += [
-        ("all", format_spread([float(np.mean(shares)) for shares in zip(*found.values(), strict=True)])),
+        (
+            "all",
+            format_spread([float(np.mean(shares)) for shares in zip(*found.values(), strict=True)]),
+        ),
         (f"pairs of untouched photos, of {len(index):,}", format_spread(untouched, 0)),
         ("pairs of a copy and another photo or copy", format_spread(strange, 0)),
         ("seconds, photos seen before", format_spread(seconds)),
@@ -126,8 +143,12 @@ def draw_pairs(index: ImageIndex, likeness: Likeness, untouched: int, path: Path
     sheet = Image.new("RGB", (8 * 208, 104 * -(-max(1, len(rows)) // 8)))
     for number, row in enumerate(rows):
         for side, position in enumerate((likeness.first[row], likeness.second[row])):
-            with Image.open(BytesIO(make_thumbnail(index.source, index.names[position], 100))) as image:
-                sheet.paste(image.resize((100, 100)), (number % 8 * 208 + side * 100, number // 8 * 104))
+            with Image.open(
+                BytesIO(make_thumbnail(index.source, index.names[position], 100))
+            ) as image:
+                sheet.paste(
+                    image.resize((100, 100)), (number % 8 * 208 + side * 100, number // 8 * 104)
+                )
     sheet.save(path)
     print(f"pairs of untouched photos: {path}")
 
@@ -149,11 +170,25 @@ def measure_planted(name: str, root: Path, index: ImageIndex, options: argparse.
             "yes" if share["low"] <= accuracy <= share["high"] else "NO",
         ))  # fmt: skip
     print(f"\n{name}: {options.copies} copies of training photos in the test part")
-    print_table(("seed", "clean run", "with the copies", "leaks", "without the leaks", "holds the clean run"), rows)
+    print_table(
+        (
+            "seed",
+            "clean run",
+            "with the copies",
+            "leaks",
+            "without the leaks",
+            "holds the clean run",
+        ),
+        rows,
+    )
 
 
-def write_tables(name: str, root: Path, index: ImageIndex, folder: Path, seed: int, count: int) -> tuple[Path, Path]:
-    """Write a table of a split, and one that has copies of training photos in the test part as well."""
+def write_tables(
+    name: str, root: Path, index: ImageIndex, folder: Path, seed: int, count: int
+) -> tuple[Path, Path]:
+    """Write a table of a split, and one that has copies of training photos in the test part as
+    well.
+    """
     settings = PHOTO_SETS[name].make_settings(seed=seed, effort="quick")
     split, rng = split_photos(index, settings), np.random.default_rng(seed)
     rows = [
@@ -163,11 +198,15 @@ def write_tables(name: str, root: Path, index: ImageIndex, folder: Path, seed: i
     ]
     chosen = rng.choice(split.train, count, replace=False)
     copies = []
-    for number, (at, (_, data)) in enumerate(zip(chosen, copy_photos(index, chosen, rng), strict=True)):
+    for number, (at, (_, data)) in enumerate(
+        zip(chosen, copy_photos(index, chosen, rng), strict=True)
+    ):
         path = folder / "copies" / f"{number}.jpg"
         path.write_bytes(data)
         copies.append((path, index.class_names[index.labels[at]], "test"))
-    return write_table(folder / "clean.csv", rows), write_table(folder / "planted.csv", rows + copies)
+    return write_table(folder / "clean.csv", rows), write_table(
+        folder / "planted.csv", rows + copies
+    )
 
 
 def write_table(path: Path, rows: Sequence[tuple[Path, str, str]]) -> Path:
@@ -184,13 +223,17 @@ def run(table: Path, folder: Path, seed: int) -> dict[str, Any]:
 
 
 def main(argv: Sequence[str] | None = None) -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     add_photo_options(parser)
     parser.add_argument("--sets", nargs="+", choices=PHOTO_SETS, default=list(PHOTO_SETS))
     parser.add_argument("--copies", type=int, default=300)
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--draw", action="store_true")
-    parser.add_argument("--parts", nargs="+", choices=("found", "planted"), default=["found", "planted"])
+    parser.add_argument(
+        "--parts", nargs="+", choices=("found", "planted"), default=["found", "planted"]
+    )
     options = parser.parse_args(argv)
     print_machine()
     for name in options.sets:

@@ -1,9 +1,11 @@
-"""Count the poor photos and outliers that `squeezetune check` finds: in photos as they are, and in photos made worse.
+"""Count the poor photos and outliers that `squeezetune check` finds: in photos as they are, and in
+photos made worse.
 
     python benchmarks/poor_photos.py --data FOLDER [--count 1000]
 
-Of each set an even sample is taken. Every tenth photo of it is made worse, one way at a time; for the outliers, twenty
-photos of the other set are put among them, one at a time, so that they are no company for each other.
+Of each set an even sample is taken. Every tenth photo of it is made worse, one way at a time; for
+the outliers, twenty photos of the other set are put among them, one at a time, so that they are no
+company for each other.
 """
 
 import argparse
@@ -16,29 +18,44 @@ from figures import print_machine, print_table
 from photos import PHOTO_SETS, add_photo_options, unpack_photos
 from PIL import Image, ImageFilter
 
-from squeezetune.data.flaws import find_flaws
+from squeezetune.audit.image_quality import find_flaws
+from squeezetune.audit.inspection import Inspection, inspect_photos
 from squeezetune.data.index import index_images
-from squeezetune.engine import ThreadEngine
 from squeezetune.events import ignore_event
-from squeezetune.inspection import Inspection, inspect_photos
+from squeezetune.pipeline.context import open_workshop
 from squeezetune.settings import Settings
-from squeezetune.workshop import open_workshop
+from squeezetune.system.executor import ThreadEngine
 
 FOREIGN = 20
 EVERY = 10
 Photo = Image.Image
 SPOILT: Mapping[str, tuple[Callable[[Photo], Photo], tuple[str, ...]]] = {
     "blurred, 1 % of the side or 1.5 pixels": (
-        lambda photo: photo.filter(ImageFilter.GaussianBlur(max(1.5, 0.01 * max(photo.size)))), ("blurred",)),
+        lambda photo: photo.filter(ImageFilter.GaussianBlur(max(1.5, 0.01 * max(photo.size)))),
+        ("blurred",),
+    ),
     "blurred, 3 % or 2 pixels": (
-        lambda photo: photo.filter(ImageFilter.GaussianBlur(max(2.0, 0.03 * max(photo.size)))), ("blurred",)),
-    "darkened to a quarter": (lambda photo: photo.point(lambda level: 0.25 * level), ("dark", "blank")),
-    "brightened by seven eighths": (lambda photo: photo.point(lambda level: 255 - 0.125 * (255 - level)),
-                                    ("bright", "blank")),
-    "blank": (lambda photo: Image.new("RGB", photo.size, photo.resize((1, 1)).getpixel((0, 0))), ("blank",)),
+        lambda photo: photo.filter(ImageFilter.GaussianBlur(max(2.0, 0.03 * max(photo.size)))),
+        ("blurred",),
+    ),
+    "darkened to a quarter": (
+        lambda photo: photo.point(lambda level: 0.25 * level),
+        ("dark", "blank"),
+    ),
+    "brightened by seven eighths": (
+        lambda photo: photo.point(lambda level: 255 - 0.125 * (255 - level)),
+        ("bright", "blank"),
+    ),
+    "blank": (
+        lambda photo: Image.new("RGB", photo.size, photo.resize((1, 1)).getpixel((0, 0))),
+        ("blank",),
+    ),
     "24 pixels wide": (lambda photo: photo.resize((24, 24)), ("tiny",)),
-    "three times as wide": (lambda photo: photo.resize((3 * photo.width, photo.height)), ("shape",)),
-}  # fmt: skip
+    "three times as wide": (
+        lambda photo: photo.resize((3 * photo.width, photo.height)),
+        ("shape",),
+    ),
+}
 
 
 def read_photos(name: str, count: int, options: argparse.Namespace) -> list[Photo]:
@@ -53,7 +70,9 @@ def inspect(photos: Sequence[Photo], cache: Path) -> Inspection:
     return inspect_photos(index, open_workshop(Settings(), cache, ignore_event))
 
 
-def measure_set(name: str, photos: Sequence[Photo], others: Sequence[Photo], cache: Path) -> list[tuple[str, ...]]:
+def measure_set(
+    name: str, photos: Sequence[Photo], others: Sequence[Photo], cache: Path
+) -> list[tuple[str, ...]]:
     """Return rows: the set, what was done, and how many were found of how many."""
     plain = inspect(photos, cache)
     flawed = {flaw.position for flaw in find_flaws(plain.looks)}
@@ -64,17 +83,25 @@ def measure_set(name: str, photos: Sequence[Photo], others: Sequence[Photo], cac
     chosen = range(0, len(photos), EVERY)
     for words, (spoil, kinds) in SPOILT.items():
         worse = [spoil(photo) if at in chosen else photo for at, photo in enumerate(photos)]
-        found = {flaw.position for flaw in find_flaws(inspect(worse, cache).looks) if flaw.kind in kinds}
+        found = {
+            flaw.position for flaw in find_flaws(inspect(worse, cache).looks) if flaw.kind in kinds
+        }
         rows.append((name, words, f"{len(found & set(chosen))} of {len(chosen)}"))
-    found_others = sum(len(photos) in inspect([*photos, other], cache).outliers.positions for other in others)
+    found_others = sum(
+        len(photos) in inspect([*photos, other], cache).outliers.positions for other in others
+    )
     rows.append((name, "photos of the other set: outliers", f"{found_others} of {len(others)}"))
     return rows
 
 
 def main(argv: Sequence[str] | None = None) -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     add_photo_options(parser)
-    parser.add_argument("--count", type=int, default=1000, help="photos of each set (default: %(default)s)")
+    parser.add_argument(
+        "--count", type=int, default=1000, help="photos of each set (default: %(default)s)"
+    )
     options = parser.parse_args(argv)
     count = options.images or options.count
     sets = {name: read_photos(name, count, options) for name in PHOTO_SETS}

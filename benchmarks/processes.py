@@ -16,12 +16,13 @@ from typing import Any
 from photos import PHOTO_SETS
 
 from squeezetune.errors import SettingsError
-from squeezetune.gauge import measure_held_memory
 from squeezetune.settings import Settings
+from squeezetune.system.monitor import measure_held_memory
 
 LOOK_EVERY_S = 0.02
 
-# A child's peak memory starts at that of the process it is forked from: so an almost empty process is put between.
+# A child's peak memory starts at that of the process it is forked from: so an almost empty process
+# is put between.
 LAUNCHER = """
 import json, os, sys, time
 start = time.perf_counter()
@@ -34,7 +35,9 @@ print(json.dumps([time.perf_counter() - start, usage.ru_maxrss, os.waitstatus_to
 
 @dataclass(frozen=True)
 class ProcessRun:
-    """What a process took: seconds from its start to its end, the peak of its resident memory, and what it printed."""
+    """What a process took: seconds from its start to its end, the peak of its resident memory, and
+    what it printed.
+    """
 
     seconds: float
     peak_mb: float
@@ -53,21 +56,29 @@ def run_process(command: Sequence[str], cache: Path) -> ProcessRun:
     output, _, figures = done.stdout.rstrip().rpartition("\n")
     seconds, peak, status = json.loads(figures)
     if status:
-        raise SystemExit(f"exit status {status} from: python {' '.join(command)}\n{done.stderr[-2000:]}")
-    return ProcessRun(seconds, peak / (2**20 if sys.platform == "darwin" else 2**10), output.strip())
+        raise SystemExit(
+            f"exit status {status} from: python {' '.join(command)}\n{done.stderr[-2000:]}"
+        )
+    return ProcessRun(
+        seconds, peak / (2**20 if sys.platform == "darwin" else 2**10), output.strip()
+    )
 
 
 def run_and_kill(command: Sequence[str], cache: Path, seconds: float) -> bool:
-    """Run a Python command line as a process group of its own and kill the group after a time; say if it was alive.
+    """Run a Python command line as a process group of its own and kill the group after a time; say
+    if it was alive.
 
     Raises:
         SystemExit: it failed before.
 
     """
     process = subprocess.Popen(
-        [sys.executable, *command], env=set_cache(cache), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
+        [sys.executable, *command],
+        env=set_cache(cache),
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
         start_new_session=True,
-    )  # fmt: skip
+    )
     try:
         status = process.wait(seconds)
     except subprocess.TimeoutExpired:
@@ -88,7 +99,9 @@ def set_cache(cache: Path) -> dict[str, str]:
 
 @dataclass(frozen=True)
 class MemoryRun:
-    """The most memory that a process and all its children held together; `refusal` is what it said if it would not."""
+    """The most memory that a process and all its children held together; `refusal` is what it said
+    if it would not.
+    """
 
     peak_bytes: int
     seconds: float
@@ -96,7 +109,8 @@ class MemoryRun:
 
 
 def watch_memory(command: Sequence[str], cache: Path) -> MemoryRun:
-    """Run a Python command line to its end, with its own cache folder, and watch its memory meanwhile. Linux only.
+    """Run a Python command line to its end, with its own cache folder, and watch its memory
+    meanwhile. Linux only.
 
     Raises:
         SystemExit: it failed, but for settings that it refused; with the end of what it said.
@@ -104,7 +118,9 @@ def watch_memory(command: Sequence[str], cache: Path) -> MemoryRun:
     """
     start, peak = time.perf_counter(), 0
     with tempfile.TemporaryFile("w+") as said:
-        with subprocess.Popen([sys.executable, *command], env=set_cache(cache), stdout=said, stderr=said) as process:
+        with subprocess.Popen(
+            [sys.executable, *command], env=set_cache(cache), stdout=said, stderr=said
+        ) as process:
             while process.poll() is None:
                 peak = max(peak, sum(map(measure_held, list_tree(process.pid))))
                 time.sleep(LOOK_EVERY_S)
@@ -112,7 +128,9 @@ def watch_memory(command: Sequence[str], cache: Path) -> MemoryRun:
         said.seek(0)
         words = said.read()
     if process.returncode not in {0, SettingsError.exit_status}:
-        raise SystemExit(f"exit status {process.returncode} from: python {' '.join(command)}\n{words[-2000:]}")
+        raise SystemExit(
+            f"exit status {process.returncode} from: python {' '.join(command)}\n{words[-2000:]}"
+        )
     return MemoryRun(peak, seconds, " ".join(words.split()) if process.returncode else "")
 
 
@@ -132,7 +150,9 @@ def measure_held(process: int) -> int:
 
 
 def train_command(name: str, photos: Path, output: Path, settings: Settings) -> list[str]:
-    """Write the command that trains on a set's photos with every setting that is not the default."""
+    """Write the command that trains on a set's photos with every setting that is not the
+    default.
+    """
     words = ["-m", "squeezetune", "train", str(photos), "--output", str(output), "--quiet"]
     default = Settings().to_dict()
     for key, value in settings.to_dict().items():

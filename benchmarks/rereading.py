@@ -1,10 +1,12 @@
-"""Index a folder of photos for the first time, again, and after some were added: seconds and ratios of one run.
+"""Index a folder of photos for the first time, again, and after some were added: seconds and ratios
+of one run.
 
     python benchmarks/rereading.py --data FOLDER [--set cifar10] [--rounds 5]
 
-Each round indexes without a cache, with an empty one, again with what that remembered, and once a hundredth of it is
-forgotten. Files are read from the system's memory, and with `--from-disk` from the disk: they are taken out of the
-system's memory before (Linux only). All four give the same index, which is checked.
+Each round indexes without a cache, with an empty one, again with what that remembered, and once a
+hundredth of it is forgotten. Files are read from the system's memory, and with `--from-disk` from
+the disk: they are taken out of the system's memory before (Linux only). All four give the same
+index, which is checked.
 """
 
 import argparse
@@ -20,8 +22,8 @@ from figures import format_spread, print_machine, print_table
 from photos import PHOTO_SETS, add_photo_options, prepare_photos
 
 from squeezetune.data.index import ImageIndex, index_photos
-from squeezetune.data.stamps import RACY_NS
-from squeezetune.engine import ThreadEngine
+from squeezetune.data.sources.source import RACY_NS
+from squeezetune.system.executor import ThreadEngine
 
 CASES = ("no cache", "first time", "again", "with 1 % new")
 NEW_SHARE = 0.01
@@ -38,7 +40,9 @@ def measure_round(root: Path, pattern: str, is_from_disk: bool) -> list[float]:
                 forget_files(root)
             started = time.perf_counter()
             cache = None if case == CASES[0] else Path(folder)
-            indexes.append(index_photos(root, engine=ThreadEngine(), class_pattern=pattern, cache=cache))
+            indexes.append(
+                index_photos(root, engine=ThreadEngine(), class_pattern=pattern, cache=cache)
+            )
             seconds.append(time.perf_counter() - started)
     for index in indexes[1:]:
         check_equal(indexes[0], index)
@@ -46,7 +50,9 @@ def measure_round(root: Path, pattern: str, is_from_disk: bool) -> list[float]:
 
 
 def touch_some(root: Path) -> None:
-    """Give a hundredth of the files a new time, long enough ago to be trusted, so that they are read again."""
+    """Give a hundredth of the files a new time, long enough ago to be trusted, so that they are
+    read again.
+    """
     files = sorted(path for path in root.rglob("*") if path.is_file())
     for path in files[:: round(1 / NEW_SHARE)]:
         os.utime(path)
@@ -70,11 +76,15 @@ def check_equal(one: ImageIndex, other: ImageIndex) -> None:
 
 
 def main(argv: Sequence[str] | None = None) -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     add_photo_options(parser)
     parser.add_argument("--set", choices=PHOTO_SETS, default="cifar10", help="default: %(default)s")
     parser.add_argument("--rounds", type=int, default=5, help="default: %(default)s")
-    parser.add_argument("--from-disk", action="store_true", help="take the files out of the system's memory before")
+    parser.add_argument(
+        "--from-disk", action="store_true", help="take the files out of the system's memory before"
+    )
     options = parser.parse_args(argv)
     root = prepare_photos(options.set, options)
     time.sleep(RACY_NS / 1e9 + 0.5)  # they may just have been unpacked
@@ -86,7 +96,14 @@ def main(argv: Sequence[str] | None = None) -> None:
         (case, format_spread(seconds, 2), f"{base / statistics.median(seconds):.1f}")
         for case, seconds in zip(CASES, columns, strict=True)
     ]
-    print_table([f"index of {options.set}", "seconds: median (min–max, n)", "times as fast as the first time"], rows)
+    print_table(
+        [
+            f"index of {options.set}",
+            "seconds: median (min–max, n)",
+            "times as fast as the first time",
+        ],
+        rows,
+    )
     print_machine()
 
 

@@ -1,4 +1,6 @@
-"""Real images for schemathesis, which otherwise takes any bytes for an image; see the README here."""
+"""Real images for schemathesis, which otherwise takes any bytes for an image; see the README
+here.
+"""
 
 import io
 
@@ -15,7 +17,10 @@ def encode(size: tuple[int, int], colour: tuple[int, int, int], kind: str) -> by
 
 side, level = st.integers(1, 64), st.integers(0, 255)
 images = st.builds(
-    encode, st.tuples(side, side), st.tuples(level, level, level), st.sampled_from(["PNG", "JPEG", "GIF", "BMP"])
+    encode,
+    st.tuples(side, side),
+    st.tuples(level, level, level),
+    st.sampled_from(["PNG", "JPEG", "GIF", "BMP"]),
 )
 for name in ("application/octet-stream", "image/*", "image/jpeg"):
     schemathesis.openapi.media_type(name, images)

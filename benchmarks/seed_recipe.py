@@ -1,18 +1,21 @@
-"""Measure the recipe of the original project (2018) as plain torch code: its seconds and its accuracy. Needs torch.
+"""Measure the recipe of the original project (2018) as plain torch code: its seconds and its
+accuracy. Needs torch.
 
     python benchmarks/seed_recipe.py eth80 --data FOLDER [--slice 1280] [--repeats 3] [--images 400]
 
-The recipe: SqueezeNet 1.1 with frozen ImageNet layers, fire9's output through batch normalisation, a 1x1 convolution
-to the classes, ReLU and the mean over the positions; Adam 1e-3 on these; batches of 64; photos are opened and
-squashed to 224 pixels with Pillow one after the other; every epoch reads all photos anew and ends with the
-validation part. ETH-80: 80/10/10 and ten epochs; CIFAR-10: 60/20/20 and five. `squeezetune train --recipe original`
-trains the same, from pixels that are decoded once; the classifier, as it begins, is the same here and there.
+The recipe: SqueezeNet 1.1 with frozen ImageNet layers, fire9's output through batch normalisation,
+a 1x1 convolution to the classes, ReLU and the mean over the positions; Adam 1e-3 on these; batches
+of 64; photos are opened and squashed to 224 pixels with Pillow one after the other; every epoch
+reads all photos anew and ends with the validation part. ETH-80: 80/10/10 and ten epochs; CIFAR-10:
+60/20/20 and five. `squeezetune train --recipe original` trains the same, from pixels that are
+decoded once; the classifier, as it begins, is the same here and there.
 
-Time: a slice of the training part and of the validation part is run as it stands, and extrapolated to all epochs
-and one pass over the test part. Accuracy: not from those passes. The layers are frozen and photos are not augmented,
-so that fire9's output is the same in every epoch: it is computed once, kept as float16 (0.17 MB an image: 9 GB for
-CIFAR-10) in the work folder, and the classifier is trained on it for all epochs. That gives the recipe's accuracy,
-up to the rounding, without its hours.
+Time: a slice of the training part and of the validation part is run as it stands, and extrapolated
+to all epochs and one pass over the test part. Accuracy: not from those passes. The layers are
+frozen and photos are not augmented, so that fire9's output is the same in every epoch: it is
+computed once, kept as float16 (0.17 MB an image: 9 GB for CIFAR-10) in the work folder, and the
+classifier is trained on it for all epochs. That gives the recipe's accuracy, up to the rounding,
+without its hours.
 """
 
 import argparse
@@ -34,10 +37,10 @@ from torch.nn import functional
 
 from squeezetune.data.index import ImageIndex
 from squeezetune.data.split import Split
-from squeezetune.learn.original import build_original
-from squeezetune.learn.recipe import OriginalRecipe
-from squeezetune.learn.weights import MEAN, STD, load_weights
-from squeezetune.original import SIDE_PX
+from squeezetune.finetune.original_loop import build_original
+from squeezetune.finetune.recipe import OriginalRecipe
+from squeezetune.network.weights import MEAN, STD, load_weights
+from squeezetune.pipeline.original import SIDE_PX
 
 RECIPE = OriginalRecipe()
 BATCH, RATE = RECIPE.batch, RECIPE.rate
@@ -73,17 +76,23 @@ def build_trunk() -> Any:
     )  # fmt: skip
     prefix = "features."
     named = {name: torch.from_numpy(value.copy()) for name, value in load_weights().items()}
-    trunk.load_state_dict({name[len(prefix) :]: value for name, value in named.items() if name.startswith(prefix)})
+    trunk.load_state_dict(
+        {name[len(prefix) :]: value for name, value in named.items() if name.startswith(prefix)}
+    )
     return trunk.requires_grad_(False).eval()
 
 
 def build_classifier(class_count: int, seed: int) -> Any:
     """Build the recipe's classifier: maps (n, 512, 13, 13) in, logits (n, classes) out."""
-    return nn.Sequential(*build_original(load_weights(), class_count, RECIPE, seed).classifier, nn.Flatten())
+    return nn.Sequential(
+        *build_original(load_weights(), class_count, RECIPE, seed).classifier, nn.Flatten()
+    )
 
 
 def pool_taps(trunk: Any, x: Any) -> Any:
-    """Compute what our graph computes, the mean of each channel after fire5 ... fire9: (n, 2048)."""
+    """Compute what our graph computes, the mean of each channel after fire5 ... fire9: (n,
+    2048).
+    """
     means = []
     for place, layer in enumerate(trunk):
         x = layer(x)
@@ -130,7 +139,9 @@ class Pace:
     evaluation_s: float
 
     def extrapolate(self, recipe: Recipe) -> float:
-        """Return the seconds of all epochs, each with its validation, and of one pass over the test part."""
+        """Return the seconds of all epochs, each with its validation, and of one pass over the test
+        part.
+        """
         train, validation, test = (
             len(part) for part in (recipe.split.train, recipe.split.validation, recipe.split.test)
         )
@@ -139,12 +150,18 @@ class Pace:
 
 
 def measure_pace(recipe: Recipe, slice_images: int) -> Pace:
-    """Run the recipe on some training and as many validation images, from the files on, and time both."""
+    """Run the recipe on some training and as many validation images, from the files on, and time
+    both.
+    """
     trunk, classifier = build_trunk(), build_classifier(len(recipe.index.class_names), recipe.seed)
     model = nn.Sequential(trunk, classifier)
     optimiser = torch.optim.Adam(classifier.parameters(), RATE)
-    train, validation = (thin_out(part, slice_images) for part in (recipe.split.train, recipe.split.validation))
-    evaluate_model(model, recipe.read_batches(train[:BATCH]))  # the first call sets the convolutions up
+    train, validation = (
+        thin_out(part, slice_images) for part in (recipe.split.train, recipe.split.validation)
+    )
+    evaluate_model(
+        model, recipe.read_batches(train[:BATCH])
+    )  # the first call sets the convolutions up
     start = time.perf_counter()
     train_model(model, optimiser, recipe.read_batches(train))
     middle = time.perf_counter()
@@ -184,7 +201,9 @@ class RecipeAccuracy:
 
     @property
     def correct(self) -> int:
-        """How many test images are right at the end: the recipe takes the last epoch, whatever it is worth."""
+        """How many test images are right at the end: the recipe takes the last epoch, whatever it
+        is worth.
+        """
         return self.tests[-1]
 
 
@@ -204,7 +223,9 @@ def measure_accuracy(recipe: Recipe, work: Path) -> RecipeAccuracy:
 
 
 def compute_maps(recipe: Recipe, work: Path) -> NDArray[np.float16]:
-    """Compute fire9's output of every image, (n, 512, 13, 13), as a file in the work folder unless it is there."""
+    """Compute fire9's output of every image, (n, 512, 13, 13), as a file in the work folder unless
+    it is there.
+    """
     key = hashlib.blake2b(recipe.index.digests.tobytes(), digest_size=8).hexdigest()
     path = work / f"fire9-{key}.npy"
     if not path.exists():
@@ -215,7 +236,9 @@ def compute_maps(recipe: Recipe, work: Path) -> NDArray[np.float16]:
         trunk, done = build_trunk().to(memory_format=torch.channels_last), 0
         with torch.inference_mode():
             for images, _ in recipe.read_batches(np.arange(count)):
-                maps[done : done + len(images)] = trunk(images.to(memory_format=torch.channels_last)).numpy()
+                maps[done : done + len(images)] = trunk(
+                    images.to(memory_format=torch.channels_last)
+                ).numpy()
                 done += len(images)
         maps.flush()
         partial.rename(path)
@@ -223,7 +246,9 @@ def compute_maps(recipe: Recipe, work: Path) -> NDArray[np.float16]:
     return stored
 
 
-def read_maps(maps: NDArray[np.float16], recipe: Recipe, positions: Positions) -> Iterator[tuple[Any, Any]]:
+def read_maps(
+    maps: NDArray[np.float16], recipe: Recipe, positions: Positions
+) -> Iterator[tuple[Any, Any]]:
     """Yield batches of stored outputs and labels."""
     for at in range(0, len(positions), BATCH):
         chosen = positions[at : at + BATCH]
@@ -233,7 +258,9 @@ def read_maps(maps: NDArray[np.float16], recipe: Recipe, positions: Positions) -
 def open_recipe(name: str, root: Path, seed: int) -> Recipe:
     """Index and split a set's photos for the recipe."""
     index, photo_set = scan_photos(name, root), PHOTO_SETS[name]
-    return Recipe(root, index, split_photos(index, photo_set.make_settings(seed=seed)), photo_set.epochs, seed)
+    return Recipe(
+        root, index, split_photos(index, photo_set.make_settings(seed=seed)), photo_set.epochs, seed
+    )
 
 
 def print_recipe(recipe: Recipe, paces: Sequence[Pace], accuracy: RecipeAccuracy | None) -> None:
@@ -248,18 +275,30 @@ def print_recipe(recipe: Recipe, paces: Sequence[Pace], accuracy: RecipeAccuracy
         rows += [("validation accuracy after each epoch", epochs)]
         tests = ", ".join(f"{correct / accuracy.count:.2%}" for correct in accuracy.tests)
         rows += [("test accuracy after each epoch", tests)]
-        rows += [("test accuracy after the last", format_accuracy(accuracy.correct, accuracy.count))]
+        rows += [
+            ("test accuracy after the last", format_accuracy(accuracy.correct, accuracy.count))
+        ]
     print_table(["the recipe of 2018 in plain torch", "median (min–max)"], rows)
-    print("Times are those of a slice, extrapolated. Accuracies are those of all epochs, trained on stored outputs of")
-    print("the frozen layers (float16), which are the same in every epoch: not from passes that were timed.")
+    print(
+        "Times are those of a slice, extrapolated. Accuracies are those of all epochs, trained on "
+        "stored outputs of"
+    )
+    print(
+        "the frozen layers (float16), which are the same in every epoch: not from passes that "
+        "were timed."
+    )
 
 
 def main(argv: Sequence[str] | None = None) -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("name", choices=PHOTO_SETS)
     add_photo_options(parser)
     add_recipe_options(parser)
-    parser.add_argument("--repeats", type=int, default=3, help="how often to time the slice (default: %(default)s)")
+    parser.add_argument(
+        "--repeats", type=int, default=3, help="how often to time the slice (default: %(default)s)"
+    )
     parser.add_argument("--skip-accuracy", action="store_true", help="measure the time only")
     options = parser.parse_args(argv)
     recipe = open_recipe(options.name, prepare_photos(options.name, options), options.seed)
@@ -271,8 +310,12 @@ def main(argv: Sequence[str] | None = None) -> None:
 
 def add_recipe_options(parser: argparse.ArgumentParser) -> None:
     """Add the options of every program that runs the recipe."""
-    parser.add_argument("--slice", type=int, default=1280, help="images of the timed slice (default: %(default)s)")
-    parser.add_argument("--seed", type=int, default=0, help="seed of split and recipe (default: %(default)s)")
+    parser.add_argument(
+        "--slice", type=int, default=1280, help="images of the timed slice (default: %(default)s)"
+    )
+    parser.add_argument(
+        "--seed", type=int, default=0, help="seed of split and recipe (default: %(default)s)"
+    )
 
 
 if __name__ == "__main__":

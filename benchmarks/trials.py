@@ -16,7 +16,9 @@ from squeezetune.settings import Settings
 
 @dataclass(frozen=True)
 class Trial:
-    """One training of a photo set, or of an even sample of it (`images`, 0 for all); `choices` are its settings."""
+    """One training of a photo set, or of an even sample of it (`images`, 0 for all); `choices` are
+    its settings.
+    """
 
     photos: str
     images: int
@@ -36,10 +38,11 @@ class Trial:
 
 @dataclass(frozen=True)
 class Outcome:
-    """What a trial measured: seconds and memory of the whole process, test images, and the report's own history.
+    """What a trial measured: seconds and memory of the whole process, test images, and the report's
+    own history.
 
-    `plan` is the report's: forecast and truth of every part, None without one. `epochs` are the report's, `network`
-    says whether trained layers were kept.
+    `plan` is the report's: forecast and truth of every part, None without one. `epochs` are the
+    report's, `network` says whether trained layers were kept.
     """
 
     seconds: float
@@ -75,12 +78,23 @@ class TrialBench:
         root = prepare_photos(trial.photos, sample)
         with tempfile.TemporaryDirectory(dir=self.options.work) as folder:
             output = Path(folder) / "model"
-            run = run_process(train_command(trial.photos, root, output, trial.settings), Path(folder) / "cache")
+            run = run_process(
+                train_command(trial.photos, root, output, trial.settings), Path(folder) / "cache"
+            )
             return read_outcome(run.seconds, run.peak_mb, read_report(output))
 
 
 def read_outcome(seconds: float, peak_mb: float, report: Mapping[str, Any]) -> Outcome:
     """Take from a report what the benchmarks tell."""
     test = report["test"]
-    return Outcome(seconds, peak_mb, test["correct"], test["count"], report["model"]["network"], report["plan"],
-                   report["history"], report["timings"], report["stages"])  # fmt: skip
+    return Outcome(
+        seconds,
+        peak_mb,
+        test["correct"],
+        test["count"],
+        report["model"]["network"],
+        report["plan"],
+        report["history"],
+        report["timings"],
+        report["stages"],
+    )

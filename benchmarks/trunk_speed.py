@@ -2,9 +2,10 @@
 
     python benchmarks/trunk_speed.py --data FOLDER [--side 224] [--rounds 7] [--seconds 2]
 
-From pixels in memory to the 2,048 features; no files are read in the timed part. torch: eager, float32, batches of
-32, normalised beforehand, as many threads as there are cores. Ours: uint8 pixels, one batch for each thread, as `train`
-does it. All run in turn within each round, and ratios are taken within a round.
+From pixels in memory to the 2,048 features; no files are read in the timed part. torch: eager,
+float32, batches of 32, normalised beforehand, as many threads as there are cores. Ours: uint8
+pixels, one batch for each thread, as `train` does it. All run in turn within each round, and ratios
+are taken within a round.
 """
 
 import argparse
@@ -22,13 +23,12 @@ from photos import add_photo_options, prepare_photos, scan_photos
 from seed_recipe import build_trunk, normalise_pixels, pool_taps
 
 from squeezetune.data.pixels import PixelSettings
-from squeezetune.engine import ThreadEngine, count_cores
-from squeezetune.learn import graph
-from squeezetune.learn.inference import RunGraph, Runtime, batch_size, list_runtimes, open_graph
-from squeezetune.learn.quantization import measure_ranges
-from squeezetune.learn.trunk import make_int8
-from squeezetune.learn.weights import load_weights
-from squeezetune.scene import draw_sample
+from squeezetune.network import graph
+from squeezetune.network.backbone import make_int8, measure_ranges
+from squeezetune.network.inference import RunGraph, Runtime, batch_size, list_runtimes, open_graph
+from squeezetune.network.weights import load_weights
+from squeezetune.pipeline.preparation import draw_sample
+from squeezetune.system.executor import ThreadEngine, count_cores
 
 TORCH_BATCH = 32
 BASELINE = "torch eager, NCHW, float32"
@@ -47,7 +47,9 @@ def list_contenders(pixels: NDArray[np.uint8], side: int) -> dict[str, Measure]:
     threads = count_cores()
     torch.set_num_threads(threads)
     trunk, x = build_trunk(), normalise_pixels(pixels)
-    contenders: dict[str, Measure] = {BASELINE: partial(measure_torch, trunk, list(x.split(TORCH_BATCH)))}
+    contenders: dict[str, Measure] = {
+        BASELINE: partial(measure_torch, trunk, list(x.split(TORCH_BATCH)))
+    }
     last = torch.channels_last
     batches = list(x.to(memory_format=last).split(TORCH_BATCH))
     contenders["torch eager, channels_last, float32"] = partial(
@@ -57,7 +59,9 @@ def list_contenders(pixels: NDArray[np.uint8], side: int) -> dict[str, Measure]:
     ours = [pixels[at : at + size] for at in range(0, len(pixels) - size + 1, size)]
     for runtime, model in build_models(pixels).items():
         run = open_graph(model, runtime, threads)
-        contenders[f"squeezetune, {runtime}"] = partial(measure_ours, run, ours, ThreadEngine(threads))
+        contenders[f"squeezetune, {runtime}"] = partial(
+            measure_ours, run, ours, ThreadEngine(threads)
+        )
     return contenders
 
 
@@ -83,7 +87,9 @@ def measure_torch(trunk: Any, batches: Sequence[Any], seconds: float) -> float:
     return done / (time.perf_counter() - start)
 
 
-def measure_ours(run: RunGraph, batches: Sequence[NDArray[np.uint8]], engine: ThreadEngine, seconds: float) -> float:
+def measure_ours(
+    run: RunGraph, batches: Sequence[NDArray[np.uint8]], engine: ThreadEngine, seconds: float
+) -> float:
     """Run a batch on each thread, as `learn.features` does."""
     start = time.perf_counter()
     done = sum(engine.map(lambda batch: len(run(batch)), take_for(batches, start + seconds)))
@@ -98,7 +104,9 @@ def take_for(batches: Sequence[Any], deadline: float) -> Iterator[Any]:
         yield batch
 
 
-def run_rounds(contenders: dict[str, Measure], rounds: int, seconds: float) -> dict[str, list[float]]:
+def run_rounds(
+    contenders: dict[str, Measure], rounds: int, seconds: float
+) -> dict[str, list[float]]:
     """Let all run in turn, after one untimed turn each."""
     speeds: dict[str, list[float]] = {name: [] for name in contenders}
     for measure in contenders.values():
@@ -114,20 +122,33 @@ def print_speeds(speeds: dict[str, list[float]], side: int) -> None:
     for name, values in speeds.items():
         ratios = [own / base for own, base in zip(values, speeds[BASELINE], strict=True)]
         rows.append((name, format_spread(values, 0), format_spread(ratios, 2)))
-    header = ["frozen layers", f"images/s at {side} px: median (min–max, n)", "ratio to torch in the same round"]
+    header = [
+        "frozen layers",
+        f"images/s at {side} px: median (min–max, n)",
+        "ratio to torch in the same round",
+    ]
     print_table(header, rows)
 
 
 def main(argv: Sequence[str] | None = None) -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     add_photo_options(parser)
-    parser.add_argument("--side", type=int, default=224, help="side of the image in pixels (default: %(default)s)")
+    parser.add_argument(
+        "--side", type=int, default=224, help="side of the image in pixels (default: %(default)s)"
+    )
     parser.add_argument("--rounds", type=int, default=7, help="(default: %(default)s)")
-    parser.add_argument("--seconds", type=float, default=2.0, help="of each turn (default: %(default)s)")
+    parser.add_argument(
+        "--seconds", type=float, default=2.0, help="of each turn (default: %(default)s)"
+    )
     options = parser.parse_args(argv)
     contenders = list_contenders(read_pixels(options), options.side)
     print_speeds(run_rounds(contenders, options.rounds, options.seconds), options.side)
-    print(f"{count_cores()} threads; batch {TORCH_BATCH} in torch, {batch_size(options.side)} on each thread in ours.")
+    print(
+        f"{count_cores()} threads; batch {TORCH_BATCH} in torch, {batch_size(options.side)} on "
+        f"each thread in ours."
+    )
     print_machine()
 
 

@@ -1,12 +1,16 @@
-"""Measure how many wrong labels `squeezetune check` finds, and what a training on the cleaned photos gains.
+"""Measure how many wrong labels `squeezetune check` finds, and what a training on the cleaned
+photos gains.
 
-    python benchmarks/wrong_labels.py --data FOLDER [--only eth80 cifar10] [--seeds 3] [--test 0.45] [--no-training]
+    python benchmarks/wrong_labels.py --data FOLDER [--only eth80 cifar10] [--seeds 3] [--test 0.45]
+        [--no-training]
 
-Of the n labels that are made wrong at random, the share is counted that is among the first 2n suggestions. ETH-80 with
-3 % and 10 %, CIFAR-10 with 5 %. For the accuracies the photos are split as `train` splits them; labels of the training
-and validation parts alone are made wrong, these parts are checked, and labels are changed from the confidence on that
-`--apply` takes by default. The test part keeps its labels and chooses nothing. All three trainings are on one split.
-With `--test` another share of the photos is the test part: of ETH-80's usual tenth a lost point would be three photos.
+Of the n labels that are made wrong at random, the share is counted that is among the first 2n
+suggestions. ETH-80 with 3 % and 10 %, CIFAR-10 with 5 %. For the accuracies the photos are split as
+`train` splits them; labels of the training and validation parts alone are made wrong, these parts
+are checked, and labels are changed from the confidence on that `--apply` takes by default. The test
+part keeps its labels and chooses nothing. All three trainings are on one split. With `--test`
+another share of the photos is the test part: of ETH-80's usual tenth a lost point would be three
+photos.
 """
 
 import argparse
@@ -21,16 +25,16 @@ from figures import format_mean, print_machine, print_table
 from numpy.typing import NDArray
 from photos import PHOTO_SETS, add_photo_options, prepare_photos, scan_photos, split_photos
 
-from squeezetune.cleaning import CONFIDENCE
+from squeezetune.audit.cleaning import CONFIDENCE
+from squeezetune.audit.inspection import inspect_photos
+from squeezetune.audit.label_errors import Doubts
 from squeezetune.data.index import ImageIndex
 from squeezetune.data.split import Split
+from squeezetune.evaluation.measurement import run_classifier
 from squeezetune.events import ignore_event
-from squeezetune.inspection import inspect_photos
-from squeezetune.learn.doubts import Doubts
-from squeezetune.learning import learn_classifier, make_manifest
-from squeezetune.measurement import run_classifier
-from squeezetune.prediction import Classifier
-from squeezetune.workshop import open_workshop
+from squeezetune.model.classifier import Classifier
+from squeezetune.pipeline.context import open_workshop
+from squeezetune.pipeline.fitting import learn_classifier, make_manifest
 
 SHARES = {"eth80": (0.03, 0.10), "cifar10": (0.05,)}
 FIRST_SEED = 1000  # no figure of the choices in docs/decisions/0010-audit.md comes from these
@@ -40,7 +44,9 @@ Ints = NDArray[np.int64]
 
 @dataclass(frozen=True)
 class Result:
-    """What was found of the labels made wrong, and accuracies on the test part: labels right, wrong, and cleaned."""
+    """What was found of the labels made wrong, and accuracies on the test part: labels right,
+    wrong, and cleaned.
+    """
 
     found: float
     precision: float
@@ -49,8 +55,12 @@ class Result:
     accuracies: Mapping[str, float]
 
 
-def flip_labels(labels: Ints, class_count: int, share: float, draw: np.random.Generator) -> tuple[Ints, Ints]:
-    """Give a share of the images another class at random; return the labels, and the positions of those."""
+def flip_labels(
+    labels: Ints, class_count: int, share: float, draw: np.random.Generator
+) -> tuple[Ints, Ints]:
+    """Give a share of the images another class at random; return the labels, and the positions of
+    those.
+    """
     count = round(share * len(labels))
     flipped = draw.choice(len(labels), count, replace=False)
     wrong = labels.copy()
@@ -77,7 +87,11 @@ def measure_seed(
     draw, is_trained = np.random.default_rng(FIRST_SEED + seed), not options.no_training
     parts = {} if options.test is None else {"test": options.test}
     split = split_photos(index, PHOTO_SETS[name].make_settings(seed=seed, **parts))
-    seen = np.sort(np.concatenate([split.train, split.validation])) if is_trained else np.arange(len(index))
+    seen = (
+        np.sort(np.concatenate([split.train, split.validation]))
+        if is_trained
+        else np.arange(len(index))
+    )
     wrong, flipped = flip_labels(index.labels[seen], len(index.class_names), share, draw)
     doubts = find_suggestions(name, take_images(index, seen, wrong), seed, cache)
     found = float(np.isin(flipped, doubts.positions[: 2 * len(flipped)]).mean())
@@ -85,18 +99,28 @@ def measure_seed(
     cleaned = wrong.copy()
     cleaned[sure] = doubts.suggested[doubts.confidence >= CONFIDENCE]
     accuracies = {}
-    for kind, labels in (("right", index.labels[seen]), ("wrong", wrong), ("cleaned", cleaned)) if is_trained else ():
+    for kind, labels in (
+        (("right", index.labels[seen]), ("wrong", wrong), ("cleaned", cleaned))
+        if is_trained
+        else ()
+    ):
         whole = index.labels.copy()
         whole[seen] = labels
         accuracies[kind] = train_on(name, index, whole, split, seed, cache)
-    return Result(found, float(np.isin(sure, flipped).mean()), len(flipped), len(doubts), accuracies)
+    return Result(
+        found, float(np.isin(sure, flipped).mean()), len(flipped), len(doubts), accuracies
+    )
 
 
-def train_on(name: str, index: ImageIndex, labels: Ints, split: Split, seed: int, cache: Path) -> float:
+def train_on(
+    name: str, index: ImageIndex, labels: Ints, split: Split, seed: int, cache: Path
+) -> float:
     """Train with these labels, and measure the file on the test part, whose labels are right."""
     settings = PHOTO_SETS[name].make_settings(seed=seed)
     workshop = open_workshop(settings, cache, ignore_event)
-    learned = learn_classifier(replace(index, labels=labels), partial(keep_split, split=split), workshop)
+    learned = learn_classifier(
+        replace(index, labels=labels), partial(keep_split, split=split), workshop
+    )
     classifier = Classifier(learned.model, make_manifest(learned, settings))
     measured = run_classifier(classifier, index, split.test, workshop.engine, ignore_event)
     return float((measured.probabilities.argmax(axis=1) == index.labels[measured.positions]).mean())
@@ -111,19 +135,42 @@ def print_results(name: str, share: float, results: Sequence[Result]) -> None:
     rows: list[Sequence[object]] = []
     for seed, item in enumerate(results):
         accuracies = [
-            f"{item.accuracies[kind]:.2%}" if item.accuracies else "" for kind in ("right", "wrong", "cleaned")
+            f"{item.accuracies[kind]:.2%}" if item.accuracies else ""
+            for kind in ("right", "wrong", "cleaned")
         ]
-        rows.append((seed, item.flips, item.suggestions, f"{item.found:.1%}", f"{item.precision:.1%}", *accuracies,
-                     describe_recovery([item] if item.accuracies else [])))  # fmt: skip
-    means = [format_mean([getattr(item, field) for item in results]) for field in ("found", "precision")]
+        rows.append(
+            (
+                seed,
+                item.flips,
+                item.suggestions,
+                f"{item.found:.1%}",
+                f"{item.precision:.1%}",
+                *accuracies,
+                describe_recovery([item] if item.accuracies else []),
+            )
+        )
+    means = [
+        format_mean([getattr(item, field) for item in results]) for field in ("found", "precision")
+    ]
     trained = [item for item in results if item.accuracies]
     accuracies = [format_mean([item.accuracies[kind] for item in trained]) if trained else ""
                   for kind in ("right", "wrong", "cleaned")]  # fmt: skip
     rows.append(("mean ± sd", "", "", *means, *accuracies, describe_recovery(trained)))
     print(f"\n{name}, {share:.0%} of the labels wrong")
-    print_table(["seed", "wrong labels", "suggestions", "found among the first 2n",
-                 f"right of those above {CONFIDENCE:.0%}", "accuracy, labels right", "wrong", "cleaned", "recovered"],
-                rows)  # fmt: skip
+    print_table(
+        [
+            "seed",
+            "wrong labels",
+            "suggestions",
+            "found among the first 2n",
+            f"right of those above {CONFIDENCE:.0%}",
+            "accuracy, labels right",
+            "wrong",
+            "cleaned",
+            "recovered",
+        ],
+        rows,
+    )
 
 
 def describe_recovery(results: Sequence[Result]) -> str:
@@ -131,19 +178,31 @@ def describe_recovery(results: Sequence[Result]) -> str:
     if not results:
         return ""
     right, wrong, cleaned = (
-        statistics.mean(item.accuracies[kind] for item in results) for kind in ("right", "wrong", "cleaned")
+        statistics.mean(item.accuracies[kind] for item in results)
+        for kind in ("right", "wrong", "cleaned")
     )
     return f"{(cleaned - wrong) / (right - wrong):.0%}" if right > wrong else "nothing lost"
 
 
 def main(argv: Sequence[str] | None = None) -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     add_photo_options(parser)
     parser.add_argument("--only", nargs="+", choices=SHARES, default=list(SHARES))
     parser.add_argument("--seeds", type=int, default=3, help="(default: %(default)s)")
-    parser.add_argument("--cache", type=Path, help="keep features there (default: in the work folder)")
-    parser.add_argument("--test", type=float, metavar="SHARE", help="share of the test part (default: the photo set's)")
-    parser.add_argument("--no-training", action="store_true", help="look for wrong labels only, among all photos")
+    parser.add_argument(
+        "--cache", type=Path, help="keep features there (default: in the work folder)"
+    )
+    parser.add_argument(
+        "--test",
+        type=float,
+        metavar="SHARE",
+        help="share of the test part (default: the photo set's)",
+    )
+    parser.add_argument(
+        "--no-training", action="store_true", help="look for wrong labels only, among all photos"
+    )
     options = parser.parse_args(argv)
     for name in options.only:
         index = scan_photos(name, prepare_photos(name, options))

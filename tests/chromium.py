@@ -1,7 +1,7 @@
 """Chromium without a window, driven over its own pipe: no driver program, no further package.
 
-See https://chromedevtools.github.io/devtools-protocol/: messages are JSON, each ended by a zero byte.
-"""
+See https://chromedevtools.github.io/devtools-protocol/: messages are JSON, each ended by a zero
+byte."""
 
 import base64
 import fcntl
@@ -68,7 +68,9 @@ class Page:
     def _read(self):
         until = time.monotonic() + PATIENCE_S
         while b"\0" not in self.rest:
-            assert select.select([self.source], [], [], max(0, until - time.monotonic()))[0], "Chromium says nothing"
+            assert select.select([self.source], [], [], max(0, until - time.monotonic()))[0], (
+                "Chromium says nothing"
+            )
             chunk = os.read(self.source, 1 << 16)
             assert chunk, "Chromium has ended"
             self.rest += chunk
@@ -90,7 +92,9 @@ class Page:
 
     def run(self, code):
         """Run an expression in the page, wait for it if it is a promise, and return its value."""
-        result = self.send("Runtime.evaluate", expression=code, awaitPromise=True, returnByValue=True)
+        result = self.send(
+            "Runtime.evaluate", expression=code, awaitPromise=True, returnByValue=True
+        )
         assert "exceptionDetails" not in result, result["exceptionDetails"]
         return result["result"].get("value")
 
@@ -98,7 +102,9 @@ class Page:
         """Wait until an expression is true in the page; return its value."""
         until = time.monotonic() + PATIENCE_S
         while not (value := self.run(condition)):
-            assert time.monotonic() < until, f"{condition} never came true; the page says: {self.read_text()}"
+            assert time.monotonic() < until, (
+                f"{condition} never came true; the page says: {self.read_text()}"
+            )
             time.sleep(0.03)
         return value
 
@@ -109,8 +115,10 @@ class Page:
     def find_centre(self, selector):
         """Find where the middle of an element is."""
         box = self.run(
-            f"(() => {{ const e = document.querySelector({selector!r}); e.scrollIntoView({{block: 'center'}});"
-            " const b = e.getBoundingClientRect(); return [b.x + b.width / 2, b.y + b.height / 2] })()"
+            f"(() => {{ const e = document.querySelector({selector!r});"
+            f" e.scrollIntoView({{block: 'center'}});"
+            " const b = e.getBoundingClientRect(); return [b.x + b.width / 2, b.y + b.height / 2] "
+            "})()"
         )
         return dict(zip("xy", box, strict=True))
 
@@ -142,8 +150,14 @@ class Page:
         """Run an expression in the page's worker, as `run` does in the page."""
         how = {"waitForDebuggerOnStart": False, "flatten": True}
         self.send("Target.setAutoAttach", autoAttach=True, **how)
-        attached = [event["params"] for event in self.events if event.get("method") == "Target.attachedToTarget"]
-        worker = next(event for event in reversed(attached) if event["targetInfo"]["type"] == "worker")
+        attached = [
+            event["params"]
+            for event in self.events
+            if event.get("method") == "Target.attachedToTarget"
+        ]
+        worker = next(
+            event for event in reversed(attached) if event["targetInfo"]["type"] == "worker"
+        )
         outer = self.session
         try:
             self.session = worker["sessionId"]
@@ -158,20 +172,32 @@ class Page:
                 if event.get("method") == "Network.requestWillBeSent"]  # fmt: skip
 
     def list_complaints(self):
-        """List what was written to the console since the page was opened, and errors that nobody caught."""
+        """List what was written to the console since the page was opened, and errors that nobody
+        caught.
+        """
         kinds = ("Log.entryAdded", "Runtime.consoleAPICalled", "Runtime.exceptionThrown")
         return [event["params"] for event in self.events if event.get("method") in kinds]
 
     def show_as(self, width, height, scheme="light", scale=1):
         """Show the page as on a screen of this size, light or dark."""
         is_phone = width < 600
-        self.send("Emulation.setDeviceMetricsOverride", width=width, height=height, deviceScaleFactor=scale,
-                  mobile=is_phone)  # fmt: skip
-        self.send("Emulation.setEmulatedMedia", features=[{"name": "prefers-color-scheme", "value": scheme}])
+        self.send(
+            "Emulation.setDeviceMetricsOverride",
+            width=width,
+            height=height,
+            deviceScaleFactor=scale,
+            mobile=is_phone,
+        )
+        self.send(
+            "Emulation.setEmulatedMedia",
+            features=[{"name": "prefers-color-scheme", "value": scheme}],
+        )
 
     def take_screenshot(self, is_whole=False):
         """Take a picture of the page, or of all of it below the fold too; PNG."""
-        return base64.b64decode(self.send("Page.captureScreenshot", captureBeyondViewport=is_whole)["data"])
+        return base64.b64decode(
+            self.send("Page.captureScreenshot", captureBeyondViewport=is_whole)["data"]
+        )
 
 
 @contextmanager
@@ -182,14 +208,20 @@ def open_chromium(profile):
     own = [] if os.geteuid() else ["--no-sandbox"]
 
     def connect():  # Chromium reads commands from 3 and answers on 4
-        aside = [fcntl.fcntl(end, fcntl.F_DUPFD, 10) for end in (commands, answers)]  # they may be 3 and 4 themselves
+        aside = [
+            fcntl.fcntl(end, fcntl.F_DUPFD, 10) for end in (commands, answers)
+        ]  # they may be 3 and 4 themselves
         for number, end in enumerate(aside, 3):
             os.dup2(end, number)
 
     process = subprocess.Popen(
-        [find_chromium(), *FLAGS, *own, f"--user-data-dir={profile}"], pass_fds=(3, 4), preexec_fn=connect,
-        stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
-    )  # fmt: skip
+        [find_chromium(), *FLAGS, *own, f"--user-data-dir={profile}"],
+        pass_fds=(3, 4),
+        preexec_fn=connect,
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+    )
     os.close(commands)
     os.close(answers)
     try:

@@ -17,21 +17,21 @@ from PIL import Image, ImageDraw
 from threadpoolctl import threadpool_limits
 from web_site import WebSite, open_site
 
-from squeezetune.checkpoint import CheckpointFolder
-from squeezetune.data import decoders
 from squeezetune.data.index import ImageIndex, index_photos
+from squeezetune.data.sources import image_formats as decoders
 from squeezetune.data.split import Split, split_index
-from squeezetune.engine import ThreadEngine
 from squeezetune.errors import ExportError
 from squeezetune.events import Listener, ignore_event
-from squeezetune.exporting import runtime
-from squeezetune.learn.weights import LAYOUTS, Weights, load_weights
-from squeezetune.learned import Learned
-from squeezetune.learning import learn_classifier
+from squeezetune.exporting import web as runtime
+from squeezetune.network.weights import LAYOUTS, Weights, load_weights
+from squeezetune.pipeline.context import open_workshop
+from squeezetune.pipeline.extraction import CutIndex
+from squeezetune.pipeline.fitting import learn_classifier
+from squeezetune.pipeline.result import Learned
 from squeezetune.settings import Settings
-from squeezetune.survey import CutIndex
+from squeezetune.system.checkpoint import CheckpointFolder
+from squeezetune.system.executor import ThreadEngine
 from squeezetune.training import train
-from squeezetune.workshop import open_workshop
 
 # tests that open OpenVINO without `import_openvino` report nothing either
 sys.modules.setdefault("openvino_telemetry", None)
@@ -46,10 +46,14 @@ def engine() -> ThreadEngine:
 def make_photo() -> Callable[..., bytes]:
     """Make the bytes of a small image; other seeds give other content."""
 
-    def make(seed: int = 0, width: int = 16, height: int = 12, kind: str = "JPEG", **options: object) -> bytes:
+    def make(
+        seed: int = 0, width: int = 16, height: int = 12, kind: str = "JPEG", **options: object
+    ) -> bytes:
         coarse = np.random.default_rng(seed).integers(0, 256, (4, 4, 3), dtype=np.uint8)
         buffer = BytesIO()
-        Image.fromarray(coarse).resize((width, height), Image.Resampling.BICUBIC).save(buffer, kind, **options)
+        Image.fromarray(coarse).resize((width, height), Image.Resampling.BICUBIC).save(
+            buffer, kind, **options
+        )
         return buffer.getvalue()
 
     return make
@@ -59,7 +63,9 @@ def make_photo() -> Callable[..., bytes]:
 def without_heif(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """As where the package that reads HEIC is not installed."""
     find_spec = decoders.find_spec
-    monkeypatch.setattr(decoders, "find_spec", lambda name: None if name == "pi_heif" else find_spec(name))
+    monkeypatch.setattr(
+        decoders, "find_spec", lambda name: None if name == "pi_heif" else find_spec(name)
+    )
     decoders._load_decoder.cache_clear()
     yield
     decoders._load_decoder.cache_clear()
@@ -85,7 +91,13 @@ def photo_folder(write_files: Callable[..., Path], make_photo: Callable[..., byt
     """Write ten different photos of each of three classes: bee, cow and owl."""
     classes = ("bee", "cow", "owl")
     numbers = range(10)
-    return write_files({f"{name}/{i}.jpg": make_photo(10 * c + i) for c, name in enumerate(classes) for i in numbers})
+    return write_files(
+        {
+            f"{name}/{i}.jpg": make_photo(10 * c + i)
+            for c, name in enumerate(classes)
+            for i in numbers
+        }
+    )
 
 
 SHAPES = ("box", "disc", "spike")
@@ -104,7 +116,9 @@ def own_cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
 
 @pytest.fixture(scope="session", autouse=True)
 def one_blas_thread() -> Iterator[None]:
-    """Leave the threads to our own code, as `learning` does; those of BLAS stall when the machine is busy."""
+    """Leave the threads to our own code, as `learning` does; those of BLAS stall when the machine
+    is busy.
+    """
     with threadpool_limits(1):
         yield
 
@@ -128,7 +142,9 @@ def web_site(monkeypatch: pytest.MonkeyPatch) -> Iterator[WebSite]:
 
 @pytest.fixture(scope="session")
 def draw_shape() -> Callable[..., Image.Image]:
-    """Draw a box, a disc or a spike of some colour on noise: easy to tell apart, and never twice the same."""
+    """Draw a box, a disc or a spike of some colour on noise: easy to tell apart, and never twice
+    the same.
+    """
 
     def draw(shape: str, seed: int, width: int = 80, height: int = 72) -> Image.Image:
         rng = np.random.default_rng((seed, SHAPES.index(shape)))
@@ -142,7 +158,10 @@ def draw_shape() -> Callable[..., Image.Image]:
         elif shape == "disc":
             canvas.ellipse(box, fill=colour)
         else:
-            canvas.polygon([(left, top + side), (left + side, top + side), (left + side // 2, top)], fill=colour)
+            canvas.polygon(
+                [(left, top + side), (left + side, top + side), (left + side // 2, top)],
+                fill=colour,
+            )
         return image
 
     return draw
@@ -164,20 +183,26 @@ def write_shapes(draw_shape: Callable[..., Image.Image]) -> Callable[..., Path]:
 
 
 @pytest.fixture(scope="session")
-def shape_folder(write_shapes: Callable[..., Path], tmp_path_factory: pytest.TempPathFactory) -> Path:
+def shape_folder(
+    write_shapes: Callable[..., Path], tmp_path_factory: pytest.TempPathFactory
+) -> Path:
     """Write twenty images of each of three shapes; only to be read."""
     return write_shapes(tmp_path_factory.mktemp("shapes") / "photos")
 
 
 @pytest.fixture(scope="session")
 def fixed_settings() -> Settings:
-    """Give settings under which two runs on one machine compute the same bits; small, so that they are fast."""
+    """Give settings under which two runs on one machine compute the same bits; small, so that they
+    are fast.
+    """
     return Settings(image_side=64, validation=0.2, test=0.2, folds="none", **FIXED)
 
 
 @pytest.fixture(scope="session")
 def make_learn(shape_folder: Path) -> Callable[..., Callable[..., Learned]]:
-    """Make a function that learns the shapes with these settings; its further arguments are others of these."""
+    """Make a function that learns the shapes with these settings; its further arguments are others
+    of these.
+    """
     engine = ThreadEngine(2)
     shapes = index_photos(shape_folder, engine=engine)
 
@@ -195,7 +220,9 @@ def make_learn(shape_folder: Path) -> Callable[..., Callable[..., Learned]]:
             **changes: object,
         ) -> Learned:
             workshop = open_workshop(replace(settings, **changes), cache, listen, engine)
-            return learn_classifier(index, cut, replace(workshop, unfinished=unfinished, is_resuming=resume))
+            return learn_classifier(
+                index, cut, replace(workshop, unfinished=unfinished, is_resuming=resume)
+            )
 
         return learn
 
@@ -204,7 +231,9 @@ def make_learn(shape_folder: Path) -> Callable[..., Callable[..., Learned]]:
 
 @pytest.fixture
 def usual_interrupts() -> Iterator[None]:
-    """Let Ctrl-C be what it is at a terminal: a job in the background starts with it ignored, as do its children."""
+    """Let Ctrl-C be what it is at a terminal: a job in the background starts with it ignored, as do
+    its children.
+    """
     former = signal.signal(signal.SIGINT, signal.default_int_handler)
     yield
     signal.signal(signal.SIGINT, former)
@@ -212,10 +241,12 @@ def usual_interrupts() -> Iterator[None]:
 
 @pytest.fixture(scope="module")
 def float32() -> Iterator[None]:
-    """Train alike wherever the tests run, and save the time in which the kind of number is chosen. Needs torch."""
+    """Train alike wherever the tests run, and save the time in which the kind of number is chosen.
+    Needs torch.
+    """
     import torch
 
-    from squeezetune.learn import crew
+    from squeezetune.finetune import workers as crew
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(crew, "choose_precision", lambda: torch.float32)
@@ -223,7 +254,9 @@ def float32() -> Iterator[None]:
 
 
 @pytest.fixture(scope="session")
-def model_folder(shape_folder: Path, fixed_settings: Settings, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def model_folder(
+    shape_folder: Path, fixed_settings: Settings, tmp_path_factory: pytest.TempPathFactory
+) -> Path:
     """Train a model of the three shapes; only to be read."""
     folder = tmp_path_factory.mktemp("models") / "shapes-model"
     train(shape_folder, folder, fixed_settings)
@@ -250,7 +283,9 @@ def old_weights() -> Weights:
 
 
 @pytest.fixture(scope="session", params=LAYOUTS)
-def either_weights(request: pytest.FixtureRequest, weights: Weights, old_weights: Weights) -> Weights:
+def either_weights(
+    request: pytest.FixtureRequest, weights: Weights, old_weights: Weights
+) -> Weights:
     """Take weights of either version."""
     return {"1.0": old_weights, "1.1": weights}[request.param]
 
@@ -279,13 +314,17 @@ def real_data() -> Path:
 
 @pytest.fixture(scope="session")
 def web_runtime(request: pytest.FixtureRequest) -> Path:
-    """Find the web build: kept with what pytest remembers, fetched the first time from where npm would fetch it."""
+    """Find the web build: kept with what pytest remembers, fetched the first time from where npm
+    would fetch it.
+    """
     cache = request.config.cache.mkdir("squeezetune")
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("SQUEEZETUNE_CACHE", str(cache))
         kept = cache / "web-runtime" / runtime.VERSION
         if npm := None if kept.is_dir() else shutil.which("npm"):
-            asked = subprocess.run([npm, "config", "get", "registry"], capture_output=True, text=True, check=False)
+            asked = subprocess.run(
+                [npm, "config", "get", "registry"], capture_output=True, text=True, check=False
+            )
             patch.setenv(runtime.REGISTRY_VARIABLES[0], asked.stdout.strip())
         try:
             runtime.load_runtime()

@@ -1,12 +1,16 @@
-"""Weights of either SqueezeNet as a trained network might have them: those of 1.0 are not in the package."""
+"""Weights of either SqueezeNet as a trained network might have them: those of 1.0 are not in the
+package.
+"""
 
 import numpy as np
 
-from squeezetune.learn.weights import list_shapes
+from squeezetune.network.weights import list_shapes
 
 
 def draw_weights(version="1.0", num_classes=1000, seed=0):
-    """Draw kernels that keep the scale of what goes through them (He et al. 2015), rounded to float16 as published."""
+    """Draw kernels that keep the scale of what goes through them (He et al. 2015), rounded to
+    float16 as published.
+    """
     rng = np.random.default_rng(seed)
     weights = {}
     for name, shape in list_shapes(version, num_classes).items():

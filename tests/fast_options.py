@@ -1,4 +1,6 @@
-"""Options of `squeezetune train` under which a run is small, and those under which its engine is always the same."""
+"""Options of `squeezetune train` under which a run is small, and those under which its engine is
+always the same.
+"""
 
 SMALL = [
     *("--image-side", "64"),

@@ -1,4 +1,6 @@
-"""Files that are made to take memory or time, or that never end: each of a few kilobytes, or with holes."""
+"""Files that are made to take memory or time, or that never end: each of a few kilobytes, or with
+holes.
+"""
 
 import os
 import socket
@@ -15,7 +17,9 @@ def make_png(width, height, depth=8, colour=0, rows=None):
     """Write a black PNG without ever holding its pixels; perhaps with fewer rows than it says."""
 
     def chunk(kind, data):
-        return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
+        return (
+            struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
+        )
 
     samples = {0: 1, 2: 3, 6: 4}[colour]
     row_bytes = 1 + -(-width * samples * depth // 8)
@@ -25,7 +29,9 @@ def make_png(width, height, depth=8, colour=0, rows=None):
         left -= 1 << 20
     header = struct.pack(">IIBBBBB", width, height, depth, colour, 0, 0, 0)
     data = b"".join(packed) + packer.flush()
-    return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", data) + chunk(b"IEND", b"")
+    return (
+        b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", data) + chunk(b"IEND", b"")
+    )
 
 
 def encode(image, kind, **options):
@@ -68,9 +74,15 @@ def write_shapes(folder, names=None):
 
 
 def write_endless(folder):
-    """Write what is no photo, or has no end: files with holes, a pipe, a socket, and links to devices."""
+    """Write what is no photo, or has no end: files with holes, a pipe, a socket, and links to
+    devices.
+    """
     folder.mkdir(parents=True, exist_ok=True)
-    for name, head in (("video.mp4", b"\0\0\0\x20ftypisom"), ("huge.jpg", b"\xff\xd8\xff\xe0"), ("zeros.png", b"")):
+    for name, head in (
+        ("video.mp4", b"\0\0\0\x20ftypisom"),
+        ("huge.jpg", b"\xff\xd8\xff\xe0"),
+        ("zeros.png", b""),
+    ):
         with (folder / name).open("wb") as file:
             file.write(head)
             file.truncate(1500 * MB)

@@ -9,12 +9,21 @@ from typing import ClassVar
 
 import numpy as np
 
-CIFAR_BATCHES = ("data_batch_1", "data_batch_2", "data_batch_3", "data_batch_4", "data_batch_5", "test_batch")
+CIFAR_BATCHES = (
+    "data_batch_1",
+    "data_batch_2",
+    "data_batch_3",
+    "data_batch_4",
+    "data_batch_5",
+    "test_batch",
+)
 CIFAR_FOLDERS = {"python": "cifar-10-batches-py", "binary": "cifar-10-batches-bin"}
 
 
 class Python2Pickler(pickle._Pickler):
-    """Writes what Python 2 wrote with protocol 2: its strings are bytes, and numpy's core has its old name."""
+    """Writes what Python 2 wrote with protocol 2: its strings are bytes, and numpy's core has its
+    old name.
+    """
 
     dispatch: ClassVar = dict(pickle._Pickler.dispatch)
 
@@ -57,8 +66,12 @@ def write_batch(pixels, labels, form):
 def write_cifar10(batches, form):
     """Write the official archive of a form: `batches` are pixels and labels by name."""
     folder, ending = CIFAR_FOLDERS[form], {"python": "", "binary": ".bin"}[form]
-    files = {f"{folder}/{name}{ending}": write_batch(*batch, form) for name, batch in batches.items()}
-    return write_tar({**files, f"{folder}/readme.html": b"<html>", f"{folder}/batches.meta.txt": b"airplane\n"})
+    files = {
+        f"{folder}/{name}{ending}": write_batch(*batch, form) for name, batch in batches.items()
+    }
+    return write_tar(
+        {**files, f"{folder}/readme.html": b"<html>", f"{folder}/batches.meta.txt": b"airplane\n"}
+    )
 
 
 def make_rows(images):
@@ -69,8 +82,10 @@ def make_rows(images):
 def make_batches(per_batch=4, seed=0):
     """Make all batches of CIFAR-10 from noise."""
     rng = np.random.default_rng(seed)
-    return {name: (rng.integers(0, 256, (per_batch, 3072), np.uint8), rng.integers(0, 10, per_batch))
-            for name in CIFAR_BATCHES}  # fmt: skip
+    return {
+        name: (rng.integers(0, 256, (per_batch, 3072), np.uint8), rng.integers(0, 10, per_batch))
+        for name in CIFAR_BATCHES
+    }
 
 
 def lay_out_eth80(objects, layout):
@@ -88,7 +103,9 @@ def lay_out_eth80(objects, layout):
 
 
 def lay_out_ar_faces(persons):
-    """Lay out AR faces as they come from a Mac: `persons` are lists of image files by names such as M-001."""
+    """Lay out AR faces as they come from a Mac: `persons` are lists of image files by names such as
+    M-001.
+    """
     files = {"AR/readme.txt": b"conditions", "__MACOSX/AR/._readme.txt": b"x"}
     for person, images in persons.items():
         for number, image in enumerate(images, 1):

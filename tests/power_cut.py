@@ -1,9 +1,9 @@
-"""A disk whose power may fail: what a program asked of it is recorded, and what it may hold afterwards is listed.
+"""A disk whose power may fail: what a program asked of it is recorded, and what it may hold
+afterwards is listed.
 
-The rules are those of POSIX, harder than any real file system: the content of a file is sure only after its fsync;
-that a name was made, moved or removed is sure only after the fsync of its folder, and until then each such change is
-kept or lost on its own.
-"""
+The rules are those of POSIX, harder than any real file system: the content of a file is sure only
+after its fsync; that a name was made, moved or removed is sure only after the fsync of its folder,
+and until then each such change is kept or lost on its own."""
 
 import os
 import stat
@@ -23,7 +23,9 @@ TEARS = {
 
 @dataclass(frozen=True)
 class Change:
-    """One request: `content` fills the file `inode`; `link` and `unlink` are changes of the names in a folder."""
+    """One request: `content` fills the file `inode`; `link` and `unlink` are changes of the names
+    in a folder.
+    """
 
     kind: str
     inode: int = 0
@@ -58,7 +60,9 @@ class RecordedDisk:
         self._open = {}
 
     def _identify(self, path):
-        """Return a file's or folder's inode, and hold it open, so that nothing made later is given the same one."""
+        """Return a file's or folder's inode, and hold it open, so that nothing made later is given
+        the same one.
+        """
         inode = path.stat().st_ino
         if inode not in self._open:
             self._open[inode] = os.open(path, os.O_RDONLY)
@@ -118,7 +122,9 @@ class RecordedDisk:
         return bool(last) and last[0].kind in ("link", "write", "fsync") and last[0].inode == inode
 
     def _find(self, inode):
-        return next(path for path in (self.root, *self.root.rglob("*")) if path.stat().st_ino == inode)
+        return next(
+            path for path in (self.root, *self.root.rglob("*")) if path.stat().st_ino == inode
+        )
 
 
 def read_files(root):
@@ -126,7 +132,9 @@ def read_files(root):
 
 
 def list_outcomes(root, changes):
-    """List what may stand below `root` after a power cut, each as a dict of files by path, none twice."""
+    """List what may stand below `root` after a power cut, each as a dict of files by path, none
+    twice.
+    """
     sure, pending, synced, newest = [], [], {}, {}
     for change in changes:
         if change.kind == "write":
@@ -139,9 +147,14 @@ def list_outcomes(root, changes):
             pending.append(change)
     seen = set()
     for tear in TEARS.values():
-        contents = {inode: _tear(tear, new, synced.get(inode, b"")) for inode, new in newest.items()}
+        contents = {
+            inode: _tear(tear, new, synced.get(inode, b"")) for inode, new in newest.items()
+        }
         for kept in product((True, False), repeat=len(pending)):
-            names = _apply(root, sure + [change for change, is_kept in zip(pending, kept, strict=True) if is_kept])
+            names = _apply(
+                root,
+                sure + [change for change, is_kept in zip(pending, kept, strict=True) if is_kept],
+            )
             files = {path: contents[inode] for path, inode in names.items() if inode in contents}
             key = frozenset(files.items())
             if key not in seen:
@@ -154,7 +167,9 @@ def _tear(tear, new, old):
 
 
 def _apply(root, changes):
-    """Return the inode of each name, files and folders; what stands in a folder that is lost is lost as well."""
+    """Return the inode of each name, files and folders; what stands in a folder that is lost is
+    lost as well.
+    """
     names = {root: 0}
     for change in changes:
         names.pop(change.removed, None)

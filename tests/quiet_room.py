@@ -1,8 +1,9 @@
-"""A room for child processes: no network but the computer's own, fresh folders, and all that they ask is heard.
+"""A room for child processes: no network but the computer's own, fresh folders, and all that they
+ask is heard.
 
-Where the system allows it, the room is a network namespace in which nothing but loopback is up, and strace hears also
-what libraries ask that are not Python. Elsewhere Python's audit events and the folders have to do.
-"""
+Where the system allows it, the room is a network namespace in which nothing but loopback is up, and
+strace hears also what libraries ask that are not Python. Elsewhere Python's audit events and the
+folders have to do."""
 
 import os
 import re
@@ -16,20 +17,46 @@ from pathlib import Path
 
 HOOKS = Path(__file__).with_name("hooks")
 # Variables under which a library may be quiet, or speak, anyway.
-TOLD_OTHERWISE = ("ORT_DISABLE_TELEMETRY", "MLFLOW_DISABLE_TELEMETRY", "DO_NOT_TRACK", "CI", "TF_BUILD", "JENKINS_URL")
-OWN_FOLDERS = ("SQUEEZETUNE_CACHE", "MPLCONFIGDIR", "XDG_CONFIG_HOME", "XDG_DATA_HOME", "XDG_STATE_HOME")
+TOLD_OTHERWISE = (
+    "ORT_DISABLE_TELEMETRY",
+    "MLFLOW_DISABLE_TELEMETRY",
+    "DO_NOT_TRACK",
+    "CI",
+    "TF_BUILD",
+    "JENKINS_URL",
+)
+OWN_FOLDERS = (
+    "SQUEEZETUNE_CACHE",
+    "MPLCONFIGDIR",
+    "XDG_CONFIG_HOME",
+    "XDG_DATA_HOME",
+    "XDG_STATE_HOME",
+)
 PROXIES = ("http_proxy", "https_proxy", "all_proxy", "HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY")
 
 # Puts loopback up in a new namespace, without any tool, and becomes the command.
 ENTER = """
 import fcntl, os, socket, struct, sys
 with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as lo:
-    fcntl.ioctl(lo, 0x8914, struct.pack("16sh14x", b"lo", 0x41))  # SIOCSIFFLAGS: IFF_UP, IFF_RUNNING
+    fcntl.ioctl(lo, 0x8914, struct.pack("16sh14x", b"lo", 0x41))  # IFF_UP
 os.execvp(sys.argv[1], sys.argv[1:])
 """
-CALLS = "connect,sendto,sendmsg,sendmmsg,open,openat,creat,mkdir,mkdirat,rename,renameat,renameat2,link,linkat"
+CALLS = "connect,sendto,sendmsg,sendmmsg,open,openat,creat,mkdir,mkdirat,rename"
+CALLS += ",renameat,renameat2,link,linkat"
 CALLS += ",symlink,symlinkat,mknod,mknodat"
-STRACE = ("strace", "-f", "--seccomp-bpf", "-qqq", "-yy", "-a", "1", "-s", "512", "-e", "signal=none")
+STRACE = (
+    "strace",
+    "-f",
+    "--seccomp-bpf",
+    "-qqq",
+    "-yy",
+    "-a",
+    "1",
+    "-s",
+    "512",
+    "-e",
+    "signal=none",
+)
 
 
 @dataclass(frozen=True)
@@ -52,7 +79,11 @@ class Room:
     def __post_init__(self) -> None:
         for folder in (self.home, self.temporary, self.work):
             folder.mkdir()
-        kept = {name: value for name, value in os.environ.items() if name not in TOLD_OTHERWISE + OWN_FOLDERS + PROXIES}
+        kept = {
+            name: value
+            for name, value in os.environ.items()
+            if name not in TOLD_OTHERWISE + OWN_FOLDERS + PROXIES
+        }
         paths = [str(HOOKS), *filter(None, [os.environ.get("PYTHONPATH")])]
         self.env = kept | {
             "HOME": str(self.home),
@@ -91,7 +122,8 @@ class Room:
         return Heard(
             status,
             said,
-            [line for line in asked.read_text().splitlines() if not is_here(line)] + list_requests(calls),
+            [line for line in asked.read_text().splitlines() if not is_here(line)]
+            + list_requests(calls),
             list_written(calls, self.work),
         )
 
@@ -114,7 +146,9 @@ class Room:
             path
             for folder in (self.home, self.temporary)
             for path in folder.rglob("*")
-            if self.cache not in (path, *path.parents) and path not in self.cache.parents and not is_torch_mark(path)
+            if self.cache not in (path, *path.parents)
+            and path not in self.cache.parents
+            and not is_torch_mark(path)
         )
 
     def is_ours(self, path: Path) -> bool:
@@ -129,12 +163,16 @@ DEVICES = (Path("/dev/null"), Path("/dev/tty"), Path("/dev/ptmx"))
 
 
 def is_torch_mark(path: Path) -> bool:
-    """Say whether this is the empty temporary folder that `torch.export` makes when it is loaded."""
+    """Say whether this is the empty temporary folder that `torch.export` makes when it is
+    loaded.
+    """
     return path.name.startswith("torchinductor_") and path.is_dir() and not list(path.iterdir())
 
 
 def is_here(request: str) -> bool:
-    """Say whether a request that Python heard of stays on this computer: its numbers, or a socket in a file."""
+    """Say whether a request that Python heard of stays on this computer: its numbers, or a socket
+    in a file.
+    """
     event, _, address = request.partition(" ")
     hosts = ("127.", "::1", "('127.", "('::1'", "None")
     return address.startswith(hosts) or (event == "socket.connect" and not address.startswith("("))
@@ -146,7 +184,9 @@ def list_requests(calls: list[str]) -> list[str]:
 
 
 def is_abroad(call: str) -> bool:
-    """Say whether a call of the system names another computer, or the port of name servers on any."""
+    """Say whether a call of the system names another computer, or the port of name servers on
+    any.
+    """
     hosts = re.findall(r'inet_(?:addr|pton)\((?:AF_INET6, )?"([^"]+)"', call)
     is_lookup = re.search(r"htons\(53\)|io\.systemd\.Resolve", call) is not None
     return is_lookup or any(not re.fullmatch(r"127\..*|::1|::ffff:127\..*", host) for host in hosts)
@@ -169,8 +209,14 @@ def list_written(calls: list[str], work: Path) -> list[Path]:
 
 @cache
 def find_entrance() -> list[str]:
-    """Find how a process gets a network of its own, with loopback alone; none where the system does not allow it."""
-    ways = [["unshare", "--map-root-user", "--net"], ["unshare", "--net"]] if shutil.which("unshare") else []
+    """Find how a process gets a network of its own, with loopback alone; none where the system does
+    not allow it.
+    """
+    ways = (
+        [["unshare", "--map-root-user", "--net"], ["unshare", "--net"]]
+        if shutil.which("unshare")
+        else []
+    )
     entrances = ([*way, sys.executable, "-c", ENTER] for way in ways)
     return next((words for words in entrances if _succeeds(*words, "true")), [])
 
@@ -178,7 +224,9 @@ def find_entrance() -> list[str]:
 @cache
 def can_trace() -> bool:
     """Say whether strace is installed and allowed."""
-    return bool(shutil.which("strace")) and _succeeds(*STRACE, "-e", "trace=connect", "-o", os.devnull, "true")
+    return bool(shutil.which("strace")) and _succeeds(
+        *STRACE, "-e", "trace=connect", "-o", os.devnull, "true"
+    )
 
 
 def _succeeds(*command: str) -> bool:

@@ -1,8 +1,10 @@
-"""ONNX Runtime as tests use it: on one thread, since as many tests as there are cores run at once."""
+"""ONNX Runtime as tests use it: on one thread, since as many tests as there are cores run at
+once.
+"""
 
 from pathlib import Path
 
-from squeezetune.runtimes import import_onnxruntime
+from squeezetune.system.telemetry import import_onnxruntime
 
 onnxruntime = import_onnxruntime()
 

@@ -1,4 +1,6 @@
-"""The benchmarks: they start, they read the photos' layouts rightly, and the recipe's network is ours."""
+"""The benchmarks: they start, they read the photos' layouts rightly, and the recipe's network is
+ours.
+"""
 
 import argparse
 import importlib
@@ -14,26 +16,53 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from squeezetune.learn.graph import build_trunk
-from squeezetune.learn.inference import Runtime, open_graph
-from squeezetune.learn.weights import load_weights
+from squeezetune.network.graph import build_trunk
+from squeezetune.network.inference import Runtime, open_graph
+from squeezetune.network.weights import load_weights
 from squeezetune.settings import Settings
 
 FOLDER = Path(__file__).parents[1] / "benchmarks"
 PROGRAMS = (
-    "photos", "accuracy", "memory", "memory_ceiling", "head_time", "forecasts", "fine_tuning", "generations", "kills",
-    "million", "rereading", "serving", "budgets",
-    "check", "wrong_labels", "poor_photos", "prediction", "cold_start", "unknown", "explanations", "exports",
-)  # fmt: skip
+    "photos",
+    "accuracy",
+    "memory",
+    "memory_ceiling",
+    "head_time",
+    "forecasts",
+    "fine_tuning",
+    "generations",
+    "kills",
+    "million",
+    "rereading",
+    "serving",
+    "budgets",
+    "check",
+    "wrong_labels",
+    "poor_photos",
+    "prediction",
+    "cold_start",
+    "unknown",
+    "explanations",
+    "exports",
+)
 NEED_NO_DATA = ("million", "serving", "cold_start")
-TORCH_PROGRAMS = ("seed_recipe", "first_light", "trunk_speed", "activations", "curve", "depth_speed")
+TORCH_PROGRAMS = (
+    "seed_recipe",
+    "first_light",
+    "trunk_speed",
+    "activations",
+    "curve",
+    "depth_speed",
+)
 
 needs_torch = pytest.mark.skipif(
     not importlib.util.find_spec("torch"), reason="torch is not installed; this compares with it"
 )
 needs_wait4 = pytest.mark.skipif(sys.platform == "win32", reason="Windows cannot wait4")
 
-pytestmark = pytest.mark.skipif(not FOLDER.is_dir(), reason="the benchmarks are not part of this installation")
+pytestmark = pytest.mark.skipif(
+    not FOLDER.is_dir(), reason="the benchmarks are not part of this installation"
+)
 
 
 @pytest.fixture
@@ -50,7 +79,9 @@ def eth80_zip(tmp_path, make_photo):
     with zipfile.ZipFile(data / "eth80.zip", "w") as archive:
         for seed in range(40):
             thing = f"{('apple', 'car')[seed % 2]}{seed // 4 + 1}"
-            archive.writestr(f"eth80-cropped256/{thing}/{thing}-0{seed % 4 // 2}5-000.jpg", make_photo(seed))
+            archive.writestr(
+                f"eth80-cropped256/{thing}/{thing}-0{seed % 4 // 2}5-000.jpg", make_photo(seed)
+            )
     return data
 
 
@@ -58,11 +89,15 @@ def open_eth80(load_program, data, work, *more):
     photos = load_program("photos")
     parser = argparse.ArgumentParser()
     photos.add_photo_options(parser)
-    root = photos.prepare_photos("eth80", parser.parse_args(["--data", str(data), "--work", str(work), *more]))
+    root = photos.prepare_photos(
+        "eth80", parser.parse_args(["--data", str(data), "--work", str(work), *more])
+    )
     return root, photos.scan_photos("eth80", root)
 
 
-@pytest.mark.parametrize("name", [*PROGRAMS, *(pytest.param(name, marks=needs_torch) for name in TORCH_PROGRAMS)])
+@pytest.mark.parametrize(
+    "name", [*PROGRAMS, *(pytest.param(name, marks=needs_torch) for name in TORCH_PROGRAMS)]
+)
 def test_every_program_explains_itself(name, load_program, capsys):
     with pytest.raises(SystemExit) as stop:
         load_program(name).main(["--help"])
@@ -81,7 +116,10 @@ def test_eth80_is_read_by_class_and_by_object(load_program, eth80_zip, tmp_path)
     root, index = open_eth80(load_program, eth80_zip, tmp_path / "work")
     assert index.class_names == ("apple", "car")
     assert index.class_counts.tolist() == [20, 20]
-    assert all(name.startswith(index.class_names[label]) for name, label in zip(index.names, index.labels, strict=True))
+    assert all(
+        name.startswith(index.class_names[label])
+        for name, label in zip(index.names, index.labels, strict=True)
+    )
     pattern = load_program("photos").PHOTO_SETS["eth80"].group_pattern
     groups = {re.search(pattern, name)[1] for name in index.names}
     assert groups == {f"{thing}{number}" for thing in ("apple", "car") for number in range(1, 11)}
@@ -122,7 +160,9 @@ def test_spread_is_median_ends_and_number(load_program):
 
 @needs_wait4
 def test_a_process_is_weighed_without_its_parent(load_program, tmp_path):
-    ballast = np.ones(200 << 20, np.uint8)  # would count as the child's memory if it were forked from here
+    ballast = np.ones(
+        200 << 20, np.uint8
+    )  # would count as the child's memory if it were forked from here
     processes = load_program("processes")
     run = processes.run_process(["-c", "pass"], tmp_path)
     assert ballast.nbytes / 2**20 > 3 * run.peak_mb
@@ -134,7 +174,9 @@ def test_a_process_is_weighed_without_its_parent(load_program, tmp_path):
 def test_the_torch_network_equals_our_graph(load_program):
     recipe = load_program("seed_recipe")
     pixels = np.random.default_rng(0).integers(0, 256, (2, 96, 96, 3), dtype=np.uint8)
-    ours = open_graph(build_trunk(load_weights()), Runtime("onnxruntime", "float32"), 1)(pixels)[:, 0]
+    ours = open_graph(build_trunk(load_weights()), Runtime("onnxruntime", "float32"), 1)(pixels)[
+        :, 0
+    ]
     theirs = recipe.pool_taps(recipe.build_trunk(), recipe.normalise_pixels(pixels)).numpy()
     assert np.abs(theirs - ours).max() <= 1e-3
 
@@ -147,7 +189,9 @@ def test_the_recipe_learns_its_classifier_alone(load_program):
     before = torch.nn.utils.parameters_to_vector(trunk.parameters())
     images, labels = torch.randn(4, 3, 64, 64), torch.tensor([0, 1, 0, 1])
     model, first = torch.nn.Sequential(trunk, classifier), classifier[1].weight.clone()
-    recipe.train_model(model, torch.optim.Adam(classifier.parameters(), 1e-3), iter([(images, labels)]))
+    recipe.train_model(
+        model, torch.optim.Adam(classifier.parameters(), 1e-3), iter([(images, labels)])
+    )
     assert torch.equal(before, torch.nn.utils.parameters_to_vector(trunk.parameters()))
     assert not torch.equal(first, classifier[1].weight)
 
@@ -160,7 +204,9 @@ def test_a_finished_run_is_not_made_again(load_program, tmp_path):
     assert ledger.find({"seed": 0}) is None
     assert ledger.recall({"seed": 0, "sides": (64, 96)}, lambda: {"right": 3}) == {"right": 3}
     assert ledger.recall({"seed": 1, "sides": (64, 96)}, lambda: {"right": 4}) == {"right": 4}
-    assert ledger.recall({"seed": 0, "sides": (64, 96)}, lambda: pytest.fail("made again")) == {"right": 3}
+    assert ledger.recall({"seed": 0, "sides": (64, 96)}, lambda: pytest.fail("made again")) == {
+        "right": 3
+    }
     assert ledger.find({"seed": 1, "sides": [64, 96]}) == {"right": 4}
 
 
@@ -184,7 +230,9 @@ def test_fresh_measures_again_and_throws_nothing_away(load_program, tmp_path):
     assert (tmp_path / "runs.old.jsonl").is_file()
 
 
-def test_runs_of_another_state_of_the_program_are_told_apart(load_program, tmp_path, monkeypatch, capsys):
+def test_runs_of_another_state_of_the_program_are_told_apart(
+    load_program, tmp_path, monkeypatch, capsys
+):
     module = load_program("ledger")
     ledger = module.Ledger(tmp_path / "runs.jsonl")
     ledger.recall({"seed": 0}, lambda: {"right": 3})
@@ -240,7 +288,9 @@ def make_outcome(load_program, seconds=55.0, correct=90, **changes):
 def test_a_forecast_is_held_against_the_whole_process(load_program):
     forecasts = load_program("forecasts")
     name = ("400", "1m", "usual")
-    good, late, poor = (forecasts.Comparison(name, make_outcome(load_program, s)) for s in (55.0, 60.5, 45.0))
+    good, late, poor = (
+        forecasts.Comparison(name, make_outcome(load_program, s)) for s in (55.0, 60.5, 45.0)
+    )
     assert (good.is_in_budget, good.is_near) == (True, True)
     assert (late.is_in_budget, late.is_near) == (False, True)
     assert (poor.is_in_budget, poor.is_near) == (True, False)
@@ -255,10 +305,24 @@ def test_a_budget_is_held_against_a_run_without_one(load_program, capsys):
         return budgets.BudgetRun(budget, seconds, accuracy, 400, (300, 40), said)
 
     free = run("none", 20.0, 0.90)
-    ruined, plain, late = run("10s", 18.0, 0.61), run("10s", 18.0, 0.89, "10s is too short here"), run("10s", 18.0, 0.9)
+    ruined, plain, late = (
+        run("10s", 18.0, 0.61),
+        run("10s", 18.0, 0.89, "10s is too short here"),
+        run("10s", 18.0, 0.9),
+    )
     refused, shorter = run("1s", 5.0, None, "1s is too short here"), run("8s", 7.5, 0.7)
-    assert [found.is_worse(free) for found in (ruined, plain, refused, shorter)] == [True, False, False, False]
-    assert [found.keeps_word for found in (plain, late, refused, shorter)] == [True, False, True, True]
+    assert [found.is_worse(free) for found in (ruined, plain, refused, shorter)] == [
+        True,
+        False,
+        False,
+        False,
+    ]
+    assert [found.keeps_word for found in (plain, late, refused, shorter)] == [
+        True,
+        False,
+        True,
+        True,
+    ]
     budgets.print_runs("318", [free, ruined, refused])
     budgets.print_summary({"318": [free, ruined, plain, late, refused, shorter]})
     said = capsys.readouterr().out
@@ -274,13 +338,21 @@ def test_a_refused_budget_is_an_answer(load_program):
         "data": {"parts": {"train": 8, "validation": 1}}, "test": {"accuracy": 0.5, "count": 2},
         "plan": {"shortage": {"words": "2s is too short here"}},
     }  # fmt: skip
-    assert read(report) == {"accuracy": 0.5, "tested": 2, "used": (8, 1), "said": "2s is too short here"}
+    assert read(report) == {
+        "accuracy": 0.5,
+        "tested": 2,
+        "used": (8, 1),
+        "said": "2s is too short here",
+    }
     assert read(report | {"plan": None})["said"] == ""
 
 
 def test_the_summary_of_forecasts_says_what_is_broken(load_program, capsys):
     forecasts = load_program("forecasts")
-    runs = [forecasts.Comparison(("400", "1m", "usual"), make_outcome(load_program, s)) for s in [55.0] * 17 + [61.0]]
+    runs = [
+        forecasts.Comparison(("400", "1m", "usual"), make_outcome(load_program, s))
+        for s in [55.0] * 17 + [61.0]
+    ]
     forecasts.print_runs(runs)
     forecasts.print_parts(runs)
     forecasts.print_summary(runs)
@@ -292,10 +364,18 @@ def test_the_summary_of_forecasts_says_what_is_broken(load_program, capsys):
 
 def test_every_task_is_tried_with_every_budget_and_both_settings(load_program):
     forecasts = load_program("forecasts")
-    trials = [forecasts.make_trial(task, budget, group, 0) for task in forecasts.TASKS for budget in forecasts.BUDGETS
-              for group in forecasts.SETTINGS]  # fmt: skip
+    trials = [
+        forecasts.make_trial(task, budget, group, 0)
+        for task in forecasts.TASKS
+        for budget in forecasts.BUDGETS
+        for group in forecasts.SETTINGS
+    ]
     assert len({str(trial.key) for trial in trials}) == forecasts.FEWEST_RUNS == 18
-    assert {(trial.photos, trial.images) for trial in trials} == {("eth80", 400), ("eth80", 0), ("cifar10", 0)}
+    assert {(trial.photos, trial.images) for trial in trials} == {
+        ("eth80", 400),
+        ("eth80", 0),
+        ("cifar10", 0),
+    }
     assert {trial.settings.budget for trial in trials} == {"1m", "3m", "8m"}
     assert forecasts.make_trial("400", "1m", "usual", 100).images == 100
 
@@ -335,7 +415,11 @@ def test_moments_of_kills_are_spread_over_the_whole_run(load_program):
     moments = kills.draw_moments(20, 2, 40.0, seed=0)
     assert [int(first // 2) for first, _ in moments] == list(range(20))
     assert all(0 <= second <= 40 for _, second in moments)
-    assert moments == kills.draw_moments(20, 2, 40.0, seed=0) != kills.draw_moments(20, 2, 40.0, seed=1)
+    assert (
+        moments
+        == kills.draw_moments(20, 2, 40.0, seed=0)
+        != kills.draw_moments(20, 2, 40.0, seed=1)
+    )
     assert kills.name_stage(3.0, [("features", 2.0), ("head", 4.0)]) == "head"
     assert kills.name_stage(5.0, [("features", 2.0), ("head", 4.0)]) == "report"
 
@@ -343,8 +427,10 @@ def test_moments_of_kills_are_spread_over_the_whole_run(load_program):
 @needs_wait4
 def test_a_process_is_killed_with_its_children(load_program, tmp_path):
     processes = load_program("processes")
-    code = ("import subprocess, sys, time; from pathlib import Path; path = Path(sys.argv[1])\n"
-            "child = subprocess.Popen(['sleep', '60']); path.write_text(str(child.pid)); time.sleep(60)")  # fmt: skip
+    code = (
+        "import subprocess, sys, time; from pathlib import Path; path = Path(sys.argv[1])\n"
+        "child = subprocess.Popen(['sleep', '60']); path.write_text(str(child.pid)); time.sleep(60)"
+    )
     told = tmp_path / "child"
     for seconds in (0.5, 2, 8, 30):  # a busy machine may take long to start it
         assert processes.run_and_kill(["-c", code, str(told)], tmp_path, seconds)
@@ -376,7 +462,9 @@ def test_killed_processes_leave_the_bytes_of_one_left_alone(load_program, shape_
     settings = Settings(image_side=64, validation=0.2, test=0.2, layers="all", epochs=12.0)
     target = kills.Target("cifar10", shape_folder, settings, tmp_path / "choices", tmp_path)
     whole = target.run_whole()
-    rounds = [target.run_killed(moments) for moments in kills.draw_moments(4, 1, whole["seconds"], seed=0)]
+    rounds = [
+        target.run_killed(moments) for moments in kills.draw_moments(4, 1, whole["seconds"], seed=0)
+    ]
     assert [found["digests"] for found in rounds] == [whole["digests"]] * len(rounds)
     assert [found["leftovers"] for found in rounds] == [[]] * len(rounds)
     assert rounds[0]["checkpoints"] == [0]  # killed before anything was learnt
@@ -388,7 +476,10 @@ def test_killed_processes_leave_the_bytes_of_one_left_alone(load_program, shape_
 @needs_torch
 def test_a_runs_points_begin_with_its_frozen_head(load_program):
     curve = load_program("curve")
-    epochs = [{"ended_s": at, "validation_accuracy": share} for at, share in ((None, 0.1), (30.0, 0.7), (60.0, 0.8))]
+    epochs = [
+        {"ended_s": at, "validation_accuracy": share}
+        for at, share in ((None, 0.1), (30.0, 0.7), (60.0, 0.8))
+    ]
     timings = [{"stage": "head", "seconds": 2.0, "ended_s": 12.0}]
     stages = [{"validation": {"accuracy": 0.6}}]
     outcome = make_outcome(load_program, epochs=epochs, timings=timings, stages=stages)
@@ -403,10 +494,22 @@ def test_the_curve_is_drawn_and_judged_from_what_is_kept(load_program, tmp_path,
     ledger.recall({"run": "original recipe", "images": 0}, lambda: original)
     for seed, way in ((0, {"effort": "quick"}), (0, {"budget": "10.0s"}), (1, {"budget": "10.0s"})):
         trial = load_program("trials").Trial("cifar10", 0, seed, way)
-        outcome = make_outcome(load_program, 9.0, 86 + seed, epochs=[{"ended_s": 5.0, "validation_accuracy": 0.8}])
+        outcome = make_outcome(
+            load_program, 9.0, 86 + seed, epochs=[{"ended_s": 5.0, "validation_accuracy": 0.8}]
+        )
         ledger.recall(trial.key, lambda outcome=outcome: vars(outcome))
         ledger.recall(curve.name_slice(trial), lambda: {"seconds": 255.0})
-    curve.main(["--data", str(tmp_path), "--work", str(tmp_path), "--plot", str(tmp_path / "plot.png"), "--plot-only"])
+    curve.main(
+        [
+            "--data",
+            str(tmp_path),
+            "--work",
+            str(tmp_path),
+            "--plot",
+            str(tmp_path / "plot.png"),
+            "--plot-only",
+        ]
+    )
     said = capsys.readouterr().out
     assert "| T/25 | 9.0 (9.0–9.0, n=2) | 27.8 | 86.50% ± 0.71% (n=2) | 85.5%: reached |" in said
     assert "| original recipe, epoch 1 | 125 | 2.0 | 60.00% |" in said
@@ -417,7 +520,9 @@ def test_the_curve_is_drawn_and_judged_from_what_is_kept(load_program, tmp_path,
 @needs_torch
 def test_without_results_the_curve_says_what_to_do(load_program, tmp_path):
     with pytest.raises(SystemExit, match="run without --plot-only first"):
-        load_program("curve").main(["--data", str(tmp_path), "--work", str(tmp_path), "--plot-only"])
+        load_program("curve").main(
+            ["--data", str(tmp_path), "--work", str(tmp_path), "--plot-only"]
+        )
 
 
 # ---- whole programs on a few photos
@@ -430,8 +535,12 @@ QUICK = {"effort": "quick", "image_side": 64, "engine": "onnxruntime", "precisio
 def test_trials_are_made_once_and_told(load_program, eth80_zip, tmp_path, capsys):
     generations = load_program("generations")
     work = tmp_path / "work"
-    options = argparse.Namespace(data=eth80_zip, work=work, images=0, seeds=1, budgets=[], ledger=None, fresh=False)
-    bench = load_program("trials").TrialBench(load_program("ledger").open_ledger("generations", options), options)
+    options = argparse.Namespace(
+        data=eth80_zip, work=work, images=0, seeds=1, budgets=[], ledger=None, fresh=False
+    )
+    bench = load_program("trials").TrialBench(
+        load_program("ledger").open_ledger("generations", options), options
+    )
     trial = load_program("trials").Trial("eth80", 0, 0, QUICK)
     outcome = bench.recall(trial)
     assert outcome == bench.recall(trial)
@@ -450,11 +559,16 @@ def test_every_depth_is_timed_beside_the_plain_loop(load_program, tmp_path, caps
     speeds = program.run_rounds(contenders, rounds=1)
     program.print_speeds(speeds)
     names = [
-        f"{trained}, 48 px" for trained in ("plain loop", "all layers", "last 4 Fire modules", "last 2 Fire modules")
+        f"{trained}, 48 px"
+        for trained in ("plain loop", "all layers", "last 4 Fire modules", "last 2 Fire modules")
     ]
     assert list(speeds) == names
     assert all(value > 0 for values in speeds.values() for value in values)
-    assert [line.split(" | ")[0].strip("| ") for line in capsys.readouterr().out.splitlines() if " px" in line] == names
+    assert [
+        line.split(" | ")[0].strip("| ")
+        for line in capsys.readouterr().out.splitlines()
+        if " px" in line
+    ] == names
 
 
 @needs_wait4
@@ -468,10 +582,12 @@ def test_many_images_are_indexed_from_every_source(load_program, tmp_path, capsy
     assert list(tmp_path.iterdir()) == []
 
 
-@pytest.mark.skipif(not hasattr(os, "posix_fadvise"), reason="this system does not forget files on demand")
+@pytest.mark.skipif(
+    not hasattr(os, "posix_fadvise"), reason="this system does not forget files on demand"
+)
 def test_an_index_is_the_same_cold_and_warm(load_program, eth80_zip, tmp_path, capsys, monkeypatch):
     program = load_program("rereading")
-    monkeypatch.setattr("squeezetune.data.stamps.RACY_NS", -60_000_000_000)
+    monkeypatch.setattr("squeezetune.data.sources.source.RACY_NS", -60_000_000_000)
     monkeypatch.setattr(program.time, "sleep", lambda seconds: None)
     words = [
         "--data",
@@ -486,11 +602,15 @@ def test_an_index_is_the_same_cold_and_warm(load_program, eth80_zip, tmp_path, c
     ]
     program.main(words)
     said = capsys.readouterr().out
-    assert [line.split(" | ")[0] for line in said.splitlines()[3:7]] == [f"| {case}" for case in program.CASES]
+    assert [line.split(" | ")[0] for line in said.splitlines()[3:7]] == [
+        f"| {case}" for case in program.CASES
+    ]
     assert "n=2" in said
 
 
-def test_exports_are_measured_once_and_compared_within_their_runtime(load_program, eth80_zip, tmp_path, capsys):
+def test_exports_are_measured_once_and_compared_within_their_runtime(
+    load_program, eth80_zip, tmp_path, capsys
+):
     program = load_program("exports")
     words = [
         "--data",
@@ -523,10 +643,17 @@ def test_a_ratio_is_taken_within_a_round_and_a_runtime(load_program):
     program = load_program("exports")
 
     def make(base, *speeds):
-        trials = [{"images_per_s": {"1": s, "32": 2 * s}, "cold_start_s": 0.5, "peak_mb": None} for s in speeds]
+        trials = [
+            {"images_per_s": {"1": s, "32": 2 * s}, "cold_start_s": 0.5, "peak_mb": None}
+            for s in speeds
+        ]
         return {"base": base, "trials": trials}
 
-    found = {"onnx": make("onnx", 10, 20, 40), "onnx-int8": make("onnx", 30, 40, 80), "torch": make("", 5, 5, 5)}
+    found = {
+        "onnx": make("onnx", 10, 20, 40),
+        "onnx-int8": make("onnx", 30, 40, 80),
+        "torch": make("", 5, 5, 5),
+    }
     assert program.describe_row("onnx-int8", found) == [
         *("onnx-int8", "–", "–", "–", "–"),
         *("40 (30–80, n=3)", "2.00 (2.00–3.00, n=3)", "80 (60–160, n=3)", "2.00 (2.00–3.00, n=3)"),

@@ -1,4 +1,6 @@
-"""What the commands that only look at photos load, and how little they take: whole processes, as a user starts them."""
+"""What the commands that only look at photos load, and how little they take: whole processes, as a
+user starts them.
+"""
 
 import json
 import re
@@ -8,27 +10,57 @@ import urllib.request
 
 import pytest
 
-HEAVY = {"scipy", "onnx", "safetensors", "sklearn", "joblib", "matplotlib", "torch", "openvino", "pandas"}
+HEAVY = {
+    "scipy",
+    "onnx",
+    "safetensors",
+    "sklearn",
+    "joblib",
+    "matplotlib",
+    "torch",
+    "openvino",
+    "pandas",
+}
 # What needs nothing but the command line itself.
-HEAVIER = HEAVY | {"numpy", "onnxruntime", "PIL", "rich", "jinja2", "starlette", "uvicorn", "google"}
+HEAVIER = HEAVY | {
+    "numpy",
+    "onnxruntime",
+    "PIL",
+    "rich",
+    "jinja2",
+    "starlette",
+    "uvicorn",
+    "google",
+}
 IMPORTED = re.compile(r"^import time: .*\| +(\S+)$", re.MULTILINE)
 MOST_MB = 95
 
 
 def name_packages(said):
-    """Name the packages that a process with `-X importtime` has loaded; what it says else is left alone."""
+    """Name the packages that a process with `-X importtime` has loaded; what it says else is left
+    alone.
+    """
     return {name.split(".")[0] for name in IMPORTED.findall(said)}
 
 
 def read_log(said):
-    """Return what a server and its libraries have said: once it runs, every line is in a JSON object."""
-    lines = (json.loads(line).get("message", "") if line.startswith("{") else line for line in said.splitlines())
+    """Return what a server and its libraries have said: once it runs, every line is in a JSON
+    object.
+    """
+    lines = (
+        json.loads(line).get("message", "") if line.startswith("{") else line
+        for line in said.splitlines()
+    )
     return "\n".join(lines)
 
 
 def run(*words):
-    done = subprocess.run([sys.executable, "-X", "importtime", "-m", "squeezetune", *map(str, words)],
-                          capture_output=True, text=True, check=False)  # fmt: skip
+    done = subprocess.run(
+        [sys.executable, "-X", "importtime", "-m", "squeezetune", *map(str, words)],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
     assert done.returncode == 0, done.stderr[-2000:]
     return done.stdout, name_packages(done.stderr)
 
@@ -53,7 +85,9 @@ def test_a_single_file_is_predicted_with_as_lightly(model_folder, photo):
     assert not loaded & HEAVY
 
 
-@pytest.mark.parametrize("command", [[], ["train"], ["predict"], ["serve"], ["export"], ["check"], ["data"]])
+@pytest.mark.parametrize(
+    "command", [[], ["train"], ["predict"], ["serve"], ["export"], ["check"], ["data"]]
+)
 def test_help_loads_nothing_heavy(command):
     said, loaded = run(*command, "--help")
     assert "Usage" in said
@@ -63,12 +97,27 @@ def test_help_loads_nothing_heavy(command):
 def test_a_server_loads_the_runtime_and_pillow_only(model_folder, photo, tmp_path):
     for package in ("starlette", "prometheus_client", "python_multipart"):
         pytest.importorskip(package, reason="serving needs the extra serve")
-    words = [sys.executable, "-X", "importtime", "-m", "squeezetune", "serve", str(model_folder), "--port", "0"]
+    words = [
+        sys.executable,
+        "-X",
+        "importtime",
+        "-m",
+        "squeezetune",
+        "serve",
+        str(model_folder),
+        "--port",
+        "0",
+    ]
     said = tmp_path / "said.txt"  # a pipe would be full before the server is up
-    with said.open("w") as log, subprocess.Popen(words, stdout=subprocess.PIPE, stderr=log, text=True) as process:
+    with (
+        said.open("w") as log,
+        subprocess.Popen(words, stdout=subprocess.PIPE, stderr=log, text=True) as process,
+    ):
         address = process.stdout.readline().split(";")[0].rpartition(" ")[2]
         try:
-            asked = urllib.request.Request(f"{address}/predict", photo.read_bytes(), {"Content-Type": "image/png"})
+            asked = urllib.request.Request(
+                f"{address}/predict", photo.read_bytes(), {"Content-Type": "image/png"}
+            )
             with urllib.request.urlopen(asked, timeout=20) as answer:
                 label = json.load(answer)["images"][0]["label"]
         finally:
@@ -81,14 +130,16 @@ def test_a_server_loads_the_runtime_and_pillow_only(model_folder, photo, tmp_pat
 
 WEIGH = """
 import sys
-from squeezetune.cli import main
-from squeezetune.machine import measure_peak_memory
+from squeezetune.cli.main import main
+from squeezetune.system.machine import measure_peak_memory
 main(sys.argv[1:], standalone_mode=False)
 print(measure_peak_memory())
 """
 
 
-@pytest.mark.skipif(sys.platform != "linux", reason="another system counts what is mapped otherwise")
+@pytest.mark.skipif(
+    sys.platform != "linux", reason="another system counts what is mapped otherwise"
+)
 def test_a_prediction_takes_little_memory(model_folder, photo):
     done = subprocess.run([sys.executable, "-c", WEIGH, "predict", str(model_folder), str(photo)],
                           capture_output=True, text=True, check=True)  # fmt: skip

@@ -1,4 +1,6 @@
-"""A folder with everything that users' folders hold, through the whole run: what is used, what is named."""
+"""A folder with everything that users' folders hold, through the whole run: what is used, what is
+named.
+"""
 
 import hashlib
 import json
@@ -15,8 +17,8 @@ from click.testing import CliRunner
 from fast_options import FAST
 from PIL import Image
 
-from squeezetune.cli import main
-from squeezetune.data import folders as folders_module
+from squeezetune.cli.main import main
+from squeezetune.data.sources import folder as folders_module
 
 
 def to_bytes(image, kind, **options):
@@ -29,10 +31,17 @@ def make_png_bomb():
     """Write a PNG of a few bytes that claims 100,000 x 100,000 pixels."""
 
     def chunk(kind, data):
-        return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
+        return (
+            struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
+        )
 
     header = struct.pack(">IIBBBBB", 100_000, 100_000, 8, 2, 0, 0, 0)
-    return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", zlib.compress(b"")) + chunk(b"IEND", b"")
+    return (
+        b"\x89PNG\r\n\x1a\n"
+        + chunk(b"IHDR", header)
+        + chunk(b"IDAT", zlib.compress(b""))
+        + chunk(b"IEND", b"")
+    )
 
 
 def make_usable(draw_shape):
@@ -77,7 +86,10 @@ def fingerprint_tree(root):
         for name in sorted(files) + folders:
             path = Path(folder, name)
             status = path.lstat()
-            tree.update(os.fsencode(path) + str((status.st_mtime_ns, status.st_size, status.st_mode)).encode())
+            tree.update(
+                os.fsencode(path)
+                + str((status.st_mtime_ns, status.st_size, status.st_mode)).encode()
+            )
     return tree.hexdigest()
 
 
@@ -108,7 +120,9 @@ def refuse_file(monkeypatch, ending):
 @pytest.mark.skipif(sys.platform == "win32", reason="Windows refuses such names and links")
 def test_whole_run_over_a_hostile_folder(hostile_folder, draw_shape, tmp_path):
     before = fingerprint_tree(hostile_folder)
-    result = CliRunner().invoke(main, ["train", str(hostile_folder), "-o", str(tmp_path / "model"), *FAST])
+    result = CliRunner().invoke(
+        main, ["train", str(hostile_folder), "-o", str(tmp_path / "model"), *FAST]
+    )
     assert result.exit_code == 0, result.output
     report = json.loads((tmp_path / "model" / "report.json").read_text())
     assert report["data"]["images"] == 30 + len(make_usable(draw_shape))
@@ -140,7 +154,9 @@ def test_ten_thousand_classes_of_one_image(tmp_path, make_photo):
         folder = tmp_path / "photos" / f"class{number:05}"
         folder.mkdir(parents=True)
         (folder / "only.jpg").write_bytes(b"\xff\xd8\xff" + struct.pack("<I", number))
-    result = CliRunner().invoke(main, ["train", str(tmp_path / "photos"), "-o", str(tmp_path / "model")])
+    result = CliRunner().invoke(
+        main, ["train", str(tmp_path / "photos"), "-o", str(tmp_path / "model")]
+    )
     assert result.exit_code == 1
     assert "10,000 classes" in result.stderr
     assert "9,995 more" in result.stderr

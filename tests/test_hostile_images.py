@@ -1,4 +1,6 @@
-"""Files of a few kilobytes that once took gigabytes and minutes: each is read or refused within a ceiling."""
+"""Files of a few kilobytes that once took gigabytes and minutes: each is read or refused within a
+ceiling.
+"""
 
 import json
 import subprocess
@@ -9,16 +11,18 @@ from pathlib import Path
 import pytest
 from hostile_images import MB, SHAPES, write_endless, write_shapes
 
-from squeezetune.data.folders import FileSource
 from squeezetune.data.index import index_photos
-from squeezetune.data.looks import find_looks, open_look_store
 from squeezetune.data.pixels import PixelSettings, load_prepared
-from squeezetune.engine import ThreadEngine
+from squeezetune.data.sources.folder import FileSource
+from squeezetune.data.thumbnails import find_looks, open_look_store
 from squeezetune.errors import ImageError
 from squeezetune.events import ignore_event
-from squeezetune.prediction import load
+from squeezetune.model.classifier import load
+from squeezetune.system.executor import ThreadEngine
 
-pytestmark = pytest.mark.skipif(not sys.platform.startswith("linux"), reason="peaks of memory are read from /proc")
+pytestmark = pytest.mark.skipif(
+    not sys.platform.startswith("linux"), reason="peaks of memory are read from /proc"
+)
 MOST_BYTES = 800 * MB
 MOST_CPU_S = 30  # of a busy machine; a quiet one takes a fifth
 REFUSED = {
@@ -31,13 +35,14 @@ REFUSED = {
     "cut.png": "blank, or made to use up memory",
     "plain-bomb.pgm": "at most 4,194,304 pixels are read",
 }
-# Reads file after file as a model takes it, and tells what the largest peak of memory was while it did, and how long.
+# Reads file after file as a model takes it, and tells what the largest peak of memory was while it
+# did, and how long.
 READ = """
 import json, sys, time
 from pathlib import Path
-from squeezetune.data.folders import FileSource
+from squeezetune.data.sources.folder import FileSource
 from squeezetune.data.pixels import PixelSettings, load_pixels, load_prepared
-from squeezetune.engine import ThreadEngine
+from squeezetune.system.executor import ThreadEngine
 from squeezetune.errors import ImageError
 from squeezetune.events import ignore_event
 for path in sorted(Path(sys.argv[1]).iterdir()):
@@ -50,7 +55,7 @@ for path in sorted(Path(sys.argv[1]).iterdir()):
             outcome = error.message
         [peak] = [line.split()[1] for line in Path("/proc/self/status").read_text().splitlines() if "VmHWM" in line]
         print(json.dumps([path.name, outcome, int(peak) * 1024, time.process_time() - started]), flush=True)
-"""
+"""  # noqa: E501
 # Runs the command line, and tells its peak of memory in the last line.
 RUN = """
 import sys
@@ -65,8 +70,14 @@ print(code or 0, int(peak) * 1024)
 
 
 def run_python(code, *words, **options):
-    return subprocess.run([sys.executable, "-c", code, *map(str, words)], text=True, capture_output=True, check=True,
-                          timeout=300, **options)  # fmt: skip
+    return subprocess.run(
+        [sys.executable, "-c", code, *map(str, words)],
+        text=True,
+        capture_output=True,
+        check=True,
+        timeout=300,
+        **options,
+    )
 
 
 @pytest.mark.slow
@@ -83,20 +94,39 @@ def test_every_shape_is_read_or_refused_within_the_ceilings(tmp_path):
 def test_what_has_no_end_is_refused_at_once(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)  # the path of a socket is short
     write_endless(Path("endless"))
-    found = {name: (outcome, peak) for name, outcome, peak, _ in
-             map(json.loads, run_python(READ, tmp_path / "endless").stdout.splitlines())}  # fmt: skip
-    words = {"video.mp4": "larger than 512 MB", "huge.jpg": "larger than 512 MB", "zeros.png": "larger than 512 MB",
-             "pipe.jpg": "a pipe, not a file", "socket.jpg": "a socket, not a file"}  # fmt: skip
+    found = {
+        name: (outcome, peak)
+        for name, outcome, peak, _ in map(
+            json.loads, run_python(READ, tmp_path / "endless").stdout.splitlines()
+        )
+    }
+    words = {
+        "video.mp4": "larger than 512 MB",
+        "huge.jpg": "larger than 512 MB",
+        "zeros.png": "larger than 512 MB",
+        "pipe.jpg": "a pipe, not a file",
+        "socket.jpg": "a socket, not a file",
+    }
     assert {name: outcome.partition(";")[0] for name, (outcome, _) in found.items()} == words
     assert max(peak for _, peak in found.values()) < 200 * MB
 
 
 @pytest.mark.slow
 def test_predict_stays_below_the_ceiling_with_several_threads(model_folder, tmp_path):
-    names = ["tall.png", "column.png", "stripe.png", "narrow.png", "large-rgb.png", "large-rgba.png", "large-grey.png"]
+    names = [
+        "tall.png",
+        "column.png",
+        "stripe.png",
+        "narrow.png",
+        "large-rgb.png",
+        "large-rgba.png",
+        "large-grey.png",
+    ]
     write_shapes(tmp_path / "photos", names)
     for at in range(2):  # so that the largest ones are there for every thread
-        (tmp_path / "photos" / f"large-rgb-{at}.png").write_bytes((tmp_path / "photos" / "large-rgb.png").read_bytes())
+        (tmp_path / "photos" / f"large-rgb-{at}.png").write_bytes(
+            (tmp_path / "photos" / "large-rgb.png").read_bytes()
+        )
     done = run_python(RUN, "predict", model_folder, tmp_path / "photos")
     *lines, last = done.stdout.splitlines()
     code, peak = map(int, last.split())
@@ -110,7 +140,15 @@ def test_predict_stays_below_the_ceiling_with_several_threads(model_folder, tmp_
 @pytest.mark.slow
 def test_the_server_stays_below_the_ceiling_and_answers(model_folder, tmp_path):
     pytest.importorskip("uvicorn", reason="serving needs the extra serve")
-    names = ["tall.png", "wide.png", "column.png", "stripe.png", "large.webp", "12-bit.pgm", "bomb.png"]
+    names = [
+        "tall.png",
+        "wide.png",
+        "column.png",
+        "stripe.png",
+        "large.webp",
+        "12-bit.pgm",
+        "bomb.png",
+    ]
     write_shapes(tmp_path, names)
     words = [sys.executable, "-m", "squeezetune", "serve", str(model_folder), "--port", "0"]
     with subprocess.Popen(words, stderr=subprocess.PIPE, text=True) as server:
@@ -143,7 +181,11 @@ def ask(port, body):
 
 
 def read_peak(process):
-    [peak] = [line.split()[1] for line in Path(f"/proc/{process}/status").read_text().splitlines() if "VmHWM" in line]
+    [peak] = [
+        line.split()[1]
+        for line in Path(f"/proc/{process}/status").read_text().splitlines()
+        if "VmHWM" in line
+    ]
     return int(peak) * 1024
 
 
@@ -172,9 +214,17 @@ def test_what_the_runtime_fails_over_is_an_error_of_that_image(
     root = write_files(photos)
     names = [str(root / name) for name in photos]
     outcomes = [outcome for _, outcome in classifier.stream(FileSource(), names, engine)]
-    assert [isinstance(outcome, ImageError) for outcome in outcomes] == [False, False, True, False, False]
+    assert [isinstance(outcome, ImageError) for outcome in outcomes] == [
+        False,
+        False,
+        True,
+        False,
+        False,
+    ]
     assert outcomes[2].message == "the model cannot be run on 13 x 16 pixels: narrowing_error"
-    answers = classifier.answer_each([load_prepared(FileSource(), name, PixelSettings(96)) for name in names[2:3]])
+    answers = classifier.answer_each(
+        [load_prepared(FileSource(), name, PixelSettings(96)) for name in names[2:3]]
+    )
     assert isinstance(answers[0], ImageError)
 
 
@@ -182,10 +232,14 @@ def test_what_the_runtime_fails_over_is_an_error_of_that_image(
 
 
 def test_photos_that_are_renumbered_do_not_spoil_what_is_kept(write_shapes, tmp_path):
-    """Files that change places between index and decoding are left out; nothing is kept of them as of the others."""
+    """Files that change places between index and decoding are left out; nothing is kept of them as
+    of the others.
+    """
     root, engine, pixels = write_shapes(tmp_path / "photos", 4), ThreadEngine(2), PixelSettings(32)
     index = index_photos(root, engine=engine)
-    clean = find_looks(index, pixels, open_look_store(tmp_path / "clean", pixels), engine, ignore_event)
+    clean = find_looks(
+        index, pixels, open_look_store(tmp_path / "clean", pixels), engine, ignore_event
+    )
     first, second = (root / name for name in index.names[:2])
     first.rename(tmp_path / "aside")
     second.rename(first)

@@ -38,7 +38,10 @@ class Trap:
 def make_layers(seed=0):
     rng = np.random.default_rng(seed)
     return {
-        name: (rng.standard_normal(shape).astype(np.float32), rng.standard_normal(shape[-1]).astype(np.float32))
+        name: (
+            rng.standard_normal(shape).astype(np.float32),
+            rng.standard_normal(shape[-1]).astype(np.float32),
+        )
         for name, shape in SHAPES.items()
     }
 
@@ -110,14 +113,20 @@ def test_names_and_layouts_become_torchvisions():
     assert tensors["features.0.weight"].shape == (8, 3, 3, 3)
     kernel, bias = layers["fire5/expand3x3"]
     for out, into, row, column in [(0, 0, 0, 0), (5, 3, 2, 1), (2, 1, 0, 2)]:
-        assert tensors["features.7.expand3x3.weight"][out, into, row, column] == kernel[row, column, into, out]
+        assert (
+            tensors["features.7.expand3x3.weight"][out, into, row, column]
+            == kernel[row, column, into, out]
+        )
     np.testing.assert_array_equal(tensors["features.7.expand3x3.bias"], bias)
     np.testing.assert_array_equal(tensors["classifier.1.bias"], layers["conv10"][1])
 
 
 def test_folded_preprocessing_gives_the_same_sums_for_any_pixels():
     rng = np.random.default_rng(0)
-    kernel, bias = rng.standard_normal((8, 3, 3, 3)).astype(np.float32), rng.standard_normal(8).astype(np.float32)
+    kernel, bias = (
+        rng.standard_normal((8, 3, 3, 3)).astype(np.float32),
+        rng.standard_normal(8).astype(np.float32),
+    )
     pixels = rng.integers(0, 256, (50, 3, 3, 3)).astype(np.float64)  # RGB, as large as the kernel
     caffe = (pixels - np.array(tool.CAFFE_MEAN_RGB)[:, None, None])[:, ::-1]  # BGR minus means
     expected = np.einsum("nihw,oihw->no", caffe, kernel) + bias

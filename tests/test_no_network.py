@@ -1,4 +1,6 @@
-"""Nothing is asked of anybody and nothing is written outside our own folders: real commands, in a quiet room."""
+"""Nothing is asked of anybody and nothing is written outside our own folders: real commands, in a
+quiet room.
+"""
 
 import re
 from importlib.util import find_spec
@@ -8,7 +10,9 @@ import pytest
 from fast_options import FAST
 from quiet_room import Room, can_trace, find_entrance
 
-pytestmark = pytest.mark.skipif("sys.platform == 'win32'", reason="processes are listened to on Linux and macOS")
+pytestmark = pytest.mark.skipif(
+    "sys.platform == 'win32'", reason="processes are listened to on Linux and macOS"
+)
 README = (Path(__file__).parents[1] / "README.md").read_text()
 CHECK = ["--image-side", "64", "--engine", "onnxruntime", "--precision", "float32"]
 SERVE = """
@@ -21,7 +25,7 @@ with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as server:
         door.request("POST" if body else "GET", path, body, {"Content-Type": "application/octet-stream"})
         assert door.getresponse().status == 200, path
     server.send_signal(signal.SIGTERM)
-"""
+"""  # noqa: E501
 
 
 def find_programs(page):
@@ -56,11 +60,19 @@ def test_train(model):
     assert (model / "model.onnx").exists()
 
 
-@pytest.mark.parametrize("command", [
-    ["predict", "model", "PHOTO"], ["predict", "model", "PHOTO", "--explain", "why"],
-    ["predict", "model", "PHOTOS", "--output", "photos.csv"], ["evaluate", "model", "PHOTOS"], ["info", "model"],
-    ["check", "PHOTOS", *CHECK], ["data"], ["--version"],
-])  # fmt: skip
+@pytest.mark.parametrize(
+    "command",
+    [
+        ["predict", "model", "PHOTO"],
+        ["predict", "model", "PHOTO", "--explain", "why"],
+        ["predict", "model", "PHOTOS", "--output", "photos.csv"],
+        ["evaluate", "model", "PHOTOS"],
+        ["info", "model"],
+        ["check", "PHOTOS", *CHECK],
+        ["data"],
+        ["--version"],
+    ],
+)
 def test_a_command_keeps_to_itself(run, model, shape_folder, command):
     places = {"PHOTO": shape_folder / "box" / "000.png", "PHOTOS": shape_folder}
     run("-m", "squeezetune", *(places.get(word, word) for word in command))
@@ -69,7 +81,13 @@ def test_a_command_keeps_to_itself(run, model, shape_folder, command):
 @pytest.fixture(scope="module")
 def exports(room, run, model):
     names = ["onnx", *(["openvino"] if find_spec("openvino") else [])]
-    run("-m", "squeezetune", "export", "model", *(word for name in names for word in ("--format", name)))
+    run(
+        "-m",
+        "squeezetune",
+        "export",
+        "model",
+        *(word for name in names for word in ("--format", name)),
+    )
     return room.work / "model-export"
 
 
@@ -82,11 +100,17 @@ LONG = {
     "demo": ("squeezetune", ["demo", "demo"]),
     "onnx-int8": ("onnxruntime", ["export", "model", "--format", "onnx-int8", "--output", "int8"]),
     "onnx-tiny": ("onnxruntime", ["export", "model", "--format", "onnx-tiny", "--output", "tiny"]),
-    "web": ("onnxruntime", ["export", "model", "--format", "web", "--output", "web", "--runtime", "RUNTIME"]),
+    "web": (
+        "onnxruntime",
+        ["export", "model", "--format", "web", "--output", "web", "--runtime", "RUNTIME"],
+    ),
     "tflite": ("ai_edge_litert", ["export", "model", "--format", "tflite", "--output", "tflite"]),
     "torch": ("torch", ["export", "model", "--format", "torch", "--output", "torch"]),
     "layers": ("torch", ["train", "PHOTOS", "--output", "deep", *FAST, "--layers", "last"]),
-    "tensorboard": ("tensorboardX", ["train", "PHOTOS", "--output", "watched", *FAST, "--tensorboard", "curves"]),
+    "tensorboard": (
+        "tensorboardX",
+        ["train", "PHOTOS", "--output", "watched", *FAST, "--tensorboard", "curves"],
+    ),
     "mlflow": ("mlflow", ["train", "PHOTOS", "--output", "kept", *FAST, "--mlflow", "MLRUNS"]),
 }
 
@@ -114,7 +138,9 @@ def test_programs_on_the_card_keep_to_themselves(room, run, exports, shape_folde
 def test_the_program_in_the_readme_keeps_to_itself(room, run, exports, shape_folder):
     [program] = [program for program in find_programs(README) if "classify.py" in program]
     (room.work / "classify.py").write_text(program)
-    assert "disc" in run("classify.py", exports / "model.onnx", shape_folder / "disc" / "003.png").said
+    assert (
+        "disc" in run("classify.py", exports / "model.onnx", shape_folder / "disc" / "003.png").said
+    )
 
 
 def test_a_server_keeps_to_itself(run, model, shape_folder):
@@ -146,10 +172,14 @@ libc.rmdir(b"/tmp/squeezetune-quiet-room")
 """
     heard = room.run("-c", code)
     assert any("192.0.2.1" in line for line in heard.asked)
-    assert [path for path in heard.wrote if not room.is_ours(path)] == [Path("/tmp/squeezetune-quiet-room")]
+    assert [path for path in heard.wrote if not room.is_ours(path)] == [
+        Path("/tmp/squeezetune-quiet-room")
+    ]
 
 
-@pytest.mark.skipif(not find_entrance(), reason="this system gives processes no network of their own")
+@pytest.mark.skipif(
+    not find_entrance(), reason="this system gives processes no network of their own"
+)
 def test_no_other_computer_can_be_reached(room):
     heard = room.run("-c", "import socket; socket.create_connection(('192.0.2.1', 443), timeout=5)")
     assert "Network is unreachable" in heard.said

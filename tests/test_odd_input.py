@@ -1,4 +1,6 @@
-"""What people hand over from Python, in odd kinds and containers: it is taken, or refused in words before any work."""
+"""What people hand over from Python, in odd kinds and containers: it is taken, or refused in words
+before any work.
+"""
 
 import datetime
 from collections import deque
@@ -13,16 +15,22 @@ from hypothesis import strategies as st
 from PIL import Image
 
 pytest.importorskip("sklearn", reason="scikit-learn is an extra")
-from squeezetune import estimator
-from squeezetune.data.origin import find_origin
-from squeezetune.engine import ThreadEngine
+from squeezetune.data.inputs import find_origin
 from squeezetune.errors import SqueezeTuneError
-from squeezetune.estimator import SqueezeTuneClassifier
 from squeezetune.events import ignore_event
-from squeezetune.explanation import explain
-from squeezetune.prediction import Prediction, load
+from squeezetune.integrations import estimator
+from squeezetune.integrations.estimator import SqueezeTuneClassifier
+from squeezetune.model.classifier import Prediction, load
+from squeezetune.model.explanation import explain
+from squeezetune.system.executor import ThreadEngine
 
-FAST = {"effort": "quick", "image_side": 48, "engine": "onnxruntime", "precision": "float32", "use_cache": False}
+FAST = {
+    "effort": "quick",
+    "image_side": 48,
+    "engine": "onnxruntime",
+    "precision": "float32",
+    "use_cache": False,
+}
 
 
 def draw(seed):
@@ -45,27 +53,104 @@ GOOD_IMAGES = st.one_of(
     SEEDS.map(draw).map(lambda image: image[::-1, ::2]),
     SEEDS.map(draw).map(np.asfortranarray),
 )
-ODD_IMAGES = st.sampled_from([
-    None, 3, 2.5, "", "\0", b"", b"text", "x" * 5000, "\udcff.png", "http://a/b.jpg", [1], {}, object(), np.zeros(4),
-    np.zeros((0, 3), np.uint8), np.zeros((4, 4)), np.zeros((3, 3, 7), np.uint8), np.array(5), np.array("a"),
-    np.ma.masked, memoryview(b"text"), StringIO("text"), encode(0)[:60], Image.new("RGB", (0, 5)), Image.Image(),
-])  # fmt: skip
+ODD_IMAGES = st.sampled_from(
+    [
+        None,
+        3,
+        2.5,
+        "",
+        "\0",
+        b"",
+        b"text",
+        "x" * 5000,
+        "\udcff.png",
+        "http://a/b.jpg",
+        [1],
+        {},
+        object(),
+        np.zeros(4),
+        np.zeros((0, 3), np.uint8),
+        np.zeros((4, 4)),
+        np.zeros((3, 3, 7), np.uint8),
+        np.array(5),
+        np.array("a"),
+        np.ma.masked,
+        memoryview(b"text"),
+        StringIO("text"),
+        encode(0)[:60],
+        Image.new("RGB", (0, 5)),
+        Image.Image(),
+    ]
+)
 IMAGES = st.one_of(GOOD_IMAGES, GOOD_IMAGES, GOOD_IMAGES, ODD_IMAGES)
-GOOD_LABELS = st.sampled_from(["a", "b", "2", "10", "01", 1, 2, True, 1.0, np.int64(3), np.str_("q"), np.array(4)])
-ODD_LABELS = st.sampled_from([
-    None, float("nan"), float("inf"), -0.0, 0.5, "", "\n", "\udcff", "9" * 5000, b"x", b"\xff", (1, 2), [1], {}, {1},
-    np.array([1]), np.datetime64("NaT"), np.datetime64("2020-01-01"), Decimal("NaN"), Decimal("sNaN"), 1e300, 1j,
-    datetime.date(2020, 1, 1), np.ma.masked, np.void(b"ab"), object(), object, ..., slice(1), range(3),
-])  # fmt: skip
+GOOD_LABELS = st.sampled_from(
+    ["a", "b", "2", "10", "01", 1, 2, True, 1.0, np.int64(3), np.str_("q"), np.array(4)]
+)
+ODD_LABELS = st.sampled_from(
+    [
+        None,
+        float("nan"),
+        float("inf"),
+        -0.0,
+        0.5,
+        "",
+        "\n",
+        "\udcff",
+        "9" * 5000,
+        b"x",
+        b"\xff",
+        (1, 2),
+        [1],
+        {},
+        {1},
+        np.array([1]),
+        np.datetime64("NaT"),
+        np.datetime64("2020-01-01"),
+        Decimal("NaN"),
+        Decimal("sNaN"),
+        1e300,
+        1j,
+        datetime.date(2020, 1, 1),
+        np.ma.masked,
+        np.void(b"ab"),
+        object(),
+        object,
+        ...,
+        slice(1),
+        range(3),
+    ]
+)
 LABELS = st.one_of(GOOD_LABELS, GOOD_LABELS, GOOD_LABELS, ODD_LABELS)
 CONTAINERS = st.sampled_from([list, tuple, iter, deque, lambda values: (value for value in values)])
-NO_CONTAINERS = st.sampled_from([
-    None, 5, "abc", b"x", {}, {1}, {"a": 1}, [], (), range(4), object(), np.zeros(0), np.zeros((2, 2)), np.array(3),
-    np.array("a"), float("nan"), Image.new("RGB", (3, 3)), BytesIO(b"x"), memoryview(b"text"), lambda: 3,
-])  # fmt: skip
+NO_CONTAINERS = st.sampled_from(
+    [
+        None,
+        5,
+        "abc",
+        b"x",
+        {},
+        {1},
+        {"a": 1},
+        [],
+        (),
+        range(4),
+        object(),
+        np.zeros(0),
+        np.zeros((2, 2)),
+        np.array(3),
+        np.array("a"),
+        float("nan"),
+        Image.new("RGB", (3, 3)),
+        BytesIO(b"x"),
+        memoryview(b"text"),
+        lambda: 3,
+    ]
+)
 PAIRS = st.tuples(IMAGES, LABELS)
 quickly = settings(
-    max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow]
+    max_examples=60,
+    deadline=None,
+    suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
 )
 
 
@@ -93,7 +178,11 @@ def test_fit_takes_or_refuses_anything(monkeypatch, X, y):
 
 @quickly
 @given(
-    photos=several(st.one_of(st.tuples(IMAGES, LABELS), st.tuples(IMAGES, GOOD_LABELS), st.lists(IMAGES, max_size=3)))
+    photos=several(
+        st.one_of(
+            st.tuples(IMAGES, LABELS), st.tuples(IMAGES, GOOD_LABELS), st.lists(IMAGES, max_size=3)
+        )
+    )
 )
 def test_pairs_are_taken_or_refused(photos):
     with suppress(SqueezeTuneError):
@@ -102,10 +191,14 @@ def test_pairs_are_taken_or_refused(photos):
 
 
 @quickly
-@given(images=st.one_of(several(IMAGES), IMAGES), rate=st.sampled_from([None, "50%", 0.5, "x", 5, [1]]))
+@given(
+    images=st.one_of(several(IMAGES), IMAGES), rate=st.sampled_from([None, "50%", 0.5, "x", 5, [1]])
+)
 def test_predict_takes_or_refuses_anything(model_folder, images, rate):
     with suppress(SqueezeTuneError):
-        assert isinstance(load(model_folder).predict(images, none_of_these=rate), (Prediction, list))
+        assert isinstance(
+            load(model_folder).predict(images, none_of_these=rate), (Prediction, list)
+        )
 
 
 @quickly

@@ -4,7 +4,7 @@ from pathlib import Path
 
 from click.testing import CliRunner
 
-from squeezetune.cli import main
+from squeezetune.cli.main import main
 
 README = (Path(__file__).parents[1] / "README.md").read_text()
 
@@ -23,7 +23,10 @@ def test_python_example_runs(make_photo, tmp_path, monkeypatch, capsys):
 
 
 def test_commands_that_are_shown_exist():
-    shown = [shlex.split(line, comments=True) for line in re.findall(r"^squeezetune .*", README, flags=re.MULTILINE)]
+    shown = [
+        shlex.split(line, comments=True)
+        for line in re.findall(r"^squeezetune .*", README, flags=re.MULTILINE)
+    ]
     assert {words[1] for words in shown} >= {"train", "predict", "evaluate", "info"}
     for words in shown:
         assert words[1] in main.commands

@@ -95,9 +95,18 @@ def test_every_setting_has_a_help_text_and_limits_that_allow_its_default(item):
         ({"group_by": "("}, "group_by is '(', which is no regular expression"),
         ({"threads": 5000}, "threads is 5000"),
         ({"epochs": -1.0}, "epochs is -1.0; needed is 0 to 10,000"),
-        ({"budget": "soon"}, "budget is 'soon'; needed is a time such as 90s, 10m or 1h30m, above 0"),
-        ({"budget": 90}, "budget is 90, which has no unit; needed is a time such as 90s, 90m or 90h"),
-        ({"folds": "5.5"}, "folds is '5.5'; needed is a number from 2 to 100, or one of auto, none, groups"),
+        (
+            {"budget": "soon"},
+            "budget is 'soon'; needed is a time such as 90s, 10m or 1h30m, above 0",
+        ),
+        (
+            {"budget": 90},
+            "budget is 90, which has no unit; needed is a time such as 90s, 90m or 90h",
+        ),
+        (
+            {"folds": "5.5"},
+            "folds is '5.5'; needed is a number from 2 to 100, or one of auto, none, groups",
+        ),
         ({"folds": "1"}, "folds is '1'"),
         ({"folds": "101"}, "folds is '101'"),
         ({"repeats": 3}, "repeats is 3 with folds auto; needed is a number of folds"),
@@ -128,7 +137,8 @@ def test_limits_themselves_are_allowed():
 
 
 @pytest.mark.parametrize(
-    ("name", "suggestion"), [("efort", "effort"), ("image_size", "image_side"), ("learning_rate", "")]
+    ("name", "suggestion"),
+    [("efort", "effort"), ("image_size", "image_side"), ("learning_rate", "")],
 )
 def test_unknown_settings_are_named_with_the_nearest_known_one(name, suggestion):
     with pytest.raises(SettingsError, match=f"unknown setting '{name}'") as caught:
@@ -141,7 +151,9 @@ def test_unknown_settings_are_named_with_the_nearest_known_one(name, suggestion)
 
 
 def test_a_path_object_is_a_path():
-    assert parse_settings({"weights": Path("here", "mine.pt")}).weights == str(Path("here", "mine.pt"))
+    assert parse_settings({"weights": Path("here", "mine.pt")}).weights == str(
+        Path("here", "mine.pt")
+    )
 
 
 @pytest.mark.parametrize("recipe", ["auto", "original"])
@@ -150,12 +162,22 @@ def test_every_recipe_takes_weights(recipe, value):
     assert Settings(recipe=recipe, weights=value).weights == value
 
 
-@pytest.mark.parametrize(("value", "suggestion"), [
-    ("squeezenet1_2", ", did you mean 'squeezenet1_"), ("squeezenet", ", did you mean 'squeezenet1_"),
-    ("mine.onnx", ""), ("mine", ""), (".", ""), ("http://example.org/", ""),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("value", "suggestion"),
+    [
+        ("squeezenet1_2", ", did you mean 'squeezenet1_"),
+        ("squeezenet", ", did you mean 'squeezenet1_"),
+        ("mine.onnx", ""),
+        ("mine", ""),
+        (".", ""),
+        ("http://example.org/", ""),
+    ],
+)
 def test_what_can_be_no_weights_is_refused(value, suggestion):
-    needed = re.escape(f"weights is {value!r}; needed is a file that ends in .safetensors or .pth or .pt, or one of")
+    needed = re.escape(
+        f"weights is {value!r}; needed is a file that ends in .safetensors or .pth or .pt, or one "
+        f"of"
+    )
     with pytest.raises(SettingsError, match=needed) as caught:
         Settings(weights=value)
     assert ("did you mean" in caught.value.message) is bool(suggestion)
@@ -185,18 +207,31 @@ def test_the_number_of_fire_modules_belongs_to_those_who_train_the_last_ones():
     settings = Settings(layers="last", last_fires=2)
     assert parse_settings(settings.to_dict()) == settings
     for layers in ("auto", "head", "all"):
-        with pytest.raises(SettingsError, match="last_fires belongs to the training of the last blocks; needed is"):
+        with pytest.raises(
+            SettingsError, match="last_fires belongs to the training of the last blocks; needed is"
+        ):
             Settings(layers=layers, last_fires=2)
 
 
-@pytest.mark.parametrize("values", [
-    {"effort": "quick"}, {"views": "mirror"}, {"head": "linear"}, {"layers": "all"}, {"budget": "10m"},
-    {"class_weight": "balanced"}, {"engine": "onnxruntime"}, {"precision": "int8"},
-])  # fmt: skip
+@pytest.mark.parametrize(
+    "values",
+    [
+        {"effort": "quick"},
+        {"views": "mirror"},
+        {"head": "linear"},
+        {"layers": "all"},
+        {"budget": "10m"},
+        {"class_weight": "balanced"},
+        {"engine": "onnxruntime"},
+        {"precision": "int8"},
+    ],
+)
 def test_it_refuses_what_would_make_it_another(values):
     [name] = values
     assert name in UNKNOWN_TO_ORIGINAL
-    with pytest.raises(SettingsError, match=f"{name} means nothing in the original recipe; leave it out"):
+    with pytest.raises(
+        SettingsError, match=f"{name} means nothing in the original recipe; leave it out"
+    ):
         Settings(**ORIGINAL, **values)
 
 
@@ -213,7 +248,9 @@ def test_its_limits_are_named(values, reason):
 
 @pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf, -1.0, 0.0])
 def test_junk_numbers_are_judged_in_one_place(value):
-    assert judge_number("max_time", value, is_open=True).startswith(f"max_time is {value}; needed is ")
+    assert judge_number("max_time", value, is_open=True).startswith(
+        f"max_time is {value}; needed is "
+    )
 
 
 def test_numbers_within_their_limits_are_right():

@@ -1,4 +1,6 @@
-"""Outputs that several runs want, that are links, or that cannot be written: what a user does at the terminal."""
+"""Outputs that several runs want, that are links, or that cannot be written: what a user does at
+the terminal.
+"""
 
 import os
 import subprocess
@@ -8,8 +10,8 @@ from concurrent.futures import ThreadPoolExecutor
 import pytest
 from fast_options import FAST
 
-from squeezetune.disk import open_cache
-from squeezetune.prediction import load
+from squeezetune.model.classifier import load
+from squeezetune.system.disk import open_cache
 from squeezetune.training import train
 
 pytestmark = pytest.mark.usefixtures("no_plots")
@@ -17,13 +19,20 @@ pytestmark = pytest.mark.usefixtures("no_plots")
 
 def start(*words, **options):
     """Run a command as a user does; returns its exit status and what it said."""
-    done = subprocess.run([sys.executable, "-m", "squeezetune", *map(str, words)], capture_output=True, text=True,
-                          check=False, **options)  # fmt: skip
+    done = subprocess.run(
+        [sys.executable, "-m", "squeezetune", *map(str, words)],
+        capture_output=True,
+        text=True,
+        check=False,
+        **options,
+    )
     assert "Traceback" not in done.stderr
     return done.returncode, done.stdout + done.stderr
 
 
-def test_of_several_trainings_into_one_output_one_wins_and_the_others_say_so_before_the_work(shape_folder, tmp_path):
+def test_of_several_trainings_into_one_output_one_wins_and_the_others_say_so_before_the_work(
+    shape_folder, tmp_path
+):
     words = ["train", shape_folder, "--output", tmp_path / "model", "--quiet", *FAST]
     with ThreadPoolExecutor(4) as pool:
         results = list(pool.map(lambda _: start(*words), range(4)))
@@ -39,12 +48,16 @@ def test_two_predictions_into_one_file_double_no_line(model_folder, shape_folder
     with ThreadPoolExecutor(2) as pool:
         results = sorted(pool.map(lambda _: start(*words), range(2)))
     assert results[0][0] == 0
-    assert results[1][0] == 0 or any(word in results[1][1] for word in ("another run is writing", "exists"))
+    assert results[1][0] == 0 or any(
+        word in results[1][1] for word in ("another run is writing", "exists")
+    )
     assert len((tmp_path / "lines.csv").read_text().splitlines()) == 61
     assert [path.name for path in tmp_path.iterdir()] == ["lines.csv"]
 
 
-def test_an_output_that_is_a_link_stays_one_and_can_be_written_again(shape_folder, fixed_settings, tmp_path):
+def test_an_output_that_is_a_link_stays_one_and_can_be_written_again(
+    shape_folder, fixed_settings, tmp_path
+):
     (tmp_path / "disk").mkdir()
     (tmp_path / "model").symlink_to(tmp_path / "disk" / "shapes")
     for _ in range(2):
@@ -55,7 +68,9 @@ def test_an_output_that_is_a_link_stays_one_and_can_be_written_again(shape_folde
     assert [path.name for path in sorted(tmp_path.iterdir())] == ["disk", "model"]
 
 
-def test_where_the_cache_cannot_be_used_a_run_says_so_and_goes_on(shape_folder, model_folder, tmp_path):
+def test_where_the_cache_cannot_be_used_a_run_says_so_and_goes_on(
+    shape_folder, model_folder, tmp_path
+):
     (tmp_path / "cache").write_text("no folder")
     environment = os.environ | {"SQUEEZETUNE_CACHE": str(tmp_path / "cache" / "inner")}
     commands = [
@@ -68,7 +83,10 @@ def test_where_the_cache_cannot_be_used_a_run_says_so_and_goes_on(shape_folder, 
         output = [] if words[0] == "evaluate" else ["--output", tmp_path / str(number)]
         status, said = start(*words, *output, env=environment)
         assert status == 0, said
-        assert words[0] == "evaluate" or said.count("so nothing is kept for the next time: Not a directory") == 1
+        assert (
+            words[0] == "evaluate"
+            or said.count("so nothing is kept for the next time: Not a directory") == 1
+        )
 
 
 def test_a_folder_of_the_cache_that_belongs_to_another_user_is_said_once(empty_cache, monkeypatch):
@@ -83,13 +101,25 @@ def test_a_folder_of_the_cache_that_belongs_to_another_user_is_said_once(empty_c
     ]
 
 
-def test_what_a_killed_run_left_beside_an_output_is_removed_by_the_next(model_folder, shape_folder, tmp_path):
-    leftovers = [tmp_path / f".{name}.4194303-0123456789ab.partial" for name in ("exported", "checked", "model")]
+def test_what_a_killed_run_left_beside_an_output_is_removed_by_the_next(
+    model_folder, shape_folder, tmp_path
+):
+    leftovers = [
+        tmp_path / f".{name}.4194303-0123456789ab.partial"
+        for name in ("exported", "checked", "model")
+    ]
     for folder in leftovers:
         folder.mkdir()
     alive = tmp_path / f".exported.{os.getpid()}-0123456789ab.partial"
     alive.mkdir()
-    assert start("export", model_folder, "-f", "onnx", "--output", tmp_path / "exported", "-q")[0] == 0
+    assert (
+        start("export", model_folder, "-f", "onnx", "--output", tmp_path / "exported", "-q")[0] == 0
+    )
     assert start("check", shape_folder, "--output", tmp_path / "checked", "-q")[0] == 0
     assert start("train", shape_folder, "--output", tmp_path / "model", "-q", *FAST)[0] == 0
-    assert {path.name for path in tmp_path.iterdir()} == {"exported", "checked", "model", alive.name}
+    assert {path.name for path in tmp_path.iterdir()} == {
+        "exported",
+        "checked",
+        "model",
+        alive.name,
+    }

@@ -16,18 +16,25 @@ from PIL import Image, ImageOps
 from sessions import open_session
 
 import squeezetune.training as training_module
-from squeezetune.cli import main
+from squeezetune.cli.main import main
 from squeezetune.data.index import index_photos
 from squeezetune.data.split import split_index
 from squeezetune.errors import ArtifactError, ClassesError, SettingsError, SourceError
 from squeezetune.events import ModelMeasured, Notice, StageAdvanced, StageFinished, StageStarted
-from squeezetune.learn import features
-from squeezetune.prediction import load
+from squeezetune.model.classifier import load
+from squeezetune.network import features
 from squeezetune.settings import Settings
-from squeezetune.store import RowStore
+from squeezetune.system.store import RowStore
 from squeezetune.training import train
 
-FILES = {"model.json", "model.onnx", "network.safetensors", "parts.safetensors", "report.json", "report.html"}
+FILES = {
+    "model.json",
+    "model.onnx",
+    "network.safetensors",
+    "parts.safetensors",
+    "report.json",
+    "report.html",
+}
 PLOTS = {"confusion_matrix.png", "confusion_matrix_normalised.png", "precision_recall.png"}
 pytestmark = pytest.mark.usefixtures("no_plots")
 
@@ -36,10 +43,12 @@ def read_state(folder):
     """Read all that can be seen of a folder: names, contents, times and rights."""
     return {
         str(path.relative_to(folder)): (
-            path.stat().st_mtime_ns, path.stat().st_mode, path.read_bytes() if path.is_file() else b"",
+            path.stat().st_mtime_ns,
+            path.stat().st_mode,
+            path.read_bytes() if path.is_file() else b"",
         )
         for path in folder.rglob("*")
-    }  # fmt: skip
+    }
 
 
 def read_models(folder):
@@ -48,7 +57,9 @@ def read_models(folder):
 
 def cut_again(folder, settings, engine):
     index = index_photos(folder, engine=engine)
-    return index, split_index(index, validation=settings.validation, test=settings.test, seed=settings.seed)
+    return index, split_index(
+        index, validation=settings.validation, test=settings.test, seed=settings.seed
+    )
 
 
 # ---- what a run leaves
@@ -62,7 +73,9 @@ def test_the_artifact_is_complete(model_folder):
     for name, sha256 in manifest["files"].items():
         assert hashlib.sha256((model_folder / name).read_bytes()).hexdigest() == sha256
     assert manifest["class_names"] == ["box", "disc", "spike"]
-    assert manifest["data"]["train"] + manifest["data"]["validation"] + manifest["data"]["test"] == 60
+    assert (
+        manifest["data"]["train"] + manifest["data"]["validation"] + manifest["data"]["test"] == 60
+    )
 
 
 def test_no_file_is_a_pickle_or_knows_where_it_was_made(model_folder, shape_folder):
@@ -72,7 +85,9 @@ def test_no_file_is_a_pickle_or_knows_where_it_was_made(model_folder, shape_fold
         assert str(shape_folder).encode() not in payload
 
 
-def test_the_reported_accuracy_is_that_of_the_file(model_folder, shape_folder, fixed_settings, engine):
+def test_the_reported_accuracy_is_that_of_the_file(
+    model_folder, shape_folder, fixed_settings, engine
+):
     report = json.loads((model_folder / "report.json").read_bytes())
     index, split = cut_again(shape_folder, fixed_settings, engine)
     session = open_session(model_folder / "model.onnx")
@@ -145,7 +160,9 @@ def test_without_a_cache_nothing_is_kept(shape_folder, tmp_path, fixed_settings,
     assert not empty_cache.exists()
 
 
-def test_order_and_names_of_files_do_not_matter(shape_folder, model_folder, tmp_path, fixed_settings):
+def test_order_and_names_of_files_do_not_matter(
+    shape_folder, model_folder, tmp_path, fixed_settings
+):
     for number, path in enumerate(sorted(shape_folder.rglob("*.png"), reverse=True)):
         copy = tmp_path / "photos" / path.parent.name / f"{number}.png"
         copy.parent.mkdir(parents=True, exist_ok=True)
@@ -180,7 +197,9 @@ def test_a_model_among_the_photos_by_a_link_is_refused(write_shapes, tmp_path, f
         train(photos, tmp_path / "link" / "model", fixed_settings)
 
 
-def test_a_target_that_cannot_be_is_refused_before_anything_is_read(shape_folder, tmp_path, fixed_settings):
+def test_a_target_that_cannot_be_is_refused_before_anything_is_read(
+    shape_folder, tmp_path, fixed_settings
+):
     (tmp_path / "thesis").mkdir()
     (tmp_path / "thesis" / "thesis.tex").write_text("years of work")
     said = []
@@ -209,7 +228,9 @@ def test_broken_images_are_in_the_report(write_shapes, tmp_path, fixed_settings)
 
 
 @pytest.mark.parametrize("precision", ["float32", "int8"])
-def test_a_class_without_a_readable_image_is_an_error(write_shapes, tmp_path, fixed_settings, precision):
+def test_a_class_without_a_readable_image_is_an_error(
+    write_shapes, tmp_path, fixed_settings, precision
+):
     photos = write_shapes(tmp_path / "photos", 5)
     for path in (photos / "disc").iterdir():
         path.write_bytes(path.read_bytes()[:500])
@@ -256,15 +277,22 @@ def test_a_disk_that_fills_while_the_test_images_are_measured(
 def test_unequal_classes(write_shapes, tmp_path, fixed_settings):
     photos = write_shapes(tmp_path / "photos", {"box": 40, "disc": 15, "spike": 3})
     report = train(photos, tmp_path / "model", fixed_settings).report
-    counts = {row["name"]: row["train"] + row["validation"] + row["test"] for row in report["test"]["per_class"]}
+    counts = {
+        row["name"]: row["train"] + row["validation"] + row["test"]
+        for row in report["test"]["per_class"]
+    }
     assert counts == {"box": 40, "disc": 15, "spike": 3}
-    assert all(min(row["train"], row["validation"], row["test"]) > 0 for row in report["test"]["per_class"])
+    assert all(
+        min(row["train"], row["validation"], row["test"]) > 0 for row in report["test"]["per_class"]
+    )
     assert "spike" in " ".join(report["test"]["warnings"])
 
 
 def test_events_tell_the_story_in_order(write_shapes, tmp_path, fixed_settings, empty_cache):
     said = []
-    train(write_shapes(tmp_path / "photos", 8), tmp_path / "model", fixed_settings, listen=said.append)
+    train(
+        write_shapes(tmp_path / "photos", 8), tmp_path / "model", fixed_settings, listen=said.append
+    )
     [measured] = [event for event in said if isinstance(event, ModelMeasured)]
     said.remove(measured)
     assert 0 <= measured.low <= measured.accuracy <= measured.high <= 1
@@ -284,10 +312,15 @@ def test_events_tell_the_story_in_order(write_shapes, tmp_path, fixed_settings, 
 
 def test_a_budget_leaves_its_forecast_beside_the_truth(shape_folder, tmp_path, fixed_settings):
     settings = replace(fixed_settings, head="linear", views="auto", layers="head", budget="5m")
-    report = train(shape_folder, tmp_path / "model", settings, use_cache=False).report  # nothing is known yet
+    report = train(
+        shape_folder, tmp_path / "model", settings, use_cache=False
+    ).report  # nothing is known yet
     plan, total = report["plan"], report["total_seconds"]
     forecast = sum(part["forecast_s"] for part in plan["parts"])
-    assert (plan["budget_s"], plan["forecast_s"]) == (300, pytest.approx(forecast, abs=0.01))  # each is rounded
+    assert (plan["budget_s"], plan["forecast_s"]) == (
+        300,
+        pytest.approx(forecast, abs=0.01),
+    )  # each is rounded
     timings = {item["stage"]: item["seconds"] for item in report["timings"]}
     timings["near-duplicates"] += timings["looks"]  # of the test images, which nobody else looks at
     assert [part["part"] for part in plan["parts"]] == [
@@ -304,10 +337,20 @@ def test_a_budget_that_is_too_short_for_a_few_photos_changes_nothing_but_the_fir
     shape_folder, tmp_path, fixed_settings, monkeypatch
 ):
     """As a user does: a budget of seconds, of which the fixed costs alone take more."""
-    monkeypatch.setattr("squeezetune.scene.PATIENCE_S", 1e9)  # the machine of a test may be busy
+    monkeypatch.setattr(
+        "squeezetune.pipeline.preparation.PATIENCE_S", 1e9
+    )  # the machine of a test may be busy
     settings = replace(fixed_settings, layers="head")
     free = train(shape_folder, tmp_path / "free", settings).report
-    words = ["train", str(shape_folder), "--output", str(tmp_path / "short"), *list_options(settings), "--budget", "1s"]
+    words = [
+        "train",
+        str(shape_folder),
+        "--output",
+        str(tmp_path / "short"),
+        *list_options(settings),
+        "--budget",
+        "1s",
+    ]
     result = CliRunner().invoke(main, words)
     assert result.exit_code == 0, result.output
     report = load(tmp_path / "short").report
@@ -318,7 +361,9 @@ def test_a_budget_that_is_too_short_for_a_few_photos_changes_nothing_but_the_fir
     assert first in (tmp_path / "short" / "report.html").read_text()
     shortage = report["plan"]["shortage"]
     assert (
-        shortage["used"] == shortage["photos"] == free["data"]["parts"]["train"] + free["data"]["parts"]["validation"]
+        shortage["used"]
+        == shortage["photos"]
+        == free["data"]["parts"]["train"] + free["data"]["parts"]["validation"]
     )
     assert report["data"]["parts"] == free["data"]["parts"]
     assert report["test"]["accuracy"] >= free["test"]["accuracy"]
@@ -326,12 +371,17 @@ def test_a_budget_that_is_too_short_for_a_few_photos_changes_nothing_but_the_fir
 
 def list_options(settings):
     """Write settings as options of the command line."""
-    words = [(f"--{item.name.replace('_', '-')}", str(getattr(settings, item.name))) for item in fields(settings)
-             if getattr(settings, item.name) != item.default]  # fmt: skip
+    words = [
+        (f"--{item.name.replace('_', '-')}", str(getattr(settings, item.name)))
+        for item in fields(settings)
+        if getattr(settings, item.name) != item.default
+    ]
     return [word for pair in words for word in pair]
 
 
-def test_a_listener_that_fails_stops_the_run_and_leaves_nothing(write_shapes, tmp_path, fixed_settings):
+def test_a_listener_that_fails_stops_the_run_and_leaves_nothing(
+    write_shapes, tmp_path, fixed_settings
+):
     def listen(event):
         if isinstance(event, StageStarted) and event.stage == "measuring":
             raise KeyboardInterrupt
@@ -355,7 +405,14 @@ def train_slowly(photos, output, cache):
     """Train in small steps, all of which are kept."""
     os.environ["SQUEEZETUNE_CACHE"] = str(cache)
     features.SAVE_EVERY_IMAGES = 1
-    settings = Settings(image_side=160, validation=0.2, test=0.2, engine="onnxruntime", precision="float32", threads=2)
+    settings = Settings(
+        image_side=160,
+        validation=0.2,
+        test=0.2,
+        engine="onnxruntime",
+        precision="float32",
+        threads=2,
+    )
     train(photos, output, settings)
 
 
@@ -394,7 +451,9 @@ class KilledRuns:
 
 
 def kill_and_compare(shape_folder, tmp_path, kills):
-    """Kill runs at random moments; the run that is left alone then must end as if nothing had been."""
+    """Kill runs at random moments; the run that is left alone then must end as if nothing had
+    been.
+    """
     clean = KilledRuns(shape_folder, tmp_path / "clean")
     process = clean.start(tmp_path / "clean-cache")
     start = time.monotonic()
@@ -430,8 +489,17 @@ def test_a_killed_run_goes_on_where_it_stopped(shape_folder, tmp_path, fixed_set
     assert kept >= 4
     monkeypatch.setenv("SQUEEZETUNE_CACHE", str(cache))
     said = []
-    train(shape_folder, tmp_path / "model", replace(fixed_settings, image_side=160), listen=said.append)
-    [total] = [event.total for event in said if isinstance(event, StageStarted) and event.stage == "features"] or [0]
+    train(
+        shape_folder,
+        tmp_path / "model",
+        replace(fixed_settings, image_side=160),
+        listen=said.append,
+    )
+    [total] = [
+        event.total
+        for event in said
+        if isinstance(event, StageStarted) and event.stage == "features"
+    ] or [0]
     assert total == 60 - kept
 
 
@@ -439,10 +507,14 @@ def test_a_killed_run_goes_on_where_it_stopped(shape_folder, tmp_path, fixed_set
 
 
 def extract_objects(archive, folder, objects, views):
-    """Extract the first views of the first objects of each of ETH-80's classes; names are <class><object>/<view>."""
+    """Extract the first views of the first objects of each of ETH-80's classes; names are
+    <class><object>/<view>.
+    """
     with zipfile.ZipFile(archive) as file:
         names = sorted(name for name in file.namelist() if name.endswith(".jpg"))
-        photos = {thing: list(group) for thing, group in groupby(names, lambda name: name.split("/")[1])}
+        photos = {
+            thing: list(group) for thing, group in groupby(names, lambda name: name.split("/")[1])
+        }
         for _, things in groupby(photos, lambda thing: thing.rstrip("0123456789")):
             for thing in list(things)[:objects]:
                 file.extractall(folder, photos[thing][:views])
@@ -451,7 +523,9 @@ def extract_objects(archive, folder, objects, views):
 
 @pytest.fixture(scope="module")
 def eth80(real_data, tmp_path_factory):
-    return extract_objects(real_data / "eth80.zip", tmp_path_factory.mktemp("eth80"), objects=2, views=10)
+    return extract_objects(
+        real_data / "eth80.zip", tmp_path_factory.mktemp("eth80"), objects=2, views=10
+    )
 
 
 @pytest.mark.parametrize("precision", ["float32", "auto"])
@@ -495,10 +569,14 @@ def test_cifar10_small_photos_with_little_room(real_data, tmp_path):
 
 @pytest.fixture
 def copied_shapes(write_shapes, tmp_path):
-    """Write shapes and, of the first four of each, a copy that is mirrored and of another format."""
+    """Write shapes and, of the first four of each, a copy that is mirrored and of another
+    format.
+    """
     folder = write_shapes(tmp_path / "photos", 20)
     for path in sorted(folder.rglob("00[0-3].png")):
-        ImageOps.mirror(Image.open(path)).save(path.with_name(f"copy-of-{path.stem}.jpg"), quality=90)
+        ImageOps.mirror(Image.open(path)).save(
+            path.with_name(f"copy-of-{path.stem}.jpg"), quality=90
+        )
     return folder
 
 
@@ -513,15 +591,24 @@ def test_near_duplicates_are_in_one_part(copied_shapes, tmp_path, fixed_settings
     monkeypatch.setattr(training_module, "split_index", note_split)
     report = train(copied_shapes, tmp_path / "model", fixed_settings).report
     index, split = splits[-1]
-    part_of = {index.names[at]: part for part in ("train", "validation", "test") for at in getattr(split, part)}
+    part_of = {
+        index.names[at]: part
+        for part in ("train", "validation", "test")
+        for at in getattr(split, part)
+    }
     copies = [name for name in index.names if "copy-of-" in name]
     assert len(copies) == 12
-    assert all(part_of[name] == part_of[name.replace("copy-of-", "").replace("jpg", "png")] for name in copies)
+    assert all(
+        part_of[name] == part_of[name.replace("copy-of-", "").replace("jpg", "png")]
+        for name in copies
+    )
     assert report["data"]["near_duplicates"] >= 24
     assert report["data"]["leaks"] == {"validation": 0, "test": 0, "test_without": None}
 
 
-def test_leaks_of_a_given_split_are_told_with_what_is_left_without(copied_shapes, tmp_path, fixed_settings):
+def test_leaks_of_a_given_split_are_told_with_what_is_left_without(
+    copied_shapes, tmp_path, fixed_settings
+):
     given = tmp_path / "given"
     for path in sorted(copied_shapes.rglob("*.*")):
         number = int(path.stem[-3:])
@@ -550,6 +637,10 @@ def test_classes_of_one_picture_are_parted_all_the_same(write_shapes, tmp_path, 
         for quality in range(60, 96, 4):
             image.save(path.with_name(f"{quality}.jpg"), quality=quality)
     report = train(folder, tmp_path / "model", fixed_settings, listen=said.append).report
-    assert any("so many photos are near-duplicates" in event.message for event in said if isinstance(event, Notice))
+    assert any(
+        "so many photos are near-duplicates" in event.message
+        for event in said
+        if isinstance(event, Notice)
+    )
     assert report["data"]["leaks"]["test"] == report["data"]["parts"]["test"]
     assert report["data"]["leaks"]["test_without"] is None

@@ -7,12 +7,22 @@ from squeezetune.data import pixels as pixels_module
 from squeezetune.data.index import index_photos
 from squeezetune.errors import ClassesError, SourceError
 from squeezetune.events import Notice, StageStarted
-from squeezetune.interruption import STOPPING
-from squeezetune.watching import UNCHANGED, Change, Pace, Watched, compare_indexes, wait_for_change, watch
+from squeezetune.system.interrupts import STOPPING
+from squeezetune.watching import (
+    UNCHANGED,
+    Change,
+    Pace,
+    Watched,
+    compare_indexes,
+    wait_for_change,
+    watch,
+)
 
 
 class Days:
-    """Stands in for the time that passes: at each pause the next thing happens, at the end Ctrl-C."""
+    """Stands in for the time that passes: at each pause the next thing happens, at the end
+    Ctrl-C.
+    """
 
     def __init__(self, *events):
         self.events = list(events)
@@ -32,7 +42,9 @@ def nothing():
 def run_watch(photos, output, days, settings, listen=lambda event: None, **options):
     updates = []
     try:
-        for update in watch(photos, output, pace=Pace(10, 4, days), listen=listen, settings=settings, **options):
+        for update in watch(
+            photos, output, pace=Pace(10, 4, days), listen=listen, settings=settings, **options
+        ):
             updates.append(update)  # noqa: PERF402  # the list has to be there when the loop is left
     except KeyboardInterrupt:
         return updates
@@ -47,10 +59,12 @@ def photos(write_shapes, tmp_path):
 @pytest.fixture(autouse=True)
 def files_are_old(monkeypatch):
     """Let no test wait until its files are trusted."""
-    monkeypatch.setattr("squeezetune.data.stamps.RACY_NS", -60_000_000_000)
+    monkeypatch.setattr("squeezetune.data.sources.source.RACY_NS", -60_000_000_000)
 
 
-def test_a_model_follows_its_folder(photos, write_shapes, fixed_settings, empty_cache, tmp_path, draw_shape):
+def test_a_model_follows_its_folder(
+    photos, write_shapes, fixed_settings, empty_cache, tmp_path, draw_shape
+):
     def change():
         write_shapes(photos, {"box": 3}, first=10)
         (photos / "disc" / "000.png").unlink()
@@ -67,8 +81,12 @@ def test_a_model_follows_its_folder(photos, write_shapes, fixed_settings, empty_
     assert second.classifier.report["test"]["accuracy"] == second.accuracy
 
 
-def test_only_new_photos_are_decoded(photos, write_shapes, fixed_settings, empty_cache, tmp_path, monkeypatch):
-    """But for the test photos, on which the new model's own file is measured, and the pictures of the report."""
+def test_only_new_photos_are_decoded(
+    photos, write_shapes, fixed_settings, empty_cache, tmp_path, monkeypatch
+):
+    """But for the test photos, on which the new model's own file is measured, and the pictures of
+    the report.
+    """
     decoded, decode, stage = [], pixels_module.open_photo, [""]
 
     def note_and_decode(raw, *more):
@@ -103,7 +121,9 @@ def test_only_new_photos_are_decoded(photos, write_shapes, fixed_settings, empty
     assert rounds[2] == []
 
 
-def test_a_class_without_photos_leaves_the_model(photos, fixed_settings, empty_cache, tmp_path, write_shapes):
+def test_a_class_without_photos_leaves_the_model(
+    photos, fixed_settings, empty_cache, tmp_path, write_shapes
+):
     def empty():
         for path in (photos / "disc").iterdir():
             path.unlink()
@@ -143,7 +163,9 @@ def test_an_error_of_the_first_training_is_raised(tmp_path, fixed_settings):
         next(watch(tmp_path / "nowhere", tmp_path / "model", settings=fixed_settings))
 
 
-def test_watching_ends_with_a_training_that_was_stopped(photos, fixed_settings, empty_cache, tmp_path, monkeypatch):
+def test_watching_ends_with_a_training_that_was_stopped(
+    photos, fixed_settings, empty_cache, tmp_path, monkeypatch
+):
     def train_and_stop(*arguments, listen, **options):
         listen(Notice(STOPPING))
         return trained
@@ -205,7 +227,9 @@ def test_an_archive_is_seen_as_a_whole(tmp_path):
 
 def test_copies_are_counted(write_files, make_photo, engine):
     def index(folder, *names):
-        return index_photos(write_files({name: make_photo(int(name[-5])) for name in names}, folder), engine=engine)
+        return index_photos(
+            write_files({name: make_photo(int(name[-5])) for name in names}, folder), engine=engine
+        )
 
     before = index("before", "a/x0.jpg", "a/y0.jpg", "a/x1.jpg", "b/x2.jpg", "b/x3.jpg")
     after = index("after", "a/x0.jpg", "b/y0.jpg", "a/z1.jpg", "b/x2.jpg", "b/x4.jpg", "b/y4.jpg")

@@ -1,4 +1,6 @@
-"""A small web site on this computer for tests of downloads: it breaks off, stalls, redirects, lies and forgets."""
+"""A small web site on this computer for tests of downloads: it breaks off, stalls, redirects, lies
+and forgets.
+"""
 
 import re
 import threading
@@ -11,10 +13,11 @@ from http.server import BaseHTTPRequestHandler, SimpleHTTPRequestHandler, Thread
 
 @dataclass
 class WebSite:
-    """Files by path, and how the site behaves: `breaks` are the bytes that each connection in turn may send.
+    """Files by path, and how the site behaves: `breaks` are the bytes that each connection in turn
+    may send.
 
-    `stalls` are the bytes after which each connection in turn sends nothing more, without hanging up.
-    """
+    `stalls` are the bytes after which each connection in turn sends nothing more, without hanging
+    up."""
 
     files: dict[str, bytes] = field(default_factory=dict)
     breaks: list[int] = field(default_factory=list)
@@ -53,7 +56,9 @@ class Handler(BaseHTTPRequestHandler):
         self.answer(site, content, 404 if content is None else self.find_start(site))
 
     def find_start(self, site):
-        """Find where to start, as the headers ask: at 0 if the file is not the one that the client has a part of."""
+        """Find where to start, as the headers ask: at 0 if the file is not the one that the client
+        has a part of.
+        """
         asked, version = self.headers["Range"], self.headers["If-Range"]
         if not asked or not site.knows_ranges:
             return 0
@@ -62,11 +67,26 @@ class Handler(BaseHTTPRequestHandler):
         return int(re.fullmatch(r"bytes=(\d+)-", asked)[1])
 
     def answer(self, site, content, start):
-        status = 404 if content is None else 416 if start >= max(1, len(content)) else 206 if start else 200
+        status = (
+            404
+            if content is None
+            else 416
+            if start >= max(1, len(content))
+            else 206
+            if start
+            else 200
+        )
         self.send_response(site.status if site.status != 200 else status)
         body = content[start:] if status < 400 and site.status == 200 else b"no"
-        # settled before the client hears of it, which may hang up and have the site behave otherwise next time
-        sent = body[: site.breaks.pop(0)] if site.breaks else body[: site.stalls[0]] if site.stalls else body
+        # settled before the client hears of it, which may hang up and have the site behave
+        # otherwise next time
+        sent = (
+            body[: site.breaks.pop(0)]
+            if site.breaks
+            else body[: site.stalls[0]]
+            if site.stalls
+            else body
+        )
         is_stalled = bool(site.stalls) and site.stalls.pop(0) < len(body)
         headers = {"ETag": site.etag, "Last-Modified": site.modified}
         if status == 206:
@@ -113,7 +133,9 @@ class FolderHandler(SimpleHTTPRequestHandler):
 
 @contextmanager
 def serve_folder(folder):
-    """Serve a folder on this computer as any static server would; gives its address, and may be left early."""
+    """Serve a folder on this computer as any static server would; gives its address, and may be
+    left early.
+    """
     server = ThreadingHTTPServer(("127.0.0.1", 0), partial(FolderHandler, directory=str(folder)))
     server.daemon_threads = True
     thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})

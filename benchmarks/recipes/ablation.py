@@ -1,19 +1,22 @@
-"""Try recipes for the training of layers against each other, on validation images alone. Needs torch.
+"""Try recipes for the training of layers against each other, on validation images alone. Needs
+torch.
 
-    python benchmarks/recipes/ablation.py --data FOLDER [--tables rate views] [--tasks objects] [--seeds 3]
+    python benchmarks/recipes/ablation.py --data FOLDER [--tables rate views] [--tasks objects]
+        [--seeds 3]
 
-A table changes one thing at a time and leaves the rest as the product has it; but light and colour stay as they are
-except in the table that brought their changes into the product. The tasks: `cifar10`, 30,000 training and 10,000
-validation images, two epochs at 96 px; `cifar1000`, 1,000 and 2,500 of them, 20 epochs at 96 px; `objects`, ETH-80 with
-the next two objects of every class held out for validation, two epochs at the product's own sizes. `--epochs` and
-`--sides` change that. The test parts are never looked at. Each row gives the accuracy on the validation images, and the
-difference to what is trained without the change on the same splits in points, both as mean and standard deviation over
-seeds. What is faster is measured elsewhere, side by side: these trainings take hours, and a machine is not the same all
-that time.
+A table changes one thing at a time and leaves the rest as the product has it; but light and colour
+stay as they are except in the table that brought their changes into the product. The tasks:
+`cifar10`, 30,000 training and 10,000 validation images, two epochs at 96 px; `cifar1000`, 1,000 and
+2,500 of them, 20 epochs at 96 px; `objects`, ETH-80 with the next two objects of every class held
+out for validation, two epochs at the product's own sizes. `--epochs` and `--sides` change that. The
+test parts are never looked at. Each row gives the accuracy on the validation images, and the
+difference to what is trained without the change on the same splits in points, both as mean and
+standard deviation over seeds. What is faster is measured elsewhere, side by side: these trainings
+take hours, and a machine is not the same all that time.
 
-Finished trainings are kept in `recipes.jsonl` in the work folder and not made again; with `--known` nothing is trained
-and the tables show what is there. `--write FILE` writes them to a file. What our own trainings gave is kept beside
-this program:
+Finished trainings are kept in `recipes.jsonl` in the work folder and not made again; with `--known`
+nothing is trained and the tables show what is there. `--write FILE` writes them to a file. What our
+own trainings gave is kept beside this program:
 
     python benchmarks/recipes/ablation.py --known --ledger benchmarks/recipes/measured.jsonl
 """
@@ -40,15 +43,15 @@ from photos import PHOTO_SETS, add_photo_options, prepare_photos, scan_photos, s
 
 from squeezetune.data.index import ImageIndex
 from squeezetune.data.split import Split
-from squeezetune.deepening import Ground, deepen
 from squeezetune.events import EpochFinished, Event, ignore_event
-from squeezetune.learn.graph import TAPS, count_features
-from squeezetune.learn.head import LabelledFeatures, fit_head
-from squeezetune.learn.recipe import Augmentation, Phase, Recipe, StagePlan, choose_recipe
-from squeezetune.learn.weights import load_weights
-from squeezetune.learning import learn_classifier
-from squeezetune.stage_plans import plan_phases
-from squeezetune.workshop import Workshop, open_workshop
+from squeezetune.finetune.recipe import Augmentation, Phase, Recipe, StagePlan, choose_recipe
+from squeezetune.heads.selection import LabelledFeatures, fit_head
+from squeezetune.network.graph import TAPS, count_features
+from squeezetune.network.weights import load_weights
+from squeezetune.pipeline.context import Workshop, open_workshop
+from squeezetune.pipeline.fitting import learn_classifier
+from squeezetune.pipeline.stage import Ground, deepen
+from squeezetune.planning.stage_plans import plan_phases
 
 Change = Callable[[StagePlan], StagePlan]
 Figures = dict[str, Any]
@@ -78,8 +81,14 @@ class Task:
     @cached_property
     def plan(self) -> StagePlan:
         """The plan for the training of all layers of which the tables change a number."""
-        side, images, sides = self.ground.trunk.pixels.side, len(self.ground.split.train), self.regime.sides
-        phases = tuple(Phase(each, 1 / len(sides)) for each in sides) if sides else plan_phases(side)
+        side, images, sides = (
+            self.ground.trunk.pixels.side,
+            len(self.ground.split.train),
+            self.regime.sides,
+        )
+        phases = (
+            tuple(Phase(each, 1 / len(sides)) for each in sides) if sides else plan_phases(side)
+        )
         recipe = replace(choose_recipe(images, self.regime.epochs), augmentation=Augmentation())
         return StagePlan("all layers", "conv1", phases, self.regime.epochs, recipe)
 
@@ -109,7 +118,9 @@ def change_recipe(**values: object) -> Change:
 
 def change_augmentation(**values: object) -> Change:
     """Change strengths of the augmentation."""
-    return lambda plan: change_recipe(augmentation=replace(plan.recipe.augmentation, **values))(plan)  # type: ignore[arg-type]
+    return lambda plan: change_recipe(
+        augmentation=replace(plan.recipe.augmentation, **values)  # type: ignore[arg-type]
+    )(plan)
 
 
 def change_sides(*phases: tuple[int, float]) -> Change:
@@ -118,7 +129,9 @@ def change_sides(*phases: tuple[int, float]) -> Change:
 
 
 def begin_at(block: str, extra_views: int = 0) -> Change:
-    """Train from this block on, from kept activations, with so many random views besides image and mirror image."""
+    """Train from this block on, from kept activations, with so many random views besides image and
+    mirror image.
+    """
     return lambda plan: replace(
         plan, name=f"from {block} on", start=block, phases=plan.phases[-1:], extra_views=extra_views
     )
@@ -128,12 +141,12 @@ def use_adamw(rate: float) -> Row:
     """Train the kernels with AdamW too, at this rate, instead of Muon."""
 
     def run(task: Task) -> Figures:
-        from squeezetune.learn.rates import make_groups
+        from squeezetune.finetune.optimiser import make_groups
 
         def make_plain(*given: Any) -> list[Any]:
             return [replace(group, is_kernel=False) for group in make_groups(*given)]
 
-        with patch("squeezetune.learn.finetune.make_groups", make_plain):
+        with patch("squeezetune.finetune.loop.make_groups", make_plain):
             return task.train(change_recipe(rate=rate)(task.plan))
 
     return run
@@ -146,11 +159,15 @@ def use_taps(*taps: str) -> Row:
         start, ground, settings = time.perf_counter(), task.ground, task.workshop.settings
         is_used = np.concatenate([np.full(count_features([tap]), tap in taps) for tap in TAPS])
         train, validation = (
-            LabelledFeatures(ground.features.values[part] * is_used.astype(np.float16), ground.index.labels[part])
+            LabelledFeatures(
+                ground.features.values[part] * is_used.astype(np.float16), ground.index.labels[part]
+            )
             for part in (ground.split.train, ground.split.validation)
         )
         classes = len(ground.index.class_names)
-        head = fit_head(train, validation, classes, settings, ignore_event, threads=task.workshop.threads)
+        head = fit_head(
+            train, validation, classes, settings, ignore_event, threads=task.workshop.threads
+        )
         seconds = time.perf_counter() - start
         return {"validation": head.chosen.validation_accuracy, "training": None, "seconds": seconds}
 
@@ -166,13 +183,18 @@ def measure_frozen(task: Task) -> Figures:
 def try_recipe(name: str, values: Sequence[Any]) -> dict[str, Row]:
     """Try values of one of the recipe's numbers; the name of a row also says the product's own."""
     own = getattr(Recipe(), name)
-    return {f"{name} {value} instead of {own}": change(change_recipe(**{name: value})) for value in values}
+    return {
+        f"{name} {value} instead of {own}": change(change_recipe(**{name: value}))
+        for value in values
+    }
 
 
 # By table, by row: what is tried. What is trained without a change stands in every table.
 TABLES: Mapping[str, Mapping[str, Row]] = {
     "rate": try_recipe("rate", (0.002, 0.005, 0.01)),
-    "optimiser": {f"AdamW at {rate:g} instead of Muon": use_adamw(rate) for rate in (0.0005, 0.001, 0.002)},
+    "optimiser": {
+        f"AdamW at {rate:g} instead of Muon": use_adamw(rate) for rate in (0.0005, 0.001, 0.002)
+    },
     "decay": try_recipe("layer_decay", (0.75, 0.95)),
     "batch": {f"batch {batch}": change(change_recipe(batch=batch)) for batch in (32, 64, 256)},
     "smoothing": try_recipe("smoothing", (0.0, 0.1, 0.2)),
@@ -183,24 +205,37 @@ TABLES: Mapping[str, Mapping[str, Row]] = {
     },
     "erase": {"half of the images with a part erased": change(change_augmentation(erase=0.5))},
     "colour": {
-        f"light and colour changed by {share:g}": change(change_augmentation(light=share, colour=share))
+        f"light and colour changed by {share:g}": change(
+            change_augmentation(light=share, colour=share)
+        )
         for share in (0.2, 0.4)
     },
-    "mixing": {f"pieces of others in {share:.0%}": change(change_recipe(mixing=share)) for share in (0.5, 1.0)},
-    "depth": {
-        **{f"{block} and on, from pixels": change(change_recipe(first_trained=block)) for block in ("conv1", "fire4")},
-        **{f"{block} and on, from activations": change(begin_at(block)) for block in ("fire6", "fire8")},
+    "mixing": {
+        f"pieces of others in {share:.0%}": change(change_recipe(mixing=share))
+        for share in (0.5, 1.0)
     },
-    "views": {f"fire6 and on, {count} more views": change(begin_at("fire6", count)) for count in (2, 4)},
+    "depth": {
+        **{
+            f"{block} and on, from pixels": change(change_recipe(first_trained=block))
+            for block in ("conv1", "fire4")
+        },
+        **{
+            f"{block} and on, from activations": change(begin_at(block))
+            for block in ("fire6", "fire8")
+        },
+    },
+    "views": {
+        f"fire6 and on, {count} more views": change(begin_at("fire6", count)) for count in (2, 4)
+    },
     "sides": {
         "96 px": change(change_sides((96, 1.0))),
         "128 px": change(change_sides((128, 1.0))),
         "half the work at 96 px, then 128 px": change(change_sides((96, 0.5), (128, 0.5))),
     },
     "taps": {
-        f"frozen, features of {taps[0]} to {taps[-1]}" if len(taps) > 1 else f"frozen, features of {taps[0]}": use_taps(
-            *taps
-        )
+        f"frozen, features of {taps[0]} to {taps[-1]}"
+        if len(taps) > 1
+        else f"frozen, features of {taps[0]}": use_taps(*taps)
         for taps in (TAPS[1:], TAPS[2:], TAPS[3:], TAPS[4:])
     },
 }
@@ -209,10 +244,14 @@ TABLES: Mapping[str, Mapping[str, Row]] = {
 # ---- tasks
 
 
-def open_task(name: str, seed: int, regime: Regime, options: argparse.Namespace, cache: Path) -> Task:
+def open_task(
+    name: str, seed: int, regime: Regime, options: argparse.Namespace, cache: Path
+) -> Task:
     """Fit the frozen layers' head on one split of a task."""
     photos = "eth80" if name == "objects" else "cifar10"
-    settings = PHOTO_SETS[photos].make_settings(seed=seed, head="linear", views="mirror", layers="head")
+    settings = PHOTO_SETS[photos].make_settings(
+        seed=seed, head="linear", views="mirror", layers="head"
+    )
     index = scan_photos(photos, prepare_photos(photos, options))
     split = cut_objects(index, seed) if name == "objects" else split_photos(index, settings)
     if name == "cifar1000":
@@ -221,25 +260,38 @@ def open_task(name: str, seed: int, regime: Regime, options: argparse.Namespace,
     workshop = open_workshop(settings, cache, ignore_event)
     learned = learn_classifier(index, lambda _: split, workshop)
     ground = Ground(index, split, learned.features, learned.trunk, load_weights(), learned.head)
-    return Task(name, ground, replace(workshop, listen=show_epoch if options.verbose else ignore_event), regime)
+    return Task(
+        name,
+        ground,
+        replace(workshop, listen=show_epoch if options.verbose else ignore_event),
+        regime,
+    )
 
 
 def choose_regime(name: str, options: argparse.Namespace) -> Regime:
     """Choose epochs and sizes: the task's own, or those of the options."""
     own = REGIMES[name]
-    return Regime(options.epochs or own.epochs, own.sides if options.sides is None else tuple(options.sides))
+    return Regime(
+        options.epochs or own.epochs, own.sides if options.sides is None else tuple(options.sides)
+    )
 
 
 def cut_objects(index: ImageIndex, seed: int) -> Split:
-    """Hold two objects of every class out for validation, and one more for nothing: the test part is not looked at."""
+    """Hold two objects of every class out for validation, and one more for nothing: the test part
+    is not looked at.
+    """
     places = [(seed * 3 + offset) % OBJECTS + 1 for offset in range(3)]
     return hold_out(index, validation=places[:2], test=places[2:])
 
 
 def show_epoch(event: Event) -> None:
     if isinstance(event, EpochFinished):
-        print(f"  {event.epoch}/{event.of} loss {event.train_loss:.3f} train {event.train_accuracy:.1%} "
-              f"validation {event.validation_accuracy:.1%} {event.images_per_s:.0f}/s", flush=True)  # fmt: skip
+        print(
+            f"  {event.epoch}/{event.of} loss {event.train_loss:.3f} train "
+            f"{event.train_accuracy:.1%} "
+            f"validation {event.validation_accuracy:.1%} {event.images_per_s:.0f}/s",
+            flush=True,
+        )
 
 
 # ---- tables
@@ -270,7 +322,9 @@ def run_tables(name: str, tasks: Tasks, ledger: Ledger, options: argparse.Namesp
 
 
 def list_rows(tables: Sequence[str]) -> list[tuple[str, str, Row]]:
-    """List the rows of some tables, after those that stand in every one: table, name, and what to do."""
+    """List the rows of some tables, after those that stand in every one: table, name, and what to
+    do.
+    """
     changed = [(table, name, run) for table in tables for name, run in TABLES[table].items()]
     return [("", FROZEN, measure_frozen), ("", UNCHANGED, change()), *changed]
 
@@ -288,24 +342,36 @@ def print_tables(ledger: Ledger, options: argparse.Namespace) -> None:
     for table in options.tables:
         found = {
             row: [
-                describe_row(owns[name] if row == UNCHANGED else find_rows(name, at, row, ledger, options), owns[name])
+                describe_row(
+                    owns[name] if row == UNCHANGED else find_rows(name, at, row, ledger, options),
+                    owns[name],
+                )
                 for name in options.tasks
             ]
             for at, row, _ in list_rows([table])
         }
         if any(any(cells) for row, cells in found.items() if row not in (FROZEN, UNCHANGED)):
             print(f"\n{table}")
-            print_table(("", *options.tasks), [(row, *cells) for row, cells in found.items() if any(cells)])
+            print_table(
+                ("", *options.tasks), [(row, *cells) for row, cells in found.items() if any(cells)]
+            )
 
 
-def find_rows(name: str, table: str, row: str, ledger: Ledger, options: argparse.Namespace) -> dict[int, float]:
+def find_rows(
+    name: str, table: str, row: str, ledger: Ledger, options: argparse.Namespace
+) -> dict[int, float]:
     """Find the validation accuracy of a row by seed."""
-    found = {seed: ledger.find(make_key(name, table, row, seed, options)) for seed in range(options.seeds)}
+    found = {
+        seed: ledger.find(make_key(name, table, row, seed, options))
+        for seed in range(options.seeds)
+    }
     return {seed: figures["validation"] for seed, figures in found.items() if figures}
 
 
 def describe_row(known: Mapping[int, float], own: Mapping[int, float]) -> str:
-    """Sum up what the seeds of a row have given, and by how many points it differs from what nothing was changed in."""
+    """Sum up what the seeds of a row have given, and by how many points it differs from what
+    nothing was changed in.
+    """
     if not known:
         return ""
     points = [100 * (known[seed] - own[seed]) for seed in known.keys() & own.keys()]
@@ -325,8 +391,12 @@ def write_to(path: Path | None) -> Iterator[None]:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--tables", nargs="+", choices=sorted(TABLES), default=list(TABLES), metavar="TABLE")
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument(
+        "--tables", nargs="+", choices=sorted(TABLES), default=list(TABLES), metavar="TABLE"
+    )
     parser.add_argument("--tasks", nargs="+", choices=list(REGIMES), default=list(REGIMES))
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--epochs", type=float, default=0.0)

@@ -7,9 +7,10 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from squeezetune.audit import Audit, check
-    from squeezetune.cleaning import Change, Cleaned, apply_audit
-    from squeezetune.data.fetching import fetch_dataset
+    from squeezetune.audit.audit import Audit, check
+    from squeezetune.audit.cleaning import Change, Cleaned, apply_audit
+    from squeezetune.audit.findings import Finding
+    from squeezetune.data.datasets.fetching import fetch_dataset
     from squeezetune.errors import (
         ArtifactError,
         CheckpointError,
@@ -23,60 +24,59 @@ if TYPE_CHECKING:
         SqueezeTuneError,
         WeightsError,
     )
-    from squeezetune.estimator import SqueezeTuneClassifier
-    from squeezetune.explanation import Explanation, explain
+    from squeezetune.evaluation.measurement import FolderEvaluation, evaluate
+    from squeezetune.evaluation.metrics import Evaluation
+    from squeezetune.exporting.export_index import Exports
     from squeezetune.exporting.exports import export
-    from squeezetune.exporting.record import Exports
-    from squeezetune.findings import Finding
-    from squeezetune.learn.evaluation import Evaluation
-    from squeezetune.learn.network import SqueezeNet, build_network
-    from squeezetune.learn.summary import describe
-    from squeezetune.learn.surgery import freeze, replace_classifier, unfreeze_last
-    from squeezetune.measurement import FolderEvaluation, evaluate
-    from squeezetune.prediction import Classifier, Prediction, load
+    from squeezetune.finetune.summary import describe
+    from squeezetune.finetune.surgery import freeze, replace_classifier, unfreeze_last
+    from squeezetune.finetune.torch_network import SqueezeNet, build_network
+    from squeezetune.integrations.estimator import SqueezeTuneClassifier
+    from squeezetune.model.classifier import Classifier, Prediction, load
+    from squeezetune.model.explanation import Explanation, explain
     from squeezetune.settings import Settings
     from squeezetune.training import forecast, train
     from squeezetune.watching import watch
 
 _HOMES = {
     "ArtifactError": "errors",
-    "Audit": "audit",
-    "Change": "cleaning",
+    "Audit": "audit.audit",
+    "Change": "audit.cleaning",
     "CheckpointError": "errors",
     "ClassesError": "errors",
-    "Classifier": "prediction",
-    "Cleaned": "cleaning",
+    "Classifier": "model.classifier",
+    "Cleaned": "audit.cleaning",
     "DataError": "errors",
-    "Evaluation": "learn.evaluation",
-    "Explanation": "explanation",
+    "Evaluation": "evaluation.metrics",
+    "Explanation": "model.explanation",
     "ExportError": "errors",
-    "Exports": "exporting.record",
-    "Finding": "findings",
-    "FolderEvaluation": "measurement",
+    "Exports": "exporting.export_index",
+    "Finding": "audit.findings",
+    "FolderEvaluation": "evaluation.measurement",
     "ImageError": "errors",
     "MissingExtraError": "errors",
-    "Prediction": "prediction",
+    "Prediction": "model.classifier",
     "Settings": "settings",
     "SettingsError": "errors",
     "SourceError": "errors",
-    "SqueezeNet": "learn.network",
-    "SqueezeTuneClassifier": "estimator",
+    "SqueezeNet": "finetune.torch_network",
+    "SqueezeTuneClassifier": "integrations.estimator",
     "SqueezeTuneError": "errors",
     "WeightsError": "errors",
-    "apply_audit": "cleaning",
-    "build_network": "learn.network",
-    "check": "audit",
-    "describe": "learn.summary",
-    "evaluate": "measurement",
-    "explain": "explanation",
+    "apply_audit": "audit.cleaning",
+    "build_network": "finetune.torch_network",
+    "check": "audit.audit",
+    "describe": "finetune.summary",
+    "evaluate": "evaluation.measurement",
+    "explain": "model.explanation",
     "export": "exporting.exports",
-    "fetch_dataset": "data.fetching",
+    "fetch_dataset": "data.datasets.fetching",
     "forecast": "training",
-    "freeze": "learn.surgery",
-    "load": "prediction",
-    "replace_classifier": "learn.surgery",
+    "freeze": "finetune.surgery",
+    "load": "model.classifier",
+    "replace_classifier": "finetune.surgery",
     "train": "training",
-    "unfreeze_last": "learn.surgery",
+    "unfreeze_last": "finetune.surgery",
     "watch": "watching",
 }
 

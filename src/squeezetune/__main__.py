@@ -3,9 +3,9 @@
 import sys
 from collections.abc import Sequence
 
-from squeezetune import cli
+from squeezetune.cli.main import main as cli
+from squeezetune.cli.terminal import guard_output, open_streams
 from squeezetune.errors import OutputError
-from squeezetune.terminal import guard_output, open_streams
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -15,7 +15,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         with guard_output():  # commands guard their own output: this is of help texts
             cli.main(arguments)
     except OutputError as error:
-        from squeezetune.console import print_error
+        from squeezetune.cli.console import print_error
 
         print_error(error)
         sys.exit(error.exit_status)

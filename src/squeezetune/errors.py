@@ -14,11 +14,11 @@
     ├── MemoryShortageError     the system gives no more memory
     ├── ExportError             an export cannot be had, or is worse than was asked for
     ├── CheckpointError         an unfinished run cannot be kept, or is not the one that is to go on
-    └── MissingExtraError       an optional package is needed; the hint is the command that installs it
+    └── MissingExtraError       an optional package is needed; the hint is the command for it
 
 Every error says what was found and what was needed (`message`) and what to do about it (`hint`).
-`code` is a stable name for scripts; `exit_status` is what the command line returns. Settings and data
-that cannot be used are ValueErrors too, as scikit-learn's tools expect of an estimator.
+`code` is a stable name for scripts; `exit_status` is what the command line returns. Settings and
+data that cannot be used are ValueErrors too, as scikit-learn's tools expect of an estimator.
 """
 
 INSTALL_TORCH = (

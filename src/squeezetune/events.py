@@ -1,6 +1,7 @@
 """What a running job says while it works.
 
-A listener is any callable that takes one event; it is called from the thread that runs the job, in order.
+A listener is any callable that takes one event; it is called from the thread that runs the job, in
+order.
 """
 
 import time
@@ -63,8 +64,8 @@ class StageAdvanced:
 class TrainingAdvanced:
     """A stage that trains is `progress` (0 to 1) through; said about once a second.
 
-    `loss` and `accuracy` are means over the latest steps, measured while training; `seconds_left` of the stage is
-    None where nothing can be said yet.
+    `loss` and `accuracy` are means over the latest steps, measured while training; `seconds_left`
+    of the stage is None where nothing can be said yet.
     """
 
     stage: str
@@ -77,10 +78,11 @@ class TrainingAdvanced:
 
 @dataclass(frozen=True)
 class EpochFinished:
-    """How training stands after one epoch of the `of` that are planned; with a time budget `of` may change.
+    """How training stands after one epoch of the `of` that are planned; with a time budget `of` may
+    change.
 
-    The training figures are means over the epoch, measured while training, e.g. with dropout or augmented images.
-    `seconds` have passed since the stage began to train.
+    The training figures are means over the epoch, measured while training, e.g. with dropout or
+    augmented images. `seconds` have passed since the stage began to train.
     """
 
     stage: str
@@ -104,7 +106,9 @@ class StageFinished:
 
 @dataclass(frozen=True)
 class ModelMeasured:
-    """The finished model was measured on `images` test images; `low` to `high` is the 95 % interval."""
+    """The finished model was measured on `images` test images; `low` to `high` is the 95 %
+    interval.
+    """
 
     accuracy: float
     low: float
@@ -114,7 +118,9 @@ class ModelMeasured:
 
 @dataclass(frozen=True)
 class Shortage:
-    """A budget is too short for all photos, which need `needed_s`: `used` of so many train and choose, perhaps all."""
+    """A budget is too short for all photos, which need `needed_s`: `used` of so many train and
+    choose, perhaps all.
+    """
 
     budget: str
     needed_s: float
@@ -124,15 +130,26 @@ class Shortage:
     @property
     def words(self) -> str:
         """What was done, in a sentence."""
-        needed = f"{self.budget} is too short here for all photos, which need about {format_duration(self.needed_s)}"
+        needed = (
+            f"{self.budget} is too short here for all photos, which need about "
+            f"{format_duration(self.needed_s)}"
+        )
         if self.used < self.photos:
-            return f"{needed}: {self.used:,} of {self.photos:,} to learn from and to choose by are used."
-        return f"{needed}; they are used all the same, since with fewer the run would take nearly as long."
+            return (
+                f"{needed}: {self.used:,} of {self.photos:,} to learn from and to choose by "
+                f"are used."
+            )
+        return (
+            f"{needed}; they are used all the same, since with fewer the run would take nearly "
+            f"as long."
+        )
 
 
 @dataclass(frozen=True)
 class PlanMade:
-    """What the run will do: its parts with the seconds that each will take, their sum, and the budget, if any."""
+    """What the run will do: its parts with the seconds that each will take, their sum, and the
+    budget, if any.
+    """
 
     forecasts: tuple[tuple[str, float], ...]
     total_s: float
@@ -142,7 +159,8 @@ class PlanMade:
 
 @dataclass(frozen=True)
 class PlanChanged:
-    """The rest of the run was planned anew, since what came before took another time than it was forecast to take.
+    """The rest of the run was planned anew, since what came before took another time than it was
+    forecast to take.
 
     The parts that are still to come, with their seconds, their sum, and what is left of the budget.
     """

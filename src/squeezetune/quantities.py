@@ -1,4 +1,6 @@
-"""Times and sizes as people write them, a number with its unit: `90s`, `10 min`, `1h30m`, `600MB`, `1.5 GiB`."""
+"""Times and sizes as people write them, a number with its unit: `90s`, `10 min`, `1h30m`, `600MB`,
+`1.5 GiB`.
+"""
 
 import re
 from collections.abc import Mapping
@@ -10,7 +12,8 @@ _NUMBER = re.compile(r"[0-9]+(\.[0-9]+)?|\.[0-9]+")
 
 @dataclass(frozen=True)
 class Quantity:
-    """What is written: `units` are the names of each unit and what it stands for, in seconds or bytes.
+    """What is written: `units` are the names of each unit and what it stands for, in seconds or
+    bytes.
 
     `examples` tells people what to write, and `completed` what a bare number, `{}`, may have meant.
     """
@@ -23,10 +26,16 @@ class Quantity:
     end: float
 
     def read(self, text: str) -> float | None:
-        """Read numbers with their units, each unit once and larger ones first; None if it is nothing of that kind."""
+        """Read numbers with their units, each unit once and larger ones first; None if it is
+        nothing of that kind.
+        """
         text = text.lower()
         parts = _PART.findall(text)
-        if not parts or _PART.sub("", text).strip() or any(unit not in self.units for _, unit in parts):
+        if (
+            not parts
+            or _PART.sub("", text).strip()
+            or any(unit not in self.units for _, unit in parts)
+        ):
             return None
         sizes = [self.units[unit] for _, unit in parts]
         if sizes != sorted(set(sizes), reverse=True):
@@ -40,7 +49,10 @@ class Quantity:
             return ""
         number = text.strip()
         if _NUMBER.fullmatch(number) and float(number):
-            return f", which has no unit; needed is a {self.name} such as {self.completed.replace('{}', number)}"
+            return (
+                f", which has no unit; needed is a {self.name} such as "
+                f"{self.completed.replace('{}', number)}"
+            )
         return f"; needed is a {self.name} such as {self.examples}"
 
 
@@ -52,7 +64,9 @@ def _name_units(*units: tuple[str, float]) -> dict[str, float]:
 TIME = Quantity(
     "time",
     _name_units(
-        ("h hr hrs hour hours", 3600.0), ("m min mins minute minutes", 60.0), ("s sec secs second seconds", 1.0)
+        ("h hr hrs hour hours", 3600.0),
+        ("m min mins minute minutes", 60.0),
+        ("s sec secs second seconds", 1.0),
     ),
     "90s, 10m or 1h30m, above 0",
     "{}s, {}m or {}h",

@@ -1,6 +1,7 @@
 """Every knob of a training run: its default, its limits and its help text.
 
-The command line, the manifest of a model and the scikit-learn estimator are all made from this one record.
+The command line, the manifest of a model and the scikit-learn estimator are all made from this one
+record.
 """
 
 import math
@@ -15,7 +16,17 @@ from squeezetune.errors import SettingsError
 from squeezetune.quantities import SIZE, TIME
 
 ORIGINAL_ONLY = ("classifier_norm",)
-UNKNOWN_TO_ORIGINAL = ("effort", "views", "head", "layers", "budget", "max_ram", "class_weight", "engine", "precision")
+UNKNOWN_TO_ORIGINAL = (
+    "effort",
+    "views",
+    "head",
+    "layers",
+    "budget",
+    "max_ram",
+    "class_weight",
+    "engine",
+    "precision",
+)
 # What the setting `layers` may ask for that the base installation cannot do.
 LAYERS_NEED_TORCH = ("last", "all")
 # What the setting `weights` may name: torchvision's published files, and files with these endings.
@@ -25,13 +36,20 @@ WEIGHTS_ENDINGS = (".safetensors", ".pth", ".pt")
 FOLDS_WORDS, MOST_FOLDS = ("auto", "none", "groups"), 100
 # The settings that are a number with its unit.
 QUANTITIES = {"budget": TIME, "max_ram": SIZE}
-# On smaller images fire9 gives a single position, and batch normalisation cannot do with a last batch of one image.
+# On smaller images fire9 gives a single position, and batch normalisation cannot do with a last
+# batch of one image.
 ORIGINAL_SIDE_PX = 48
 
 
-def knob(default: Any, text: str, *, choices: tuple[str, ...] = (), low: float = 0, high: float = 0) -> Any:
-    """Declare one setting: its default, its help text, and its choices or limits (`low` to `high`, both allowed)."""
-    return field(default=default, metadata={"text": text, "choices": choices, "low": low, "high": high})
+def knob(
+    default: Any, text: str, *, choices: tuple[str, ...] = (), low: float = 0, high: float = 0
+) -> Any:
+    """Declare one setting: its default, its help text, and its choices or limits (`low` to `high`,
+    both allowed).
+    """
+    return field(
+        default=default, metadata={"text": text, "choices": choices, "low": low, "high": high}
+    )
 
 
 @dataclass(frozen=True)
@@ -45,78 +63,152 @@ class Settings:
     7
     """
 
-    effort: str = knob("balanced", "How hard to try: quick takes the plain image and a linear head, thorough "
-                                 "trains all layers (with torch).",
-                       choices=("quick", "balanced", "thorough"))  # fmt: skip
-    seed: int = knob(0, "Seed of the split and of every other random choice.", low=0, high=2**31 - 1)
-    validation: float = knob(0.1, "Share of the images on which choices are made.", low=0.02, high=0.45)
-    test: float = knob(0.1, "Share of the images for the final measurement only.", low=0.02, high=0.45)
+    effort: str = knob(
+        "balanced",
+        "How hard to try: quick takes the plain image and a linear head, thorough "
+        "trains all layers (with torch).",
+        choices=("quick", "balanced", "thorough"),
+    )
+    seed: int = knob(
+        0, "Seed of the split and of every other random choice.", low=0, high=2**31 - 1
+    )
+    validation: float = knob(
+        0.1, "Share of the images on which choices are made.", low=0.02, high=0.45
+    )
+    test: float = knob(
+        0.1, "Share of the images for the final measurement only.", low=0.02, high=0.45
+    )
     folds: str = knob(
-        "auto", "Measure by cross-validation, which gives no image up: in so many folds (2 to 100), or each group left "
-                "out once (groups); none measures on a test part; auto takes 5 folds where that part would be too "
-                "small to say much.",
-    )  # fmt: skip
-    repeats: int = knob(1, "How often cross-validation is made, with other folds each time.", low=1, high=20)
-    group_by: str = knob("", "Keep images together whose path matches this regular expression alike; "
-                             "its first group, or the whole match, names the group.")  # fmt: skip
-    near_duplicates: str = knob("together", "Photos that show the same picture, in another format or size, cropped a "
-                                            "little, turned or mirrored: together keeps them in one part of the split; "
-                                            "reported only says how many stand in two; ignored does not look for them.",
-                                choices=("together", "reported", "ignored"))  # fmt: skip
-    image_side: int = knob(0, "Side in pixels at which images are seen, 32 or more; 0 takes 224, or 128 for small "
-                             "images.",
-                           low=0, high=512)  # fmt: skip
+        "auto",
+        "Measure by cross-validation, which gives no image up: in so many folds (2 to 100), or "
+        "each group left "
+        "out once (groups); none measures on a test part; auto takes 5 folds where that part "
+        "would be too "
+        "small to say much.",
+    )
+    repeats: int = knob(
+        1, "How often cross-validation is made, with other folds each time.", low=1, high=20
+    )
+    group_by: str = knob(
+        "",
+        "Keep images together whose path matches this regular expression alike; "
+        "its first group, or the whole match, names the group.",
+    )
+    near_duplicates: str = knob(
+        "together",
+        "Photos that show the same picture, in another format or size, cropped a "
+        "little, turned or mirrored: together keeps them in one part of the split; "
+        "reported only says how many stand in two; ignored does not look for them.",
+        choices=("together", "reported", "ignored"),
+    )
+    image_side: int = knob(
+        0,
+        "Side in pixels at which images are seen, 32 or more; 0 takes 224, or 128 for small "
+        "images.",
+        low=0,
+        high=512,
+    )
     resize: str = knob("squash", "How an image is made square.", choices=("squash", "crop", "pad"))
-    views: str = knob("auto", "What is learnt of each image: itself, also its mirror image, also the middles of both; "
-                              "auto goes by the effort and the validation images.",
-                      choices=("auto", "plain", "mirror", "crops"))  # fmt: skip
-    head: str = knob("auto", "The trained classifier; auto tries a hidden layer where it may pay.",
-                     choices=("auto", "linear", "hidden"))  # fmt: skip
+    views: str = knob(
+        "auto",
+        "What is learnt of each image: itself, also its mirror image, also the middles of both; "
+        "auto goes by the effort and the validation images.",
+        choices=("auto", "plain", "mirror", "crops"),
+    )
+    head: str = knob(
+        "auto",
+        "The trained classifier; auto tries a hidden layer where it may pay.",
+        choices=("auto", "linear", "hidden"),
+    )
     weights: str = knob(
-        "", "Pretrained weights to begin with, instead of the package's SqueezeNet 1.1: a file of torchvision's "
-            "SqueezeNet 1.0 or 1.1 (.safetensors, or .pth, which needs torch), or squeezenet1_0 or squeezenet1_1, "
-            "which fetches torchvision's own.",
-    )  # fmt: skip
-    layers: str = knob("auto", "Which layers are trained: the head on frozen layers, the last blocks (see last-fires) "
-                               "on what the layers before them were seen to give, or all; the latter two need torch. "
-                               "auto goes by the effort.",
-                       choices=("auto", "head", "last", "all"))  # fmt: skip
-    epochs: float = knob(0.0, "Passes over the training images when layers are trained; 0 goes by their number. "
-                              "In the original recipe 0 is 10, as it took for ETH-80, with 5 for CIFAR-10 and 20 for "
-                              "AR faces.",
-                         low=0, high=10_000)  # fmt: skip
+        "",
+        "Pretrained weights to begin with, instead of the package's SqueezeNet 1.1: a file of "
+        "torchvision's "
+        "SqueezeNet 1.0 or 1.1 (.safetensors, or .pth, which needs torch), or squeezenet1_0 or "
+        "squeezenet1_1, "
+        "which fetches torchvision's own.",
+    )
+    layers: str = knob(
+        "auto",
+        "Which layers are trained: the head on frozen layers, the last blocks (see last-fires) "
+        "on what the layers before them were seen to give, or all; the latter two need torch. "
+        "auto goes by the effort.",
+        choices=("auto", "head", "last", "all"),
+    )
+    epochs: float = knob(
+        0.0,
+        "Passes over the training images when layers are trained; 0 goes by their number. "
+        "In the original recipe 0 is 10, as it took for ETH-80, with 5 for CIFAR-10 and 20 for "
+        "AR faces.",
+        low=0,
+        high=10_000,
+    )
     budget: str = knob(
-        "", "Time for the whole run, such as 90s, 10m or 1h30m; layers are trained in what is left of it."
+        "",
+        "Time for the whole run, such as 90s, 10m or 1h30m; layers are trained in what is left of "
+        "it.",
     )
     max_ram: str = knob(
-        "", "The most memory that a run may hold, such as 600MB, 1GB or 1.5GB; what cannot fit is refused beforehand."
+        "",
+        "The most memory that a run may hold, such as 600MB, 1GB or 1.5GB; what cannot fit is "
+        "refused beforehand.",
     )
-    recipe: str = knob("auto", "How the network is trained: as the other settings say, or exactly as the original "
-                               "work of 2018 did, which needs torch.",
-                       choices=("auto", "original"))  # fmt: skip
-    classifier_norm: str = knob("batch", "Before the classifier's convolution in the original recipe: batch "
-                                         "normalisation, or none, which leaves SqueezeNet's dropout there.",
-                                choices=("batch", "none"))  # fmt: skip
-    last_fires: int = knob(0, "Train so many of the last Fire modules with the classifier, where layers is last (0 is "
-                              "4 there) or in the original recipe (0 is none).",
-                           low=0, high=8)  # fmt: skip
-    class_weight: str = knob("auto", "Weigh classes by their rarity; auto does so where they are unequal.",
-                             choices=("auto", "balanced", "none"))  # fmt: skip
-    engine: str = knob("auto", "What runs the frozen layers; auto takes the faster one.",
-                       choices=("auto", "onnxruntime", "openvino"))  # fmt: skip
-    precision: str = knob("auto", "Arithmetic of the frozen layers; auto takes the fastest that loses nothing.",
-                          choices=("auto", "float32", "bfloat16", "int8"))  # fmt: skip
+    recipe: str = knob(
+        "auto",
+        "How the network is trained: as the other settings say, or exactly as the original "
+        "work of 2018 did, which needs torch.",
+        choices=("auto", "original"),
+    )
+    classifier_norm: str = knob(
+        "batch",
+        "Before the classifier's convolution in the original recipe: batch "
+        "normalisation, or none, which leaves SqueezeNet's dropout there.",
+        choices=("batch", "none"),
+    )
+    last_fires: int = knob(
+        0,
+        "Train so many of the last Fire modules with the classifier, where layers is last (0 is "
+        "4 there) or in the original recipe (0 is none).",
+        low=0,
+        high=8,
+    )
+    class_weight: str = knob(
+        "auto",
+        "Weigh classes by their rarity; auto does so where they are unequal.",
+        choices=("auto", "balanced", "none"),
+    )
+    engine: str = knob(
+        "auto",
+        "What runs the frozen layers; auto takes the faster one.",
+        choices=("auto", "onnxruntime", "openvino"),
+    )
+    precision: str = knob(
+        "auto",
+        "Arithmetic of the frozen layers; auto takes the fastest that loses nothing.",
+        choices=("auto", "float32", "bfloat16", "int8"),
+    )
     threads: int = knob(0, "Threads to use; 0 takes one for each physical core.", low=0, high=1024)
 
     def __post_init__(self) -> None:
-        problems = [problem for item in fields(self) if (problem := _find_problem(item, getattr(self, item.name)))]
+        problems = [
+            problem
+            for item in fields(self)
+            if (problem := _find_problem(item, getattr(self, item.name)))
+        ]
         if not problems and self.validation + self.test > 0.9:
-            problems.append(f"validation + test is {self.validation + self.test:g}; needed is at most 0.9")
+            problems.append(
+                f"validation + test is {self.validation + self.test:g}; needed is at most 0.9"
+            )
         if not problems and 0 < self.image_side < 32:
-            problems.append(f"image_side is {self.image_side}; needed is 32 to 512, or 0 for automatic")
+            problems.append(
+                f"image_side is {self.image_side}; needed is 32 to 512, or 0 for automatic"
+            )
         problems = problems or _list_conflicts(self)
         if problems:
-            raise SettingsError("; ".join(problems), "See `squeezetune train --help` for the limits of every setting.")
+            raise SettingsError(
+                "; ".join(problems),
+                "See `squeezetune train --help` for the limits of every setting.",
+            )
 
     def to_dict(self) -> dict[str, Any]:
         """Return the settings as plain values for JSON."""
@@ -125,25 +217,43 @@ class Settings:
 
 def _list_conflicts(settings: Settings) -> list[str]:
     """Say which settings mean nothing beside others, such as the recipe that was chosen."""
-    changed = {item.name for item in fields(Settings) if getattr(settings, item.name) != item.default}
+    changed = {
+        item.name for item in fields(Settings) if getattr(settings, item.name) != item.default
+    }
     if settings.repeats > 1 and parse_folds(settings.folds) is None:
-        return [f"repeats is {settings.repeats} with folds {settings.folds}; needed is a number of folds, such as 5"]
+        return [
+            f"repeats is {settings.repeats} with folds {settings.folds}; needed is a number of "
+            f"folds, such as 5"
+        ]
     if settings.recipe != "original":
-        problems = [f"{name} belongs to the original recipe; needed is recipe original" for name in ORIGINAL_ONLY
-                    if name in changed]  # fmt: skip
+        problems = [
+            f"{name} belongs to the original recipe; needed is recipe original"
+            for name in ORIGINAL_ONLY
+            if name in changed
+        ]
         if settings.last_fires and settings.layers != "last":
-            problems.append("last_fires belongs to the training of the last blocks; needed is layers last")
+            problems.append(
+                "last_fires belongs to the training of the last blocks; needed is layers last"
+            )
         return problems
-    problems = [f"{name} means nothing in the original recipe; leave it out" for name in UNKNOWN_TO_ORIGINAL
-                if name in changed]  # fmt: skip
+    problems = [
+        f"{name} means nothing in the original recipe; leave it out"
+        for name in UNKNOWN_TO_ORIGINAL
+        if name in changed
+    ]
     if 0 < settings.image_side < ORIGINAL_SIDE_PX:
-        problems.append(f"image_side is {settings.image_side}; the original recipe needs {ORIGINAL_SIDE_PX} or more")
+        problems.append(
+            f"image_side is {settings.image_side}; the original recipe needs {ORIGINAL_SIDE_PX} "
+            f"or more"
+        )
     if settings.epochs % 1:
         problems.append(f"epochs is {settings.epochs:g}; the original recipe needs a whole number")
     return problems
 
 
-def judge_number(name: str, value: float, low: float = 0, high: float = math.inf, *, is_open: bool = False) -> str:
+def judge_number(
+    name: str, value: float, low: float = 0, high: float = math.inf, *, is_open: bool = False
+) -> str:
     """Say what is wrong with a number that somebody gave; nothing where it is right.
 
     It has to be finite and from `low` to `high`; with `is_open`, more than `low`.
@@ -155,13 +265,24 @@ def judge_number(name: str, value: float, low: float = 0, high: float = math.inf
     if is_finite and low <= value <= high and not (is_open and value == low):
         return ""
     start = "more than " if is_open else ""
-    limits = f"{start}{low:g} to {high:,.12g}" if high < math.inf else f"{start}{low:g}{'' if is_open else ' or more'}"
-    shown = value if abs(value) < 1e15 or not is_finite else f"{value:g}" if abs(value) < 1e300 else "beyond 1e300"
+    limits = (
+        f"{start}{low:g} to {high:,.12g}"
+        if high < math.inf
+        else f"{start}{low:g}{'' if is_open else ' or more'}"
+    )
+    shown = (
+        value
+        if abs(value) < 1e15 or not is_finite
+        else f"{value:g}"
+        if abs(value) < 1e300
+        else "beyond 1e300"
+    )
     return f"{name} is {shown}; needed is {limits if is_finite else f'a finite number of {limits}'}"
 
 
 def parse_settings(values: Mapping[str, Any]) -> Settings:
-    """Make settings from plain values, as `Settings.to_dict` gives them; a path may be a path object, folds a number.
+    """Make settings from plain values, as `Settings.to_dict` gives them; a path may be a path
+    object, folds a number.
 
     Raises:
         SettingsError: unknown names (with the nearest known one) or values out of their limits.
@@ -169,8 +290,10 @@ def parse_settings(values: Mapping[str, Any]) -> Settings:
     known = [item.name for item in fields(Settings)]
     unknown = [name for name in values if name not in known]
     if unknown:
-        raise SettingsError("; ".join(f"unknown setting {name!r}{_suggest(name, known)}" for name in unknown),
-                            f"Known settings: {', '.join(known)}.")  # fmt: skip
+        raise SettingsError(
+            "; ".join(f"unknown setting {name!r}{_suggest(name, known)}" for name in unknown),
+            f"Known settings: {', '.join(known)}.",
+        )
     return Settings(**{name: _read_value(name, value) for name, value in values.items()})
 
 
@@ -188,18 +311,27 @@ def _suggest(name: str, known: list[str]) -> str:
 
 def _find_problem(item: "Field[Any]", value: Any) -> str:
     """Say what is wrong with the value of one setting; nothing where it is right."""
-    if item.name in QUANTITIES and type(value) in (int, float):  # 600 is no more a size than "600" is
+    if item.name in QUANTITIES and type(value) in (
+        int,
+        float,
+    ):  # 600 is no more a size than "600" is
         return f"{item.name} is {value!r}{QUANTITIES[item.name].explain(str(value))}"
     kinds = (int, float) if isinstance(item.default, float) else (type(item.default),)
     if not isinstance(value, kinds) or isinstance(value, bool):
         return f"{item.name} is {value!r}; needed is a value of type {kinds[-1].__name__}"
     choices, low, high = (item.metadata[name] for name in ("choices", "low", "high"))
     if choices and value not in choices:
-        return f"{item.name} is {value!r}; needed is one of {', '.join(choices)}{_suggest(str(value), list(choices))}"
+        return (
+            f"{item.name} is {value!r}; needed is one of "
+            f"{', '.join(choices)}{_suggest(str(value), list(choices))}"
+        )
     if high and (problem := judge_number(item.name, cast(float, value), low, high)):
         return problem
     if item.name == "folds" and value not in FOLDS_WORDS and parse_folds(str(value)) is None:
-        return f"folds is {value!r}; needed is a number from 2 to {MOST_FOLDS}, or one of {', '.join(FOLDS_WORDS)}"
+        return (
+            f"folds is {value!r}; needed is a number from 2 to {MOST_FOLDS}, or one of "
+            f"{', '.join(FOLDS_WORDS)}"
+        )
     if item.name == "group_by":
         return _find_pattern_problem(str(value))
     if item.name == "weights" and value:
@@ -213,8 +345,11 @@ def _find_weights_problem(value: str) -> str:
     """Say why a value can name no weights, whatever is on the disk."""
     if value in PUBLISHED_WEIGHTS or value.lower().endswith(WEIGHTS_ENDINGS):
         return ""
-    return (f"weights is {value!r}; needed is a file that ends in {' or '.join(WEIGHTS_ENDINGS)}, or one of "
-            f"{', '.join(PUBLISHED_WEIGHTS)}{_suggest(value, list(PUBLISHED_WEIGHTS))}")  # fmt: skip
+    return (
+        f"weights is {value!r}; needed is a file that ends in {' or '.join(WEIGHTS_ENDINGS)}, or "
+        "one of "
+        f"{', '.join(PUBLISHED_WEIGHTS)}{_suggest(value, list(PUBLISHED_WEIGHTS))}"
+    )
 
 
 def parse_folds(text: str) -> int | None:

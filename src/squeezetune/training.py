@@ -10,7 +10,23 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from squeezetune.artifact import (
+from squeezetune.data.index import ImageIndex
+from squeezetune.data.inputs import Origin, Photos, find_origin
+from squeezetune.data.pixels import make_thumbnails
+from squeezetune.data.sources.catalog import group_photos
+from squeezetune.data.sources.folder import check_outside
+from squeezetune.data.split import Split, split_index
+from squeezetune.errors import ClassesError, SettingsError
+from squeezetune.evaluation.measurement import Measured, open_measurements, run_classifier
+from squeezetune.events import REPORT as REPORT_STAGE
+from squeezetune.events import (
+    Listener,
+    ModelMeasured,
+    Notice,
+    ignore_event,
+    tell_stage,
+)
+from squeezetune.model.artifact import (
     MODEL,
     NETWORK,
     REPORT,
@@ -21,56 +37,41 @@ from squeezetune.artifact import (
     stage_artifact,
     to_json,
 )
-from squeezetune.checkpoint import CheckpointFolder, find_checkpoint_folder
-from squeezetune.clock import Clock
-from squeezetune.cross_validation import (
+from squeezetune.model.classifier import Classifier, load
+from squeezetune.model.split_record import PARTS, pack_parts
+from squeezetune.pipeline.context import Workshop, open_workshop
+from squeezetune.pipeline.cross_validation import (
     Crossed,
+    choose_scheme,
     cross_validate,
     remove_unfinished,
     share_budget,
     share_time,
 )
-from squeezetune.data.catalog import group_photos
-from squeezetune.data.folders import check_outside
-from squeezetune.data.index import ImageIndex
-from squeezetune.data.origin import Origin, Photos, find_origin
-from squeezetune.data.pixels import make_thumbnails
-from squeezetune.data.split import Split, split_index
-from squeezetune.disk import lend_folder, open_cache
-from squeezetune.engine import ThreadEngine
-from squeezetune.errors import ClassesError, SettingsError
-from squeezetune.events import REPORT as REPORT_STAGE
-from squeezetune.events import (
-    Listener,
-    ModelMeasured,
-    Notice,
-    ignore_event,
-    tell_stage,
-)
-from squeezetune.forecasts import COMPARED_IMAGES
-from squeezetune.gauge import MemoryGauge
-from squeezetune.learned import Trained
-from squeezetune.learning import RECIPES, make_manifest
-from squeezetune.measurement import Measured, open_measurements, run_classifier
-from squeezetune.output_lock import follow_link, hold_output
-from squeezetune.parts import PARTS, pack_parts
-from squeezetune.planner import add_rounds
-from squeezetune.plans import Plan
-from squeezetune.prediction import Classifier, load
+from squeezetune.pipeline.fitting import RECIPES, make_manifest
+from squeezetune.pipeline.preparation import find_deadline, open_scene, plan_run
+from squeezetune.pipeline.result import Trained
+from squeezetune.planning.costs import COMPARED_IMAGES
+from squeezetune.planning.plan import Plan
+from squeezetune.planning.planner import add_rounds
 from squeezetune.quantities import parse_size
-from squeezetune.record import Run, make_record, record_times
-from squeezetune.reporting import make_plots, render_report
-from squeezetune.scene import find_deadline, open_scene, plan_run
-from squeezetune.scheme import choose_scheme
+from squeezetune.report.record import Run, make_record, record_times
+from squeezetune.report.training_page import make_plots, render_report
 from squeezetune.settings import Settings, parse_settings
-from squeezetune.workshop import Workshop, open_workshop
+from squeezetune.system.checkpoint import CheckpointFolder, find_checkpoint_folder
+from squeezetune.system.disk import lend_folder, open_cache
+from squeezetune.system.executor import ThreadEngine
+from squeezetune.system.monitor import Clock, MemoryGauge
+from squeezetune.system.output_lock import follow_link, hold_output
 
 THUMBNAIL_PX = 240
 
 
 @dataclass(frozen=True)
 class Job:
-    """What is trained on, where the model goes, and what the run works with; the clock is what the workshop tells."""
+    """What is trained on, where the model goes, and what the run works with; the clock is what the
+    workshop tells.
+    """
 
     origin: Origin
     output: Path
@@ -88,15 +89,29 @@ class Job:
         return self.origin.scan(self.workshop.engine, self.clock, self.workshop.cache)
 
     def cut_index(self, index: ImageIndex) -> Split:
-        """Split the photos as the settings say; near-duplicates are parted where a class has too few without."""
+        """Split the photos as the settings say; near-duplicates are parted where a class has too
+        few without.
+        """
         s = self.settings
-        cut = partial(split_index, index, validation=s.validation, test=s.test, seed=s.seed, group_by=s.group_by)
+        cut = partial(
+            split_index,
+            index,
+            validation=s.validation,
+            test=s.test,
+            seed=s.seed,
+            group_by=s.group_by,
+        )
         try:
             return cut(near_duplicates=s.near_duplicates)
         except ClassesError:
             if index.pictures is None or s.near_duplicates != "together":
                 raise
-        self.clock(Notice("so many photos are near-duplicates that they cannot all be kept in one part of the split"))
+        self.clock(
+            Notice(
+                "so many photos are near-duplicates that they cannot all be kept in one part of "
+                "the split"
+            )
+        )
         return cut(near_duplicates="reported")
 
 
@@ -114,13 +129,15 @@ def train(
 ) -> Classifier:
     """Train a classifier on photos and measure it on others that it never saw.
 
-    `photos` is a folder with a subfolder for each class; a zip or tar archive of one; a table (.csv, .tsv) of paths and
-    classes; images in .parquet, .npz or .npy files or WebDataset shards; pairs of image and label; or the name of what
-    `fetch_dataset` has fetched. The model, with its report, is a new folder `output`; by default
-    `<name of the photos>-model` in the current one. `class_pattern` is a regular expression that finds the class in an
-    image's path instead; `columns` says what a table's columns are where that is guessed wrong:
-    "path=file,label=species". Settings may also be given one by one, as further arguments. With `resume`, the training
-    of an unfinished run with the same photos, settings and output goes on where it stopped, to the same end.
+    `photos` is a folder with a subfolder for each class; a zip or tar archive of one; a table
+    (.csv, .tsv) of paths and classes; images in .parquet, .npz or .npy files or WebDataset shards;
+    pairs of image and label; or the name of what `fetch_dataset` has fetched. The model, with its
+    report, is a new folder `output`; by default `<name of the photos>-model` in the current one.
+    `class_pattern` is a regular expression that finds the class in an image's path instead;
+    `columns` says what a table's columns are where that is guessed wrong:
+    "path=file,label=species". Settings may also be given one by one, as further arguments. With
+    `resume`, the training of an unfinished run with the same photos, settings and output goes on
+    where it stopped, to the same end.
 
     Raises:
         SettingsError: the settings do not fit together or the photos.
@@ -153,12 +170,16 @@ def train(
 
 
 def learn_and_measure(job: Job, workshop: Workshop) -> tuple[Trained, Crossed | None]:
-    """Train the model; where folds measure it, train it on all photos, and once more for each fold."""
+    """Train the model; where folds measure it, train it on all photos, and once more for each
+    fold.
+    """
     index, settings, started = job.scan(), job.settings, job.clock.started
     learn, scheme = RECIPES[settings.recipe], choose_scheme(index, settings, job.clock)
     if scheme is None:
         return learn(index, job.cut_index, workshop, started), None
-    with lend_folder(workshop.cache) as folder:  # features are computed once even where nothing may be kept
+    with lend_folder(
+        workshop.cache
+    ) as folder:  # features are computed once even where nothing may be kept
         shop, end = replace(workshop, cache=folder), find_deadline(settings, started)
         shop = shop if end is None else share_budget(index, scheme, shop, end)
         learned = learn(index, scheme.keep_all, shop, started)
@@ -175,9 +196,11 @@ def forecast(
     listen: Listener = ignore_event,
     **knobs: Any,
 ) -> Plan:
-    """Plan a training run and forecast how long each of its parts takes on this computer, without training anything.
+    """Plan a training run and forecast how long each of its parts takes on this computer, without
+    training anything.
 
-    Takes a few seconds, in which it measures how fast photos are read and layers are run and trained here.
+    Takes a few seconds, in which it measures how fast photos are read and layers are run and
+    trained here.
 
     Raises:
         SettingsError: the settings do not fit together or the photos.
@@ -192,7 +215,10 @@ def forecast(
     clock = Clock(listen)
     settings = parse_settings((settings.to_dict() if settings else {}) | knobs)
     if settings.recipe == "original":
-        raise SettingsError("the original recipe cannot be forecast", "Train with it: it says how long it will take.")
+        raise SettingsError(
+            "the original recipe cannot be forecast",
+            "Train with it: it says how long it will take.",
+        )
     origin = find_origin(photos, class_pattern, columns)
     settings = group_photos(origin.photos, settings, listen)
     workshop = open_workshop(settings, open_cache(clock) if use_cache else None, clock)
@@ -217,8 +243,12 @@ def name_target(origin: Origin, output: str | os.PathLike[str] | None) -> Path:
 
 
 @contextmanager
-def open_job(origin: Origin, target: Path, settings: Settings, use_cache: bool, listen: Listener) -> Iterator[Job]:
-    """Check where to write, and load the pretrained weights, before anything is computed; the clock runs meanwhile."""
+def open_job(
+    origin: Origin, target: Path, settings: Settings, use_cache: bool, listen: Listener
+) -> Iterator[Job]:
+    """Check where to write, and load the pretrained weights, before anything is computed; the clock
+    runs meanwhile.
+    """
     check_target(target)
     ceiling = parse_size(settings.max_ram) if settings.max_ram else None
     clock = Clock(listen, gauge=MemoryGauge(ceiling))
@@ -228,28 +258,45 @@ def open_job(origin: Origin, target: Path, settings: Settings, use_cache: bool, 
 
 
 def open_unfinished(job: Job, resume: bool) -> CheckpointFolder:
-    """Open the place of the unfinished run beside the model; what is there goes, unless the run is to be resumed."""
+    """Open the place of the unfinished run beside the model; what is there goes, unless the run is
+    to be resumed.
+    """
     unfinished = CheckpointFolder(find_checkpoint_folder(job.output))
     if unfinished.path.exists() and not resume:
-        job.clock(Notice(f"an unfinished run in {unfinished.path} is dropped; --resume would have gone on with it"))
+        job.clock(
+            Notice(
+                f"an unfinished run in {unfinished.path} is dropped; --resume would have gone on "
+                f"with it"
+            )
+        )
         remove_unfinished(unfinished)
     return unfinished
 
 
-def close_unfinished(unfinished: CheckpointFolder, learned: Trained, crossed: Crossed | None, job: Job) -> None:
-    """Remove what was kept of a training that is finished now; one that other settings began stays."""
+def close_unfinished(
+    unfinished: CheckpointFolder, learned: Trained, crossed: Crossed | None, job: Job
+) -> None:
+    """Remove what was kept of a training that is finished now; one that other settings began
+    stays.
+    """
     if not unfinished.path.exists() or not learned.is_finished:
         return
     if learned.has_trained_layers or crossed:
         remove_unfinished(unfinished)
     else:
-        job.clock(Notice(f"nothing was resumed: these settings train no layers; {unfinished.path} is left as it was"))
+        job.clock(
+            Notice(
+                f"nothing was resumed: these settings train no layers; {unfinished.path} is left "
+                f"as it was"
+            )
+        )
 
 
 def measure_file(
     staging: Staging, manifest: Manifest, learned: Trained, crossed: Crossed | None, job: Job
 ) -> tuple[Measured, Measured | None]:
-    """Write `model.onnx` and measure that very file on the test images, and on some that its training looked at.
+    """Write `model.onnx` and measure that very file on the test images, and on some that its
+    training looked at.
 
     Where folds have measured, their predictions are taken for those of the test images.
     """
@@ -282,9 +329,24 @@ def write_report(
     index = learned.index
     evaluation = measured.evaluate(index, learned.split)
     job.clock(ModelMeasured(evaluation.accuracy, *evaluation.interval, evaluation.count))
-    command, heard, seconds = repeat_command(job, learned), tuple(job.clock.heard), job.clock.total_s()
-    run = Run(job.settings, learned, measured, evaluation, command, job.created, heard, seconds, compared,
-              job.clock.gauge.peaks, crossed)  # fmt: skip
+    command, heard, seconds = (
+        repeat_command(job, learned),
+        tuple(job.clock.heard),
+        job.clock.total_s(),
+    )
+    run = Run(
+        job.settings,
+        learned,
+        measured,
+        evaluation,
+        command,
+        job.created,
+        heard,
+        seconds,
+        compared,
+        job.clock.gauge.peaks,
+        crossed,
+    )
     record = make_record(run)
     with tell_stage(REPORT_STAGE, job.clock):
         for name, payload in make_plots(record).items():
@@ -298,7 +360,9 @@ def write_report(
 
 
 def repeat_command(job: Job, learned: Trained) -> str:
-    """Write the command that repeats this run: every setting that is not the default, or that this machine chose."""
+    """Write the command that repeats this run: every setting that is not the default, or that this
+    machine chose.
+    """
     words = ["squeezetune", "train", str(job.origin), "--output", str(job.output)]
     settings = replace(job.settings, threads=job.workshop.threads, **learned.timed_choices)
     for item in fields(Settings):

@@ -1,4 +1,6 @@
-"""A model that is kept current with its photos: trained again whenever they have changed and are left alone."""
+"""A model that is kept current with its photos: trained again whenever they have changed and are
+left alone.
+"""
 
 import hashlib
 import os
@@ -9,32 +11,35 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from squeezetune.data.columns import parse_columns
-from squeezetune.data.folders import FolderSource, list_files
 from squeezetune.data.index import ImageIndex
-from squeezetune.data.listing import StampedSource
-from squeezetune.data.manifests import open_manifest
-from squeezetune.data.origin import find_origin
-from squeezetune.data.sources import READERS, find_ending
-from squeezetune.data.stamps import stamp_file
-from squeezetune.disk import open_cache
-from squeezetune.engine import ThreadEngine
+from squeezetune.data.inputs import find_origin
+from squeezetune.data.sources.folder import FolderSource, list_files
+from squeezetune.data.sources.registry import READERS, find_ending
+from squeezetune.data.sources.source import StampedSource, stamp_file
+from squeezetune.data.sources.table import open_manifest, parse_columns
 from squeezetune.errors import DataError, SettingsError, SqueezeTuneError
 from squeezetune.events import Event, Listener, Notice, ignore_event
-from squeezetune.interruption import STOPPING
-from squeezetune.prediction import Classifier
+from squeezetune.model.classifier import Classifier
 from squeezetune.settings import judge_number
+from squeezetune.system.disk import open_cache
+from squeezetune.system.executor import ThreadEngine
+from squeezetune.system.interrupts import STOPPING
 from squeezetune.training import train
 
 LONGEST_S = 31 * 24 * 3600  # between two looks
-UNCHANGED = "files were renamed or written again, but the photos and their classes are the same; the model stays"
+UNCHANGED = (
+    "files were renamed or written again, but the photos and their classes are the same; "
+    "the model stays"
+)
 
 
 @dataclass(frozen=True)
 class Pace:
-    """How often the photos are looked at, and how long they must be left alone before they are read.
+    """How often the photos are looked at, and how long they must be left alone before they are
+    read.
 
-    Someone may be copying a thousand photos; and a file that was written a moment ago is not remembered as read.
+    Someone may be copying a thousand photos; and a file that was written a moment ago is not
+    remembered as read.
 
     Raises:
         SettingsError: a number is out of its limits.
@@ -71,10 +76,11 @@ class Change:
 
 @dataclass(frozen=True)
 class Update:
-    """What came of one training: a classifier and its accuracy on its test photos, or the `error` that prevented it.
+    """What came of one training: a classifier and its accuracy on its test photos, or the `error`
+    that prevented it.
 
-    `change` is what had happened to the photos since the last training, `accuracy_before` what that one reached; both
-    are None the first time.
+    `change` is what had happened to the photos since the last training, `accuracy_before` what that
+    one reached; both are None the first time.
     """
 
     change: Change | None = None
@@ -93,11 +99,13 @@ def watch(
     resume: bool = False,
     **options: Any,
 ) -> Iterator[Update]:
-    """Train a classifier, and train it again whenever its photos have changed; yield an update after each training.
+    """Train a classifier, and train it again whenever its photos have changed; yield an update
+    after each training.
 
-    Further arguments are those of `train`; `photos` is a path. A new model takes the old one's place at once. When
-    the photos cannot be used for a while, the old model stays, and the update holds the error. Ends when Ctrl-C has
-    stopped a training early; at any other moment Ctrl-C raises KeyboardInterrupt, as everywhere.
+    Further arguments are those of `train`; `photos` is a path. A new model takes the old one's
+    place at once. When the photos cannot be used for a while, the old model stays, and the update
+    holds the error. Ends when Ctrl-C has stopped a training early; at any other moment Ctrl-C
+    raises KeyboardInterrupt, as everywhere.
 
     Raises:
         SqueezeTuneError: the first training failed, with any of the errors of `train`.
@@ -113,8 +121,10 @@ def watch(
     seen = watched.look()
     index = watched.scan()
     ear = Ear(listen)
-    update = Update(classifier=(first := train(photos, output, listen=ear, resume=resume, **options)),
-                    accuracy=first.report["test"]["accuracy"])  # fmt: skip
+    update = Update(
+        classifier=(first := train(photos, output, listen=ear, resume=resume, **options)),
+        accuracy=first.report["test"]["accuracy"],
+    )
     yield update
     while not ear.has_heard_stop:
         seen = wait_for_change(watched.look, seen, pace)
@@ -142,12 +152,16 @@ class Watched:
 
     def scan(self) -> ImageIndex:
         """Find the photos; those that were read before are not read."""
-        origin = find_origin(self.photos, self.options.get("class_pattern", ""), self.options.get("columns", ""))
+        origin = find_origin(
+            self.photos, self.options.get("class_pattern", ""), self.options.get("columns", "")
+        )
         cache = open_cache(ignore_event) if self.options.get("use_cache", True) else None
         return origin.scan(ThreadEngine(), ignore_event, cache)
 
     def look(self) -> bytes:
-        """Return bytes that are others once a file was added, removed, renamed or written; nothing is read."""
+        """Return bytes that are others once a file was added, removed, renamed or written; nothing
+        is read.
+        """
         state = hashlib.blake2b(digest_size=16)
         try:
             for name, mark in self._list_marks():
@@ -157,7 +171,9 @@ class Watched:
         return state.digest()
 
     def _list_marks(self) -> Iterator[tuple[bytes, bytes]]:
-        """Yield the name and the mark of every file; a table names others, any other file stands for all in it."""
+        """Yield the name and the mark of every file; a table names others, any other file stands
+        for all in it.
+        """
         source: StampedSource = FolderSource(self.photos)
         if not self.photos.is_file():
             names = list_files(self.photos).files
@@ -166,7 +182,9 @@ class Watched:
             yield b"", own.mark if own else b""
             if READERS.get(find_ending(self.photos)) is not open_manifest:
                 return
-            source, listing = open_manifest(self.photos, parse_columns(self.options.get("columns", "")))
+            source, listing = open_manifest(
+                self.photos, parse_columns(self.options.get("columns", ""))
+            )
             names = listing.files
         for name in names:
             stamp = source.stamp(name)
@@ -201,7 +219,9 @@ def wait_for_change(look: Callable[[], bytes], seen: bytes, pace: Pace) -> bytes
 
 
 def compare_indexes(before: ImageIndex, after: ImageIndex) -> Change:
-    """Count the photos that are new, removed, or in another class, by their content: names do not matter."""
+    """Count the photos that are new, removed, or in another class, by their content: names do not
+    matter.
+    """
     old, new = (_count_photos(index) for index in (before, after))
     added, gone = Counter[bytes](), Counter[bytes]()
     for (digest, _), count in (new - old).items():

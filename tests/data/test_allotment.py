@@ -5,7 +5,7 @@ from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
-from squeezetune.data.allotment import LARGE_FILE_BYTES, Allotment
+from squeezetune.data.reading import LARGE_FILE_BYTES, Allotment
 
 
 class Meter:

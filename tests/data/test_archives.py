@@ -6,9 +6,9 @@ from functools import partial
 
 import pytest
 
-from squeezetune.data import archives
-from squeezetune.data.archives import open_tar, open_zip
-from squeezetune.data.content import hash_image
+from squeezetune.data.sources import archive as archives
+from squeezetune.data.sources.archive import open_tar, open_zip
+from squeezetune.data.sources.content import hash_image
 from squeezetune.errors import ImageError, SourceError
 
 
@@ -47,7 +47,9 @@ def pack(request, tmp_path):
 @pytest.fixture
 def photos(make_photo):
     return {
-        f"{animal}/{at}.jpg": make_photo(10 * row + at) for row, animal in enumerate(("bee", "cow")) for at in range(5)
+        f"{animal}/{at}.jpg": make_photo(10 * row + at)
+        for row, animal in enumerate(("bee", "cow"))
+        for at in range(5)
     }
 
 
@@ -66,11 +68,18 @@ def test_several_threads_may_read_at_once(pack, make_photo):
     source, listing = pack(photos)
     with ThreadPoolExecutor(8) as pool:
         for _ in range(5):
-            assert dict(zip(listing.files, pool.map(source.read, listing.files), strict=True)) == photos
+            assert (
+                dict(zip(listing.files, pool.map(source.read, listing.files), strict=True))
+                == photos
+            )
 
 
 def test_the_folders_around_all_others_go_away(pack, make_photo):
-    photos = {"my/photos/cow/1.jpg": make_photo(), "my/photos/bee/in/2.jpg": make_photo(), "my/photos/readme.txt": b""}
+    photos = {
+        "my/photos/cow/1.jpg": make_photo(),
+        "my/photos/bee/in/2.jpg": make_photo(),
+        "my/photos/readme.txt": b"",
+    }
     _, listing = pack(photos | {"__MACOSX/my/photos/cow/._1.jpg": b"", "my/.DS_Store": b""})
     assert listing.files == ("bee/in/2.jpg", "cow/1.jpg", "readme.txt")
     assert listing.folders == ("bee", "bee/in", "cow")
@@ -89,7 +98,8 @@ def test_names_are_those_of_a_folder(pack, names, files):
 
 
 @pytest.mark.parametrize(
-    "name", ["../secret.jpg", "/etc/secret.jpg", "cow/../../secret.jpg", "C:/secret.jpg", "C:\\secret.jpg"]
+    "name",
+    ["../secret.jpg", "/etc/secret.jpg", "cow/../../secret.jpg", "C:/secret.jpg", "C:\\secret.jpg"],
 )
 @pytest.mark.parametrize("around", ["", "photos/"])
 def test_names_that_lead_out_are_refused(pack, photos, name, around, tmp_path):
@@ -100,20 +110,34 @@ def test_names_that_lead_out_are_refused(pack, photos, name, around, tmp_path):
 
 
 @pytest.mark.filterwarnings("ignore:Duplicate name")
-def test_of_files_of_one_name_the_last_is_used_and_the_others_are_told(tmp_path, photos, make_photo):
-    again = [f"in/{name}" for name in ("bee/0.jpg", "bee/0.jpg", "./cow/1.jpg", "bee/.hidden", "bee/.hidden")]
+def test_of_files_of_one_name_the_last_is_used_and_the_others_are_told(
+    tmp_path, photos, make_photo
+):
+    again = [
+        f"in/{name}"
+        for name in ("bee/0.jpg", "bee/0.jpg", "./cow/1.jpg", "bee/.hidden", "bee/.hidden")
+    ]
     pairs = [(f"in/{name}", photo) for name, photo in photos.items()]
     pairs += [(name, make_photo(100 + at)) for at, name in enumerate(again)]
-    with zipfile.ZipFile(tmp_path / "photos.zip", "w") as packed, tarfile.open(tmp_path / "photos.tgz", "w:gz") as tape:
+    with (
+        zipfile.ZipFile(tmp_path / "photos.zip", "w") as packed,
+        tarfile.open(tmp_path / "photos.tgz", "w:gz") as tape,
+    ):
         for name, photo in pairs:
             packed.writestr(name, photo)
             info = tarfile.TarInfo(name)
             info.size = len(photo)
             tape.addfile(info, io.BytesIO(photo))
-    for source, listing in (open_zip(tmp_path / "photos.zip", {}), open_tar(tmp_path / "photos.tgz", {})):
+    for source, listing in (
+        open_zip(tmp_path / "photos.zip", {}),
+        open_tar(tmp_path / "photos.tgz", {}),
+    ):
         assert set(listing.files) == set(photos)
         assert source.read("bee/0.jpg") == make_photo(101)
-        assert set(listing.refused) == {"bee/0.jpg (2 more of this name)", "cow/1.jpg (1 more of this name)"}
+        assert set(listing.refused) == {
+            "bee/0.jpg (2 more of this name)",
+            "cow/1.jpg (1 more of this name)",
+        }
 
 
 def test_too_large_files_are_refused(pack, photos, monkeypatch):
@@ -179,7 +203,9 @@ def test_links_in_a_tar_archive_are_refused(tmp_path, photos):
     assert listing.refused == {"cow/link.jpg": "not a regular file"}
 
 
-@pytest.mark.parametrize("size", [b"\xff" * 12, b"\x80" + b"\xff" * 11, b"\x80\0\0\0\x7f" + b"\xff" * 7])
+@pytest.mark.parametrize(
+    "size", [b"\xff" * 12, b"\x80" + b"\xff" * 11, b"\x80\0\0\0\x7f" + b"\xff" * 7]
+)
 def test_a_size_that_cannot_be_is_damage(tmp_path, photos, size):
     path = pack_tar(tmp_path / "photos.tar", photos)
     data = bytearray(path.read_bytes())
@@ -201,10 +227,14 @@ def test_a_damaged_header_in_the_middle_is_told(tmp_path, photos):
     path.write_bytes(data)
     _, listing = open_tar(path, {})
     assert listing.files == tuple(sorted(list(photos)[:2]))
-    assert listing.refused == {"photos.tar": "the archive is damaged behind 2 files: a header is damaged"}
+    assert listing.refused == {
+        "photos.tar": "the archive is damaged behind 2 files: a header is damaged"
+    }
 
 
-@pytest.mark.parametrize("method", [zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED, zipfile.ZIP_BZIP2, zipfile.ZIP_LZMA])
+@pytest.mark.parametrize(
+    "method", [zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED, zipfile.ZIP_BZIP2, zipfile.ZIP_LZMA]
+)
 def test_damage_is_told_whatever_the_compression(tmp_path, photos, method):
     path = pack_zip(tmp_path / "photos.zip", photos, method)
     data = bytearray(path.read_bytes())

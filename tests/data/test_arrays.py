@@ -1,8 +1,8 @@
 import numpy as np
 import pytest
 
-from squeezetune.data.content import hash_image
 from squeezetune.data.index import index_photos
+from squeezetune.data.sources.content import hash_image
 from squeezetune.errors import SettingsError, SourceError
 
 
@@ -41,7 +41,9 @@ def test_arrays_may_be_the_parts_of_a_split(index, form):
     arrays = {}
     for part, count in (("train", 8), ("val", 4), ("test", 6)):
         arrays[form.format(role="images", part=part)] = draw(count)
-        arrays[form.format(role="labels", part=part)] = np.arange(count)[:, None] % 2  # a column, as in MedMNIST
+        arrays[form.format(role="labels", part=part)] = (
+            np.arange(count)[:, None] % 2
+        )  # a column, as in MedMNIST
     found = index(**arrays)
     assert np.bincount(found.parts).tolist() == [8, 4, 6]
     assert found.class_names == ("0", "1")
@@ -49,19 +51,33 @@ def test_arrays_may_be_the_parts_of_a_split(index, form):
 
 def test_labels_may_be_words_and_arrays_may_be_named(index):
     words = np.array(["bee", "cow"] * 6)
-    found = index("path=first,label=second", first=draw(), second=words, images=draw(3), labels=np.arange(3))
+    found = index(
+        "path=first,label=second", first=draw(), second=words, images=draw(3), labels=np.arange(3)
+    )
     assert found.class_names == ("bee", "cow")
     with pytest.raises(SettingsError, match="has no array 'third'; it has first, second"):
         index("path=third", first=draw(), second=words)
 
 
-@pytest.mark.parametrize(("arrays", "message"), [
-    ({"a": draw(), "b": np.arange(12)}, "no arrays that are surely images and labels; it has a, b"),
-    ({"images": draw(), "labels": np.arange(11)}, r"shape \(11,\); needed is one label for each of 12 images"),
-    ({"images": draw().astype(np.float32), "labels": np.arange(12)}, "is float32 of shape .*; needed are images"),
-    ({"images": draw()[0, 0], "labels": np.arange(12)}, "needed are images"),
-    ({"images": draw(), "labels": np.array([{}] * 12)}, "arrays of objects are not read"),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("arrays", "message"),
+    [
+        (
+            {"a": draw(), "b": np.arange(12)},
+            "no arrays that are surely images and labels; it has a, b",
+        ),
+        (
+            {"images": draw(), "labels": np.arange(11)},
+            r"shape \(11,\); needed is one label for each of 12 images",
+        ),
+        (
+            {"images": draw().astype(np.float32), "labels": np.arange(12)},
+            "is float32 of shape .*; needed are images",
+        ),
+        ({"images": draw()[0, 0], "labels": np.arange(12)}, "needed are images"),
+        ({"images": draw(), "labels": np.array([{}] * 12)}, "arrays of objects are not read"),
+    ],
+)
 def test_what_are_no_images_and_labels_is_refused(index, arrays, message):
     with pytest.raises(SourceError, match=message):
         index(**arrays)
@@ -71,7 +87,10 @@ LABELS = {
     "nan": (np.array([2.0, np.nan, 10.0] * 4), ("2", "10")),
     "bytes": (np.array([b"s10", b"", b"s2"] * 4), ("s2", "s10")),
     "text": (np.array(["s10", " ", "s2"] * 4), ("s2", "s10")),
-    "days": (np.array(["2020-01-02", "NaT", "2020-01-01"] * 4, "datetime64[D]"), ("2020-01-01", "2020-01-02")),
+    "days": (
+        np.array(["2020-01-02", "NaT", "2020-01-01"] * 4, "datetime64[D]"),
+        ("2020-01-01", "2020-01-02"),
+    ),
 }
 
 
@@ -98,12 +117,21 @@ def test_labels_lie_beside_a_single_array(tmp_path, engine, name):
 def test_the_labels_of_a_single_array_may_be_named(tmp_path, engine):
     np.save(tmp_path / "photos.npy", draw())
     np.save(tmp_path / "kinds.npy", np.arange(12) % 2)
-    assert len(index_photos(tmp_path / "photos.npy", engine=engine, columns="label=kinds.npy")) == 12
+    assert (
+        len(index_photos(tmp_path / "photos.npy", engine=engine, columns="label=kinds.npy")) == 12
+    )
 
 
 @pytest.mark.parametrize("ending", [".npz", ".npy"])
 @pytest.mark.parametrize(
-    "content", [b"", b"no array", b"PK\3\4 torn", b"\x93NUMPY\1\0v\0{'descr'", b"\x93NUMPY\1\0\x0a\0{'de\0\0\0\0\0\n"]
+    "content",
+    [
+        b"",
+        b"no array",
+        b"PK\3\4 torn",
+        b"\x93NUMPY\1\0v\0{'descr'",
+        b"\x93NUMPY\1\0\x0a\0{'de\0\0\0\0\0\n",
+    ],
 )
 def test_damaged_files_are_refused(tmp_path, engine, ending, content):
     path = tmp_path / f"photos{ending}"

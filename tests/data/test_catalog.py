@@ -3,9 +3,9 @@ from pathlib import Path
 
 import pytest
 
-from squeezetune.data import catalog
-from squeezetune.data.catalog import DATA_SETS, find_dataset, group_photos, locate_photos
-from squeezetune.data.sources import open_source
+from squeezetune.data.sources import catalog
+from squeezetune.data.sources.catalog import DATA_SETS, find_dataset, group_photos, locate_photos
+from squeezetune.data.sources.registry import open_source
 from squeezetune.errors import SettingsError, SourceError
 from squeezetune.settings import Settings
 
@@ -37,12 +37,18 @@ def test_every_data_set_is_described():
         for archive in each.archives.values():
             assert archive.address.startswith("http")
             for algorithm, checksum in archive.checksums.items():
-                assert re.fullmatch({"md5": "[0-9a-f]{32}", "sha256": "[0-9a-f]{64}"}[algorithm], checksum)
+                assert re.fullmatch(
+                    {"md5": "[0-9a-f]{32}", "sha256": "[0-9a-f]{64}"}[algorithm], checksum
+                )
 
 
-@pytest.mark.parametrize(("name", "suggested"), [("cifar-10", "cifar10"), ("ETH80", "eth80"), ("arfaces", "ar-faces")])
+@pytest.mark.parametrize(
+    ("name", "suggested"), [("cifar-10", "cifar10"), ("ETH80", "eth80"), ("arfaces", "ar-faces")]
+)
 def test_unknown_names_are_refused_with_a_suggestion(name, suggested):
-    with pytest.raises(SettingsError, match=f"unknown data set '{name}', did you mean '{suggested}'") as caught:
+    with pytest.raises(
+        SettingsError, match=f"unknown data set '{name}', did you mean '{suggested}'"
+    ) as caught:
         find_dataset(name)
     assert "cifar10, eth80, ar-faces" in caught.value.hint
 
@@ -60,7 +66,9 @@ def test_nothing_is_fetched_unasked_and_the_error_says_how(here):
     with pytest.raises(SourceError, match="the data set of this name is not here yet") as caught:
         open_source(Path("cifar10"), {})
     hint = caught.value.hint
-    assert hint.startswith("Fetch it, 170 MB from https://www.cs.toronto.edu/~kriz/cifar-10-binary.tar.gz")
+    assert hint.startswith(
+        "Fetch it, 170 MB from https://www.cs.toronto.edu/~kriz/cifar-10-binary.tar.gz"
+    )
     assert hint.endswith("squeezetune data cifar10")
     with pytest.raises(SourceError) as caught:
         open_source(Path("ar-faces"), {})
@@ -77,7 +85,12 @@ def test_objects_stay_together_unless_the_settings_say_how(here):
     assert re.search(grouped.group_by, "apple/apple10/apple10-000-000.png")[1] == "apple10"
     assert len(notices) == 1
     own = Settings(group_by="(apple)")
-    for photos, settings in (("eth80", own), ("cifar10", Settings()), ("photos", Settings()), ("x/eth80", Settings())):
+    for photos, settings in (
+        ("eth80", own),
+        ("cifar10", Settings()),
+        ("photos", Settings()),
+        ("x/eth80", Settings()),
+    ):
         assert group_photos(Path(photos), settings, notices.append) == settings
     assert group_photos(((b"", 1),), own, notices.append) == own
     (here / "eth80").mkdir()

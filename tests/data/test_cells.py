@@ -3,7 +3,7 @@ import io
 
 import pytest
 
-from squeezetune.data.cells import free_cell, guard_cell
+from squeezetune.data.sources.table import free_cell, guard_cell
 
 FORMULAS = [
     "=1+1",

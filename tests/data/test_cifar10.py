@@ -5,8 +5,8 @@ import pytest
 from original_archives import CIFAR_BATCHES, make_batches, write_batch, write_cifar10
 from PIL import Image
 
-from squeezetune.data.cifar10 import CLASSES, FORMATS, read_cifar10
-from squeezetune.data.sources import open_source
+from squeezetune.data.datasets.cifar10 import CLASSES, FORMATS, read_cifar10
+from squeezetune.data.sources.registry import open_source
 from squeezetune.errors import SourceError
 
 
@@ -30,7 +30,8 @@ def test_every_image_is_read_in_the_official_order(tmp_path, batches, form):
     numbers = [*range(1, 21), *range(1, 5)]
     parts = ["train"] * 20 + ["test"] * 4
     names = [
-        f"{part}/{CLASSES[label]}/{number:05}.png" for part, label, number in zip(parts, labels, numbers, strict=True)
+        f"{part}/{CLASSES[label]}/{number:05}.png"
+        for part, label, number in zip(parts, labels, numbers, strict=True)
     ]
     assert [name for name, _ in images] == names
     for (_, content), row in zip(images, rows, strict=True):
@@ -58,24 +59,43 @@ def test_the_format_that_is_asked_for_is_taken(tmp_path, write_files):
 
 
 def test_a_part_of_the_batches_will_do(write_files, batches):
-    folder = write_files({"data_batch_3.bin": write_batch(*batches["data_batch_3"], "binary"), "x/readme.html": b""})
-    assert [name[-9:] for name, _ in read(folder)] == ["00001.png", "00002.png", "00003.png", "00004.png"]
+    folder = write_files(
+        {"data_batch_3.bin": write_batch(*batches["data_batch_3"], "binary"), "x/readme.html": b""}
+    )
+    assert [name[-9:] for name, _ in read(folder)] == [
+        "00001.png",
+        "00002.png",
+        "00003.png",
+        "00004.png",
+    ]
     assert read(write_files({"data_batch_9.bin": b"x", "data_batch": b"x"}, "other")) == []
 
 
-@pytest.mark.parametrize(("name", "content"), [
-    ("data_batch_1.bin", b""), ("data_batch_1.bin", bytes(3072)), ("data_batch_1.bin", b"\x0a" + bytes(3072)),
-    ("data_batch_1", b"no pickle"), ("data_batch_1", b""), ("data_batch_1", b"\x80\x02]."),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("name", "content"),
+    [
+        ("data_batch_1.bin", b""),
+        ("data_batch_1.bin", bytes(3072)),
+        ("data_batch_1.bin", b"\x0a" + bytes(3072)),
+        ("data_batch_1", b"no pickle"),
+        ("data_batch_1", b""),
+        ("data_batch_1", b"\x80\x02]."),
+    ],
+)
 def test_a_damaged_batch_is_an_error(write_files, name, content):
     with pytest.raises(SourceError, match=f"'{name}' is no batch of CIFAR-10"):
         read(write_files({name: content}))
 
 
-@pytest.mark.parametrize(("pixels", "labels"), [
-    (np.zeros((3, 3073), np.uint8), np.zeros(3, np.int64)), (np.zeros((3, 3072), np.uint8), np.zeros(2, np.int64)),
-    (np.zeros((3, 3072), np.uint8), np.full(3, 10)), (np.zeros((3, 3072), np.int16), np.zeros(3, np.int64)),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("pixels", "labels"),
+    [
+        (np.zeros((3, 3073), np.uint8), np.zeros(3, np.int64)),
+        (np.zeros((3, 3072), np.uint8), np.zeros(2, np.int64)),
+        (np.zeros((3, 3072), np.uint8), np.full(3, 10)),
+        (np.zeros((3, 3072), np.int16), np.zeros(3, np.int64)),
+    ],
+)
 def test_a_batch_of_something_else_is_an_error(write_files, pixels, labels):
     with pytest.raises(SourceError, match="is no batch of CIFAR-10"):
         read(write_files({"data_batch_1": write_batch(pixels, labels, "python")}))

@@ -9,11 +9,10 @@ import tarfile
 
 import pytest
 
-from squeezetune.data import compressed
-from squeezetune.data.archives import open_tar
-from squeezetune.data.compressed import find_opener, unpack_file
 from squeezetune.data.index import index_photos
-from squeezetune.data.shards import open_shard
+from squeezetune.data.sources import archive as compressed
+from squeezetune.data.sources.archive import find_opener, open_tar, unpack_file
+from squeezetune.data.sources.webdataset import open_shard
 from squeezetune.errors import DataError, ImageError, SourceError
 
 PACKERS = {"gz": gzip.compress, "bz2": bz2.compress, "xz": lzma.compress}
@@ -46,13 +45,17 @@ def make_tar(files):
 
 @pytest.mark.parametrize("ending", PACKERS)
 @pytest.mark.parametrize("has_pread", [True, False])
-def test_a_compressed_archive_is_read_and_told_of(photos, tmp_path, roomy, engine, ending, has_pread, monkeypatch):
+def test_a_compressed_archive_is_read_and_told_of(
+    photos, tmp_path, roomy, engine, ending, has_pread, monkeypatch
+):
     if not has_pread:  # as on Windows
         monkeypatch.delattr(os, "pread", raising=False)
     path = tmp_path / f"photos.tar.{ending}"
     path.write_bytes(PACKERS[ending](make_tar(photos)))
     notes = []
-    index = index_photos(path, engine=engine, listen=lambda event: notes.append(getattr(event, "message", "")))
+    index = index_photos(
+        path, engine=engine, listen=lambda event: notes.append(getattr(event, "message", ""))
+    )
     assert index.names == tuple(sorted(photos))
     assert {name: index.source.read(name) for name in photos} == photos
     assert any("compressed as a whole" in note for note in notes)
@@ -61,7 +64,11 @@ def test_a_compressed_archive_is_read_and_told_of(photos, tmp_path, roomy, engin
 
 def test_what_is_compressed_is_told_by_content(photos, tmp_path):
     packed = make_tar(photos)
-    for name, data in {"a.tar": gzip.compress(packed), "a.tgz": packed, "b.tgz": lzma.compress(packed)}.items():
+    for name, data in {
+        "a.tar": gzip.compress(packed),
+        "a.tgz": packed,
+        "b.tgz": lzma.compress(packed),
+    }.items():
         (tmp_path / name).write_bytes(data)
         _, listing = open_tar(tmp_path / name, {})
         assert listing.files == tuple(sorted(photos))
@@ -104,8 +111,17 @@ def test_a_wrong_checksum_is_told(photos, tmp_path):
     assert "CRC check failed" in listing.refused["a.tgz"]
 
 
-@pytest.mark.parametrize("content", [b"\x1f\x8b", b"\x1f\x8b no gzip at all", b"BZh9 nor this", b"\xfd7zXZ\0 neither",
-                                     gzip.compress(b"no tar", mtime=0), lzma.compress(b"")])  # fmt: skip
+@pytest.mark.parametrize(
+    "content",
+    [
+        b"\x1f\x8b",
+        b"\x1f\x8b no gzip at all",
+        b"BZh9 nor this",
+        b"\xfd7zXZ\0 neither",
+        gzip.compress(b"no tar", mtime=0),
+        lzma.compress(b""),
+    ],
+)
 def test_what_is_no_archive_is_refused(tmp_path, content):
     (tmp_path / "a.tgz").write_bytes(content)
     with pytest.raises(SourceError, match="cannot be read as an archive"):

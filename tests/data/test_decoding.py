@@ -10,8 +10,7 @@ import pytest
 from PIL import Image, ImageFile
 
 from squeezetune.data import decoding as decoding_module
-from squeezetune.data import grey_levels
-from squeezetune.data.decoders import ROW_BYTES
+from squeezetune.data import decoding as grey_levels
 from squeezetune.data.decoding import (
     BYTES_A_PIXEL,
     MAX_PIXELS,
@@ -20,6 +19,7 @@ from squeezetune.data.decoding import (
     open_photo,
     read_size,
 )
+from squeezetune.data.sources.image_formats import ROW_BYTES
 from squeezetune.errors import ImageError
 
 RED, GREEN, BLUE, WHITE = (255, 0, 0), (0, 255, 0), (0, 0, 255), (255, 255, 255)
@@ -33,7 +33,9 @@ def encode(image, kind, **options):
 
 def make_smooth(width, height, seed=0):
     """Make an image with structures of several pixels, as photos have."""
-    coarse = np.random.default_rng(seed).integers(0, 256, (height // 4 + 2, width // 4 + 2, 3), dtype=np.uint8)
+    coarse = np.random.default_rng(seed).integers(
+        0, 256, (height // 4 + 2, width // 4 + 2, 3), dtype=np.uint8
+    )
     return Image.fromarray(coarse).resize((width, height), Image.Resampling.BICUBIC)
 
 
@@ -41,11 +43,16 @@ def make_png_header(width, height, depth=8, colour=2):
     """Make a PNG that has a header and hardly any pixels."""
 
     def chunk(name, data):
-        return struct.pack(">I", len(data)) + name + data + struct.pack(">I", zlib.crc32(name + data))
+        return (
+            struct.pack(">I", len(data)) + name + data + struct.pack(">I", zlib.crc32(name + data))
+        )
 
     header = struct.pack(">IIBBBBB", width, height, depth, colour, 0, 0, 0)
     return (
-        b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", zlib.compress(b"\0" * 64)) + chunk(b"IEND", b"")
+        b"\x89PNG\r\n\x1a\n"
+        + chunk(b"IHDR", header)
+        + chunk(b"IDAT", zlib.compress(b"\0" * 64))
+        + chunk(b"IEND", b"")
     )
 
 
@@ -79,7 +86,8 @@ def test_truncated_jpeg_has_a_plain_reason():
 
 
 @pytest.mark.parametrize(
-    ("data", "reason"), [(b"", "the file is empty"), (b"this is a text", "not an image"), (b"\xff\xd8\xff" * 9, ".")]
+    ("data", "reason"),
+    [(b"", "the file is empty"), (b"this is a text", "not an image"), (b"\xff\xd8\xff" * 9, ".")],
 )
 def test_what_is_no_image(data, reason):
     with pytest.raises(ImageError, match=reason):
@@ -102,7 +110,9 @@ def test_damaged_bytes_never_raise_anything_else(make_photo):
 
 
 def test_bomb_is_refused_by_its_header():
-    with pytest.raises(ImageError, match=r"^50,000 x 50,000 pixels; at most 178,956,970 pixels are read$"):
+    with pytest.raises(
+        ImageError, match=r"^50,000 x 50,000 pixels; at most 178,956,970 pixels are read$"
+    ):
         open_image(make_png_header(50_000, 50_000))
     side = int(MAX_PIXELS**0.5) + 1
     with pytest.raises(ImageError, match="pixels are read"):
@@ -152,7 +162,10 @@ def test_16_bit_grey_is_scaled_not_clipped(kind):
         (np.array([[0, np.nan, 1]], np.float32), [0, 0, 255]),
         (np.array([[0, np.inf, 1]], np.float32), [0, 0, 255]),
         (np.array([[0, 32768, 65535]], np.int32), [0, 128, 255]),
-        (np.array([[0, 2570, 25700]], np.int32), [0, 10, 100]),  # a dark image of 16 bits stays dark
+        (
+            np.array([[0, 2570, 25700]], np.int32),
+            [0, 10, 100],
+        ),  # a dark image of 16 bits stays dark
         (np.array([[0, 257, 2570, 4095]], np.int32), [0, 16, 160, 255]),  # of 12 bits
         (np.array([[0, 100, 200]], np.int32), [0, 100, 200]),  # of 8 bits
         (np.array([[0, 100_000, 200_000]], np.int32), [0, 128, 255]),
@@ -265,7 +278,8 @@ def test_exif_orientation_is_honoured(orientation, kind):
 
 
 def test_damaged_metadata_do_not_warn():
-    # a process of its own, since the test runner sets the filters of warnings back before every test
+    # a process of its own, since the test runner sets the filters of warnings back before every
+    # test
     code = """
 import io, sys
 from PIL import Image
@@ -292,7 +306,8 @@ def test_reduced_decoding_happens():
 
 @pytest.mark.parametrize("orientation", range(1, 9))
 def test_picture_is_found_in_a_reduced_and_turned_image(orientation):
-    # 813 x 403 stored pixels are reduced to 204 x 101, of which the last column and row are partly empty
+    # 813 x 403 stored pixels are reduced to 204 x 101, of which the last column and row are partly
+    # empty
     exif = Image.Exif()
     exif[0x0112] = orientation
     with open_photo(encode(make_smooth(813, 403), "JPEG", exif=exif), 50) as photo:
@@ -326,7 +341,8 @@ def test_the_memory_of_decoding_is_estimated_from_the_header(make_photo):
     assert estimate_memory(plain) == len(plain) + BYTES_A_PIXEL * 4000 * 3000 + ROW_BYTES * 3000
     progressive = make_photo(1, 4000, 3000, progressive=True)
     assert (
-        estimate_memory(progressive, 224) - len(progressive) == reduced - len(plain) + 3 * 4000 * 3000
+        estimate_memory(progressive, 224) - len(progressive)
+        == reduced - len(plain) + 3 * 4000 * 3000
     )  # colours at half the size
     png = make_photo(1, 400, 300, "PNG")
     assert estimate_memory(png, 32) == len(png) + BYTES_A_PIXEL * 400 * 300 + ROW_BYTES * 300

@@ -6,15 +6,17 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from squeezetune.data import digits as module
-from squeezetune.data.digits import DIGITS_PATH, load_digits, write_digits
+from squeezetune.data.datasets import digits as module
+from squeezetune.data.datasets.digits import DIGITS_PATH, load_digits, write_digits
 from squeezetune.errors import SourceError
 
 TOOL = Path(__file__).parents[2] / "tools" / "import_digits.py"
 
 
 def test_digits_are_those_of_scikit_learn():
-    datasets = pytest.importorskip("sklearn.datasets", reason="scikit-learn is an extra; it has the same digits")
+    datasets = pytest.importorskip(
+        "sklearn.datasets", reason="scikit-learn is an extra; it has the same digits"
+    )
     found, theirs = load_digits(), datasets.load_digits()
     np.testing.assert_array_equal(found.images, theirs.images)
     np.testing.assert_array_equal(found.labels, theirs.target)
@@ -58,4 +60,6 @@ def test_the_tool_makes_the_same_file_again(tmp_path, monkeypatch, capsys):
     spec.loader.exec_module(tool)
     tool.main()
     assert module.DIGITS_SHA256 in capsys.readouterr().out
-    assert hashlib.sha256((tmp_path / "digits.npz").read_bytes()).hexdigest() == module.DIGITS_SHA256
+    assert (
+        hashlib.sha256((tmp_path / "digits.npz").read_bytes()).hexdigest() == module.DIGITS_SHA256
+    )

@@ -1,8 +1,8 @@
 import pytest
 from original_archives import lay_out_eth80
 
-from squeezetune.data.eth80 import read_eth80
-from squeezetune.data.sources import open_source
+from squeezetune.data.datasets.eth80 import read_eth80
+from squeezetune.data.sources.registry import open_source
 
 CLASSES = ("apple", "car", "cow", "cup", "dog", "horse", "pear", "tomato")
 
@@ -33,7 +33,15 @@ def test_an_image_that_comes_twice_is_taken_once(objects, write_files):
 
 
 def test_other_files_are_left_out(write_files):
-    names = ("apple1-000-000.txt", "plum1-000-000.png", "apple-000-000.png", "maps/apple1-000-000.png",
-             "apple1-000-000-map.png", "Maps/apple1-000-000.png")  # fmt: skip
+    names = (
+        "apple1-000-000.txt",
+        "plum1-000-000.png",
+        "apple-000-000.png",
+        "maps/apple1-000-000.png",
+        "apple1-000-000-map.png",
+        "Maps/apple1-000-000.png",
+    )
     assert read(write_files(dict.fromkeys(names, b"x"))) == []
-    assert read(write_files({"apple1/APPLE1-000-000.JPG": b"x"}, "big")) == [("apple/apple1/apple1-000-000.jpg", b"x")]
+    assert read(write_files({"apple1/APPLE1-000-000.JPG": b"x"}, "big")) == [
+        ("apple/apple1/apple1-000-000.jpg", b"x")
+    ]

@@ -20,10 +20,11 @@ from original_archives import (
 )
 from PIL import Image
 
-from squeezetune.data import catalog, packing
-from squeezetune.data.catalog import Archive
-from squeezetune.data.fetching import fetch_dataset
+from squeezetune.data.datasets import packing
+from squeezetune.data.datasets.fetching import fetch_dataset
 from squeezetune.data.index import index_photos
+from squeezetune.data.sources import catalog
+from squeezetune.data.sources.catalog import Archive
 from squeezetune.errors import DataError, SettingsError, SourceError
 from squeezetune.events import Notice, StageAdvanced, StageFinished, StageStarted
 
@@ -32,7 +33,9 @@ FORMATS = ("binary", "python")
 
 @pytest.fixture
 def publish(web_site, monkeypatch, empty_cache):
-    """Put the archives of a data set on the web site, in place of the published ones, with their MD5 or none."""
+    """Put the archives of a data set on the web site, in place of the published ones, with their
+    MD5 or none.
+    """
 
     def put(name, archives, has_checksum=True):
         published = {}
@@ -57,19 +60,28 @@ def cifar10(publish):
 
 @pytest.fixture
 def objects(make_photo):
-    return {f"{name}{number}": {f"{view:03}-000": make_photo(10 * number + view, kind="PNG") for view in range(3)}
-            for name in ("apple", "cow") for number in range(1, 4)}  # fmt: skip
+    return {
+        f"{name}{number}": {
+            f"{view:03}-000": make_photo(10 * number + view, kind="PNG") for view in range(3)
+        }
+        for name in ("apple", "cow")
+        for number in range(1, 4)
+    }
 
 
 @pytest.fixture
 def eth80(publish, objects):
-    """Publish a small ETH-80 in its original layout, without a checksum as the original has none."""
+    """Publish a small ETH-80 in its original layout, without a checksum as the original has
+    none.
+    """
     content = write_tar(lay_out_eth80(objects, "original"))
     return publish("eth80", {"": ("eth80-cropped256.tgz", content)}, has_checksum=False)
 
 
 def list_all(folder):
-    return sorted(path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file())
+    return sorted(
+        path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file()
+    )
 
 
 def list_images(path):
@@ -99,11 +111,15 @@ def test_cifar10_is_fetched_in_every_format(cifar10, web_site, empty_cache, engi
     assert [event.stage for event in events if isinstance(event, StageFinished)] == stages
     [notice] = list_notices(events)
     assert notice.startswith("cifar10: 24 images in")
-    assert notice.endswith("the original has 60,000, in 10 folders of 5,000 and 10 folders of 1,000")
+    assert notice.endswith(
+        "the original has 60,000, in 10 folders of 5,000 and 10 folders of 1,000"
+    )
 
 
 def test_all_formats_give_the_same_file(cifar10, web_site, tmp_path):
-    files = [fetch_dataset("cifar10", tmp_path / f"{form}.zip", archive_format=form) for form in FORMATS]
+    files = [
+        fetch_dataset("cifar10", tmp_path / f"{form}.zip", archive_format=form) for form in FORMATS
+    ]
     assert len(web_site.asked) == 2
     assert len({path.read_bytes() for path in files}) == 1
 
@@ -123,8 +139,11 @@ def test_what_is_here_is_left_as_it_is(cifar10, web_site, tmp_path):
 def test_eth80_keeps_the_bytes_of_its_images_and_tells_what_came(eth80, objects, web_site):
     events = []
     images = list_images(fetch_dataset("eth80", listen=events.append))
-    assert images == {f"{name[:-1]}/{name}/{name}-{view}.png": content
-                      for name, views in objects.items() for view, content in views.items()}  # fmt: skip
+    assert images == {
+        f"{name[:-1]}/{name}/{name}-{view}.png": content
+        for name, views in objects.items()
+        for view, content in views.items()
+    }
     seen, counts = list_notices(events)
     assert hashlib.sha256(web_site.files["eth80-cropped256.tgz"]).hexdigest() in seen
     assert "18 images in 6 folders of 3; the original has 3,280, in 80 folders of 41" in counts
@@ -200,10 +219,18 @@ def test_a_full_disk_keeps_the_download(eth80, web_site, empty_cache, monkeypatc
     assert web_site.asked == []
 
 
-@pytest.mark.parametrize("content", [b"<html>Please log in</html>", b"", write_tar({"readme.txt": b"x"}),
-                                     write_tar({"eth80/apple1-000-000.png": bytes(9999)})[:-20]],
-                         # an archive holds the time, so that its bytes would name the test otherwise on each worker
-                         ids=["a page", "nothing", "another archive", "a part"])  # fmt: skip
+@pytest.mark.parametrize(
+    "content",
+    [
+        b"<html>Please log in</html>",
+        b"",
+        write_tar({"readme.txt": b"x"}),
+        write_tar({"eth80/apple1-000-000.png": bytes(9999)})[:-20],
+    ],
+    # an archive holds the time, so that its bytes would name the test
+    # otherwise on each worker
+    ids=["a page", "nothing", "another archive", "a part"],
+)
 def test_what_is_not_the_data_set_is_not_kept(eth80, web_site, empty_cache, content):
     web_site.files["eth80-cropped256.tgz"] = content
     with pytest.raises(SourceError, match=r"eth80-cropped256.tgz' (holds no image|cannot be)"):
@@ -222,7 +249,9 @@ def test_a_site_that_refuses_is_quoted_with_a_way_out(cifar10, web_site):
 
 
 def test_ar_faces_has_to_be_brought(empty_cache, make_photo, tmp_path):
-    with pytest.raises(SourceError, match="AR faces cannot be fetched: for academic research only") as caught:
+    with pytest.raises(
+        SourceError, match="AR faces cannot be fetched: for academic research only"
+    ) as caught:
         fetch_dataset("ar-faces")
     assert "ARdatabase.html" in caught.value.hint
     assert "Martinez" in caught.value.hint
@@ -245,7 +274,11 @@ def test_archives_and_folders_of_ones_own_give_the_same(
         source = write_files(files)
     else:
         source = tmp_path / f"mine.{kind}"
-        source.write_bytes(write_zip(files) if kind == "zip" else write_tar(files, "w:gz" if kind == "tgz" else "w"))
+        source.write_bytes(
+            write_zip(files)
+            if kind == "zip"
+            else write_tar(files, "w:gz" if kind == "tgz" else "w")
+        )
     brought = fetch_dataset("eth80", tmp_path / "a.zip", source=str(source))
     assert brought.read_bytes() == fetch_dataset("eth80", tmp_path / "b.zip").read_bytes()
     assert source.exists()
@@ -288,15 +321,17 @@ def test_mistakes_are_told(write_files, empty_cache, monkeypatch, name, options,
 
 MEASURE = """
 import sys
-from squeezetune.data.fetching import fetch_dataset
+from squeezetune.data.datasets.fetching import fetch_dataset
 fetch_dataset(sys.argv[1], source=sys.argv[2], listen=lambda event: getattr(event, "message", "") and print(event))
-from squeezetune.machine import measure_peak_memory
+from squeezetune.system.machine import measure_peak_memory
 print(measure_peak_memory())
-"""
+"""  # noqa: E501
 
 
 def measure(name, source):
-    """Pack a data set in a process of its own; return its notices, and the most memory that it held, in MB."""
+    """Pack a data set in a process of its own; return its notices, and the most memory that it
+    held, in MB.
+    """
     words = [sys.executable, "-c", MEASURE, name, str(source)]
     lines = subprocess.run(words, check=True, capture_output=True, text=True).stdout.splitlines()
     return lines[:-1], float(lines[-1])
@@ -325,10 +360,16 @@ def test_all_images_of_eth80(real_data, tmp_path, empty_cache, engine):
 
 @pytest.fixture(scope="module")
 def cifar10_images(real_data):
-    """Decode all images of CIFAR-10's training part, and shuffle them: pixels (n, 32, 32, 3) and labels (n,)."""
+    """Decode all images of CIFAR-10's training part, and shuffle them: pixels (n, 32, 32, 3) and
+    labels (n,).
+    """
     with zipfile.ZipFile(real_data / "cifar10.zip") as packed:
-        names = np.random.default_rng(0).permutation([name for name in packed.namelist() if name.endswith(".jpg")])
-        images = np.stack([np.asarray(Image.open(BytesIO(packed.read(name))).convert("RGB")) for name in names])
+        names = np.random.default_rng(0).permutation(
+            [name for name in packed.namelist() if name.endswith(".jpg")]
+        )
+        images = np.stack(
+            [np.asarray(Image.open(BytesIO(packed.read(name))).convert("RGB")) for name in names]
+        )
     return images, np.unique([name.split("/")[-2] for name in names], return_inverse=True)[1]
 
 
@@ -337,10 +378,15 @@ def cifar10_images(real_data):
 def test_all_images_of_cifar10(cifar10_images, tmp_path, empty_cache, engine, form):
     images, labels = cifar10_images
     parts = {
-        name: slice(10_000 * at, 10_000 * at + 10_000) for at, name in enumerate((*CIFAR_BATCHES[:4], "test_batch"))
+        name: slice(10_000 * at, 10_000 * at + 10_000)
+        for at, name in enumerate((*CIFAR_BATCHES[:4], "test_batch"))
     }
     archive = tmp_path / "cifar.tar.gz"
-    archive.write_bytes(write_cifar10({name: (make_rows(images[at]), labels[at]) for name, at in parts.items()}, form))
+    archive.write_bytes(
+        write_cifar10(
+            {name: (make_rows(images[at]), labels[at]) for name, at in parts.items()}, form
+        )
+    )
     notices, megabytes = measure("cifar10", archive)
     assert "50,000 images in 20 folders" in notices[0]
     index = index_photos("cifar10", engine=engine)

@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 
 from squeezetune.data.folds import cut_folds, leave_groups_out, share_out
 from squeezetune.data.index import ImageIndex
-from squeezetune.data.sources import MemorySource
+from squeezetune.data.sources.registry import MemorySource
 from squeezetune.errors import ClassesError, SettingsError
 
 FEW = settings(max_examples=40, deadline=None, derandomize=True)
@@ -35,7 +35,9 @@ def read_folds(folds, index):
 def test_every_class_is_spread_evenly_and_folds_are_of_one_size():
     index = make_index([0] * 53 + [1] * 27 + [2] * 5 + [3] * 2)
     folds = read_folds(cut_folds(index, 5, seed=0), index)
-    counts = np.array([[np.sum((folds == f) & (index.labels == c)) for f in range(5)] for c in range(4)])
+    counts = np.array(
+        [[np.sum((folds == f) & (index.labels == c)) for f in range(5)] for c in range(4)]
+    )
     assert (counts.max(axis=1) - counts.min(axis=1) <= 1).all()
     assert np.ptp(counts.sum(axis=0)) <= 1
 
@@ -69,10 +71,15 @@ def test_units_stay_in_one_fold_and_every_image_has_one(data):
 def test_order_and_names_do_not_matter_and_the_seed_does():
     index, order = make_index([0] * 40 + [1] * 40), np.random.default_rng(0).permutation(80)
     shuffled = replace(
-        index, names=tuple(f"x{i}" for i in range(80)), labels=index.labels[order], digests=index.digests[order]
+        index,
+        names=tuple(f"x{i}" for i in range(80)),
+        labels=index.labels[order],
+        digests=index.digests[order],
     )
     folds = read_folds(cut_folds(index, 5, seed=3), index)
-    np.testing.assert_array_equal(read_folds(cut_folds(shuffled, 5, seed=3), shuffled), folds[order])
+    np.testing.assert_array_equal(
+        read_folds(cut_folds(shuffled, 5, seed=3), shuffled), folds[order]
+    )
     assert (read_folds(cut_folds(index, 5, seed=4), index) != folds).any()
 
 
@@ -84,7 +91,9 @@ def test_more_folds_than_images_leave_none_empty():
 
 
 def test_groups_stay_together_and_each_may_be_left_out():
-    names = [f"{'ab'[i // 20]}{i // 4}/{i}.jpg" for i in range(40)]  # five groups of four in each class
+    names = [
+        f"{'ab'[i // 20]}{i // 4}/{i}.jpg" for i in range(40)
+    ]  # five groups of four in each class
     index = make_index([0] * 20 + [1] * 20, names=names)
     groups = np.array([name.split("/")[0] for name in names])
     for folds in (cut_folds(index, 5, 0, "^[ab][0-9]+"), leave_groups_out(index, 0, "^[ab][0-9]+")):
@@ -116,7 +125,9 @@ def test_a_fold_is_the_test_part_also_of_an_index_that_lost_images():
 
 
 def test_what_cannot_be_tested_and_learnt_is_named():
-    with pytest.raises(ClassesError, match="1 class has one different image only: 'class1'; needed are 2"):
+    with pytest.raises(
+        ClassesError, match="1 class has one different image only: 'class1'; needed are 2"
+    ):
         cut_folds(make_index([0, 0, 0, 1, 1], contents=[0, 1, 2, 3, 3]), 5, 0)
     with pytest.raises(ClassesError, match="1 class has one group of images only: 'class1'"):
         leave_groups_out(make_index([0, 0, 1, 1], groups=("a", "b", "c", "c")), 0)

@@ -10,17 +10,19 @@ import numpy as np
 import pytest
 from PIL import Image, features
 
-from squeezetune.data.content import recognise_format
-from squeezetune.data.decoders import DECODERS, NEEDS_HEIF
 from squeezetune.data.decoding import open_image
 from squeezetune.data.index import index_photos
 from squeezetune.data.pixels import PixelSettings, fit_image, load_pixels
-from squeezetune.data.sources import MemorySource
+from squeezetune.data.sources.content import recognise_format
+from squeezetune.data.sources.image_formats import DECODERS, NEEDS_HEIF
+from squeezetune.data.sources.registry import MemorySource
 from squeezetune.errors import ImageError
 from squeezetune.events import Notice
 
 PHOTOS = Path(__file__).parents[1] / "photos"
-PICTURE = Image.fromarray(np.random.default_rng(0).integers(0, 256, (6, 8, 3), np.uint8)).resize((64, 48))
+PICTURE = Image.fromarray(np.random.default_rng(0).integers(0, 256, (6, 8, 3), np.uint8)).resize(
+    (64, 48)
+)
 
 
 def save(kind, image=PICTURE, **options):
@@ -61,10 +63,19 @@ def test_portable_maps_of_any_depth(data, expected):
     assert np.asarray(open_image(data))[0, :, 0].tolist() == expected
 
 
-@pytest.mark.parametrize("data", [
-    b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n", b"%PDF-1.7\n", b"<svg xmlns='http://www.w3.org/2000/svg'/>",
-    b"\xd7\xcd\xc6\x9a" + bytes(60), b"8BPS\0\1" + bytes(60), b"GRIB" + bytes(60), bytes(64), b"\xff" * 64,
-])  # fmt: skip
+@pytest.mark.parametrize(
+    "data",
+    [
+        b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n",
+        b"%PDF-1.7\n",
+        b"<svg xmlns='http://www.w3.org/2000/svg'/>",
+        b"\xd7\xcd\xc6\x9a" + bytes(60),
+        b"8BPS\0\1" + bytes(60),
+        b"GRIB" + bytes(60),
+        bytes(64),
+        b"\xff" * 64,
+    ],
+)
 def test_what_runs_programs_or_is_made_of_layers_is_never_read(data):
     with pytest.raises(ImageError):
         recognise_format(data)
@@ -86,7 +97,11 @@ def test_a_turned_heic_photo_stands_upright_once():
 @pytest.mark.usefixtures("without_heif")
 def test_where_heic_cannot_be_read_the_extra_is_named(write_files, make_photo, engine):
     heic = (PHOTOS / "upright.heic").read_bytes()
-    photos = {f"{label}/{at}.jpg": make_photo(at + len(label)) for label in ("cat", "wolf") for at in range(2)}
+    photos = {
+        f"{label}/{at}.jpg": make_photo(at + len(label))
+        for label in ("cat", "wolf")
+        for at in range(2)
+    }
     events = []
     root = write_files(photos | {f"cat/{at}.heic": heic for at in range(3)})
     index = index_photos(root, engine=engine, listen=events.append)
@@ -96,9 +111,13 @@ def test_where_heic_cannot_be_read_the_extra_is_named(write_files, make_photo, e
 
 
 def test_large_images_of_other_formats_are_made_smaller_as_jpegs_are(monkeypatch):
-    """In strips and by a whole number, never below twice the side that is wanted; the resized pixels hardly differ."""
+    """In strips and by a whole number, never below twice the side that is wanted; the resized
+    pixels hardly differ.
+    """
     rng = np.random.default_rng(1)
-    smooth = Image.fromarray(rng.integers(0, 256, (9, 12, 3), np.uint8)).resize((805, 603), Image.Resampling.BICUBIC)
+    smooth = Image.fromarray(rng.integers(0, 256, (9, 12, 3), np.uint8)).resize(
+        (805, 603), Image.Resampling.BICUBIC
+    )
     glass = smooth.convert("RGBA")
     glass.putalpha(smooth.convert("L"))
     deep = Image.fromarray(np.asarray(smooth.convert("L"), np.uint16) * 257)
@@ -136,19 +155,26 @@ def test_photos_of_iphones_are_read_out_of_archives_and_tables(kind, tmp_path, e
     assert [len(index), list(index.skipped)] == [4, []]
     for at in range(4):
         upright = np.asarray(open_image(photos[at % 2]))
-        np.testing.assert_array_equal(np.asarray(open_image(index.source.read(index.names[at]))), upright)
+        np.testing.assert_array_equal(
+            np.asarray(open_image(index.source.read(index.names[at]))), upright
+        )
 
 
 def test_a_damaged_tiff_is_told_by_its_error_alone(tmp_path):
-    """libtiff itself writes a line to the standard error of the process, past Python: seen from outside."""
+    """libtiff itself writes a line to the standard error of the process, past Python: seen from
+    outside.
+    """
     data = bytearray(save("TIFF", compression="tiff_lzw"))
     data[40:200] = bytes(255 - value for value in data[40:200])
     (tmp_path / "photo.tif").write_bytes(data)
     opening = f"Image.open({str(tmp_path / 'photo.tif')!r}).load()"
-    plain = run_python(f"from PIL import Image\ntry: {opening}\nexcept Exception as error: print(error)")
+    plain = run_python(
+        f"from PIL import Image\ntry: {opening}\nexcept Exception as error: print(error)"
+    )
     assert plain.stderr
     ours = run_python(
-        "from squeezetune.data.decoding import open_image\nfrom squeezetune.errors import ImageError\n"
+        "from squeezetune.data.decoding import open_image\nfrom squeezetune.errors import "
+        "ImageError\n"
         f"try: open_image(open({str(tmp_path / 'photo.tif')!r}, 'rb').read())\n"
         "except ImageError as error: print(error)"
     )

@@ -9,13 +9,13 @@ import pytest
 from PIL import Image
 
 from squeezetune.data import digests as digests_module
-from squeezetune.data import folders
-from squeezetune.data.content import FORMATS, hash_image
-from squeezetune.data.decoders import NEEDS_HEIF
 from squeezetune.data.index import Skipped, index_images, index_photos
-from squeezetune.engine import ThreadEngine
+from squeezetune.data.sources import folder as folders
+from squeezetune.data.sources.content import FORMATS, hash_image
+from squeezetune.data.sources.image_formats import NEEDS_HEIF
 from squeezetune.errors import ClassesError, SettingsError, SourceError
 from squeezetune.events import StageAdvanced, StageFinished, StageStarted
+from squeezetune.system.executor import ThreadEngine
 
 TRAIN, VALIDATION, TEST = 0, 1, 2
 
@@ -25,7 +25,10 @@ def list_skipped(index):
 
 
 def list_classes(index):
-    return {name: index.class_names[label] for name, label in zip(index.names, index.labels, strict=True)}
+    return {
+        name: index.class_names[label]
+        for name, label in zip(index.names, index.labels, strict=True)
+    }
 
 
 def test_folder_of_classes(photo_folder, engine):
@@ -45,9 +48,15 @@ def test_folder_of_classes(photo_folder, engine):
 
 
 def test_images_may_lie_deeper_in_the_class_folder(write_files, make_photo, engine):
-    root = write_files({"cat/a/b/1.jpg": make_photo(0), "cat/2.jpg": make_photo(1), "dog/old/3.jpg": make_photo(2)})
+    root = write_files(
+        {"cat/a/b/1.jpg": make_photo(0), "cat/2.jpg": make_photo(1), "dog/old/3.jpg": make_photo(2)}
+    )
     index = index_photos(str(root), engine=engine)
-    assert list_classes(index) == {"cat/2.jpg": "cat", "cat/a/b/1.jpg": "cat", "dog/old/3.jpg": "dog"}
+    assert list_classes(index) == {
+        "cat/2.jpg": "cat",
+        "cat/a/b/1.jpg": "cat",
+        "dog/old/3.jpg": "dog",
+    }
 
 
 def test_every_hostile_file_is_skipped_with_its_reason(
@@ -98,7 +107,9 @@ def refuse_file(monkeypatch, ending):
 @pytest.mark.skipif(sys.platform != "linux", reason="other systems refuse such names")
 def test_odd_names_of_classes_and_files_survive(write_files, make_photo, engine):
     names = ['it\'s a "cat"/new\nline.jpg', "кот 猫/ü.jpg", os.fsdecode(b"caf\xe9/\xff.jpg")]
-    index = index_photos(write_files({name: make_photo(i) for i, name in enumerate(names)}), engine=engine)
+    index = index_photos(
+        write_files({name: make_photo(i) for i, name in enumerate(names)}), engine=engine
+    )
     assert set(index.names) == set(names)
     assert set(index.class_names) == {name.split("/")[0] for name in names}
     assert len(index.fingerprint) == 32  # undecodable bytes do not stop it
@@ -118,9 +129,19 @@ def test_scan_writes_nothing(photo_folder, engine):
 
 
 def test_class_pattern_joins_folders(write_files, make_photo, engine):
-    files = {f"{name}{i}/{name}{i}-{j}.png": make_photo(100 * i + 10 * k + j, kind="PNG")
-             for k, name in enumerate(("apple", "pear")) for i in (1, 2) for j in range(3)}  # fmt: skip
-    root = write_files({**files, "apple9.png": make_photo(999, kind="PNG"), "42/x.png": make_photo(998, kind="PNG")})
+    files = {
+        f"{name}{i}/{name}{i}-{j}.png": make_photo(100 * i + 10 * k + j, kind="PNG")
+        for k, name in enumerate(("apple", "pear"))
+        for i in (1, 2)
+        for j in range(3)
+    }
+    root = write_files(
+        {
+            **files,
+            "apple9.png": make_photo(999, kind="PNG"),
+            "42/x.png": make_photo(998, kind="PNG"),
+        }
+    )
     (root / "nothing").mkdir()
     index = index_photos(root, engine=engine, class_pattern="^([a-z]+)[0-9]")
     assert index.class_names == ("apple", "pear")
@@ -141,8 +162,12 @@ def test_class_pattern_that_is_wrong_or_matches_nothing(photo_folder, engine):
 @pytest.mark.parametrize("validation", ["", "val", "Valid", "validation"])
 def test_split_folder(write_files, make_photo, engine, validation):
     tops = [top for top in ("Train", "TEST", validation) if top]
-    files = {f"{top}/{name}/{i}.jpg": make_photo(100 * t + 10 * c + i)
-             for t, top in enumerate(tops) for c, name in enumerate(("cat", "dog")) for i in range(2)}  # fmt: skip
+    files = {
+        f"{top}/{name}/{i}.jpg": make_photo(100 * t + 10 * c + i)
+        for t, top in enumerate(tops)
+        for c, name in enumerate(("cat", "dog"))
+        for i in range(2)
+    }
     index = index_photos(write_files({**files, "Train/stray.jpg": make_photo(999)}), engine=engine)
     assert index.class_names == ("cat", "dog")
     assert sorted(index.names) == sorted(files)
@@ -153,7 +178,10 @@ def test_split_folder(write_files, make_photo, engine, validation):
 
 
 def test_class_in_only_one_part_is_a_class(write_files, make_photo, engine):
-    files = {f"{name}.jpg": make_photo(i) for i, name in enumerate(["train/a/1", "train/b/1", "test/c/1"])}
+    files = {
+        f"{name}.jpg": make_photo(i)
+        for i, name in enumerate(["train/a/1", "train/b/1", "test/c/1"])
+    }
     assert index_photos(write_files(files), engine=engine).class_names == ("a", "b", "c")
 
 
@@ -168,13 +196,21 @@ def test_class_in_only_one_part_is_a_class(write_files, make_photo, engine):
     ],
 )
 def test_class_called_train_is_no_split(write_files, make_photo, engine, names):
-    index = index_photos(write_files({f"{n}.jpg": make_photo(i) for i, n in enumerate(names)}), engine=engine)
+    index = index_photos(
+        write_files({f"{n}.jpg": make_photo(i) for i, n in enumerate(names)}), engine=engine
+    )
     assert index.parts is None
     assert index.class_names == tuple(sorted({name.split("/")[0] for name in names}))
 
 
 def test_test_part_without_classes_is_refused(write_files, make_photo, engine):
-    root = write_files({"train/a/1.jpg": make_photo(0), "train/b/1.jpg": make_photo(1), "test/1.jpg": make_photo(2)})
+    root = write_files(
+        {
+            "train/a/1.jpg": make_photo(0),
+            "train/b/1.jpg": make_photo(1),
+            "test/1.jpg": make_photo(2),
+        }
+    )
     with pytest.raises(ClassesError, match="the images in 'test' lie in no class folder"):
         index_photos(root, engine=engine)
 
@@ -204,8 +240,12 @@ def test_missing_folder(engine, tmp_path):
 
 
 def test_one_class_only(write_files, make_photo, engine):
-    root = write_files({f"all/{name}/{i}.jpg": make_photo(i) for i, name in enumerate(("cat", "dog"))})
-    with pytest.raises(ClassesError, match=r"has one class, 'all', of 2 images; needed are two") as caught:
+    root = write_files(
+        {f"all/{name}/{i}.jpg": make_photo(i) for i, name in enumerate(("cat", "dog"))}
+    )
+    with pytest.raises(
+        ClassesError, match=r"has one class, 'all', of 2 images; needed are two"
+    ) as caught:
         index_photos(root, engine=engine)
     assert "If the folders in 'all' are the classes" in caught.value.hint
     with pytest.raises(ClassesError, match="lies in a class folder"):
@@ -218,7 +258,8 @@ def test_empty_class_folders_are_named(photo_folder, write_files, engine):
     with pytest.raises(ClassesError) as caught:
         index_photos(photo_folder, engine=engine)
     assert caught.value.message == (
-        "2 class folders have no image: 'ant', 'dog' (2 skipped, e.g. 'dog/1.jpg': the file is empty)"
+        "2 class folders have no image: 'ant', 'dog' (2 skipped, e.g. 'dog/1.jpg': the file is "
+        "empty)"
     )
     assert caught.value.hint == "Add photos to these folders, or remove them."
 
@@ -226,7 +267,9 @@ def test_empty_class_folders_are_named(photo_folder, write_files, engine):
 def test_many_empty_class_folders_are_counted(photo_folder, engine):
     for number in range(2000):
         (photo_folder / f"empty{number:04}").mkdir()
-    with pytest.raises(ClassesError, match="2,000 class folders have no image: 'empty0000', ") as caught:
+    with pytest.raises(
+        ClassesError, match="2,000 class folders have no image: 'empty0000', "
+    ) as caught:
         index_photos(photo_folder, engine=engine)
     assert caught.value.message.endswith("'empty0004' and 1,995 more")
 
@@ -257,7 +300,9 @@ def test_fingerprint_follows_content_and_class_alone(write_files, make_photo, en
 def test_fingerprint_is_that_of_all_rows_in_order(write_files, make_photo, engine):
     classes = ("鼠", "b", "a", "é")
     files = {
-        f"{label}/{i}.png": make_photo((i + at) % 7, 4, 4, "PNG") for at, label in enumerate(classes) for i in range(5)
+        f"{label}/{i}.png": make_photo((i + at) % 7, 4, 4, "PNG")
+        for at, label in enumerate(classes)
+        for i in range(5)
     }
     index = index_photos(write_files(files), engine=engine)
     rows = sorted(
@@ -265,11 +310,15 @@ def test_fingerprint_is_that_of_all_rows_in_order(write_files, make_photo, engin
         for label, digest in zip(index.labels, index.digests, strict=True)
     )
     assert index.fingerprint == hashlib.blake2b(b"\0".join(rows), digest_size=16).hexdigest()
-    assert len(rows) > len(set(index.digests.view("V16").ravel().tolist()))  # some contents are there twice
+    assert len(rows) > len(
+        set(index.digests.view("V16").ravel().tolist())
+    )  # some contents are there twice
 
 
 def test_without_moves_images_to_skipped(write_files, make_photo, engine):
-    names = [f"{part}/{label}/{i}.jpg" for part in ("test", "train") for label in "ab" for i in range(2)]
+    names = [
+        f"{part}/{label}/{i}.jpg" for part in ("test", "train") for label in "ab" for i in range(2)
+    ]
     files = {name: make_photo(i) for i, name in enumerate(names)}
     index = index_photos(write_files({**files, "train/a/empty.jpg": b""}), engine=engine)
     fewer = index.without({6: "the file is cut short", 1: "damaged"})
@@ -316,7 +365,13 @@ def test_engines_of_any_width_agree(photo_folder):
 
 def test_memory_of_any_kind(photo_folder, make_photo, engine):
     path = photo_folder / "bee" / "0.jpg"
-    images = [make_photo(50), np.zeros((4, 4, 3), np.uint8), Image.new("L", (3, 3)), path, str(path)]
+    images = [
+        make_photo(50),
+        np.zeros((4, 4, 3), np.uint8),
+        Image.new("L", (3, 3)),
+        path,
+        str(path),
+    ]
     index = index_images(images, ["x", "y", "x", "y", "y"], engine=engine)
     assert index.names == ("0", "1", "2", "3", "4")
     assert index.class_names == ("x", "y")

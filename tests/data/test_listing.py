@@ -1,4 +1,4 @@
-from squeezetune.data.listing import Entry, list_entries, list_some
+from squeezetune.data.sources.source import Entry, list_entries, list_some
 
 
 def test_list_some():

@@ -1,8 +1,7 @@
 import pytest
 
-from squeezetune.data.columns import parse_columns
 from squeezetune.data.index import index_photos
-from squeezetune.data.manifests import open_manifest
+from squeezetune.data.sources.table import open_manifest, parse_columns
 from squeezetune.data.split import split_index
 from squeezetune.errors import ClassesError, SettingsError, SourceError
 from squeezetune.events import Notice
@@ -34,8 +33,10 @@ def read(table, **columns):
 ])  # fmt: skip
 def test_columns_are_guessed_by_their_names(write_table, header, roles):
     delimiter = next(sign for sign in ";\t," if sign in header)
-    row = delimiter.join("a.jpg" if "ima" in cell.lower() or cell in ("path", "file_name") else "train"
-                         for cell in header.split(delimiter))  # fmt: skip
+    row = delimiter.join(
+        "a.jpg" if "ima" in cell.lower() or cell in ("path", "file_name") else "train"
+        for cell in header.split(delimiter)
+    )
     listing = read(write_table(f"{header}\n{row}\n"))
     assert listing.files == ("a.jpg",)
     assert listing.notes[0].startswith(f"photos.csv: {roles}; --columns ")
@@ -43,7 +44,10 @@ def test_columns_are_guessed_by_their_names(write_table, header, roles):
 
 def test_a_guess_names_the_flag_that_would_say_so(write_table):
     (note,) = read(write_table("file,species\na.jpg,bee\n")).notes
-    assert note == 'photos.csv: path=file, label=species; --columns "path=file,label=species" would say so'
+    assert (
+        note
+        == 'photos.csv: path=file, label=species; --columns "path=file,label=species" would say so'
+    )
 
 
 @pytest.mark.parametrize("text", ["a.jpg,bee\nb.jpg,cow\n", "bee,a.jpg\ncow,b.jpg\n"])
@@ -66,14 +70,15 @@ def test_what_a_column_is_may_be_said(write_table):
     assert listing.columns.groups == ("x",)
     split = write_table("path,label,split\na.jpg,bee,everywhere\n", "split.csv")
     assert read(split, split="").columns.parts is None
-    with pytest.raises(SettingsError, match="has no column 'species'; it has path, label, which, kind, g"):
+    with pytest.raises(
+        SettingsError, match="has no column 'species'; it has path, label, which, kind, g"
+    ):
         read(path, label="species")
 
 
 def test_parts_and_groups_are_read(write_table):
-    text = (
-        "path,label,split,group\na.jpg,bee,Train,1\nb.jpg,cow,VAL,2\nc.jpg,cow,testing,\nd.jpg,cow,,3\ne.jpg,cow,x,3\n"
-    )
+    text = "path,label,split,group\na.jpg,bee,Train,1\nb.jpg,cow,VAL,2\nc.jpg,cow,testing,\n"
+    text += "d.jpg,cow,,3\ne.jpg,cow,x,3\n"
     listing = read(write_table(text))
     assert listing.columns.parts == (0, 1, 2)
     assert listing.columns.groups == ("1", "2", "")
@@ -124,7 +129,9 @@ def test_empty_lines_are_no_rows(write_table):
 
 def test_a_path_that_can_be_none_is_told(photo_folder, write_table, engine):
     rows = [f"photos/{name}/0.jpg,{name}" for name in ("bee", "cow")]
-    index = index_photos(write_table("path,label\n" + "\n".join([*rows, "photos/\0.jpg,owl"])), engine=engine)
+    index = index_photos(
+        write_table("path,label\n" + "\n".join([*rows, "photos/\0.jpg,owl"])), engine=engine
+    )
     assert len(index) == 2
     assert index.skipped[0].reason.startswith("its path is none")
 
@@ -133,12 +140,16 @@ def test_a_table_is_indexed_as_its_folder_is(photo_folder, write_table, engine):
     whole = index_photos(photo_folder, engine=engine)
     rows = [f"{photo_folder.name}/{name},{name.split('/')[0]}" for name in reversed(whole.names)]
     heard = []
-    index = index_photos(write_table("file,kind\n" + "\n".join(rows)), engine=engine, listen=heard.append)
+    index = index_photos(
+        write_table("file,kind\n" + "\n".join(rows)), engine=engine, listen=heard.append
+    )
     assert index.class_names == whole.class_names
     assert index.labels.tolist() == whole.labels.tolist()
     assert index.digests.tolist() == whole.digests.tolist()
     assert index.fingerprint == whole.fingerprint
-    assert next(event.message for event in heard if isinstance(event, Notice)).startswith("photos.csv: path=file")
+    assert next(event.message for event in heard if isinstance(event, Notice)).startswith(
+        "photos.csv: path=file"
+    )
 
 
 def test_paths_may_lead_anywhere_the_user_says(photo_folder, tmp_path, engine):
@@ -149,17 +160,27 @@ def test_paths_may_lead_anywhere_the_user_says(photo_folder, tmp_path, engine):
     )
     index = index_photos(path, engine=engine)
     assert len(index) == 2
-    assert [(item.name, item.reason) for item in index.skipped] == [("gone.jpg", "there is no such file")]
+    assert [(item.name, item.reason) for item in index.skipped] == [
+        ("gone.jpg", "there is no such file")
+    ]
 
 
 def test_the_groups_of_a_table_stay_together(photo_folder, write_table, engine):
     names = index_photos(photo_folder, engine=engine).names
-    rows = [f"{photo_folder.name}/{name},{name[:3]},{name[:3]}{int(name[4]) // 2}" for name in names]
+    rows = [
+        f"{photo_folder.name}/{name},{name[:3]},{name[:3]}{int(name[4]) // 2}" for name in names
+    ]
     index = index_photos(write_table("path,label,group\n" + "\n".join(rows)), engine=engine)
     split = split_index(index, validation=0.2, test=0.2, seed=0)
     assert split.groups == 15
-    parts = {group: {part for part, positions in enumerate((split.train, split.validation, split.test))
-                     if any(index.groups[at] == group for at in positions)} for group in index.groups}  # fmt: skip
+    parts = {
+        group: {
+            part
+            for part, positions in enumerate((split.train, split.validation, split.test))
+            if any(index.groups[at] == group for at in positions)
+        }
+        for group in index.groups
+    }
     assert all(len(found) == 1 for found in parts.values())
     assert index.without({0: "gone"}).groups == index.groups[1:]
 
@@ -167,7 +188,9 @@ def test_the_groups_of_a_table_stay_together(photo_folder, write_table, engine):
 def test_the_split_of_a_table_is_kept(photo_folder, write_table, engine):
     names = index_photos(photo_folder, engine=engine).names
     parts = ["train", "train", "train", "test", "val"]
-    rows = [f"{photo_folder.name}/{name},{name[:3]},{parts[at % 5]}" for at, name in enumerate(names)]
+    rows = [
+        f"{photo_folder.name}/{name},{name[:3]},{parts[at % 5]}" for at, name in enumerate(names)
+    ]
     index = index_photos(write_table("path,label,split\n" + "\n".join(rows)), engine=engine)
     split = split_index(index, validation=0.1, test=0.1, seed=0)
     assert (len(split.train), len(split.validation), len(split.test)) == (18, 6, 6)
@@ -179,7 +202,11 @@ def test_one_class_is_not_enough(photo_folder, write_table, engine):
 
 
 def test_columns_are_written_as_pairs():
-    assert parse_columns("path=file, label=my species,split=") == {"path": "file", "label": "my species", "split": ""}
+    assert parse_columns("path=file, label=my species,split=") == {
+        "path": "file",
+        "label": "my species",
+        "split": "",
+    }
     assert parse_columns("") == {}
     for text, word in (("file", "'file'"), ("class=x", "'class'")):
         with pytest.raises(SettingsError, match=f"{word} is none of path, label, split, group"):

@@ -5,9 +5,9 @@ import numpy as np
 import pytest
 from PIL import Image, ImageOps, PngImagePlugin
 
-from squeezetune.data.content import hash_image
 from squeezetune.data.decoding import open_image
-from squeezetune.data.orientation import find_orientation, read_orientation
+from squeezetune.data.sources.content import hash_image
+from squeezetune.data.sources.orientation import find_orientation, read_orientation
 
 XMP = '<x:xmpmeta xmlns:x="adobe:ns:meta/"><rdf:Description {}/></x:xmpmeta>'
 PIXELS = np.random.default_rng(0).integers(0, 256, (30, 50, 3), np.uint8)
@@ -23,7 +23,9 @@ def make_exif(orientation=None):
 
 def make_xmp(orientation, is_element=False):
     if is_element:
-        return XMP.format("").replace("/>", f"><tiff:Orientation>{orientation}</tiff:Orientation></rdf:Description>", 1)
+        return XMP.format("").replace(
+            "/>", f"><tiff:Orientation>{orientation}</tiff:Orientation></rdf:Description>", 1
+        )
     return XMP.format(f'tiff:Orientation="{orientation}"')
 
 
@@ -35,7 +37,11 @@ def save(kind, exif=None, xmp=None, raw_profile=None):
         if xmp:
             chunks.add_itxt("XML:com.adobe.xmp", xmp)
         if raw_profile:
-            chunks.add_text("Raw profile type exif", f"\nexif\n{len(raw_profile):8}\n{raw_profile.hex()}\n", zip=True)
+            chunks.add_text(
+                "Raw profile type exif",
+                f"\nexif\n{len(raw_profile):8}\n{raw_profile.hex()}\n",
+                zip=True,
+            )
         options["pnginfo"] = chunks
     elif xmp and kind == "TIFF":
         options["tiffinfo"] = {700: xmp.encode()}
@@ -82,7 +88,15 @@ def test_damaged_metadata_are_as_none():
     assert read_orientation(good) == 6
     assert read_orientation(good.removeprefix(b"Exif\0\0")) == 6
     assert read_orientation(b"Exif\0\0MM\0*\0\0\0\x08\0\1\1\x12\0\3\0\0\0\1\0\x08\0\0\0\0\0\0") == 8
-    for junk in (b"", b"Exif\0\0", b"\xff" * 40, b"II*\0\xff\xff\xff\xff", b"II*\0\x08\0\0\0\xff\xff", "text", None):
+    for junk in (
+        b"",
+        b"Exif\0\0",
+        b"\xff" * 40,
+        b"II*\0\xff\xff\xff\xff",
+        b"II*\0\x08\0\0\0\xff\xff",
+        "text",
+        None,
+    ):
         assert read_orientation(junk) is None
     assert find_orientation({"exif": make_exif(9)}) == 1
     assert find_orientation({"exif": make_exif(0), "xmp": make_xmp(6).encode()}) == 1

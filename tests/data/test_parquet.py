@@ -3,8 +3,8 @@ import sys
 
 import pytest
 
-from squeezetune.data.content import hash_image
 from squeezetune.data.index import index_photos
+from squeezetune.data.sources.content import hash_image
 from squeezetune.errors import ImageError, MissingExtraError, SettingsError, SourceError
 
 pyarrow = pytest.importorskip("pyarrow", reason="pyarrow is an extra")
@@ -15,11 +15,17 @@ NAMES = ["bee", "cow", "owl"]
 
 def write_table(path, photos, labels, *, names=None, nested=True, column="image", **others):
     """Write a file as the `datasets` library does."""
-    images = [{"bytes": photo, "path": f"{at}.jpg"} for at, photo in enumerate(photos)] if nested else photos
+    images = (
+        [{"bytes": photo, "path": f"{at}.jpg"} for at, photo in enumerate(photos)]
+        if nested
+        else photos
+    )
     table = pyarrow.table({column: images, "label": labels, **others})
     if names:
         features = {"label": {"names": names, "_type": "ClassLabel"}}
-        table = table.replace_schema_metadata({"huggingface": json.dumps({"info": {"features": features}})})
+        table = table.replace_schema_metadata(
+            {"huggingface": json.dumps({"info": {"features": features}})}
+        )
     path.parent.mkdir(exist_ok=True)
     parquet.write_table(table, path, row_group_size=4)
     return path
@@ -32,7 +38,13 @@ def photos(make_photo):
 
 @pytest.mark.parametrize("nested", [True, False])
 def test_classes_have_the_names_that_the_file_says(tmp_path, photos, engine, nested):
-    path = write_table(tmp_path / "photos.parquet", photos, [at % 3 for at in range(12)], names=NAMES, nested=nested)
+    path = write_table(
+        tmp_path / "photos.parquet",
+        photos,
+        [at % 3 for at in range(12)],
+        names=NAMES,
+        nested=nested,
+    )
     index = index_photos(path, engine=engine)
     assert index.class_names == tuple(NAMES)
     assert index.labels.tolist() == [at % 3 for at in range(12)]
@@ -50,7 +62,10 @@ def test_without_names_a_class_is_called_by_its_value(tmp_path, photos, engine):
 def test_rows_without_class_or_image_are_told(tmp_path, photos, engine):
     photos = [*photos[:10], None, b"no image"]
     labels = [-1, None, *(at % 2 for at in range(10))]
-    index = index_photos(write_table(tmp_path / "a.parquet", photos, labels, names=NAMES, nested=False), engine=engine)
+    index = index_photos(
+        write_table(tmp_path / "a.parquet", photos, labels, names=NAMES, nested=False),
+        engine=engine,
+    )
     assert {skipped.name: skipped.reason[:12] for skipped in index.skipped} == {
         "a.parquet/00": "no class",
         "a.parquet/01": "no class",
@@ -75,7 +90,9 @@ def test_columns_are_guessed_and_may_be_named(tmp_path, photos, engine):
     path = write_table(tmp_path / "a.parquet", photos, [0, 1, 2] * 4, column="img", **others)
     index = index_photos(path, engine=engine, listen=heard.append)
     assert index.groups == tuple(str(at // 2) for at in range(12))
-    assert heard[0].message.startswith('a.parquet: path=img, label=label, group=patient_id; --columns "path=img')
+    assert heard[0].message.startswith(
+        'a.parquet: path=img, label=label, group=patient_id; --columns "path=img'
+    )
     assert index_photos(path, engine=engine, columns="label=kind,group=").class_names == ("x", "y")
     with pytest.raises(SettingsError, match="has no column 'sort'; it has img, label"):
         index_photos(path, engine=engine, columns="label=sort")

@@ -3,9 +3,14 @@ import doctest
 import numpy as np
 import pytest
 
-from squeezetune.data import pixel_rows
+from squeezetune.data import image_cache as pixel_rows
+from squeezetune.data.image_cache import (
+    choose_pixel_side,
+    compute_pixel_rows,
+    find_pixel_rows,
+    open_pixel_store,
+)
 from squeezetune.data.index import index_photos
-from squeezetune.data.pixel_rows import choose_pixel_side, compute_pixel_rows, find_pixel_rows, open_pixel_store
 from squeezetune.data.pixels import PixelSettings, load_pixels
 from squeezetune.events import StageStarted, ignore_event
 
@@ -15,7 +20,9 @@ def photos(photo_folder, engine):
     return index_photos(photo_folder, engine=engine)
 
 
-@pytest.mark.parametrize("pixels", [PixelSettings(32), PixelSettings(37, "crop"), PixelSettings(9, "pad")])
+@pytest.mark.parametrize(
+    "pixels", [PixelSettings(32), PixelSettings(37, "crop"), PixelSettings(9, "pad")]
+)
 def test_rows_are_the_pixels_of_each_image(photos, engine, tmp_path, pixels):
     store = open_pixel_store(tmp_path, pixels)
     rows = compute_pixel_rows(photos, pixels, store, engine, ignore_event)
@@ -28,14 +35,20 @@ def test_rows_are_the_pixels_of_each_image(photos, engine, tmp_path, pixels):
 
 def test_the_stage_has_its_name(photos, engine, tmp_path):
     said, pixels = [], PixelSettings(16)
-    compute_pixel_rows(photos, pixels, open_pixel_store(tmp_path, pixels), engine, said.append, np.arange(5))
+    compute_pixel_rows(
+        photos, pixels, open_pixel_store(tmp_path, pixels), engine, said.append, np.arange(5)
+    )
     assert said[0] == StageStarted("pixels", 5)
 
 
-def test_images_that_cannot_be_decoded_are_named_with_the_reason(write_files, make_photo, engine, tmp_path):
+def test_images_that_cannot_be_decoded_are_named_with_the_reason(
+    write_files, make_photo, engine, tmp_path
+):
     broken = make_photo(3, 64, 48)[:-200]
     files = {f"{name}/{i}.jpg": make_photo(i) for i, name in enumerate("aabb")}
-    root = write_files(files | {"a/broken.jpg": broken, "b/copy.jpg": broken, "b/unseen.jpg": make_photo(9)[:-100]})
+    root = write_files(
+        files | {"a/broken.jpg": broken, "b/copy.jpg": broken, "b/unseen.jpg": make_photo(9)[:-100]}
+    )
     photos, pixels = index_photos(root, engine=engine), PixelSettings(16)
     wanted = np.array([at for at, name in enumerate(photos.names) if "unseen" not in name])
     store = open_pixel_store(tmp_path, pixels)
@@ -67,7 +80,9 @@ def test_other_pixels_have_another_place(tmp_path, monkeypatch):
         (128, [(1, 1)], 1),
     ],
 )
-def test_the_side_is_a_little_more_than_training_needs_and_no_more_than_there_is(side, sizes, chosen):
+def test_the_side_is_a_little_more_than_training_needs_and_no_more_than_there_is(
+    side, sizes, chosen
+):
     assert choose_pixel_side(side, np.array(sizes, np.int32)) == chosen
 
 

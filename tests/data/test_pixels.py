@@ -7,9 +7,16 @@ import pytest
 from PIL import Image
 
 from squeezetune.data import pixels as pixels_module
-from squeezetune.data.folders import FolderSource
-from squeezetune.data.pixels import PixelSettings, fit_image, load_pixels, make_thumbnail, open_image, prepare_pixels
-from squeezetune.data.sources import MemorySource
+from squeezetune.data.pixels import (
+    PixelSettings,
+    fit_image,
+    load_pixels,
+    make_thumbnail,
+    open_image,
+    prepare_pixels,
+)
+from squeezetune.data.sources.folder import FolderSource
+from squeezetune.data.sources.registry import MemorySource
 from squeezetune.errors import ImageError, SettingsError
 
 RED, GREEN, BLUE = (255, 0, 0), (0, 255, 0), (0, 0, 255)
@@ -23,7 +30,9 @@ def encode(image, kind, **options):
 
 def make_smooth(width, height, detail=4):
     """Make an image with structures of about `detail` pixels, as photos have."""
-    coarse = np.random.default_rng(0).integers(0, 256, (height // detail + 2, width // detail + 2, 3), dtype=np.uint8)
+    coarse = np.random.default_rng(0).integers(
+        0, 256, (height // detail + 2, width // detail + 2, 3), dtype=np.uint8
+    )
     return Image.fromarray(coarse).resize((width, height), Image.Resampling.BICUBIC)
 
 
@@ -51,7 +60,9 @@ def test_reduced_decoding_is_nearly_the_full_one(size, orientation, fit):
 
 
 def resize_slowly(image, out, scale):
-    """Resize (h, w, 3) floats to out = (h, w) by triangles of the width of an output pixel: one sum a pixel."""
+    """Resize (h, w, 3) floats to out = (h, w) by triangles of the width of an output pixel: one sum
+    a pixel.
+    """
     for axis in (0, 1):
         length, result = image.shape[axis], []
         stretch = max(1.0, 1 / scale[axis])
@@ -64,7 +75,9 @@ def resize_slowly(image, out, scale):
 
 
 def fit_slowly(image, side, fit):
-    """Make an image square as the ONNX operators Resize and CenterCropPad are specified, in floats."""
+    """Make an image square as the ONNX operators Resize and CenterCropPad are specified, in
+    floats.
+    """
     pixels = np.asarray(image).astype(float)
     height, width = pixels.shape[:2]
     if fit == "squash":
@@ -132,7 +145,9 @@ def test_load_pixels_from_a_folder(write_files, make_photo):
     source = FolderSource(write_files({"cat/1.jpg": make_photo(3, 60, 40)}))
     pixels, size = load_pixels(source, "cat/1.jpg", PixelSettings(20, "crop"))
     assert size == (60, 40)
-    assert np.array_equal(pixels, fit_image(open_image(make_photo(3, 60, 40)), PixelSettings(20, "crop")))
+    assert np.array_equal(
+        pixels, fit_image(open_image(make_photo(3, 60, 40)), PixelSettings(20, "crop"))
+    )
     with pytest.raises(ImageError, match="the file is gone"):
         load_pixels(source, "cat/2.jpg", PixelSettings(20))
 
@@ -142,12 +157,16 @@ def test_threads_agree_with_one_by_one(make_photo):
     source = MemorySource([make_photo(i, 200, 150, kinds[i % 6]) for i in range(60)])
     settings = PixelSettings(48)
     with ThreadPoolExecutor(8) as pool:
-        together = list(pool.map(lambda name: load_pixels(source, name, settings)[0], source.names * 3))
+        together = list(
+            pool.map(lambda name: load_pixels(source, name, settings)[0], source.names * 3)
+        )
     for name, pixels in zip(source.names * 3, together, strict=True):
         assert np.array_equal(pixels, load_pixels(source, name, settings)[0])
 
 
-@pytest.mark.parametrize(("size", "expected"), [((640, 320), (160, 80)), ((3, 1000), (1, 160)), ((50, 40), (50, 40))])
+@pytest.mark.parametrize(
+    ("size", "expected"), [((640, 320), (160, 80)), ((3, 1000), (1, 160)), ((50, 40), (50, 40))]
+)
 def test_thumbnail(size, expected):
     data = make_thumbnail(MemorySource([make_smooth(*size)]), "0")
     thumbnail = Image.open(BytesIO(data))
@@ -161,7 +180,11 @@ def test_very_long_images_are_made_square_before_a_model_sees_them(resize, size,
     """Their rows are made fewer first, which changes nothing but the order of rounding."""
     image, settings = make_smooth(*size), PixelSettings(24, resize)
     expected = fit_image(image, settings).astype(int)
-    assert prepare_pixels(image, settings).shape == (size[1], size[0], 3)  # as it is: the model resizes it
+    assert prepare_pixels(image, settings).shape == (
+        size[1],
+        size[0],
+        3,
+    )  # as it is: the model resizes it
     monkeypatch.setattr(pixels_module, "LARGE_PIXELS", 1000)
     found = prepare_pixels(image, settings)
     assert found.shape == (24, 24, 3)

@@ -1,5 +1,4 @@
-from squeezetune.data.layout import Place
-from squeezetune.data.places import number_places
+from squeezetune.data.sources.paths import Place, number_places
 
 
 def test_equal_places_have_one_number():

@@ -8,14 +8,14 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from squeezetune.data import folders
-from squeezetune.data.archives import open_zip
-from squeezetune.data.content import hash_bytes
 from squeezetune.data.decoding import open_image
-from squeezetune.data.folders import FileSource, FolderSource
 from squeezetune.data.pixels import PixelSettings, load_pixels
 from squeezetune.data.reading import CHANGED, read_image
-from squeezetune.data.sources import MemorySource
+from squeezetune.data.sources import folder as folders
+from squeezetune.data.sources.archive import open_zip
+from squeezetune.data.sources.content import hash_bytes
+from squeezetune.data.sources.folder import FileSource, FolderSource
+from squeezetune.data.sources.registry import MemorySource
 from squeezetune.errors import ImageError
 
 
@@ -32,7 +32,7 @@ def test_a_file_that_has_changed_is_refused(write_files, make_photo):
 
 
 def test_large_files_are_read_one_at_a_time(tmp_path, monkeypatch):
-    monkeypatch.setattr("squeezetune.data.allotment.LARGE_FILE_BYTES", 1000)
+    monkeypatch.setattr("squeezetune.data.reading.LARGE_FILE_BYTES", 1000)
     for at in range(6):
         (tmp_path / f"{at}.jpg").write_bytes(b"\xff\xd8\xff" + bytes(5000))
     together, lock, seen = [], threading.Lock(), []
@@ -132,7 +132,9 @@ def test_a_file_larger_than_any_photo_is_refused(tmp_path, monkeypatch, opened):
 def test_the_same_lazy_image_in_many_threads(tmp_path):
     pixels = np.random.default_rng(0).integers(0, 256, (400, 300, 3), np.uint8)
     for kind in ("PNG", "TIFF", "WEBP"):
-        Image.fromarray(pixels).save(tmp_path / f"a.{kind}", **({"lossless": True} if kind == "WEBP" else {}))
+        Image.fromarray(pixels).save(
+            tmp_path / f"a.{kind}", **({"lossless": True} if kind == "WEBP" else {})
+        )
         for _ in range(10):
             with Image.open(tmp_path / f"a.{kind}") as image, ThreadPoolExecutor(8) as pool:
                 for found in pool.map(open_image, [image] * 8):

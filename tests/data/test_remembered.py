@@ -5,14 +5,14 @@ import zipfile
 import numpy as np
 import pytest
 
-from squeezetune.data import folders as folders_module
-from squeezetune.data import remembered as remembered_module
+from squeezetune.data import digests as remembered_module
 from squeezetune.data.digests import read_digests
-from squeezetune.data.folders import FolderSource, list_files
 from squeezetune.data.index import index_photos
-from squeezetune.data.sources import MemorySource, open_source
-from squeezetune.engine import ThreadEngine
+from squeezetune.data.sources import folder as folders_module
+from squeezetune.data.sources.folder import FolderSource, list_files
+from squeezetune.data.sources.registry import MemorySource, open_source
 from squeezetune.events import Notice, StageAdvanced, ignore_event
+from squeezetune.system.executor import ThreadEngine
 from squeezetune.training import train
 
 
@@ -33,18 +33,22 @@ READ, STOP = [], [""]
 @pytest.fixture(autouse=True)
 def all_files_are_old(monkeypatch):
     """Let no test wait until its files are trusted."""
-    monkeypatch.setattr("squeezetune.data.stamps.RACY_NS", -60_000_000_000)
+    monkeypatch.setattr("squeezetune.data.sources.source.RACY_NS", -60_000_000_000)
     READ.clear()
     STOP[0] = ""
 
 
 @pytest.fixture
 def read(photo_folder, tmp_path):
-    """Read the digests of the folder with a cache; return them and the names of the files that were read."""
+    """Read the digests of the folder with a cache; return them and the names of the files that were
+    read.
+    """
 
     def run(listen=ignore_event, cache=tmp_path / "cache", engine=ONE_THREAD):
         READ.clear()
-        digests = read_digests(CountingSource(photo_folder), list_files(photo_folder).files, engine, listen, cache)
+        digests = read_digests(
+            CountingSource(photo_folder), list_files(photo_folder).files, engine, listen, cache
+        )
         return digests, sorted(READ)
 
     return run
@@ -74,13 +78,15 @@ def test_only_new_and_changed_files_are_read(read, photo_folder, make_photo):
 
 
 def test_files_of_a_moment_ago_are_read_again(read, monkeypatch):
-    monkeypatch.setattr("squeezetune.data.stamps.RACY_NS", 60_000_000_000)
+    monkeypatch.setattr("squeezetune.data.sources.source.RACY_NS", 60_000_000_000)
     read()
     assert len(read()[1]) == 30
 
 
-def test_a_file_that_is_written_while_it_is_read_is_read_again(read, photo_folder, make_photo, monkeypatch):
-    monkeypatch.setattr("squeezetune.data.stamps.RACY_NS", 0)
+def test_a_file_that_is_written_while_it_is_read_is_read_again(
+    read, photo_folder, make_photo, monkeypatch
+):
+    monkeypatch.setattr("squeezetune.data.sources.source.RACY_NS", 0)
     for path in photo_folder.rglob("*.jpg"):
         os.utime(path, (1, 1))
     time.sleep(0.05)
@@ -153,7 +159,9 @@ class Straight:
                 yield function(item)
 
 
-@pytest.mark.parametrize("damage", [lambda data: data[:100], lambda data: b"", lambda data: data[:-3] + b"abc"])
+@pytest.mark.parametrize(
+    "damage", [lambda data: data[:100], lambda data: b"", lambda data: data[:-3] + b"abc"]
+)
 def test_a_damaged_cache_is_read_again(read, tmp_path, damage):
     first, _ = read()
     [path] = (tmp_path / "cache").rglob("*.npy")
@@ -173,7 +181,9 @@ def test_a_cache_that_cannot_be_written_is_told_once(read, tmp_path, monkeypatch
     assert "cannot be remembered" in notice.message
 
 
-def test_files_in_an_archive_are_remembered_until_it_changes(tmp_path, make_photo, engine, monkeypatch):
+def test_files_in_an_archive_are_remembered_until_it_changes(
+    tmp_path, make_photo, engine, monkeypatch
+):
     path, cache, read = tmp_path / "photos.zip", tmp_path / "cache", []
     open_file = zipfile.ZipFile.open
 
@@ -217,7 +227,9 @@ def test_a_source_without_stamps_is_read(photo_folder, engine, tmp_path):
     assert not (tmp_path / "cache").exists()
 
 
-def test_training_again_hashes_no_file_again(shape_folder, fixed_settings, empty_cache, tmp_path, monkeypatch):
+def test_training_again_hashes_no_file_again(
+    shape_folder, fixed_settings, empty_cache, tmp_path, monkeypatch
+):
     hashed, hash_file = [], folders_module.hash_file
 
     def note_and_hash(path, **options):

@@ -4,13 +4,13 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from squeezetune.data import rows as rows_module
+from squeezetune.data import image_cache as rows_module
+from squeezetune.data.image_cache import RowBatch, RowWork, compute_rows, load_batch
 from squeezetune.data.index import index_images, index_photos
 from squeezetune.data.pixels import PixelSettings, load_pixels
-from squeezetune.data.rows import RowBatch, RowWork, compute_rows, load_batch
 from squeezetune.errors import DataError, SourceError
 from squeezetune.events import StageAdvanced, StageFinished, StageStarted, ignore_event
-from squeezetune.store import RowStore
+from squeezetune.system.store import RowStore
 
 PIXELS = PixelSettings(8)
 

@@ -6,7 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from squeezetune.data.index import ImageIndex, index_photos
-from squeezetune.data.sources import MemorySource
+from squeezetune.data.sources.registry import MemorySource
 from squeezetune.data.split import gather_units, split_index, split_train_validation
 from squeezetune.errors import ClassesError, SettingsError
 
@@ -42,13 +42,22 @@ def get_parts(split, count):
 
 def count_parts(split, index):
     parts = get_parts(split, len(index))
-    return [[int(np.sum((parts == p) & (index.labels == c))) for p in range(3)] for c in range(len(index.class_names))]
+    return [
+        [int(np.sum((parts == p) & (index.labels == c))) for p in range(3)]
+        for c in range(len(index.class_names))
+    ]
 
 
 def test_counts_of_every_class_are_exact():
     index = make_index([0] * 1000 + [1] * 100 + [2] * 37 + [3] * 3 + [4] * 10)
     split = split_index(index, **SHARES, seed=0)
-    assert count_parts(split, index) == [[800, 100, 100], [80, 10, 10], [29, 4, 4], [1, 1, 1], [8, 1, 1]]
+    assert count_parts(split, index) == [
+        [800, 100, 100],
+        [80, 10, 10],
+        [29, 4, 4],
+        [1, 1, 1],
+        [8, 1, 1],
+    ]
     assert (split.groups, split.duplicates, split.conflicts, len(split.leaks)) == (None, 0, 0, 0)
 
 
@@ -62,7 +71,10 @@ def test_large_shares_leave_an_image_to_train(count):
 
 @FEW
 @given(
-    st.lists(st.integers(3, 40), min_size=2, max_size=6), st.floats(0.02, 0.4), st.floats(0.02, 0.4), st.integers(0, 99)
+    st.lists(st.integers(3, 40), min_size=2, max_size=6),
+    st.floats(0.02, 0.4),
+    st.floats(0.02, 0.4),
+    st.integers(0, 99),
 )
 def test_every_image_is_in_one_part_and_shares_are_kept(sizes, validation, test, seed):
     index = make_index(np.repeat(np.arange(len(sizes)), sizes))
@@ -71,7 +83,10 @@ def test_every_image_is_in_one_part_and_shares_are_kept(sizes, validation, test,
     for (train, held, measured), size in zip(count_parts(split, index), sizes, strict=True):
         assert train >= 1
         if size >= 20:
-            assert (held, measured) == (max(1, round(size * validation)), max(1, round(size * test)))
+            assert (held, measured) == (
+                max(1, round(size * validation)),
+                max(1, round(size * test)),
+            )
         assert held >= 1
         assert measured >= 1
 
@@ -87,7 +102,9 @@ def test_seeds_differ_and_repeat():
 
 def test_a_part_is_a_fair_sample():
     index = make_index([0] * 400 + [1] * 400)
-    hits = sum(np.isin(np.arange(800), split_index(index, **SHARES, seed=seed).test) for seed in range(200))
+    hits = sum(
+        np.isin(np.arange(800), split_index(index, **SHARES, seed=seed).test) for seed in range(200)
+    )
     assert hits.mean() == 20
     assert 3.8 < hits.std() < 4.7  # binomial: sqrt(200 * 0.1 * 0.9) = 4.24
 
@@ -122,12 +139,17 @@ def test_another_class_changes_nothing():
 
 def test_ten_more_photos_move_few_others():
     before = get_parts(split_index(make_index([0] * 500 + [1] * 500), **SHARES, seed=0), 1000)
-    after = get_parts(split_index(make_index([0] * 500 + [1] * 500 + [0] * 10), **SHARES, seed=0), 1010)
+    after = get_parts(
+        split_index(make_index([0] * 500 + [1] * 500 + [0] * 10), **SHARES, seed=0), 1010
+    )
     assert np.sum(before != after[:1000]) <= 6
 
 
 @FEW
-@given(st.lists(st.tuples(st.integers(0, 1), st.integers(0, 30)), min_size=20, max_size=80), st.integers(0, 99))
+@given(
+    st.lists(st.tuples(st.integers(0, 1), st.integers(0, 30)), min_size=20, max_size=80),
+    st.integers(0, 99),
+)
 def test_duplicates_are_on_one_side(images, seed):
     # nine images of each class alone, so that the split is possible
     labels = [label for label, _ in images] + [0] * 9 + [1] * 9
@@ -139,7 +161,8 @@ def test_duplicates_are_on_one_side(images, seed):
     for content in set(contents):
         assert len(set(parts[np.asarray(contents) == content])) == 1
     classes_of = [
-        {label for label, other in zip(labels, contents, strict=True) if other == content} for content in set(contents)
+        {label for label, other in zip(labels, contents, strict=True) if other == content}
+        for content in set(contents)
     ]
     assert split.duplicates == len(contents) - len(set(contents))
     assert split.conflicts == sum(len(classes) > 1 for classes in classes_of)
@@ -158,7 +181,10 @@ def test_counts_stay_exact_with_some_duplicates():
 def test_groups_are_on_one_side(sizes, seed):
     groups = np.repeat(np.arange(len(sizes)), sizes)
     labels = groups % 2
-    names = [f"class{label}/object{group}-{i}.jpg" for i, (label, group) in enumerate(zip(labels, groups, strict=True))]
+    names = [
+        f"class{label}/object{group}-{i}.jpg"
+        for i, (label, group) in enumerate(zip(labels, groups, strict=True))
+    ]
     index = make_index(labels, names=names)
     split = split_index(index, **SHARES, seed=seed, group_by="object([0-9]+)-")
     parts = get_parts(split, len(index))
@@ -182,7 +208,8 @@ def test_equal_groups_keep_the_shares_exactly():
 
 
 def test_groups_and_duplicates_join():
-    # group x holds content 0 and 1, group y content 1 and 2, z content 2 and 3: all of them are one unit
+    # group x holds content 0 and 1, group y content 1 and 2, z content 2 and 3: all of them are one
+    # unit
     names = ["x-1", "x-2", "y-1", "y-2", "z-1", "z-2"] + [f"{i}" for i in range(24)]
     contents = [0, 1, 1, 2, 2, 3, *range(4, 28)]
     index = make_index([0] * 18 + [1] * 12, contents, names)
@@ -192,7 +219,9 @@ def test_groups_and_duplicates_join():
 
 
 def test_image_without_group_is_its_own():
-    index = make_index([0] * 30 + [1] * 30, names=["a-" + str(i) if i < 10 else str(i) for i in range(60)])
+    index = make_index(
+        [0] * 30 + [1] * 30, names=["a-" + str(i) if i < 10 else str(i) for i in range(60)]
+    )
     split = split_index(index, **SHARES, seed=0, group_by="^a-")
     assert split.groups == 51
     assert count_parts(split, index) == [[24, 3, 3], [24, 3, 3]]
@@ -208,13 +237,23 @@ def test_groups_of_several_classes_keep_the_ratios():
 
 def test_overfull_part_leaves_less_to_the_others():
     # one group of 8 out of 10: train gets it, and the two single images the other parts
-    index = make_index([0] * 10 + [1] * 10, names=[f"a-{i}" if i < 8 else str(i) for i in range(20)])
-    assert count_parts(split_index(index, **SHARES, seed=0, group_by="^a-"), index) == [[8, 1, 1], [8, 1, 1]]
+    index = make_index(
+        [0] * 10 + [1] * 10, names=[f"a-{i}" if i < 8 else str(i) for i in range(20)]
+    )
+    assert count_parts(split_index(index, **SHARES, seed=0, group_by="^a-"), index) == [
+        [8, 1, 1],
+        [8, 1, 1],
+    ]
 
 
 def test_single_image_goes_to_the_part_that_has_none():
-    # groups of 17, 2 and 1 for parts of 16, 1 and 3: the last one is all that is left for validation
-    names = [f"{'a' * (i < 17) or 'b' * (i < 19) or 'c'}{label}-{i}" for label in (0, 1) for i in range(20)]
+    # groups of 17, 2 and 1 for parts of 16, 1 and 3: the last one is all that is left for
+    # validation
+    names = [
+        f"{'a' * (i < 17) or 'b' * (i < 19) or 'c'}{label}-{i}"
+        for label in (0, 1)
+        for i in range(20)
+    ]
     index = make_index([0] * 20 + [1] * 20, names=names)
     split = split_index(index, validation=0.05, test=0.15, seed=0, group_by="^[abc][01]")
     assert count_parts(split, index) == [[17, 1, 2], [17, 1, 2]]
@@ -243,18 +282,26 @@ def test_shares_that_leave_nothing(shares):
 
 def test_small_class_is_named_with_its_count():
     index = make_index(
-        [0] * 10 + [1] * 2 + [2] * 4, contents=[*range(12), 12, 12, 12, 13], class_names=["a", "b", "c\n"]
+        [0] * 10 + [1] * 2 + [2] * 4,
+        contents=[*range(12), 12, 12, 12, 13],
+        class_names=["a", "b", "c\n"],
     )
     with pytest.raises(ClassesError) as caught:
         split_index(index, **SHARES, seed=0)
     assert caught.value.message.startswith("2 classes have too few different images")
-    assert "'b' (2), 'c\\n' (2); needed are 3" in caught.value.message  # c has four images, two of them different
+    assert (
+        "'b' (2), 'c\\n' (2); needed are 3" in caught.value.message
+    )  # c has four images, two of them different
     assert caught.value.hint
 
 
 def test_few_groups_are_named_as_groups():
-    index = make_index([0] * 10 + [1] * 10, names=[f"{'ab'[i // 10]}{i % 2}/{i}" for i in range(20)])
-    with pytest.raises(ClassesError, match=r"2 classes have too few groups of images .*'class0' \(2\)"):
+    index = make_index(
+        [0] * 10 + [1] * 10, names=[f"{'ab'[i // 10]}{i % 2}/{i}" for i in range(20)]
+    )
+    with pytest.raises(
+        ClassesError, match=r"2 classes have too few groups of images .*'class0' \(2\)"
+    ):
         split_index(index, **SHARES, seed=0, group_by="^[ab][01]")
 
 
@@ -271,10 +318,13 @@ def test_same_three_images_in_both_classes():
 
 
 def test_groups_that_tie_classes_too_tightly_are_refused():
-    # four sessions, and four classes that are each in three of them: two sessions must share a part, and a class
-    # that is in both of these has only one left for the two other parts
+    # four sessions, and four classes that are each in three of them: two sessions must share a
+    # part, and a class that is in both of these has only one left for the two other parts
     pairs = [(label, session) for label in range(4) for session in range(4) if session != label]
-    index = make_index([label for label, _ in pairs], names=[f"session{session}/{label}" for label, session in pairs])
+    index = make_index(
+        [label for label, _ in pairs],
+        names=[f"session{session}/{label}" for label, session in pairs],
+    )
     with pytest.raises(ClassesError, match=r"images that must stay together .*'class") as caught:
         split_index(index, **SHARES, seed=0, group_by="session([0-9])")
     assert "group_by" in caught.value.hint
@@ -300,7 +350,9 @@ def test_given_parts_are_kept_and_their_leaks_are_named():
 
 
 def test_near_duplicates_and_groups_leak_as_copies_do():
-    index = make_index([0, 1] * 6, parts=[0] * 6 + [1] * 2 + [2] * 4, names=[f"g{i}/{i}.jpg" for i in range(12)])
+    index = make_index(
+        [0, 1] * 6, parts=[0] * 6 + [1] * 2 + [2] * 4, names=[f"g{i}/{i}.jpg" for i in range(12)]
+    )
     pictures = np.arange(12)
     pictures[8] = pictures[0]
     split = split_index(replace(index, pictures=pictures), **SHARES, seed=0)
@@ -348,7 +400,9 @@ def test_joined_contents_are_those_of_a_slow_search():
     found = gather_units(index, 0).of_image
     digests = [digest.tobytes() for digest in index.digests]
     wanted = np.arange(120)
-    for _ in range(120):  # spread the lowest number over everything that is tied, until nothing changes
+    for _ in range(
+        120
+    ):  # spread the lowest number over everything that is tied, until nothing changes
         for a in range(120):
             for b in range(a):
                 tied = digests[a] == digests[b] or index.pictures[a] == index.pictures[b]
@@ -356,7 +410,11 @@ def test_joined_contents_are_those_of_a_slow_search():
                     wanted[a] = wanted[b] = min(wanted[a], wanted[b])
         if all(len(set(wanted[found == unit])) == 1 for unit in set(found)):
             break
-    assert len(set(zip(found.tolist(), wanted.tolist(), strict=True))) == len(set(found)) == len(set(wanted))
+    assert (
+        len(set(zip(found.tolist(), wanted.tolist(), strict=True)))
+        == len(set(found))
+        == len(set(wanted))
+    )
 
 
 @pytest.mark.parametrize("given_part", [1, 2])
@@ -380,7 +438,9 @@ def test_class_missing_from_a_given_part():
 
 
 def test_train_and_validation_alone():
-    index = make_index([0] * 100 + [1] * 10 + [2] + [3] * 2 + [4] * 2, contents=[*range(113), 113, 113])
+    index = make_index(
+        [0] * 100 + [1] * 10 + [2] + [3] * 2 + [4] * 2, contents=[*range(113), 113, 113]
+    )
     split = split_train_validation(index, 0.2, seed=0)
     assert split.test.tolist() == []
     # a class of one image, or of two alike, is in train only
@@ -391,7 +451,11 @@ def test_train_and_validation_alone():
 
 def test_class_without_images_is_no_obstacle_to_train_and_validation():
     index = make_index([0] * 10 + [2] * 10)
-    assert count_parts(split_train_validation(index, 0.1, seed=0), index) == [[9, 1, 0], [0, 0, 0], [9, 1, 0]]
+    assert count_parts(split_train_validation(index, 0.1, seed=0), index) == [
+        [9, 1, 0],
+        [0, 0, 0],
+        [9, 1, 0],
+    ]
     with pytest.raises(ClassesError, match=r"'class1' \(0\)"):
         split_index(index, **SHARES, seed=0)
 

@@ -3,7 +3,7 @@ import time
 
 import pytest
 
-from squeezetune.data.stamps import RACY_NS, Stamp, stamp_file, stamp_inner
+from squeezetune.data.sources.source import RACY_NS, Stamp, stamp_file, stamp_inner
 
 LATER = 10_000_000_000
 
@@ -35,7 +35,9 @@ def test_a_stamp_changes_with_size_time_number_and_path(file):
     assert len(marks) == 5
 
 
-@pytest.mark.skipif(os.name == "nt", reason="Windows keeps no time of the last change of a file's notes")
+@pytest.mark.skipif(
+    os.name == "nt", reason="Windows keeps no time of the last change of a file's notes"
+)
 def test_a_time_that_was_set_back_is_noticed(file):
     first = stamp_file(str(file))
     file.write_bytes(b"other")

@@ -3,8 +3,7 @@ import sys
 
 import pytest
 
-from squeezetune.data.folders import list_files
-from squeezetune.data.walk import walk_files
+from squeezetune.data.sources.folder import list_files, walk_files
 from squeezetune.errors import SourceError
 
 # names whose order as paths is not that of their parts
@@ -30,14 +29,14 @@ def tree(write_files):
 
 @pytest.mark.parametrize("at_once", [1, 2, 3, 1000])
 def test_the_walk_is_the_listing(tree, monkeypatch, at_once):
-    monkeypatch.setattr("squeezetune.data.walk.SORTED_AT_ONCE", at_once)
+    monkeypatch.setattr("squeezetune.data.sources.folder.SORTED_AT_ONCE", at_once)
     assert list(walk_files(tree)) == [(name, "") for name in list_files(tree).files]
     assert len(NAMES) == len(list_files(tree).files)
 
 
 @pytest.mark.skipif(sys.platform in ("win32", "darwin"), reason="names are text there")
 def test_names_that_are_no_text(tree, monkeypatch):
-    monkeypatch.setattr("squeezetune.data.walk.SORTED_AT_ONCE", 1)
+    monkeypatch.setattr("squeezetune.data.sources.folder.SORTED_AT_ONCE", 1)
     strange = [b"\xff\xfe.jpg", b"line\nend.jpg", b'"quotes".jpg']
     for name in strange:
         with open(os.fsencode(tree) + b"/" + name, "wb"):  # noqa: PTH123  # pathlib takes no bytes
@@ -55,7 +54,9 @@ def test_what_the_listing_refuses_is_told_in_its_place(tree):
     assert [name for name, _ in found] == sorted(name for name, _ in found)
 
 
-@pytest.mark.skipif(not hasattr(os, "geteuid") or not os.geteuid(), reason="nothing is closed to this user")
+@pytest.mark.skipif(
+    not hasattr(os, "geteuid") or not os.geteuid(), reason="nothing is closed to this user"
+)
 def test_a_folder_that_is_closed_is_told(tree):
     (tree / "a").chmod(0)
     try:

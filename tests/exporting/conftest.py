@@ -6,9 +6,9 @@ from collections.abc import Iterator
 import pytest
 from example_orders import NETWORKS, make_orders
 
-from squeezetune.exporting import trial
-from squeezetune.exporting.order import Order
-from squeezetune.learn.weights import Weights
+from squeezetune.exporting import benchmark as trial
+from squeezetune.exporting.export_inputs import Order
+from squeezetune.network.weights import Weights
 
 
 @pytest.fixture(scope="module", params=NETWORKS)

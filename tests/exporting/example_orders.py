@@ -1,24 +1,36 @@
-"""Networks to be exported, of every kind that training leaves, with heads that tell images apart."""
+"""Networks to be exported, of every kind that training leaves, with heads that tell images
+apart.
+"""
 
 import json
 from itertools import pairwise
 
 import numpy as np
 
-from squeezetune.exporting.order import Order
-from squeezetune.learn.trained import TrainedNetwork
+from squeezetune.exporting.export_inputs import Order
+from squeezetune.network.trained import TrainedNetwork
 
 CLASSES = 4
-METADATA = {"class_names": json.dumps(["bee", "Kühe", "owl", "<&>"]), "image_side": "64", "license": "BSD-2-Clause"}
+METADATA = {
+    "class_names": json.dumps(["bee", "Kühe", "owl", "<&>"]),
+    "image_side": "64",
+    "license": "BSD-2-Clause",
+}
 
 # Every kind of network, each with another policy of resizing.
 NETWORKS = ["squash, 4 views, linear", "crop, 2 views, hidden", "pad, 1 view, convolved"]
 
 
 def make_order(weights, resize="squash", views=2, side=64, form="linear"):
-    """Make an order for a network whose classifier is linear, hidden (a layer between, on means) or convolved."""
+    """Make an order for a network whose classifier is linear, hidden (a layer between, on means) or
+    convolved.
+    """
     rng = np.random.default_rng(0)
-    widths = {"linear": [2048, CLASSES], "hidden": [2048, 16, CLASSES], "convolved": [512, CLASSES]}[form]
+    widths = {
+        "linear": [2048, CLASSES],
+        "hidden": [2048, 16, CLASSES],
+        "convolved": [512, CLASSES],
+    }[form]
     # means are larger than roots
     scale = 2 if form == "linear" else 0.3
     head = tuple(
@@ -28,7 +40,9 @@ def make_order(weights, resize="squash", views=2, side=64, form="linear"):
         )
         for a, b in pairwise(widths)
     )
-    network = TrainedNetwork(weights, head, views, side, resize, form == "linear", form == "convolved")
+    network = TrainedNetwork(
+        weights, head, views, side, resize, form == "linear", form == "convolved"
+    )
     return Order(network, network.build_model(METADATA), METADATA)
 
 

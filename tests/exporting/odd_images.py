@@ -1,4 +1,6 @@
-"""Images of every shape and kind that a format has to take, as files, and how two formats are compared on them."""
+"""Images of every shape and kind that a format has to take, as files, and how two formats are
+compared on them.
+"""
 
 from collections.abc import Callable, Iterable, Iterator
 from io import BytesIO
@@ -10,24 +12,62 @@ from PIL import Image
 from sessions import open_session
 
 from squeezetune.data.decoding import open_image
-from squeezetune.learn.tensor_names import FITTED
+from squeezetune.network.tensor_names import FITTED
 
 # width, height: single pixels and lines, just beside the sides of networks, odd aspect ratios
 SMALL = [
-    *[(1, 1), (1, 2), (2, 1), (2, 2), (3, 3), (1, 64), (64, 1), (1, 500), (500, 1), (2, 333), (333, 2), (5, 7)],
-    *[(63, 63), (63, 65), (64, 64), (65, 64), (64, 63), (65, 65), (127, 128), (129, 127), (223, 225), (224, 224)],
-    *[(85, 64), (64, 85), (97, 211), (211, 97), (31, 20), (640, 480), (480, 641), (900, 17), (17, 900), (333, 1000)],
+    *[
+        (1, 1),
+        (1, 2),
+        (2, 1),
+        (2, 2),
+        (3, 3),
+        (1, 64),
+        (64, 1),
+        (1, 500),
+        (500, 1),
+        (2, 333),
+        (333, 2),
+        (5, 7),
+    ],
+    *[
+        (63, 63),
+        (63, 65),
+        (64, 64),
+        (65, 64),
+        (64, 63),
+        (65, 65),
+        (127, 128),
+        (129, 127),
+        (223, 225),
+        (224, 224),
+    ],
+    *[
+        (85, 64),
+        (64, 85),
+        (97, 211),
+        (211, 97),
+        (31, 20),
+        (640, 480),
+        (480, 641),
+        (900, 17),
+        (17, 900),
+        (333, 1000),
+    ],
 ]
 LARGE = [(4000, 3000), (2449, 4900), (12_000, 90)]  # two of 12 megapixels, and a panorama
 KINDS = ["RGB", "L", "CMYK", "turned", "RGBA", "P", "I;16", "1"]
 FLAT, SMOOTH, NOISE, EDGES = range(4)
 
-# Images (n, height, width, 3) uint8 in; (n, classes) probabilities, or (n, side, side, 3) pixels, out.
+# Images (n, height, width, 3) uint8 in; (n, classes) probabilities, or (n, side, side, 3) pixels,
+# out.
 Run = Callable[[np.ndarray], np.ndarray]
 
 
 class Agreement(NamedTuple):
-    """How two formats agree: the share of images with the same class, and the largest and mean difference."""
+    """How two formats agree: the share of images with the same class, and the largest and mean
+    difference.
+    """
 
     same_class: float
     largest: float
@@ -35,7 +75,9 @@ class Agreement(NamedTuple):
 
 
 def make_odd_images(count: int = 200, large: int = 2, seed: int = 0) -> Iterator[np.ndarray]:
-    """Make images one by one: each encoded as a file of some kind, and decoded to upright RGB, (h, w, 3) uint8."""
+    """Make images one by one: each encoded as a file of some kind, and decoded to upright RGB, (h,
+    w, 3) uint8.
+    """
     for file in make_odd_files(count, large, seed):
         yield np.asarray(open_image(file))
 
@@ -44,15 +86,21 @@ def make_odd_files(count: int = 200, large: int = 2, seed: int = 0) -> Iterator[
     """Make `count` files, `large` of them large; the same seed makes the same."""
     rng = np.random.default_rng(seed)
     for at, size in enumerate([*LARGE[:large], *SMALL, *_draw_sizes(rng, count)][:count]):
-        yield encode(draw_image(rng, size, content=(at // len(KINDS)) % 4), KINDS[at % len(KINDS)], rng)
+        yield encode(
+            draw_image(rng, size, content=(at // len(KINDS)) % 4), KINDS[at % len(KINDS)], rng
+        )
 
 
 def draw_image(rng: np.random.Generator, size: tuple[int, int], content: int) -> Image.Image:
-    """Draw an RGB image of one of four contents: one colour, smooth, noise, or edges that alias when they shrink."""
+    """Draw an RGB image of one of four contents: one colour, smooth, noise, or edges that alias
+    when they shrink.
+    """
     width, height = size
     if content == FLAT:
         return Image.new("RGB", size, tuple(rng.choice([0, 1, 127, 254, 255], 3).tolist()))
-    if content == SMOOTH or width * height > 1_000_000:  # noise of 12 megapixels takes a second to encode
+    if (
+        content == SMOOTH or width * height > 1_000_000
+    ):  # noise of 12 megapixels takes a second to encode
         coarse = Image.fromarray(rng.integers(0, 256, (6, 6, 3), dtype=np.uint8))
         return coarse.resize(size, Image.Resampling.BICUBIC)
     if content == NOISE:
@@ -63,7 +111,9 @@ def draw_image(rng: np.random.Generator, size: tuple[int, int], content: int) ->
 
 def _draw_sizes(rng: np.random.Generator, count: int) -> list[tuple[int, int]]:
     """Draw widths and heights of 1 to 700 pixels, as many small ones as large ones."""
-    return [tuple(size) for size in np.exp(rng.uniform(0, np.log(700), (count, 2))).astype(int).tolist()]
+    return [
+        tuple(size) for size in np.exp(rng.uniform(0, np.log(700), (count, 2))).astype(int).tolist()
+    ]
 
 
 def encode(image: Image.Image, kind: str, rng: np.random.Generator) -> bytes:
@@ -87,16 +137,22 @@ def encode(image: Image.Image, kind: str, rng: np.random.Generator) -> bytes:
 
 
 def open_model(model: bytes) -> Run:
-    """Run an ONNX file in ONNX Runtime, for its first output: what all other formats are compared with."""
+    """Run an ONNX file in ONNX Runtime, for its first output: what all other formats are compared
+    with.
+    """
     session = open_session(model)
     return lambda images: session.run(None, {"image": images})[0]
 
 
 def keep_pixels_only(model: bytes) -> bytes:
-    """Cut a classifier's ONNX file behind its resize: images in, what the network sees, (n, side, side, 3), out."""
+    """Cut a classifier's ONNX file behind its resize: images in, what the network sees, (n, side,
+    side, 3), out.
+    """
     loaded = onnx.load_from_string(model)
     cut = [node.output[0] for node in loaded.graph.node].index(FITTED)
-    pixels = onnx.helper.make_tensor_value_info(FITTED, onnx.TensorProto.UINT8, ["n", "side", "side", 3])
+    pixels = onnx.helper.make_tensor_value_info(
+        FITTED, onnx.TensorProto.UINT8, ["n", "side", "side", 3]
+    )
     del loaded.graph.node[cut + 1 :], loaded.graph.output[:]
     loaded.graph.output.append(pixels)
     return loaded.SerializeToString()
@@ -116,5 +172,6 @@ def compare(expected: Run, found: Run, images: Iterable[np.ndarray]) -> Agreemen
 def measure_pixel_gap(expected: Run, found: Run, images: Iterable[np.ndarray]) -> int:
     """Measure by how many grey levels two formats' input of the network differs at most."""
     return max(
-        int(np.abs(expected(image[None]).astype(int) - found(image[None]).astype(int)).max()) for image in images
+        int(np.abs(expected(image[None]).astype(int) - found(image[None]).astype(int)).max())
+        for image in images
     )

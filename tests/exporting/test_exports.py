@@ -16,14 +16,14 @@ from PIL import Image
 from sessions import open_session
 
 import squeezetune.exporting.attempt as attempt_module
-from squeezetune.artifact import MODEL
-from squeezetune.cli import main
+from squeezetune.cli.main import main
 from squeezetune.errors import ArtifactError, ExportError, SettingsError, SourceError
+from squeezetune.exporting.export_index import CARD, INDEX, read_exports
 from squeezetune.exporting.exports import export
 from squeezetune.exporting.formats import FORMATS
-from squeezetune.exporting.readers import READERS
-from squeezetune.exporting.record import CARD, INDEX, read_exports
-from squeezetune.prediction import load
+from squeezetune.exporting.runtimes import READERS
+from squeezetune.model.artifact import MODEL
+from squeezetune.model.classifier import load
 from squeezetune.training import train
 
 ONNX = ("onnx", "onnx-fp16", "onnx-int8", "onnx-tiny")
@@ -88,13 +88,20 @@ def test_a_file_takes_images_of_any_size(exports, name):
 @pytest.mark.parametrize(("name", "tolerance"), [("onnx", 0.01), ("onnx-fp16", 0.01)])
 def test_floats_answer_as_the_model_does(exports, model_folder, name, tolerance):
     images = np.random.default_rng(0).integers(0, 256, (4, 80, 70, 3), dtype=np.uint8)
-    np.testing.assert_allclose(run(exports.find_path(name), images), run(model_folder / MODEL, images), atol=tolerance)
+    np.testing.assert_allclose(
+        run(exports.find_path(name), images), run(model_folder / MODEL, images), atol=tolerance
+    )
 
 
-# of 553 sure answers to 600 odd images 99 % and 95 % stay the same; 120 images tell it to within two points
+# of 553 sure answers to 600 odd images 99 % and 95 % stay the same; 120 images tell it to within
+# two points
 @pytest.mark.parametrize(("name", "share"), [("onnx-int8", 0.97), ("onnx-tiny", 0.91)])
-def test_fewer_bits_seldom_change_a_sure_answer_even_on_odd_images(exports, model_folder, name, share):
-    expected, found = (open_model(path.read_bytes()) for path in (model_folder / MODEL, exports.find_path(name)))
+def test_fewer_bits_seldom_change_a_sure_answer_even_on_odd_images(
+    exports, model_folder, name, share
+):
+    expected, found = (
+        open_model(path.read_bytes()) for path in (model_folder / MODEL, exports.find_path(name))
+    )
     images = list(make_odd_images(120, large=0))
     rows = [expected(image[None])[0] for image in images]
     # of noise and flat colours the network may be unsure: then anything tips the scale
@@ -106,10 +113,15 @@ def test_fewer_bits_seldom_change_a_sure_answer_even_on_odd_images(exports, mode
 
 
 def test_more_photos_go_through_an_int8_file_together(exports, model_folder):
-    """They take less of the processor's cache; what a photo is said to be does not hang on its company."""
+    """They take less of the processor's cache; what a photo is said to be does not hang on its
+    company.
+    """
     whole, small = load(model_folder), load(exports.find_path("onnx-int8"))
     assert small.batch_images == 4 * whole.batch_images
-    images = [np.random.default_rng(seed).integers(0, 256, (50, 60, 3), dtype=np.uint8) for seed in range(20)]
+    images = [
+        np.random.default_rng(seed).integers(0, 256, (50, 60, 3), dtype=np.uint8)
+        for seed in range(20)
+    ]
     alone = np.concatenate([small.predict_probabilities([image]) for image in images])
     np.testing.assert_array_equal(small.predict_probabilities(images), alone)
 
@@ -132,7 +144,10 @@ def test_the_program_on_the_card_runs_anywhere(exports, shape_folder, tmp_path):
     (tmp_path / "run.py").write_text(blocked + program)
     photo = shape_folder / "disc" / "003.png"
     done = subprocess.run(
-        [sys.executable, tmp_path / "run.py", photo], cwd=exports.folder, capture_output=True, check=True
+        [sys.executable, tmp_path / "run.py", photo],
+        cwd=exports.folder,
+        capture_output=True,
+        check=True,
     )
     assert b": disc (" in done.stdout
 
@@ -173,27 +188,38 @@ def classify(words, exports, shape_folder, tmp_path):
     exif[0x0112] = 6  # a reader has to turn it by 90 degrees clockwise
     upright.transpose(Image.Transpose.ROTATE_90).save(tmp_path / "turned.png", exif=exif)
     model, names = exports.find_path("onnx-tiny"), ["box", "disc", "spike"]
-    done = subprocess.run([*words, model, tmp_path / "turned.png"], capture_output=True, text=True, check=False)
+    done = subprocess.run(
+        [*words, model, tmp_path / "turned.png"], capture_output=True, text=True, check=False
+    )
     assert done.returncode == 0, done.stderr
     assert done.stderr == ""
-    [row, lying] = (run(model, np.asarray(image)[None])[0] for image in (upright, Image.open(tmp_path / "turned.png")))
+    [row, lying] = (
+        run(model, np.asarray(image)[None])[0]
+        for image in (upright, Image.open(tmp_path / "turned.png"))
+    )
     best = [f"    {names[at]} {row[at]:.2%}" for at in np.argsort(-row)]
     assert done.stdout.splitlines() == [str(tmp_path / "turned.png"), *best]
     assert np.abs(row - lying).max() > 1e-3  # else it would not show whether the photo was turned
 
 
-def test_the_readmes_program_needs_three_packages_and_twenty_lines(exports, program, shape_folder, tmp_path):
+def test_the_readmes_program_needs_three_packages_and_twenty_lines(
+    exports, program, shape_folder, tmp_path
+):
     assert len(program.read_text().splitlines()) <= 20
     classify([sys.executable, "-c", ALONE, program], exports, shape_folder, tmp_path)
 
 
 @pytest.mark.slow
-def test_the_readmes_program_runs_in_an_environment_of_its_own(exports, program, shape_folder, tmp_path):
+def test_the_readmes_program_runs_in_an_environment_of_its_own(
+    exports, program, shape_folder, tmp_path
+):
     venv.create(tmp_path / "venv", with_pip=True)
     python = tmp_path / "venv" / ("Scripts" if sys.platform == "win32" else "bin") / "python"
     subprocess.run([python, "-m", "pip", "install", "--quiet", *PACKAGES], check=True)
     environment = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
-    listed = subprocess.run([python, "-m", "pip", "list"], capture_output=True, text=True, env=environment, check=True)
+    listed = subprocess.run(
+        [python, "-m", "pip", "list"], capture_output=True, text=True, env=environment, check=True
+    )
     assert not {"onnx", "scipy", "squeezetune", "torch"} & set(listed.stdout.split())
     classify([python, "-I", program], exports, shape_folder, tmp_path)
 
@@ -217,13 +243,17 @@ def test_an_export_that_loses_too_much_is_refused(model_folder, tmp_path, monkey
         return lambda images: np.tile(np.array([[0.5, 0.3, 0.2]], np.float32), (len(images), 1))
 
     monkeypatch.setitem(READERS, "onnxruntime", answer_nothing)
-    with pytest.raises(ExportError, match=r"onnx loses \d+\.\d+ points on 12 test photos .* allowed are 0.5"):
+    with pytest.raises(
+        ExportError, match=r"onnx loses \d+\.\d+ points on 12 test photos .* allowed are 0.5"
+    ):
         export(model_folder, ["onnx"], tmp_path / "out", max_loss=0.5)
     assert not (tmp_path / "out").exists()
 
 
 @pytest.mark.parametrize(("name", "advises"), [("onnx-tiny", True), ("onnx", False)])
-def test_without_torch_it_says_what_could_be_done_with_it(model_folder, tmp_path, monkeypatch, name, advises):
+def test_without_torch_it_says_what_could_be_done_with_it(
+    model_folder, tmp_path, monkeypatch, name, advises
+):
     def answer_nothing(path):
         return lambda images: np.tile(np.array([[0.5, 0.3, 0.2]], np.float32), (len(images), 1))
 
@@ -259,7 +289,9 @@ def test_nothing_is_written_among_the_photos_or_into_the_model(model_folder, sha
     assert sorted(root.rglob("*")) == before
 
 
-def test_a_model_that_learnt_from_all_photos_shows_differences_alone(write_shapes, fixed_settings, tmp_path):
+def test_a_model_that_learnt_from_all_photos_shows_differences_alone(
+    write_shapes, fixed_settings, tmp_path
+):
     photos = write_shapes(tmp_path / "shapes", 5)
     train(photos, tmp_path / "model", fixed_settings, folds="3")
     found = export(tmp_path / "model", ["onnx"])
@@ -285,7 +317,9 @@ def test_formats_that_look_at_photos_need_some(model_folder, tmp_path):
     assert export(model, ["onnx"], measure=False)["onnx"].trial is None
 
 
-@pytest.mark.parametrize("content", [b"", b"{}", b'{"format": "squeezetune-exports", "format_version": 99}', b"[1]"])
+@pytest.mark.parametrize(
+    "content", [b"", b"{}", b'{"format": "squeezetune-exports", "format_version": 99}', b"[1]"]
+)
 def test_a_foreign_folder_is_told_and_left_alone(model_folder, tmp_path, content):
     folder = tmp_path / "out"
     folder.mkdir()
@@ -318,25 +352,42 @@ def broken_tiny(monkeypatch):
 
 
 @pytest.mark.usefixtures("broken_tiny")
-def test_a_format_that_fails_in_its_runtime_is_told_and_the_others_are_written(model_folder, tmp_path, monkeypatch):
+def test_a_format_that_fails_in_its_runtime_is_told_and_the_others_are_written(
+    model_folder, tmp_path, monkeypatch
+):
     monkeypatch.setattr(attempt_module, "find_version", lambda package: "1.22.1")
     model = shutil.copytree(model_folder, tmp_path / "model")
-    words = ["export", str(model), "-f", "onnx-tiny", "-f", "onnx", "-o", str(tmp_path / "out"), "--quiet"]
+    words = [
+        "export",
+        str(model),
+        "-f",
+        "onnx-tiny",
+        "-f",
+        "onnx",
+        "-o",
+        str(tmp_path / "out"),
+        "--quiet",
+    ]
     done = CliRunner().invoke(main, words)
     assert done.exit_code == 1
     assert isinstance(done.exception, SystemExit)
     told = (
-        "onnx-tiny was not written: model-tiny.onnx does not work here: Could not find an implementation for Cast(21)."
+        "onnx-tiny was not written: model-tiny.onnx does not work here: Could not find an "
+        "implementation for Cast(21)."
     )
     assert told in done.output.replace("\n", " ").replace("  ", " ")
-    assert "It needs onnxruntime >= 1.23.0, and 1.22.1 is installed" in done.output.replace("\n", " ")
+    assert "It needs onnxruntime >= 1.23.0, and 1.22.1 is installed" in done.output.replace(
+        "\n", " "
+    )
     found = read_exports(tmp_path / "out")
     assert [item.format for item in found.items] == ["onnx"]
     assert found["onnx"].score
     assert [failure.format for failure in found.failures] == ["onnx-tiny"]
     with pytest.raises(ExportError, match="does not work here"):
         found["onnx-tiny"]
-    assert sorted(path.name for path in (tmp_path / "out").iterdir()) == sorted([CARD, INDEX, "model.onnx"])
+    assert sorted(path.name for path in (tmp_path / "out").iterdir()) == sorted(
+        [CARD, INDEX, "model.onnx"]
+    )
     assert "onnx-tiny is not here" in (tmp_path / "out" / CARD).read_text()
     assert "onnx-tiny is not there" in (model / "report.html").read_text()
 

@@ -10,7 +10,7 @@ from squeezetune.errors import ExportError
 from squeezetune.exporting import node
 from squeezetune.exporting.exports import export
 from squeezetune.exporting.node import OLDEST, NodeModel, explain_missing_node, reduce_pixels
-from squeezetune.exporting.readers import open_onnx
+from squeezetune.exporting.runtimes import open_onnx
 
 
 @pytest.fixture
@@ -24,7 +24,9 @@ def forget_node():
 @pytest.fixture(scope="module")
 def page(model_folder, web_runtime, tmp_path_factory):
     folder = tmp_path_factory.mktemp("node") / "export"
-    return export(model_folder, ["web"], folder, measure=False, runtime=web_runtime).find_path("web")
+    return export(model_folder, ["web"], folder, measure=False, runtime=web_runtime).find_path(
+        "web"
+    )
 
 
 @pytest.fixture
@@ -46,12 +48,15 @@ def test_the_shipped_files_answer_as_python_does(page):
 def test_huge_images_are_reduced_as_on_the_page(page):
     image = np.asarray(Image.radial_gradient("L").convert("RGB").resize((2101, 2003)))
     found = NodeModel(page)(image[None])
-    expected = open_onnx(page.with_name("model.onnx"))(np.asarray(Image.fromarray(image).reduce(2))[None])
+    expected = open_onnx(page.with_name("model.onnx"))(
+        np.asarray(Image.fromarray(image).reduce(2))[None]
+    )
     np.testing.assert_allclose(found, expected, atol=1e-4)
 
 
 @pytest.mark.parametrize(
-    ("size", "factor"), [((100, 100), 1), ((200, 200), 2), ((399, 400), 4), ((4000, 90), 4), ((9000, 9000), 8)]
+    ("size", "factor"),
+    [((100, 100), 1), ((200, 200), 2), ((399, 400), 4), ((4000, 90), 4), ((9000, 9000), 8)],
 )
 def test_images_are_reduced_to_so_many_pixels_but_never_below_the_reach(size, factor):
     image = np.zeros((1, *size, 3), np.uint8)
@@ -60,7 +65,9 @@ def test_images_are_reduced_to_so_many_pixels_but_never_below_the_reach(size, fa
 
 
 @pytest.mark.usefixtures("needs_node")
-@pytest.mark.parametrize("name", ["model.onnx", "runtime/ort-wasm-simd-threaded.wasm", "runtime/ort.wasm.min.js"])
+@pytest.mark.parametrize(
+    "name", ["model.onnx", "runtime/ort-wasm-simd-threaded.wasm", "runtime/ort.wasm.min.js"]
+)
 def test_files_that_the_runtime_cannot_use_are_an_error_in_words(page, tmp_path, name):
     for path in (item for item in page.parent.rglob("*") if item.is_file()):
         target = tmp_path / path.relative_to(page.parent)
@@ -103,5 +110,7 @@ def test_a_computer_without_node_says_so(monkeypatch):
 )
 def test_an_old_node_is_told(monkeypatch, said, reason):
     monkeypatch.setattr(node.shutil, "which", lambda name: "/bin/node")
-    monkeypatch.setattr(node.subprocess, "run", lambda *words, **how: subprocess.CompletedProcess(words, 0, said))
+    monkeypatch.setattr(
+        node.subprocess, "run", lambda *words, **how: subprocess.CompletedProcess(words, 0, said)
+    )
     assert explain_missing_node() == reason

@@ -10,9 +10,9 @@ from odd_images import compare, keep_pixels_only, make_odd_images, open_model
 from threadpoolctl import threadpool_limits
 
 from squeezetune.data.index import index_photos
-from squeezetune.engine import ThreadEngine
+from squeezetune.exporting.export_inputs import TrainingPhotos
 from squeezetune.exporting.formats import FORMATS
-from squeezetune.exporting.order import TrainingPhotos
+from squeezetune.system.executor import ThreadEngine
 
 EXACT, LOSSY = ("onnx", "onnx-fp16"), ("onnx-int8", "onnx-tiny")
 
@@ -54,7 +54,9 @@ def seen(order, odd_images):
 
 
 def check_same(name, expected, found):
-    """Check that two sets of probabilities name the same classes, where a head drawn at random is not undecided."""
+    """Check that two sets of probabilities name the same classes, where a head drawn at random is
+    not undecided.
+    """
     ranked = np.sort(expected)
     is_decided = ranked[:, -1] - ranked[:, -2] > 0.03
     is_same = expected.argmax(axis=1) == found.argmax(axis=1)
@@ -69,17 +71,24 @@ def answer(run, images):
 
 
 def list_pixel_parts(file):
-    """List what makes of an image what the network sees: nodes, and the constants that they read."""
+    """List what makes of an image what the network sees: nodes, and the constants that they
+    read.
+    """
     graph = onnx.load_from_string(keep_pixels_only(file)).graph
     read = {name for node in graph.node for name in node.input}
     constants = [tensor for tensor in graph.initializer if tensor.name in read]
-    return [part.SerializeToString() for part in (*graph.node, *sorted(constants, key=lambda tensor: tensor.name))]
+    return [
+        part.SerializeToString()
+        for part in (*graph.node, *sorted(constants, key=lambda tensor: tensor.name))
+    ]
 
 
 def test_every_network_sees_what_the_models_sees(files, odd_images, seen):
     see = open_model(keep_pixels_only(files["onnx"]))
     pairs = zip(odd_images, seen, strict=True)
-    assert max(np.abs(see(image[None])[0].astype(int) - pixels).max() for image, pixels in pairs) <= 1
+    assert (
+        max(np.abs(see(image[None])[0].astype(int) - pixels).max() for image, pixels in pairs) <= 1
+    )
     parts = list_pixel_parts(files["onnx"])
     assert all(list_pixel_parts(file) == parts for file in files.values())
 
@@ -93,7 +102,9 @@ def test_floats_name_the_models_class(files, order, odd_images, name):
 
 @pytest.mark.parametrize("name", [*EXACT, *LOSSY])
 def test_nothing_is_lost_on_the_way_to_the_network(files, odd_images, seen, name):
-    """Give a file the pixels that the model's own network sees: it answers as it answers the images themselves."""
+    """Give a file the pixels that the model's own network sees: it answers as it answers the images
+    themselves.
+    """
     run = open_model(files[name])
     check_same(name, answer(run, odd_images[::2]), answer(run, seen[::2]))
 
@@ -110,4 +121,8 @@ def test_openvino_gives_the_answers_of_onnx_runtime(files, odd_images, name):
     core, plain = openvino.Core(), {"INFERENCE_PRECISION_HINT": "f32", "INFERENCE_NUM_THREADS": 1}
     compiled = core.compile_model(core.read_model(files[name]), "CPU", plain)
     images = odd_images[:: len(odd_images) // 25]  # it compiles the network for every size
-    check_same(name, answer(open_model(files[name]), images), answer(lambda image: compiled(image)[0], images))
+    check_same(
+        name,
+        answer(open_model(files[name]), images),
+        answer(lambda image: compiled(image)[0], images),
+    )

@@ -7,7 +7,7 @@ from odd_images import compare, make_odd_images, open_model
 
 openvino = pytest.importorskip("openvino", reason="openvino is an extra")
 from squeezetune.exporting.openvino import check_openvino, read_metadata, write_openvino  # noqa: E402
-from squeezetune.exporting.readers import open_openvino  # noqa: E402
+from squeezetune.exporting.runtimes import open_openvino  # noqa: E402
 
 # more threads stall when the machine is busy
 THREADS = {"INFERENCE_NUM_THREADS": 1}
@@ -28,17 +28,23 @@ def test_it_agrees_with_the_model_on_odd_images(order, written):
 
 
 def test_it_is_near_in_the_arithmetic_that_the_processor_prefers(order, written):
-    found = compare(open_model(order.model), open_openvino(written, THREADS), make_odd_images(40, large=1))
+    found = compare(
+        open_model(order.model), open_openvino(written, THREADS), make_odd_images(40, large=1)
+    )
     assert found.same_class >= 0.9
     assert found.mean < 0.05
 
 
 def test_images_may_come_together(order, written):
-    images = np.stack([image for image in make_odd_images(20, large=0) if image.shape == (64, 64, 3)] * 3)
+    images = np.stack(
+        [image for image in make_odd_images(20, large=0) if image.shape == (64, 64, 3)] * 3
+    )
     run = open_openvino(written)
     together = run(images)
     assert together.shape == (3, 4)
-    np.testing.assert_allclose(together, np.concatenate([run(image[None]) for image in images]), atol=1e-4)
+    np.testing.assert_allclose(
+        together, np.concatenate([run(image[None]) for image in images]), atol=1e-4
+    )
 
 
 def test_the_files_are_whole_and_small(order, written):

@@ -7,8 +7,8 @@ import pytest
 
 from squeezetune.errors import ExportError
 from squeezetune.events import StageStarted
-from squeezetune.exporting import runtime
-from squeezetune.exporting.runtime import TARBALL, VERSION, find_address, load_runtime
+from squeezetune.exporting import web as runtime
+from squeezetune.exporting.web import TARBALL, VERSION, find_address, load_runtime
 
 CONTENTS = {name: np.random.default_rng(at).bytes(50_000) for at, name in enumerate(runtime.FILES)}
 PATH = f"mirror/onnxruntime-web/-/{TARBALL}"
@@ -126,7 +126,11 @@ def test_a_folder_without_the_build_is_an_error(tarball, tmp_path, kind):
     if kind != "nowhere":
         kept = {other: content for other, content in CONTENTS.items() if other != name}
         write(place, kept if kind == "missing" else CONTENTS | {name: b"of another version"})
-    found = f"{name} in .* is not that of onnxruntime-web {VERSION}" if kind == "other" else f"has no {name}"
+    found = (
+        f"{name} in .* is not that of onnxruntime-web {VERSION}"
+        if kind == "other"
+        else f"has no {name}"
+    )
     with pytest.raises(ExportError, match=found) as caught:
         load_runtime(place)
     assert TARBALL in caught.value.hint
@@ -135,6 +139,12 @@ def test_a_folder_without_the_build_is_an_error(tarball, tmp_path, kind):
 @pytest.mark.parametrize("kind", ["no tarball", "cut short", "without the files"])
 def test_a_file_that_is_not_the_package_is_an_error(tarball, tmp_path, kind):
     place = tmp_path / TARBALL
-    place.write_bytes({"no tarball": b"x" * 2000, "cut short": tarball[:90_000], "without the files": pack({})}[kind])
-    with pytest.raises(ExportError, match=r"is no tarball that can be read|has no ort.wasm.min.mjs"):
+    place.write_bytes(
+        {"no tarball": b"x" * 2000, "cut short": tarball[:90_000], "without the files": pack({})}[
+            kind
+        ]
+    )
+    with pytest.raises(
+        ExportError, match=r"is no tarball that can be read|has no ort.wasm.min.mjs"
+    ):
         load_runtime(place)

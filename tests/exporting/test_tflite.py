@@ -13,14 +13,20 @@ from threadpoolctl import threadpool_limits
 
 pytest.importorskip("ai_edge_litert", reason="LiteRT is an extra")
 from squeezetune.data.index import index_photos
-from squeezetune.engine import ThreadEngine
-from squeezetune.exporting import onnx_files, tflite
+from squeezetune.exporting import onnx_formats as onnx_files
+from squeezetune.exporting import tflite
+from squeezetune.exporting.copied.squares import make_square
+from squeezetune.exporting.export_inputs import TrainingPhotos
 from squeezetune.exporting.formats import TFLITE_USAGE
-from squeezetune.exporting.onnx_files import fit_int8, write_int8
-from squeezetune.exporting.order import TrainingPhotos
-from squeezetune.exporting.readers import open_tflite
-from squeezetune.exporting.squares import make_square
-from squeezetune.exporting.tflite import check_tflite, read_metadata, write_tflite, write_tflite_int8
+from squeezetune.exporting.onnx_formats import fit_int8, write_int8
+from squeezetune.exporting.runtimes import open_tflite
+from squeezetune.exporting.tflite import (
+    check_tflite,
+    read_metadata,
+    write_tflite,
+    write_tflite_int8,
+)
+from squeezetune.system.executor import ThreadEngine
 
 
 @pytest.fixture(scope="module")
@@ -40,7 +46,9 @@ def test_what_the_network_sees_is_what_the_models_sees(order):
     def fit(images):
         return make_square(images[0], order.network.side, order.network.resize)[None]
 
-    assert measure_pixel_gap(open_model(keep_pixels_only(order.model)), fit, make_odd_images(200)) <= 1
+    assert (
+        measure_pixel_gap(open_model(keep_pixels_only(order.model)), fit, make_odd_images(200)) <= 1
+    )
 
 
 @pytest.fixture(scope="module", params=NETWORKS[1:])
@@ -61,7 +69,9 @@ def small(weights, shape_folder, tmp_path_factory, request):
 
 def test_int8_answers_as_the_onnx_file_of_int8(small, draw_shape):
     path, onnx = small
-    images = np.stack([draw_shape(shape, seed) for shape in ("box", "disc", "spike") for seed in range(100, 110)])
+    images = np.stack(
+        [draw_shape(shape, seed) for shape in ("box", "disc", "spike") for seed in range(100, 110)]
+    )
     expected, found = open_model(onnx)(images), open_tflite(path)(images)
     np.testing.assert_allclose(found, expected, atol=0.08 * np.ptp(expected, axis=0).max())
     assert path.stat().st_size < 0.95e6
@@ -83,13 +93,19 @@ def test_images_may_come_together(order, written):
     run = open_tflite(written)
     together = run(images)
     assert together.shape == (5, 4)
-    np.testing.assert_allclose(together, np.concatenate([run(image[None]) for image in images]), atol=1e-5)
+    np.testing.assert_allclose(
+        together, np.concatenate([run(image[None]) for image in images]), atol=1e-5
+    )
 
 
 def test_the_older_squeezenet_has_other_places(old_weights, tmp_path):
     order = make_order(old_weights)
     write_tflite(order, tmp_path / "model.tflite")
-    found = compare(open_model(order.model), open_tflite(tmp_path / "model.tflite"), make_odd_images(20, large=0))
+    found = compare(
+        open_model(order.model),
+        open_tflite(tmp_path / "model.tflite"),
+        make_odd_images(20, large=0),
+    )
     assert found.largest < 0.05
 
 
@@ -97,14 +113,19 @@ def test_the_file_says_what_it_is(order, written):
     check_tflite(written)
     assert read_metadata(written) == METADATA
     with ZipFile(written) as archive:
-        assert archive.read("labels.txt").decode().splitlines() == json.loads(METADATA["class_names"])
+        assert archive.read("labels.txt").decode().splitlines() == json.loads(
+            METADATA["class_names"]
+        )
         about = json.loads(archive.read("preprocessing.json"))
     assert about == {"image_side": 64, "resize": order.network.resize}
 
 
 def test_every_class_is_one_line_of_labels(order, tmp_path):
     names = ["кот", "two\nlines", "\u2028", "no text \udcff"]
-    write_tflite(replace(order, metadata=METADATA | {"class_names": json.dumps(names)}), tmp_path / "odd.tflite")
+    write_tflite(
+        replace(order, metadata=METADATA | {"class_names": json.dumps(names)}),
+        tmp_path / "odd.tflite",
+    )
     assert json.loads(read_metadata(tmp_path / "odd.tflite")["class_names"]) == names
     with ZipFile(tmp_path / "odd.tflite") as archive:
         labels = archive.read("labels.txt").decode().splitlines()
@@ -133,4 +154,6 @@ def test_the_program_of_the_card_names_the_models_class(order, written, draw_sha
     name = json.loads(METADATA["class_names"])[probabilities.argmax()]
     [line] = done.stdout.decode().splitlines()
     assert line.startswith(f"{photo}: {name} (")
-    assert float(line.rpartition("(")[2].rstrip("%)")) / 100 == pytest.approx(probabilities.max(), abs=0.02)
+    assert float(line.rpartition("(")[2].rstrip("%)")) / 100 == pytest.approx(
+        probabilities.max(), abs=0.02
+    )

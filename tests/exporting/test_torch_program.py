@@ -7,8 +7,8 @@ from example_orders import METADATA, make_order
 from odd_images import compare, keep_pixels_only, make_odd_images, measure_pixel_gap, open_model
 
 torch = pytest.importorskip("torch", reason="torch is an extra")
-from squeezetune.exporting import squeezenet  # noqa: E402
-from squeezetune.exporting.readers import open_torch  # noqa: E402
+from squeezetune.exporting.copied import squeezenet  # noqa: E402
+from squeezetune.exporting.runtimes import open_torch  # noqa: E402
 from squeezetune.exporting.torch_program import check_torch, read_metadata, write_torch  # noqa: E402
 
 
@@ -31,7 +31,9 @@ def test_what_the_network_sees_is_what_the_models_sees(order, written):
     def fit(images):
         return network.fit(torch.tensor(images)).permute(0, 2, 3, 1).numpy()
 
-    assert measure_pixel_gap(open_model(keep_pixels_only(order.model)), fit, make_odd_images(200)) <= 1
+    assert (
+        measure_pixel_gap(open_model(keep_pixels_only(order.model)), fit, make_odd_images(200)) <= 1
+    )
 
 
 def test_images_may_come_together(order, written):
@@ -39,7 +41,9 @@ def test_images_may_come_together(order, written):
     run = open_torch(written)
     together = run(images)
     assert together.shape == (5, 4)
-    np.testing.assert_allclose(together, np.concatenate([run(image[None]) for image in images]), atol=1e-5)
+    np.testing.assert_allclose(
+        together, np.concatenate([run(image[None]) for image in images]), atol=1e-5
+    )
     np.testing.assert_allclose(together, open_model(order.model)(images), atol=0.05)
 
 
@@ -53,7 +57,10 @@ def test_the_program_says_what_it_is(written):
 
 def test_classes_may_be_called_anything(order, tmp_path):
     names = ["кот", "two\nlines", "\u2028", "no text \udcff"]
-    write_torch(replace(order, metadata=METADATA | {"class_names": json.dumps(names)}), tmp_path / "model.pt2")
+    write_torch(
+        replace(order, metadata=METADATA | {"class_names": json.dumps(names)}),
+        tmp_path / "model.pt2",
+    )
     assert json.loads((tmp_path / "config.json").read_bytes())["class_names"] == names
     assert json.loads(read_metadata(tmp_path / "model.pt2")["class_names"]) == names
 
@@ -65,5 +72,7 @@ def test_the_parameters_take_little(written):
 def test_the_older_squeezenet_has_other_places(old_weights, tmp_path):
     order = make_order(old_weights)
     write_torch(order, tmp_path / "model.pt2")
-    found = compare(open_model(order.model), open_torch(tmp_path / "model.pt2"), make_odd_images(20, large=0))
+    found = compare(
+        open_model(order.model), open_torch(tmp_path / "model.pt2"), make_odd_images(20, large=0)
+    )
     assert found.largest < 0.05

@@ -6,18 +6,17 @@ import pytest
 
 from squeezetune.errors import ExportError
 from squeezetune.events import Notice, StageStarted
+from squeezetune.exporting.export_inputs import Request, TrainingPhotos, open_material
 from squeezetune.exporting.exports import export, make_order
 from squeezetune.exporting.formats import FORMATS
-from squeezetune.exporting.material import Request, open_material
-from squeezetune.exporting.onnx_files import build_file, compress
-from squeezetune.exporting.order import TrainingPhotos
-from squeezetune.learn.forms import Form
-from squeezetune.learn.layers import CodedStore
-from squeezetune.learn.pace import EpochPace
-from squeezetune.prediction import load
+from squeezetune.exporting.onnx_formats import build_file, compress
+from squeezetune.finetune.recipe import EpochPace
+from squeezetune.model.classifier import load
+from squeezetune.network.float_layers import CodedStore
+from squeezetune.network.graph import Form
 
 pytest.importorskip("torch", reason="torch is an extra")
-from squeezetune.exporting import tuned
+from squeezetune.exporting import onnx_formats as tuned
 
 pytestmark = pytest.mark.usefixtures("float32")
 
@@ -30,7 +29,9 @@ def short_training(monkeypatch):
 
 @pytest.fixture(scope="module")
 def order(model_folder):
-    return make_order(load(model_folder), open_material(model_folder, Request(), lambda event: None))
+    return make_order(
+        load(model_folder), open_material(model_folder, Request(), lambda event: None)
+    )
 
 
 @pytest.fixture(scope="module")
@@ -55,7 +56,9 @@ def write_spoiled(compressed):
     def write(order, path):
         [(weight, bias)], found = compressed.network.head, compressed.codes["head.0.weight"]
         turned = {name: np.roll(getattr(found, name), 1, axis=1) for name in ("values", "scales")}
-        network = replace(compressed.network, head=((np.roll(weight, 1, axis=1), np.roll(bias, 1)),))
+        network = replace(
+            compressed.network, head=((np.roll(weight, 1, axis=1), np.roll(bias, 1)),)
+        )
         form = Form(CodedStore({**compressed.codes, "head.0.weight": replace(found, **turned)}))
         path.write_bytes(build_file(order, network, form))
 
@@ -66,7 +69,9 @@ def list_stages(said):
     return [event.stage for event in said if isinstance(event, StageStarted)]
 
 
-def test_a_file_that_loses_too_much_is_trained_and_measured_again(model_folder, write_spoiled, tmp_path, monkeypatch):
+def test_a_file_that_loses_too_much_is_trained_and_measured_again(
+    model_folder, write_spoiled, tmp_path, monkeypatch
+):
     monkeypatch.setitem(FORMATS, "onnx-tiny", replace(FORMATS["onnx-tiny"], write=write_spoiled))
     said = []
     found = export(model_folder, ["onnx-tiny"], tmp_path / "out", max_loss=10, listen=said.append)
@@ -78,7 +83,9 @@ def test_a_file_that_loses_too_much_is_trained_and_measured_again(model_folder, 
 
 
 @pytest.mark.parametrize("max_loss", [None, 50])
-def test_a_file_that_is_good_enough_is_left_alone(model_folder, write_plain, tmp_path, monkeypatch, max_loss):
+def test_a_file_that_is_good_enough_is_left_alone(
+    model_folder, write_plain, tmp_path, monkeypatch, max_loss
+):
     monkeypatch.setitem(FORMATS, "onnx-tiny", replace(FORMATS["onnx-tiny"], write=write_plain))
     said = []
     export(model_folder, ["onnx-tiny"], tmp_path / "out", max_loss=max_loss, listen=said.append)
@@ -110,7 +117,9 @@ def test_those_that_judge_do_not_train(order):
 
 
 def test_without_a_validation_part_some_training_photos_judge(order):
-    sample = tuned.draw_sample(replace(order, judges=TrainingPhotos(order.photos.index, np.empty(0, np.int64))))
+    sample = tuned.draw_sample(
+        replace(order, judges=TrainingPhotos(order.photos.index, np.empty(0, np.int64)))
+    )
     assert (len(sample.train), len(sample.validation)) == (31, 5)
     pixels = [image.tobytes() for image in sample.pixels]
     assert not set(pixels[:31]) & set(pixels[31:])

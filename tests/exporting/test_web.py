@@ -16,24 +16,39 @@ from sessions import open_session
 from sklearn.datasets import load_digits
 from web_site import serve_folder
 
-from squeezetune.cli import main
+from squeezetune.cli.main import main
 from squeezetune.data.decoding import open_image
 from squeezetune.errors import ExportError
 from squeezetune.exporting import node, web
+from squeezetune.exporting.export_index import read_exports
 from squeezetune.exporting.node import explain_missing_node
-from squeezetune.exporting.readers import READERS
-from squeezetune.exporting.record import read_exports
-from squeezetune.exporting.runtime import FILES
-from squeezetune.exporting.web import WebAbout, write_web
-from squeezetune.learn.onnx_builder import Graph
-from squeezetune.prediction import load
+from squeezetune.exporting.runtimes import READERS
+from squeezetune.exporting.web import FILES, WebAbout, write_web
+from squeezetune.model.classifier import load
+from squeezetune.network.onnx_builder import Graph
 from squeezetune.training import train
 
-ABOUT = WebAbout("Shapes", ("box", "disc", "spike"), "All of 12 test photos were named right.", "BSD-2-Clause", 64)
-PAGE_FILES = {"index.html", "page.css", "page.js", "worker.js", "offline.js", "model.onnx", "NOTICE.txt"}
+ABOUT = WebAbout(
+    "Shapes",
+    ("box", "disc", "spike"),
+    "All of 12 test photos were named right.",
+    "BSD-2-Clause",
+    64,
+)
+PAGE_FILES = {
+    "index.html",
+    "page.css",
+    "page.js",
+    "worker.js",
+    "offline.js",
+    "model.onnx",
+    "NOTICE.txt",
+}
 BUILD_FILES = {
-    "runtime/ort.wasm.min.js", "runtime/ort-wasm-simd-threaded.js", "runtime/ort-wasm-simd-threaded.wasm"
-}  # fmt: skip
+    "runtime/ort.wasm.min.js",
+    "runtime/ort-wasm-simd-threaded.js",
+    "runtime/ort-wasm-simd-threaded.wasm",
+}
 IS_READY = "document.getElementById('status').textContent === 'Ready.'"
 
 
@@ -43,19 +58,26 @@ IS_READY = "document.getElementById('status').textContent === 'Ready.'"
 @pytest.fixture
 def any_runtime(monkeypatch):
     """Take something for the web build that is not."""
-    monkeypatch.setattr(web, "load_runtime", lambda place, listen: {name: name.encode() for name in FILES})
+    monkeypatch.setattr(
+        web, "load_runtime", lambda place, listen: {name: name.encode() for name in FILES}
+    )
 
 
 def read_facts(folder):
     page = (folder / "index.html").read_text()
-    return json.loads(re.search(r'<script type="application/json" id="facts">(.*?)</script>', page)[1])
+    return json.loads(
+        re.search(r'<script type="application/json" id="facts">(.*?)</script>', page)[1]
+    )
 
 
 @pytest.mark.usefixtures("any_runtime")
 def test_the_folder_holds_all_that_the_page_needs(tmp_path):
     written = write_web(b"a model", ABOUT, tmp_path / "page")
     names = {path.relative_to(tmp_path / "page").as_posix() for path in written}
-    assert names == PAGE_FILES | BUILD_FILES | {"runtime/LICENSE.txt", "runtime/ThirdPartyNotices.txt"}
+    assert names == PAGE_FILES | BUILD_FILES | {
+        "runtime/LICENSE.txt",
+        "runtime/ThirdPartyNotices.txt",
+    }
     assert written[-1] == tmp_path / "page" / "index.html"
     assert (tmp_path / "page" / "model.onnx").read_bytes() == b"a model"
     assert (tmp_path / "page" / "runtime" / "ort.wasm.min.js").read_bytes() == b"ort.wasm.min.mjs"
@@ -66,7 +88,9 @@ def test_the_folder_holds_all_that_the_page_needs(tmp_path):
 def test_the_page_loads_nothing_from_elsewhere(tmp_path):
     for path in write_web(b"a model", ABOUT, tmp_path):
         if path.suffix in {".html", ".css"} or path.name in {"page.js", "worker.js", "offline.js"}:
-            assert not re.findall(r"""(?:src|href|url\(|import)\W{1,3}(?:https?:)?//""", path.read_text()), path
+            assert not re.findall(
+                r"""(?:src|href|url\(|import)\W{1,3}(?:https?:)?//""", path.read_text()
+            ), path
 
 
 @pytest.mark.usefixtures("any_runtime")
@@ -85,7 +109,9 @@ def test_the_page_knows_its_classes_whatever_they_are_called(tmp_path):
 def test_everything_is_kept_for_later_and_changes_together(tmp_path):
     written = write_web(b"a model", ABOUT, tmp_path)
     first = (tmp_path / "offline.js").read_text()
-    needed = {path.relative_to(tmp_path).as_posix() for path in written if path.suffix != ".txt"} - {"offline.js"}
+    needed = {
+        path.relative_to(tmp_path).as_posix() for path in written if path.suffix != ".txt"
+    } - {"offline.js"}
     assert set(json.loads(re.search(r"FILES = (\[.*\])", first)[1])) == needed | {"./"}
     write_web(b"a model", ABOUT, tmp_path)
     assert (tmp_path / "offline.js").read_text() == first
@@ -176,7 +202,9 @@ def compare(classifier, images, results, tolerance):
 def real_paths(real_photos, tmp_path_factory):
     """Write ten photos of objects, of the world, and of handwritten digits, and ten of clothes."""
     folder = tmp_path_factory.mktemp("real")
-    digits = [Image.fromarray((255 - 15 * digit).astype(np.uint8)) for digit in load_digits().images[:2]]
+    digits = [
+        Image.fromarray((255 - 15 * digit).astype(np.uint8)) for digit in load_digits().images[:2]
+    ]
     images = {f"{name}{at}.jpg": image for name, count in (("eth80", 5), ("cifar10", 3))
               for at, image in enumerate(real_photos(name, count))}  # fmt: skip
     images |= {f"digit{at}.png": image for at, image in enumerate(digits)}
@@ -208,7 +236,8 @@ def test_real_photos_get_the_answers_that_python_gives_of_the_same_file(
         browser.open(address)
         browser.wait(IS_READY)
         results = look_at(browser, real_paths)
-        # from a file Python decodes a JPEG at half its size where that is enough, which the page cannot
+        # from a file Python decodes a JPEG at half its size where that is enough, which the page
+        # cannot
         whole = [Image.open(path) for path in real_paths]
         compare(shipped, whole, results, 0.02)
         shown = browser.run("[...document.querySelectorAll('.card')].map(card => card.innerText)")
@@ -222,16 +251,26 @@ def test_real_photos_get_the_answers_that_python_gives_of_the_same_file(
 
 
 def make_gamma_png(image):
-    """Write a PNG that says its numbers are to be understood otherwise, as a colour profile does."""
+    """Write a PNG that says its numbers are to be understood otherwise, as a colour profile
+    does.
+    """
     buffer = BytesIO()
     image.save(buffer, "PNG")
     content, chunk = buffer.getvalue(), b"gAMA" + struct.pack(">I", 100_000)
-    return content[:33] + struct.pack(">I", 4) + chunk + struct.pack(">I", zlib.crc32(chunk)) + content[33:]
+    return (
+        content[:33]
+        + struct.pack(">I", 4)
+        + chunk
+        + struct.pack(">I", zlib.crc32(chunk))
+        + content[33:]
+    )
 
 
 @pytest.fixture(scope="module")
 def probe():
-    """Build a model that gives the colours of four by four squares of an image, as they reach it."""
+    """Build a model that gives the colours of four by four squares of an image, as they reach
+    it.
+    """
     graph = Graph()
     size = graph.constant("size", [4, 4])
     squares = graph.add("Resize", "image", "", "", size, axes=[1, 2], mode="linear", antialias=1)
@@ -247,12 +286,18 @@ def see_by_page(browser, probe, web_runtime, folder, paths):
     with serve_folder(folder) as address:
         browser.open(address)
         browser.wait(IS_READY)
-        return [[result["probabilities"][name] for name in about.class_names] for result in look_at(browser, paths)]
+        return [
+            [result["probabilities"][name] for name in about.class_names]
+            for result in look_at(browser, paths)
+        ]
 
 
 def see_by_python(probe, paths):
     session = open_session(probe)
-    return [session.run(None, {"image": np.asarray(open_image(path.read_bytes()))[None]})[0][0] for path in paths]
+    return [
+        session.run(None, {"image": np.asarray(open_image(path.read_bytes()))[None]})[0][0]
+        for path in paths
+    ]
 
 
 def test_photos_of_all_kinds_reach_the_model_as_python_sees_them(
@@ -267,13 +312,20 @@ def test_photos_of_all_kinds_reach_the_model_as_python_sees_them(
     gamma = tmp_path / "gamma.png"
     gamma.write_bytes(make_gamma_png(image))
     paths = [
-        write_photo("plain.png", image), write_photo("turned.jpg", image, quality=95, exif=turned),
-        write_photo("grey.png", image.convert("L")), write_photo("deep.png", deep), write_photo("faint.png", faint),
-        write_photo("palette.gif", image.quantize(16)), write_photo("bits.bmp", image), gamma,
-        write_photo("lossless.webp", image, lossless=True), write_photo("progressive.jpg", image, progressive=True),
-        write_photo("ink.jpg", image.convert("CMYK")), write_photo("one.png", image.crop((0, 0, 1, 1))),
+        write_photo("plain.png", image),
+        write_photo("turned.jpg", image, quality=95, exif=turned),
+        write_photo("grey.png", image.convert("L")),
+        write_photo("deep.png", deep),
+        write_photo("faint.png", faint),
+        write_photo("palette.gif", image.quantize(16)),
+        write_photo("bits.bmp", image),
+        gamma,
+        write_photo("lossless.webp", image, lossless=True),
+        write_photo("progressive.jpg", image, progressive=True),
+        write_photo("ink.jpg", image.convert("CMYK")),
+        write_photo("one.png", image.crop((0, 0, 1, 1))),
         write_photo("line.png", image.resize((500, 3))),
-    ]  # fmt: skip
+    ]
     seen = see_by_page(browser, probe, web_runtime, tmp_path / "page", paths)
     for path, colours, expected in zip(paths, seen, see_by_python(probe, paths), strict=True):
         np.testing.assert_allclose(colours, expected, atol=1.01 / 255, err_msg=path.name)
@@ -290,7 +342,11 @@ def test_huge_photos_are_reduced_without_changing_their_colours(
 
 
 def test_what_is_no_image_is_told_and_the_rest_goes_on(page, write_photo, tmp_path):
-    files = {"notes.txt": b"some words", "empty.jpg": b"", "broken.png": b"\x89PNG\r\n\x1a\n" + bytes(50)}
+    files = {
+        "notes.txt": b"some words",
+        "empty.jpg": b"",
+        "broken.png": b"\x89PNG\r\n\x1a\n" + bytes(50),
+    }
     for name, content in files.items():
         (tmp_path / name).write_bytes(content)
     results = look_at(page, [*(tmp_path / name for name in files), write_photo("good.png")])
@@ -332,10 +388,15 @@ def test_the_camera_is_watched_and_a_picture_kept(page):
 
 
 def test_a_camera_that_may_not_be_used_is_told(page):
-    page.run("navigator.mediaDevices.getUserMedia = async () => { throw new DOMException('', 'NotAllowedError') }")
+    page.run(
+        "navigator.mediaDevices.getUserMedia = async () => { throw new DOMException('', "
+        "'NotAllowedError') }"
+    )
     page.click("#camera")
     page.wait("!document.getElementById('problem').hidden")
-    assert "Allow it beside the address" in page.run("document.getElementById('problem').textContent")
+    assert "Allow it beside the address" in page.run(
+        "document.getElementById('problem').textContent"
+    )
 
 
 # ---- what it promises
@@ -367,7 +428,11 @@ def test_nothing_can_be_sent_elsewhere(page, web_site):
 def test_all_that_is_asked_for_lies_beside_the_page(page, write_photo):
     look_at(page, [write_photo("photo.png")])
     own = page.run("location.href")
-    asked = {url.partition(own)[2] for url in page.list_requests() if not url.startswith(("blob:", "data:"))}
+    asked = {
+        url.partition(own)[2]
+        for url in page.list_requests()
+        if not url.startswith(("blob:", "data:"))
+    }
     assert {"page.js", "page.css"} <= asked <= PAGE_FILES | {""} | BUILD_FILES
 
 
@@ -392,22 +457,42 @@ def test_nothing_sticks_out_on_a_small_phone(page, write_photo):
 
 def test_the_page_says_how_to_open_it_when_it_was_opened_as_a_file(browser, shapes_page):
     browser.open((shapes_page / "index.html").as_uri())
-    browser.wait("document.getElementById('problem').textContent.includes('python3 -m http.server')")
+    browser.wait(
+        "document.getElementById('problem').textContent.includes('python3 -m http.server')"
+    )
 
 
 # ---- what it is worth
 
 
 def export_web(model_folder, web_runtime, tmp_path):
-    """Export a copy of a model for the browser; return what the command said, the export, and the page."""
+    """Export a copy of a model for the browser; return what the command said, the export, and the
+    page.
+    """
     model = shutil.copytree(model_folder, tmp_path / "model")
-    words = ["export", model, "-f", "web", "--runtime", web_runtime, "-o", tmp_path / "out", "--quiet"]
+    words = [
+        "export",
+        model,
+        "-f",
+        "web",
+        "--runtime",
+        web_runtime,
+        "-o",
+        tmp_path / "out",
+        "--quiet",
+    ]
     done = CliRunner().invoke(main, [str(word) for word in words])
     assert done.exit_code == 0, done.output
-    return done.output, read_exports(tmp_path / "out")["web"], (tmp_path / "out" / "web" / "index.html").read_text()
+    return (
+        done.output,
+        read_exports(tmp_path / "out")["web"],
+        (tmp_path / "out" / "web" / "index.html").read_text(),
+    )
 
 
-def test_what_the_page_is_worth_is_measured_by_its_own_runtime(model_folder, web_runtime, tmp_path, monkeypatch):
+def test_what_the_page_is_worth_is_measured_by_its_own_runtime(
+    model_folder, web_runtime, tmp_path, monkeypatch
+):
     def answer_nothing(path):
         return lambda images: np.tile(np.array([[0.5, 0.3, 0.2]], np.float32), (len(images), 1))
 
@@ -421,7 +506,9 @@ def test_what_the_page_is_worth_is_measured_by_its_own_runtime(model_folder, web
     assert "not measured" not in output
 
 
-def test_without_node_nothing_is_said_of_what_the_page_is_worth(model_folder, web_runtime, tmp_path, monkeypatch):
+def test_without_node_nothing_is_said_of_what_the_page_is_worth(
+    model_folder, web_runtime, tmp_path, monkeypatch
+):
     monkeypatch.setattr(node.shutil, "which", lambda name: None)
     explain_missing_node.cache_clear()
     try:
@@ -451,19 +538,32 @@ def read_problem(browser, folder):
         browser.open(address)
         browser.wait("!document.getElementById('problem').hidden")
         assert not browser.run("document.querySelector('#problem details').open")
-        return [browser.run(f"document.querySelector('#problem {tag}').textContent") for tag in ("p", "code")]
+        return [
+            browser.run(f"document.querySelector('#problem {tag}').textContent")
+            for tag in ("p", "code")
+        ]
 
 
 @pytest.mark.parametrize(
     ("name", "words", "detail"),
     [
         ("model.onnx", "The model cannot be loaded.", "404"),
-        ("runtime/ort.wasm.min.js", "The program that runs the model cannot be loaded.", "ort.wasm.min.js"),
-        ("runtime/ort-wasm-simd-threaded.wasm", "The program that runs the model cannot be started.", "backend"),
+        (
+            "runtime/ort.wasm.min.js",
+            "The program that runs the model cannot be loaded.",
+            "ort.wasm.min.js",
+        ),
+        (
+            "runtime/ort-wasm-simd-threaded.wasm",
+            "The program that runs the model cannot be started.",
+            "backend",
+        ),
         ("worker.js", "A part of this page cannot be loaded.", "worker.js"),
     ],
 )
-def test_a_file_that_is_missing_is_told_in_words(browser, shapes_page, tmp_path, name, words, detail):
+def test_a_file_that_is_missing_is_told_in_words(
+    browser, shapes_page, tmp_path, name, words, detail
+):
     folder = copy_page(shapes_page, tmp_path / "page")
     (folder / name).unlink()
     said, folded = read_problem(browser, folder)
@@ -482,13 +582,19 @@ def test_a_model_that_the_runtime_cannot_run_is_told_in_words(browser, shapes_pa
     assert "ERROR" not in said
 
 
-def test_a_photo_for_which_there_is_too_little_memory_is_told_in_words(browser, web_runtime, write_photo, tmp_path):
+def test_a_photo_for_which_there_is_too_little_memory_is_told_in_words(
+    browser, web_runtime, write_photo, tmp_path
+):
     graph = Graph()
     level = graph.add("Cast", graph.add("Flatten", "image", axis=1), to=TensorProto.FLOAT)
     highest = graph.add("ReduceMax", level, keepdims=1)
-    vast = graph.add("Expand", highest, graph.constant("shape", [1000, 1_073_000]))  # all of the 4 GiB
+    vast = graph.add(
+        "Expand", highest, graph.constant("shape", [1000, 1_073_000])
+    )  # all of the 4 GiB
     graph.add("ReduceMax", vast, graph.constant("axes", [1]), keepdims=0, name="probabilities")
-    write_web(graph.to_bytes("image", "probabilities", ["n"]), ABOUT, tmp_path / "page", web_runtime)
+    write_web(
+        graph.to_bytes("image", "probabilities", ["n"]), ABOUT, tmp_path / "page", web_runtime
+    )
     with serve_folder(tmp_path / "page") as address:
         browser.open(address)
         browser.wait(IS_READY)

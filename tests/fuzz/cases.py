@@ -17,18 +17,37 @@ from squeezetune.errors import SqueezeTuneError
 REPAIRED_SHARE = 0.5
 # Kinds whose other files need not be written again for each case.
 KEPT = ("manifest", "report", "state", "checkpoint", "csv", "tsv")
-# Events of `sys.addaudithook` that change files, or start or call something, with the place of their paths.
+# Events of `sys.addaudithook` that change files, or start or call something, with the place of
+# their paths.
 CHANGES = {
-    "os.rename": (0, 1), "os.remove": (0,), "os.mkdir": (0,), "os.rmdir": (0,), "os.link": (0, 1), "os.symlink": (0, 1),
-    "os.truncate": (0,), "os.chmod": (0,), "os.utime": (0,), "shutil.rmtree": (0,), "shutil.move": (0, 1),
-}  # fmt: skip
-NEVER = ("subprocess.Popen", "os.system", "os.exec", "os.posix_spawn", "socket.connect", "pickle.find_class")
+    "os.rename": (0, 1),
+    "os.remove": (0,),
+    "os.mkdir": (0,),
+    "os.rmdir": (0,),
+    "os.link": (0, 1),
+    "os.symlink": (0, 1),
+    "os.truncate": (0,),
+    "os.chmod": (0,),
+    "os.utime": (0,),
+    "shutil.rmtree": (0,),
+    "shutil.move": (0, 1),
+}
+NEVER = (
+    "subprocess.Popen",
+    "os.system",
+    "os.exec",
+    "os.posix_spawn",
+    "socket.connect",
+    "pickle.find_class",
+)
 WRITES = os.O_WRONLY | os.O_RDWR | os.O_CREAT | os.O_TRUNC | os.O_APPEND
 
 
 @dataclass
 class Guard:
-    """Notes what is written outside of a folder while it is on; it cannot be taken away, only turned off."""
+    """Notes what is written outside of a folder while it is on; it cannot be taken away, only
+    turned off.
+    """
 
     folder: str
     is_on: bool = False
@@ -40,8 +59,10 @@ class Guard:
         if event == "open":
             path, mode, flags = arguments
             if isinstance(path, str) and Path(path).is_dir():
-                return  # only a temporary file without a name can be opened so, and that leaves nothing
-            if (isinstance(mode, str) and set(mode) & set("wax+")) or (isinstance(flags, int) and flags & WRITES):
+                return  # a temporary file without a name, which leaves nothing
+            if (isinstance(mode, str) and set(mode) & set("wax+")) or (
+                isinstance(flags, int) and flags & WRITES
+            ):
                 self.check(event, path)
         elif event in CHANGES:
             for at in CHANGES[event]:
@@ -97,4 +118,8 @@ class Bench:
             shutil.rmtree(entry) if entry.is_dir() else entry.unlink()
         if self.guard.seen:
             return f"outside: {self.guard.seen[:3]}"
-        return outcome if sorted(self.root.iterdir()) == before else "a file appeared beside the target"
+        return (
+            outcome
+            if sorted(self.root.iterdir()) == before
+            else "a file appeared beside the target"
+        )

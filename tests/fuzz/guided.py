@@ -3,8 +3,8 @@
     pip install atheris                       # CPython up to 3.13 on Linux or macOS
     python tests/fuzz/guided.py KIND [-runs=100000] [other options of libFuzzer]
 
-KIND is one of those that `run.py` prints. A failure ends it, and libFuzzer keeps the file and says how to repeat it.
-"""
+KIND is one of those that `run.py` prints. A failure ends it, and libFuzzer keeps the file and says
+how to repeat it."""
 
 import sys
 import tempfile
@@ -12,7 +12,9 @@ from pathlib import Path
 
 import atheris
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # the folder of all tests, as pytest has it
+sys.path.insert(
+    0, str(Path(__file__).resolve().parents[1])
+)  # the folder of all tests, as pytest has it
 with atheris.instrument_imports(include=["squeezetune"]):
     from cases import Bench
 

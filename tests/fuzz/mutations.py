@@ -1,18 +1,67 @@
-"""How whole files are damaged: as disks, cables and people do it, and as somebody would who means harm."""
+"""How whole files are damaged: as disks, cables and people do it, and as somebody would who means
+harm.
+"""
 
 import json
 import struct
 import zlib
 from copy import deepcopy
 
-EDGES = (0, 1, 0x7F, 0x80, 0xFF, 0x7FFF, 0x8000, 0xFFFF, 0x7FFFFFFF, 0x80000000, 0xFFFFFFFF, 2**63 - 1, 2**64 - 1)
+EDGES = (
+    0,
+    1,
+    0x7F,
+    0x80,
+    0xFF,
+    0x7FFF,
+    0x8000,
+    0xFFFF,
+    0x7FFFFFFF,
+    0x80000000,
+    0xFFFFFFFF,
+    2**63 - 1,
+    2**64 - 1,
+)
 WIDTHS = ((1, "B"), (2, "H"), (4, "I"), (8, "Q"))
 TOKENS = (
-    b"\0", b"\n", b"\r", b'"', b"'", b",", b";", b"\t", b"|", b"..", b"/", b"\\", b"../../../etc/passwd", b"-", b"-1",
-    b"1e999", b"NaN", b"null", b"true", b"{", b"}", b"[", b"]", b"[" * 100_000, b'{"a":' * 20_000, b"\xff\xfe",
-    b"\xed\xb3\xbf", b"\xef\xbb\xbf", b"9" * 5000, b"a" * 200_000, b"\xff\xd8\xff", b"Exif\0\0", b"%s%n", b"path",
-    b"label", b"train", b"test",
-)  # fmt: skip
+    b"\0",
+    b"\n",
+    b"\r",
+    b'"',
+    b"'",
+    b",",
+    b";",
+    b"\t",
+    b"|",
+    b"..",
+    b"/",
+    b"\\",
+    b"../../../etc/passwd",
+    b"-",
+    b"-1",
+    b"1e999",
+    b"NaN",
+    b"null",
+    b"true",
+    b"{",
+    b"}",
+    b"[",
+    b"]",
+    b"[" * 100_000,
+    b'{"a":' * 20_000,
+    b"\xff\xfe",
+    b"\xed\xb3\xbf",
+    b"\xef\xbb\xbf",
+    b"9" * 5000,
+    b"a" * 200_000,
+    b"\xff\xd8\xff",
+    b"Exif\0\0",
+    b"%s%n",
+    b"path",
+    b"label",
+    b"train",
+    b"test",
+)
 LARGEST_INSERT = 4096
 
 
@@ -66,7 +115,9 @@ def swap_blocks(data, rng, others):
 
 
 def set_number(data, rng, others):
-    """Write a number at the edge of what its bytes hold, as lengths and counts are written in headers."""
+    """Write a number at the edge of what its bytes hold, as lengths and counts are written in
+    headers.
+    """
     width, letter = rng.choice(WIDTHS)
     at = rng.randrange(max(1, min(len(data), rng.choice((64, 1024, len(data)))) - width + 1))
     value = (rng.choice(EDGES) + rng.choice((-1, 0, 0, 1))) % (1 << 8 * width)
@@ -81,7 +132,9 @@ def change_number(data, rng, others):
         return data
     at, form = rng.randrange(len(data) - width + 1), rng.choice("<>") + letter
     [value] = struct.unpack_from(form, data, at)
-    struct.pack_into(form, data, at, rng.choice((value + 1, value - 1, value * 2, ~value)) % (1 << 8 * width))
+    struct.pack_into(
+        form, data, at, rng.choice((value + 1, value - 1, value * 2, ~value)) % (1 << 8 * width)
+    )
     return data
 
 
@@ -97,9 +150,20 @@ def append_other(data, rng, others):
 
 
 MUTATIONS = (
-    flip_bits, set_bytes, cut_end, cut_middle, insert_bytes, insert_token, repeat_block, swap_blocks, set_number,
-    set_number, change_number, splice_header, append_other,
-)  # fmt: skip
+    flip_bits,
+    set_bytes,
+    cut_end,
+    cut_middle,
+    insert_bytes,
+    insert_token,
+    repeat_block,
+    swap_blocks,
+    set_number,
+    set_number,
+    change_number,
+    splice_header,
+    append_other,
+)
 
 
 def cut_range(data, rng, longest):
@@ -123,13 +187,40 @@ def nest(depth):
 
 
 ODD_VALUES = (
-    None, True, False, 0, -1, 1, 2**31, 2**64, 10**400, 0.5, -1e308, float("nan"), float("inf"), "", "x", "../..",
-    "x" * 10_000, "\ud800", "\0", [], {}, [[]], [None], [1, "a"], {"": {}}, {"a": None}, nest(400),
-)  # fmt: skip
+    None,
+    True,
+    False,
+    0,
+    -1,
+    1,
+    2**31,
+    2**64,
+    10**400,
+    0.5,
+    -1e308,
+    float("nan"),
+    float("inf"),
+    "",
+    "x",
+    "../..",
+    "x" * 10_000,
+    "\ud800",
+    "\0",
+    [],
+    {},
+    [[]],
+    [None],
+    [1, "a"],
+    {"": {}},
+    {"a": None},
+    nest(400),
+)
 
 
 def mutate_json(data, rng, others):
-    """Put a value of another kind into a place of a JSON file, or take one away; now and then damage it like others."""
+    """Put a value of another kind into a place of a JSON file, or take one away; now and then
+    damage it like others.
+    """
     if rng.random() < 0.2:
         return mutate(data, rng, others)
     content = json.loads(data)
@@ -142,7 +233,9 @@ def mutate_json(data, rng, others):
                 if rng.random() < 0.3:
                     del place[key]
                 else:
-                    place[key] = deepcopy(rng.choice(ODD_VALUES))  # else it would be in itself one day
+                    place[key] = deepcopy(
+                        rng.choice(ODD_VALUES)
+                    )  # else it would be in itself one day
                 break
             place = place[key]
     if rng.random() < 0.02:

@@ -1,4 +1,6 @@
-"""What is done with a damaged file: all that a run would do with it. Whatever is raised must be an error of ours."""
+"""What is done with a damaged file: all that a run would do with it. Whatever is raised must be an
+error of ours.
+"""
 
 import hashlib
 import json
@@ -12,15 +14,15 @@ import numpy as np
 import seeds
 from mutations import mutate, mutate_json, repair_png, repair_tar
 
-from squeezetune.artifact import MANIFEST, MODEL, NETWORK, REPORT, check_target, to_json
-from squeezetune.checkpoint import CheckpointFolder, _checksum
-from squeezetune.data.cifar10 import FORMATS, read_cifar10
-from squeezetune.data.content import hash_image
+from squeezetune.data.datasets.cifar10 import FORMATS, read_cifar10
 from squeezetune.data.decoding import estimate_memory, open_image, read_size
 from squeezetune.data.index import index_photos
+from squeezetune.data.sources.content import hash_image
 from squeezetune.errors import SqueezeTuneError
-from squeezetune.learn.pretrained import read_pretrained
-from squeezetune.prediction import load
+from squeezetune.model.artifact import MANIFEST, MODEL, NETWORK, REPORT, check_target, to_json
+from squeezetune.model.classifier import load
+from squeezetune.network.pretrained import read_pretrained
+from squeezetune.system.checkpoint import CheckpointFolder, _checksum
 
 SIDE = 16
 READ_IMAGES = 3
@@ -35,7 +37,9 @@ class Straight:
 
 @dataclass(frozen=True)
 class Target:
-    """A kind of file: whole ones, what reads a damaged one in a folder, and what mends its checksums."""
+    """A kind of file: whole ones, what reads a damaged one in a folder, and what mends its
+    checksums.
+    """
 
     seeds: Sequence[bytes]
     read: Callable[[bytes, Path], None]
@@ -45,7 +49,12 @@ class Target:
 
 
 def read_image(data: bytes, folder: Path) -> None:
-    for read in (hash_image, read_size, partial(estimate_memory, min_side=SIDE), partial(open_image, min_side=SIDE)):
+    for read in (
+        hash_image,
+        read_size,
+        partial(estimate_memory, min_side=SIDE),
+        partial(open_image, min_side=SIDE),
+    ):
         with suppress(SqueezeTuneError):
             read(data)
     image = open_image(data)
@@ -143,15 +152,26 @@ def write_model(model: Path) -> None:
 
 def make_manifest(files: dict[str, bytes]) -> bytes:
     about = {
-        "format": "squeezetune-model", "format_version": 1, "class_names": ["red", "green", "blue"], "image_side": 8,
-        "resize": "squash", "views": 1, "settings": {}, "data": {}, "libraries": {}, "version": "0.1.0",
-        "created": "2026-01-01T00:00:00Z", "weights": {"origin": "x", "license": "y"},
+        "format": "squeezetune-model",
+        "format_version": 1,
+        "class_names": ["red", "green", "blue"],
+        "image_side": 8,
+        "resize": "squash",
+        "views": 1,
+        "settings": {},
+        "data": {},
+        "libraries": {},
+        "version": "0.1.0",
+        "created": "2026-01-01T00:00:00Z",
+        "weights": {"origin": "x", "license": "y"},
         "files": {name: hashlib.sha256(data).hexdigest() for name, data in files.items()},
-    }  # fmt: skip
+    }
     return to_json(about)
 
 
-REPORT_TEXT = to_json({"test": {"accuracy": 1.0, "interval": [0.5, 1.0], "count": 3}, "model": {"network": "x"}})
+REPORT_TEXT = to_json(
+    {"test": {"accuracy": 1.0, "interval": [0.5, 1.0], "count": 3}, "model": {"network": "x"}}
+)
 
 
 def read_checkpoint(damaged: str, data: bytes, folder: Path) -> None:
@@ -188,29 +208,40 @@ def list_targets(scratch: Path, data: Path | None = None) -> dict[str, Target]:
     if data:
         seeds.add_real_photos(images, data)
     targets = {
-        kind: Target(files, read_image, repair_png if kind == "png" else None, 4) for kind, files in images.items()
+        kind: Target(files, read_image, repair_png if kind == "png" else None, 4)
+        for kind, files in images.items()
     }
     npz, npy = seeds.make_arrays()
     manifest = make_manifest({MODEL: seeds.make_model(), NETWORK: b"network"})
     checkpoint = list_checkpoint(scratch)
-    state, sealed = (next(name for name in checkpoint if name.startswith(start)) for start in ("state", "checkpoint"))
+    state, sealed = (
+        next(name for name in checkpoint if name.startswith(start))
+        for start in ("state", "checkpoint")
+    )
     targets |= {
         "zip": Target(seeds.make_zips(), partial(read_source, "photos.zip"), None, 2),
         "tar": Target(seeds.make_tars(), partial(read_source, "photos.tar"), repair_tar, 2),
         "shard": Target(seeds.make_shards(), partial(read_source, "photos.tar"), repair_tar, 2),
         "shards": Target(seeds.make_shards(), read_shards, repair_tar),
         "tgz": Target(seeds.make_tgzs(), partial(read_source, "photos.tgz")),
-        **{f"cifar-{form}": Target([data], partial(read_batch, form)) for form, data in seeds.make_batches().items()},
+        **{
+            f"cifar-{form}": Target([data], partial(read_batch, form))
+            for form, data in seeds.make_batches().items()
+        },
         "csv": Target(seeds.make_tables(), partial(read_table, ".csv"), None, 2),
         "tsv": Target(seeds.make_tables(), partial(read_table, ".tsv")),
         "parquet": Target(seeds.make_parquets(), partial(read_source, "photos.parquet"), None, 2),
         "npz": Target(npz, partial(read_source, "photos.npz"), None, 2),
         "npy": Target(npy, read_npy, None, 2),
-        "labels": Target([seeds.to_npy(np.arange(6) % 2), seeds.to_npy(np.array(list("ababab")))], read_labels),
+        "labels": Target(
+            [seeds.to_npy(np.arange(6) % 2), seeds.to_npy(np.array(list("ababab")))], read_labels
+        ),
         "safetensors": Target(seeds.make_weights(), read_weights, None, 2),
         "manifest": Target([manifest], partial(read_model, MANIFEST), None, 2, mutate_json),
         "report": Target([REPORT_TEXT], partial(read_model, REPORT), mutate=mutate_json),
         "state": Target([checkpoint[state]], partial(read_checkpoint, state)),
-        "checkpoint": Target([checkpoint[sealed]], partial(read_checkpoint, sealed), seal_checkpoint, 1, mutate_json),
+        "checkpoint": Target(
+            [checkpoint[sealed]], partial(read_checkpoint, sealed), seal_checkpoint, 1, mutate_json
+        ),
     }
     return {name: target for name, target in targets.items() if target.seeds}

@@ -1,12 +1,13 @@
-"""Read damaged images, archives, tables and models by the hundred thousand, and see that every one is read or refused.
+"""Read damaged images, archives, tables and models by the hundred thousand, and see that every one
+is read or refused.
 
-    python tests/fuzz/run.py [--cases 200000] [--seed 0] [--data FOLDER] [--only zip tar] [--processes 2]
-    python tests/fuzz/run.py --repeat png:12345 [--seed 0] [--data FOLDER]
+    python tests/fuzz/run.py [--cases 200000] [--seed 0] [--data FOLDER] [--only zip tar]
+        [--processes 2] python tests/fuzz/run.py --repeat png:12345 [--seed 0] [--data FOLDER]
 
-A failure is an exception that is not one of ours, more than 5 seconds of the processor, a process that dies, more than
-2 GB of memory, or anything written outside the file's own folder. FOLDER holds archives of real photos, which are
-damaged too. Files that failed are kept in `--keep`; a case is repeated by its kind, number and seed.
-"""
+A failure is an exception that is not one of ours, more than 5 seconds of the processor, a process
+that dies, more than 2 GB of memory, or anything written outside the file's own folder. FOLDER holds
+archives of real photos, which are damaged too. Files that failed are kept in `--keep`; a case is
+repeated by its kind, number and seed."""
 
 import argparse
 import json
@@ -21,7 +22,9 @@ from collections import Counter
 from dataclasses import dataclass, field
 from pathlib import Path
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # the folder of all tests, as pytest has it
+sys.path.insert(
+    0, str(Path(__file__).resolve().parents[1])
+)  # the folder of all tests, as pytest has it
 
 from cases import Bench
 from seeds import unpack_real_photos
@@ -88,13 +91,26 @@ class Watchdog:
             first = self.run_from(first)
 
     def run_from(self, first):
-        words = [sys.executable, __file__, "--seed", str(self.options.seed), "--work", self.chunk.kind, str(first)]
-        words += [str(self.chunk.end), *(["--data", str(self.options.data)] if self.options.data else [])]
+        words = [
+            sys.executable,
+            __file__,
+            "--seed",
+            str(self.options.seed),
+            "--work",
+            self.chunk.kind,
+            str(first),
+        ]
+        words += [
+            str(self.chunk.end),
+            *(["--data", str(self.options.data)] if self.options.data else []),
+        ]
         self.current = None
         # what a killed process leaves goes with the folder
         with tempfile.TemporaryDirectory() as folder, tempfile.TemporaryFile("w+") as complaints:
             surroundings = os.environ | {"TMPDIR": folder}
-            process = subprocess.Popen(words, stdout=subprocess.PIPE, stderr=complaints, text=True, env=surroundings)
+            process = subprocess.Popen(
+                words, stdout=subprocess.PIPE, stderr=complaints, text=True, env=surroundings
+            )
             watcher = threading.Thread(target=self.watch, args=(process,), daemon=True)
             watcher.start()
             self.reason = ""
@@ -108,12 +124,20 @@ class Watchdog:
             said = complaints.read()[-1500:]
         if self.current is None:
             raise SystemExit(f"a worker could not start: {said}")
-        self.result.fail(self.chunk.kind, self.current, self.reason or f"exit status {process.returncode}\n{said}")
+        self.result.fail(
+            self.chunk.kind,
+            self.current,
+            self.reason or f"exit status {process.returncode}\n{said}",
+        )
         return self.current + 1
 
     def hear(self, message, process):
         if "start" in message:
-            self.started, self.started_cpu, self.current = time.monotonic(), read_cpu(process.pid), message["start"]
+            self.started, self.started_cpu, self.current = (
+                time.monotonic(),
+                read_cpu(process.pid),
+                message["start"],
+            )
             return
         outcome, number = message["outcome"], self.current
         self.current = None
@@ -139,7 +163,9 @@ class Watchdog:
 
 
 def read_cpu(process):
-    """Read how many seconds of the processor a process has used; 0 where the system does not tell."""
+    """Read how many seconds of the processor a process has used; 0 where the system does not
+    tell.
+    """
     try:
         fields = Path(f"/proc/{process}/stat").read_text().rpartition(")")[2].split()
         return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
@@ -150,7 +176,9 @@ def read_cpu(process):
 def read_memory(process):
     """Read how many bytes of memory a process holds; 0 where the system does not tell."""
     try:
-        return int(Path(f"/proc/{process}/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
+        return int(Path(f"/proc/{process}/statm").read_text().split()[1]) * os.sysconf(
+            "SC_PAGE_SIZE"
+        )
     except (OSError, IndexError):
         return 0
 
@@ -161,7 +189,9 @@ def share_cases(targets, cases):
     chunks = []
     for kind, target in targets.items():
         count = -(-cases * target.weight // total)
-        chunks += [Chunk(kind, first, min(first + CHUNK, count)) for first in range(0, count, CHUNK)]
+        chunks += [
+            Chunk(kind, first, min(first + CHUNK, count)) for first in range(0, count, CHUNK)
+        ]
     return sorted(chunks, key=lambda chunk: chunk.first)
 
 
@@ -195,7 +225,10 @@ def keep_failures(result, options):
             options.keep.mkdir(parents=True, exist_ok=True)
             path = options.keep / f"{kind}-{options.seed}-{number}"
             path.write_bytes(bench.make(kind, number))
-            print(f"kept: {path}; repeat: python tests/fuzz/run.py --repeat {kind}:{number} --seed {options.seed}")
+            print(
+                f"kept: {path}; repeat: python tests/fuzz/run.py --repeat {kind}:{number} --seed "
+                f"{options.seed}"
+            )
     finally:
         bench.close()
 
@@ -225,7 +258,11 @@ def run_all(options):
     """Run all cases, and tell what came of them; the exit status is 1 where any failed."""
     bench = Bench(options.seed, options.data)
     bench.close()
-    targets = {kind: target for kind, target in bench.targets.items() if kind in (options.only or bench.targets)}
+    targets = {
+        kind: target
+        for kind, target in bench.targets.items()
+        if kind in (options.only or bench.targets)
+    }
     started = time.monotonic()
     result = run_chunks(share_cases(targets, options.cases), options)
     print_counts(result, time.monotonic() - started, options.seed)
@@ -234,14 +271,20 @@ def run_all(options):
 
 
 def main(argv=None):
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--cases", type=int, default=200_000)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--data", type=Path, help="a folder with zip archives of real photos")
     parser.add_argument("--only", nargs="+", help="kinds of files (default: all)")
     parser.add_argument("--processes", type=int, default=2)
-    parser.add_argument("--keep", type=Path, default=Path(tempfile.gettempdir()) / "squeezetune-fuzz")
-    parser.add_argument("--repeat", metavar="KIND:NUMBER", help="run one case and print what it says")
+    parser.add_argument(
+        "--keep", type=Path, default=Path(tempfile.gettempdir()) / "squeezetune-fuzz"
+    )
+    parser.add_argument(
+        "--repeat", metavar="KIND:NUMBER", help="run one case and print what it says"
+    )
     parser.add_argument("--work", nargs=3, help=argparse.SUPPRESS)
     options = parser.parse_args(argv)
     if options.work:

@@ -1,4 +1,6 @@
-"""Whole files of every kind that is read, to be damaged; all are small, and made from a fixed seed."""
+"""Whole files of every kind that is read, to be damaged; all are small, and made from a fixed
+seed.
+"""
 
 import bz2
 import csv
@@ -18,11 +20,13 @@ from original_archives import write_batch
 from PIL import Image
 from safetensors.numpy import save as pack_tensors
 
-from squeezetune.learn.weights import list_shapes
+from squeezetune.network.weights import list_shapes
 
 CLASSES = ("cat", "dog")
 REAL_PHOTOS = 6
-HEIC_PHOTOS = sorted((Path(__file__).parents[1] / "photos").glob("*.heic"))  # nothing that is installed writes them
+HEIC_PHOTOS = sorted(
+    (Path(__file__).parents[1] / "photos").glob("*.heic")
+)  # nothing that is installed writes them
 
 
 def draw(seed, side=(24, 20)):
@@ -57,7 +61,9 @@ def make_images():
             to_bytes(image, "JPEG", exif=make_exif(), progressive=True),
             to_bytes(image.convert("CMYK"), "JPEG"),
             to_bytes(grey, "JPEG", comment=b"hello", dpi=(72, 72)),
-            to_bytes(draw(5, (200, 160)), "JPEG", quality=30, optimize=True, icc_profile=b"profile" * 20),
+            to_bytes(
+                draw(5, (200, 160)), "JPEG", quality=30, optimize=True, icc_profile=b"profile" * 20
+            ),
         ],
         "png": [
             to_bytes(image, "PNG", exif=make_exif()),
@@ -72,9 +78,16 @@ def make_images():
             to_bytes(glass, "WEBP", lossless=True),
             to_bytes(image, "WEBP", **moving),
         ],
-        "bmp": [to_bytes(image, "BMP"), to_bytes(image.convert("P"), "BMP"), to_bytes(grey.convert("1"), "BMP"),
-                to_bytes(glass, "BMP")],
-        "gif": [to_bytes(image, "GIF"), to_bytes(image.convert("P"), "GIF", **moving, transparency=1)],
+        "bmp": [
+            to_bytes(image, "BMP"),
+            to_bytes(image.convert("P"), "BMP"),
+            to_bytes(grey.convert("1"), "BMP"),
+            to_bytes(glass, "BMP"),
+        ],
+        "gif": [
+            to_bytes(image, "GIF"),
+            to_bytes(image.convert("P"), "GIF", **moving, transparency=1),
+        ],
         "tiff": [
             to_bytes(image, "TIFF"),
             to_bytes(deep, "TIFF", compression="tiff_lzw"),
@@ -84,7 +97,11 @@ def make_images():
             to_bytes(image, "TIFF", **moving),
             to_bytes(image, "TIFF", big_tiff=True),
         ],
-        "avif": [to_bytes(image, "AVIF", exif=make_exif()), to_bytes(glass, "AVIF"), to_bytes(image, "AVIF", **moving)],
+        "avif": [
+            to_bytes(image, "AVIF", exif=make_exif()),
+            to_bytes(glass, "AVIF"),
+            to_bytes(image, "AVIF", **moving),
+        ],
         "jp2": [
             to_bytes(image, "JPEG2000"),
             to_bytes(glass, "JPEG2000"),
@@ -106,15 +123,19 @@ def make_images():
             to_bytes(grey, "TGA"),
         ],
         **({"heic": [path.read_bytes() for path in HEIC_PHOTOS]} if find_spec("pi_heif") else {}),
-    }  # fmt: skip
+    }
 
 
 def unpack_real_photos(data, folder):
-    """Unpack some real photos, evenly spread over each zip archive in a folder, into another one."""
+    """Unpack some real photos, evenly spread over each zip archive in a folder, into another
+    one.
+    """
     for archive in sorted(Path(data).glob("*.zip")):
         with zipfile.ZipFile(archive) as photos:
             names = [name for name in photos.namelist() if name.lower().endswith((".jpg", ".png"))]
-            for number, name in enumerate(names[:: max(1, len(names) // REAL_PHOTOS)][:REAL_PHOTOS]):
+            for number, name in enumerate(
+                names[:: max(1, len(names) // REAL_PHOTOS)][:REAL_PHOTOS]
+            ):
                 path = Path(folder) / f"{archive.stem}-{number}{Path(name).suffix.lower()}"
                 path.write_bytes(photos.read(name))
 
@@ -127,7 +148,11 @@ def add_real_photos(images, folder):
 
 def list_photos():
     """Make the files of a small folder: two classes with three photos each."""
-    return {f"{label}/{at}.jpg": to_bytes(draw(10 * at + len(label)), "JPEG") for label in CLASSES for at in range(3)}
+    return {
+        f"{label}/{at}.jpg": to_bytes(draw(10 * at + len(label)), "JPEG")
+        for label in CLASSES
+        for at in range(3)
+    }
 
 
 def make_zips():
@@ -153,7 +178,10 @@ def make_tar(files, form=tarfile.GNU_FORMAT):
 
 
 def make_tars():
-    long = {f"photos/{name.replace('/', '/' + 'long' * 40 + '/')}": photo for name, photo in list_photos().items()}
+    long = {
+        f"photos/{name.replace('/', '/' + 'long' * 40 + '/')}": photo
+        for name, photo in list_photos().items()
+    }
     return [make_tar(list_photos()), make_tar(long), make_tar(long, tarfile.PAX_FORMAT)]
 
 
@@ -161,26 +189,36 @@ def make_shards():
     files = {}
     for at, (name, photo) in enumerate(list_photos().items()):
         label = name.partition("/")[0]
-        about = {f"{at}.cls": label.encode()} if at % 2 else {f"{at}.json": json.dumps({"label": label}).encode()}
+        about = (
+            {f"{at}.cls": label.encode()}
+            if at % 2
+            else {f"{at}.json": json.dumps({"label": label}).encode()}
+        )
         files |= {f"{at}.jpg": photo} | about
     return [make_tar(files)]
 
 
 def make_tables():
-    """Make tables of the photos, comma and tab between the columns, with all columns that are known."""
+    """Make tables of the photos, comma and tab between the columns, with all columns that are
+    known.
+    """
     found = []
     for delimiter in ",\t;":
         text = io.StringIO()
         writer = csv.writer(text, delimiter=delimiter)
         writer.writerow(["file", "class", "split", "group"])
         for at, name in enumerate(list_photos()):
-            writer.writerow([name, name.partition("/")[0], ("train", "val", "test")[at % 3], f"{at}"])
+            writer.writerow(
+                [name, name.partition("/")[0], ("train", "val", "test")[at % 3], f"{at}"]
+            )
         found.append(text.getvalue().encode())
     return [*found, "\n".join(f'"{name}",{name[:3]}' for name in list_photos()).encode()]
 
 
 def make_parquets():
-    """Make Parquet files, with names of the classes as the `datasets` library writes them; none without pyarrow."""
+    """Make Parquet files, with names of the classes as the `datasets` library writes them; none
+    without pyarrow.
+    """
     try:
         import pyarrow
         from pyarrow import parquet
@@ -191,8 +229,16 @@ def make_parquets():
     about = {"info": {"features": {"label": {"names": list(CLASSES), "_type": "ClassLabel"}}}}
     nested = pyarrow.array([{"bytes": photo, "path": name} for name, photo in photos.items()])
     tables = [
-        pyarrow.table({"image": nested, "label": labels}).replace_schema_metadata({"huggingface": json.dumps(about)}),
-        pyarrow.table({"image": list(photos.values()), "label": [str(label) for label in labels], "group": labels}),
+        pyarrow.table({"image": nested, "label": labels}).replace_schema_metadata(
+            {"huggingface": json.dumps(about)}
+        ),
+        pyarrow.table(
+            {
+                "image": list(photos.values()),
+                "label": [str(label) for label in labels],
+                "group": labels,
+            }
+        ),
     ]
     found = []
     for table, compression in zip(tables, ("snappy", "none"), strict=True):
@@ -221,7 +267,9 @@ def to_npy(array):
 
 
 def make_tgzs():
-    """Make compressed tar archives; none where a file without a name cannot be made, to which they are unpacked."""
+    """Make compressed tar archives; none where a file without a name cannot be made, to which they
+    are unpacked.
+    """
     packers = (gzip.compress, bz2.compress, lzma.compress) if hasattr(os, "O_TMPFILE") else ()
     return [pack(make_tars()[0]) for pack in packers]
 
@@ -236,7 +284,11 @@ def make_weights():
     """Make files of weights: a whole network of two classes, and a torn one."""
     whole = {name: np.zeros(shape, np.float16) for name, shape in list_shapes("1.1", 2).items()}
     some = {name: tensor.astype(np.float32) for name, tensor in list(whole.items())[:2]}
-    return [pack_tensors(some, {"license": "MIT"}), pack_tensors(some), pack_tensors(whole, {"license": "MIT"})]
+    return [
+        pack_tensors(some, {"license": "MIT"}),
+        pack_tensors(some),
+        pack_tensors(whole, {"license": "MIT"}),
+    ]
 
 
 def make_model():

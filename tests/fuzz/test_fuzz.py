@@ -1,4 +1,6 @@
-"""A slice of the fuzzing that `tests/fuzz/run.py` does: damaged files of every kind are read or refused."""
+"""A slice of the fuzzing that `tests/fuzz/run.py` does: damaged files of every kind are read or
+refused.
+"""
 
 import importlib.util
 import os
@@ -14,17 +16,42 @@ from hypothesis import strategies as st
 from mutations import MUTATIONS
 from readers import read_path
 
-from squeezetune.data.columns import parse_columns
+from squeezetune.data.sources.table import parse_columns
 from squeezetune.errors import SqueezeTuneError
 
 pytestmark = pytest.mark.filterwarnings("ignore")  # Pillow and numpy warn of much
 CASES = 3000
 KINDS = (
-    "jpeg", "png", "webp", "bmp", "gif", "tiff", "avif", "jp2", "pnm", "tga", "heic",
-    "zip", "tar", "shard", "shards", "csv", "tsv", "parquet", "npz", "npy",
-    "labels", "tgz", "cifar-binary", "cifar-python", "safetensors", "manifest", "report",
-    "state", "checkpoint",
-)  # fmt: skip
+    "jpeg",
+    "png",
+    "webp",
+    "bmp",
+    "gif",
+    "tiff",
+    "avif",
+    "jp2",
+    "pnm",
+    "tga",
+    "heic",
+    "zip",
+    "tar",
+    "shard",
+    "shards",
+    "csv",
+    "tsv",
+    "parquet",
+    "npz",
+    "npy",
+    "labels",
+    "tgz",
+    "cifar-binary",
+    "cifar-python",
+    "safetensors",
+    "manifest",
+    "report",
+    "state",
+    "checkpoint",
+)
 
 
 @pytest.fixture(scope="module")
@@ -78,14 +105,21 @@ CELLS = st.text(st.characters(), max_size=8) | st.sampled_from(
 
 
 @settings(
-    max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture], derandomize=True
+    max_examples=150,
+    deadline=None,
+    suppress_health_check=[HealthCheck.function_scoped_fixture],
+    derandomize=True,
 )
 @given(
-    rows=st.lists(st.lists(CELLS, max_size=5), max_size=8), sign=st.sampled_from(",;\t|"), end=st.sampled_from("\n\r")
+    rows=st.lists(st.lists(CELLS, max_size=5), max_size=8),
+    sign=st.sampled_from(",;\t|"),
+    end=st.sampled_from("\n\r"),
 )
 def test_any_text_as_a_table(rows, sign, end, tmp_path):
     path = tmp_path / "table.csv"
-    path.write_text(end.join(sign.join(row) for row in rows), encoding="utf-8", errors="surrogatepass")
+    path.write_text(
+        end.join(sign.join(row) for row in rows), encoding="utf-8", errors="surrogatepass"
+    )
     with suppress(SqueezeTuneError):
         read_path(path)
 
@@ -102,7 +136,9 @@ def test_any_text_as_columns(text):
 
 def make_failing(bench, read):
     target = bench.targets["png"]
-    bench.targets["png"] = SimpleNamespace(seeds=target.seeds, read=read, repair=None, mutate=target.mutate)
+    bench.targets["png"] = SimpleNamespace(
+        seeds=target.seeds, read=read, repair=None, mutate=target.mutate
+    )
 
 
 @pytest.fixture
@@ -131,8 +167,12 @@ def test_a_program_that_is_started_is_a_failure(own_bench):
     assert "os.system" in own_bench.run("png", b"x")
 
 
-@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="the processor's time is read from /proc")
-@pytest.mark.parametrize(("line", "reason"), [("os.abort()", "exit status"), ("while True: pass", "hangs")])
+@pytest.mark.skipif(
+    not sys.platform.startswith("linux"), reason="the processor's time is read from /proc"
+)
+@pytest.mark.parametrize(
+    ("line", "reason"), [("os.abort()", "exit status"), ("while True: pass", "hangs")]
+)
 def test_a_process_that_dies_or_hangs_is_a_failure(line, reason, tmp_path, monkeypatch, capsys):
     program = tmp_path / "worker.py"
     program.write_text(f"import os\nprint('{{\"start\": 7}}', flush=True)\n{line}\n")
@@ -155,7 +195,9 @@ def test_all_cases_are_shared_out(bench):
 
 
 def test_the_program_counts_and_keeps(tmp_path, capsys):
-    assert run.main(["--cases", "20", "--only", "gif", "csv", "--keep", str(tmp_path / "kept")]) == 0
+    assert (
+        run.main(["--cases", "20", "--only", "gif", "csv", "--keep", str(tmp_path / "kept")]) == 0
+    )
     said = capsys.readouterr().out
     assert "| all |" in said
     assert "20 cases with seed 0" in said or "21 cases" in said

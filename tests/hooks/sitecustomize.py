@@ -1,4 +1,6 @@
-"""On PYTHONPATH it writes down what every Python process asks of the network, in the file that LISTENING names."""
+"""On PYTHONPATH it writes down what every Python process asks of the network, in the file that
+LISTENING names.
+"""
 
 import os
 import sys

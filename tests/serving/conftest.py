@@ -15,10 +15,9 @@ pytest.importorskip("uvicorn", reason="serving needs the extra serve")
 pytest.importorskip("prometheus_client", reason="serving needs the extra serve")
 pytest.importorskip("python_multipart", reason="serving needs the extra serve")
 
-from squeezetune.prediction import load
-from squeezetune.serving.access import Access
-from squeezetune.serving.journal import Journal
-from squeezetune.serving.limits import Limits
+from squeezetune.model.classifier import load
+from squeezetune.serving.limits import Access, Limits
+from squeezetune.serving.observability import Journal
 from squeezetune.serving.server import Place, serve
 
 
@@ -64,8 +63,14 @@ def start_server():
 
         def run():
             try:
-                serve(folder, Place(port=0, threads=threads, look_every_s=0.02), limits or Limits(), access or Access(),
-                      journal=Journal(running.log), announce=announce)  # fmt: skip
+                serve(
+                    folder,
+                    Place(port=0, threads=threads, look_every_s=0.02),
+                    limits or Limits(),
+                    access or Access(),
+                    journal=Journal(running.log),
+                    announce=announce,
+                )
             except Exception as error:
                 running.failure.append(error)
             is_up.set()
@@ -103,7 +108,9 @@ def files(draw_shape):
     found = []
     for at in range(12):
         buffer = BytesIO()
-        draw_shape(("box", "disc", "spike")[at % 3], 1000 + at, *sizes[at % 4]).save(buffer, ("PNG", "JPEG")[at % 2])
+        draw_shape(("box", "disc", "spike")[at % 3], 1000 + at, *sizes[at % 4]).save(
+            buffer, ("PNG", "JPEG")[at % 2]
+        )
         found.append(buffer.getvalue())
     return found
 
@@ -113,8 +120,13 @@ def write_form():
     """Write files as the body of a form."""
 
     def write(contents, boundary=b"----shapes", name=b"image"):
-        head = b'Content-Disposition: form-data; name="%b"; filename="x.png"\r\nContent-Type: image/png' % name
+        head = (
+            b'Content-Disposition: form-data; name="%b"; filename="x.png"\r\nContent-Type: '
+            b"image/png" % name
+        )
         parts = [b"--%b\r\n%b\r\n\r\n%b\r\n" % (boundary, head, content) for content in contents]
-        return b"".join(parts) + b"--%b--\r\n" % boundary, f"multipart/form-data; boundary={boundary.decode()}"
+        return b"".join(
+            parts
+        ) + b"--%b--\r\n" % boundary, f"multipart/form-data; boundary={boundary.decode()}"
 
     return write

@@ -1,7 +1,7 @@
 import pytest
 
 from squeezetune.errors import SettingsError
-from squeezetune.serving.access import Access
+from squeezetune.serving.limits import Access
 from squeezetune.serving.refusals import Refusal
 
 TOKEN = "correct-horse-battery"
@@ -17,7 +17,9 @@ def test_the_token_opens(header):
     Access(TOKEN).check(header)
 
 
-@pytest.mark.parametrize("header", [None, "", TOKEN, f"Bearer {TOKEN}x", f"Bearer {TOKEN[:-1]}", "Bearer ü", "Bearer"])
+@pytest.mark.parametrize(
+    "header", [None, "", TOKEN, f"Bearer {TOKEN}x", f"Bearer {TOKEN[:-1]}", "Bearer ü", "Bearer"]
+)
 def test_nothing_else_does(header):
     with pytest.raises(Refusal) as caught:
         Access(TOKEN).check(header)
@@ -25,7 +27,9 @@ def test_nothing_else_does(header):
     assert TOKEN not in str(caught.value)
 
 
-@pytest.mark.parametrize("token", ["", "short", "with a space in it", "tökens are only ascii", "line\nbreak-in-token"])
+@pytest.mark.parametrize(
+    "token", ["", "short", "with a space in it", "tökens are only ascii", "line\nbreak-in-token"]
+)
 def test_tokens_that_cannot_be(token):
     with pytest.raises(SettingsError, match="the token has"):
         Access(token)

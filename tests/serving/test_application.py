@@ -5,9 +5,8 @@ import numpy as np
 import pytest
 from waiting import wait_until
 
-from squeezetune.artifact import MODEL
-from squeezetune.serving.access import Access
-from squeezetune.serving.limits import Limits
+from squeezetune.model.artifact import MODEL
+from squeezetune.serving.limits import Access, Limits
 
 TOKEN = "a-token-of-some-length"
 
@@ -24,13 +23,17 @@ def test_an_image_is_classified_as_in_python(running, classifier, files):
         assert found["probabilities"] == pytest.approx(expected.probabilities, abs=1e-6)
 
 
-def test_a_form_is_answered_in_its_order_and_goes_on_after_a_bad_image(running, classifier, files, write_form):
+def test_a_form_is_answered_in_its_order_and_goes_on_after_a_bad_image(
+    running, classifier, files, write_form
+):
     status, _, answer = running.predict(*write_form([*files[:5], b"no image", *files[5:]]))
     assert status == 200
     bad = answer["images"].pop(5)
     assert bad["error"]["code"] == "image"
     assert "not an image" in bad["error"]["message"]
-    assert [found["label"] for found in answer["images"]] == [item.label for item in classifier.predict(files)]
+    assert [found["label"] for found in answer["images"]] == [
+        item.label for item in classifier.predict(files)
+    ]
 
 
 def test_many_clients_get_the_answers_to_their_own_images(running, classifier, files):
@@ -59,7 +62,9 @@ def test_many_clients_get_the_answers_to_their_own_images(running, classifier, f
         (bytes(200_001), "image/png", 413, "too-large"),
     ],
 )
-def test_what_is_refused_is_refused_in_one_shape(start_server, model_folder, body, kind, status, code):
+def test_what_is_refused_is_refused_in_one_shape(
+    start_server, model_folder, body, kind, status, code
+):
     with start_server(model_folder, Limits(body_bytes=200_000)) as running:
         found, _, answer = running.predict(body, kind)
     assert found == status
@@ -104,7 +109,9 @@ def test_a_token_is_asked_for_where_something_is_to_be_had(start_server, model_f
     with start_server(model_folder, access=Access(TOKEN)) as running:
         for headers in ({}, {"Authorization": "Bearer wrong"}, {"Authorization": f"Basic {TOKEN}"}):
             for method, path in (("POST", "/predict"), ("GET", "/model"), ("GET", "/metrics")):
-                status, shown, answer = running.ask(method, path, files[0] if method == "POST" else None, headers)
+                status, shown, answer = running.ask(
+                    method, path, files[0] if method == "POST" else None, headers
+                )
                 assert (status, answer["error"]["code"]) == (401, "no-token")
                 assert shown["WWW-Authenticate"] == "Bearer"
         assert running.predict(files[0], Authorization=f"Bearer {TOKEN}")[0] == 200
@@ -131,7 +138,17 @@ def test_a_request_is_a_line_without_what_was_sent(running, files, write_form):
         ("POST", "/predict", 200, 2), ("GET", "other", 404, 0), ("POST", "/predict", 422, 1),
     ]  # fmt: skip
     assert lines[0]["bytes"] == len(body)
-    assert lines[0].keys() == {"time", "event", "method", "path", "status", "ms", "bytes", "images", "model"}
+    assert lines[0].keys() == {
+        "time",
+        "event",
+        "method",
+        "path",
+        "status",
+        "ms",
+        "bytes",
+        "images",
+        "model",
+    }
     assert "secret" not in running.log.getvalue()
 
 

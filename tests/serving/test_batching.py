@@ -9,7 +9,9 @@ from squeezetune.serving.refusals import Refusal
 
 
 class Model:
-    """Stands for a model: gives each image back, once the gate is open, and notes what came together."""
+    """Stands for a model: gives each image back, once the gate is open, and notes what came
+    together.
+    """
 
     def __init__(self):
         self.gate, self.batches, self.lone = threading.Event(), [], []

@@ -2,12 +2,15 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from squeezetune.serving.forms import find_boundary, split_form
 from squeezetune.serving.refusals import Refusal
+from squeezetune.serving.requests import find_boundary, split_form
 
 
 def write(parts, boundary=b"x"):
-    return b"".join(b"--%b\r\nA: b\r\n\r\n%b\r\n" % (boundary, part) for part in parts) + b"--%b--" % boundary
+    return (
+        b"".join(b"--%b\r\nA: b\r\n\r\n%b\r\n" % (boundary, part) for part in parts)
+        + b"--%b--" % boundary
+    )
 
 
 @given(st.lists(st.binary(max_size=60), max_size=6))
@@ -16,7 +19,12 @@ def test_what_is_written_is_read(parts):
     assert split_form(write(parts, boundary), boundary, 6) == parts
 
 
-@given(st.lists(st.sampled_from([b"--x", b"--x--", b"\r\n", b"-", b"A: b", b"\r\n\r\n", b"x", b" "]), max_size=14))
+@given(
+    st.lists(
+        st.sampled_from([b"--x", b"--x--", b"\r\n", b"-", b"A: b", b"\r\n\r\n", b"x", b" "]),
+        max_size=14,
+    )
+)
 def test_anything_is_read_or_refused(pieces):
     try:
         parts = split_form(b"".join(pieces), b"x", 3)
@@ -27,14 +35,26 @@ def test_anything_is_read_or_refused(pieces):
 
 
 def test_what_stands_around_the_parts_is_left_out():
-    assert split_form(b"before\r\n--x\r\n\r\none\r\n--x\r\nA: b\r\n\r\n\r\n--x--\r\nafter", b"x", 2) == [b"one", b""]
+    assert split_form(
+        b"before\r\n--x\r\n\r\none\r\n--x\r\nA: b\r\n\r\n\r\n--x--\r\nafter", b"x", 2
+    ) == [b"one", b""]
 
 
-@pytest.mark.parametrize("body", [
-    b"", b"--x", b"?--x\r\n\r\none", b"--x \t\r\n\r\none\r\n--x--",
-    b"--x\r\n", b"--x\r\nA: b\r\n\r\ncut", b"--xy\r\n\r\n\r\n--x--", b"nothing",
-    b"--x\r\nContent-Transfer-Encoding: base64\r\n\r\nYQ==\r\n--x--", b"--x\r\n" + b"A" * 9000 + b"\r\n\r\n\r\n--x--",
-])  # fmt: skip
+@pytest.mark.parametrize(
+    "body",
+    [
+        b"",
+        b"--x",
+        b"?--x\r\n\r\none",
+        b"--x \t\r\n\r\none\r\n--x--",
+        b"--x\r\n",
+        b"--x\r\nA: b\r\n\r\ncut",
+        b"--xy\r\n\r\n\r\n--x--",
+        b"nothing",
+        b"--x\r\nContent-Transfer-Encoding: base64\r\n\r\nYQ==\r\n--x--",
+        b"--x\r\n" + b"A" * 9000 + b"\r\n\r\n\r\n--x--",
+    ],
+)
 def test_what_is_no_form(body):
     with pytest.raises(Refusal) as caught:
         split_form(body, b"x", 9)

@@ -1,4 +1,4 @@
-from squeezetune.serving.metrics import Metrics
+from squeezetune.serving.observability import Metrics
 
 
 def test_every_figure_has_its_head_and_its_value():

@@ -11,8 +11,8 @@ from concurrent.futures import ThreadPoolExecutor
 import pytest
 from waiting import wait_until
 
-from squeezetune.artifact import MODEL, read_manifest, stage_artifact
 from squeezetune.errors import ArtifactError, SettingsError
+from squeezetune.model.artifact import MODEL, read_manifest, stage_artifact
 from squeezetune.serving import models
 from squeezetune.serving.limits import Limits
 from squeezetune.serving.server import Place, serve
@@ -35,7 +35,10 @@ def converse(port, *pieces, pause_s=0.0):
 
 def test_a_body_that_comes_too_slowly(start_server, model_folder):
     with start_server(model_folder, Limits(time_s=0.2, idle_s=0.2)) as running:
-        head = b"POST /predict HTTP/1.1\r\nHost: x\r\nContent-Type: image/png\r\nContent-Length: 1000\r\n\r\n"
+        head = (
+            b"POST /predict HTTP/1.1\r\nHost: x\r\nContent-Type: image/png\r\nContent-Length: "
+            b"1000\r\n\r\n"
+        )
         answer = converse(running.port, head, b"\x89PNG")
     assert answer.startswith(b"HTTP/1.1 408 ")
     assert b'"too-slow"' in answer
@@ -52,8 +55,11 @@ def test_headers_that_never_end_are_hung_up_on(start_server, model_folder, begun
 
 @pytest.mark.parametrize("length", [20_000, 200_000])
 def test_headers_that_are_too_long(running, length):
-    answer = converse(running.port, b"GET /health HTTP/1.1\r\nHost: x\r\nConnection: close\r\nX: " + b"y" * length,
-                      b"\r\n\r\n")  # fmt: skip
+    answer = converse(
+        running.port,
+        b"GET /health HTTP/1.1\r\nHost: x\r\nConnection: close\r\nX: " + b"y" * length,
+        b"\r\n\r\n",
+    )
     assert answer.startswith(b"HTTP/1.1 431 ")
     assert b'"long-headers"' in answer
 
@@ -71,7 +77,10 @@ def test_what_is_no_http(running, words):
 
 
 def test_damaged_chunks(running):
-    head = b"POST /predict HTTP/1.1\r\nHost: x\r\nContent-Type: image/png\r\nTransfer-Encoding: chunked\r\n\r\n"
+    head = (
+        b"POST /predict HTTP/1.1\r\nHost: x\r\nContent-Type: image/png\r\nTransfer-Encoding: "
+        b"chunked\r\n\r\n"
+    )
     assert converse(running.port, head, b"zz\r\nabc\r\n").startswith(b"HTTP/1.1 400 ")
     assert running.ask("GET", "/health")[0] == 200
     assert "trace" not in running.log.getvalue()
@@ -86,7 +95,10 @@ def test_a_large_body_in_chunks_is_refused(start_server, model_folder):
 
 
 def test_a_client_that_goes_away(running, files):
-    head = b"POST /predict HTTP/1.1\r\nHost: x\r\nContent-Type: image/png\r\nContent-Length: 1000\r\n\r\n"
+    head = (
+        b"POST /predict HTTP/1.1\r\nHost: x\r\nContent-Type: image/png\r\nContent-Length: "
+        b"1000\r\n\r\n"
+    )
     with socket.create_connection(("127.0.0.1", running.port)) as sock:
         sock.sendall(head + b"\x89PNG")
         wait_until(lambda: running.server.server_state.tasks)
@@ -109,7 +121,9 @@ def test_more_images_than_may_wait(start_server, model_folder, files, monkeypatc
     is_open = threading.Event()
     with start_server(model_folder, Limits(waiting=1, images=1), threads=1) as running:
         prepare = models.prepare_pixels
-        monkeypatch.setattr(models, "prepare_pixels", lambda *given: is_open.wait(20) and prepare(*given))
+        monkeypatch.setattr(
+            models, "prepare_pixels", lambda *given: is_open.wait(20) and prepare(*given)
+        )
         with ThreadPoolExecutor(2) as pool:
             first = pool.submit(running.predict, files[0])
             wait_until(lambda: len(running.server.server_state.tasks) == 1)
@@ -136,7 +150,9 @@ def test_no_body_is_written_to_the_disk(start_server, model_folder, write_form, 
     sys.addaudithook(hear)
     with start_server(model_folder) as running:
         written.clear()
-        status, _, answer = running.predict(*write_form([bytes(6_000_000), files[0], files[0] + bytes(5_000_000)]))
+        status, _, answer = running.predict(
+            *write_form([bytes(6_000_000), files[0], files[0] + bytes(5_000_000)])
+        )
         assert written == []
     assert status == 200
     assert len(answer["images"]) == 3
@@ -178,7 +194,9 @@ def test_a_new_model_is_taken_without_a_failed_request(start_server, model_folde
             client.result()
     assert set(statuses) == {200}
     assert len(set(versions)) == 2
-    assert [line["outcome"] for line in running.lines() if line["event"] == "model"] == ["loaded"] * 3
+    assert [line["outcome"] for line in running.lines() if line["event"] == "model"] == [
+        "loaded"
+    ] * 3
 
 
 def retitle(name, data):
@@ -192,7 +210,9 @@ def retitle(name, data):
     return model.SerializeToString()
 
 
-def test_a_damaged_model_is_refused_and_the_old_one_stays(start_server, model_folder, tmp_path, files):
+def test_a_damaged_model_is_refused_and_the_old_one_stays(
+    start_server, model_folder, tmp_path, files
+):
     folder = tmp_path / "model"
     copy_model(model_folder, folder)
     version = read_manifest(folder).files[MODEL]
@@ -217,7 +237,10 @@ def test_a_damaged_model_is_refused_and_the_old_one_stays(start_server, model_fo
 def test_no_model_and_no_port(tmp_path, model_folder):
     with pytest.raises(ArtifactError, match="no SqueezeTune model"):
         serve(tmp_path, Place(port=0))
-    with socket.create_server(("127.0.0.1", 0)) as taken, pytest.raises(SettingsError, match="cannot be listened at"):
+    with (
+        socket.create_server(("127.0.0.1", 0)) as taken,
+        pytest.raises(SettingsError, match="cannot be listened at"),
+    ):
         serve(model_folder, Place(port=taken.getsockname()[1]))
 
 
@@ -231,7 +254,8 @@ def test_a_signal_ends_it_when_all_is_answered(model_folder, files, number):
         port = int(process.stdout.readline().split(";")[0].rpartition(":")[2])
         with socket.create_connection(("127.0.0.1", port), timeout=20) as sock:
             head = (
-                f"POST /predict HTTP/1.1\r\nHost: x\r\nContent-Type: image/png\r\nContent-Length: {len(files[0])}\r\n"
+                f"POST /predict HTTP/1.1\r\nHost: x\r\nContent-Type: "
+                f"image/png\r\nContent-Length: {len(files[0])}\r\n"
             )
             sock.sendall(f"{head}Expect: 100-continue\r\n\r\n".encode())
             assert sock.recv(100).startswith(b"HTTP/1.1 100 ")  # it is being received

@@ -1,4 +1,6 @@
-"""Which images there are, what class each belongs to, and what was skipped and why."""
+"""Which images there are, what class each belongs to, what was skipped, and why a source cannot be
+used.
+"""
 
 import hashlib
 from collections.abc import Hashable, Iterable, Mapping, Sequence
@@ -11,19 +13,100 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from squeezetune.data.classes import name_labels, sort_classes
-from squeezetune.data.columns import parse_columns
-from squeezetune.data.content import DIGEST_BYTES, FORMATS
-from squeezetune.data.decoders import tell_missing
-from squeezetune.data.diagnosis import check_folders, explain_few_classes, explain_no_image, explain_one_label
 from squeezetune.data.digests import read_digests
-from squeezetune.data.layout import Place, compile_pattern, explain_no_match, explain_skipped, find_layout
-from squeezetune.data.listing import Columns, ImageSource, quote_name
-from squeezetune.data.places import Places, number_places
-from squeezetune.data.sources import ImageLike, MemorySource, hold_images, open_source
-from squeezetune.engine import Engine
+from squeezetune.data.sources.class_names import name_labels, sort_classes
+from squeezetune.data.sources.content import DIGEST_BYTES, FORMATS
+from squeezetune.data.sources.image_formats import tell_missing
+from squeezetune.data.sources.paths import (
+    Place,
+    Places,
+    compile_pattern,
+    explain_no_match,
+    explain_skipped,
+    find_layout,
+    number_places,
+)
+from squeezetune.data.sources.registry import ImageLike, MemorySource, hold_images, open_source
+from squeezetune.data.sources.source import Columns, ImageSource, list_some, quote_name
+from squeezetune.data.sources.table import parse_columns
 from squeezetune.errors import ClassesError, SettingsError, SourceError
 from squeezetune.events import Listener, Notice, ignore_event
+from squeezetune.system.executor import Engine
+
+LAYOUT_HINT = "Put the photos into one folder for each class: photos/<class>/<image>."
+
+
+def check_folders(empty: Sequence[str], skipped: Mapping[str, str]) -> None:
+    """Refuse class folders without an image: an easily made mistake that would go unnoticed.
+
+    Raises:
+        ClassesError: there are some.
+
+    """
+    if not empty:
+        return
+    described = [quote_name(folder) + _explain_inside(folder, skipped) for folder in empty[:5]]
+    found = "1 class folder has" if len(empty) == 1 else f"{len(empty):,} class folders have"
+    raise ClassesError(
+        f"{found} no image: {list_some(described + list(empty[5:]))}",
+        "Add photos to these folders, or remove them.",
+    )
+
+
+def _explain_inside(folder: str, skipped: Mapping[str, str]) -> str:
+    """Say what was skipped in a folder, or why the folder itself was; nothing where it is simply
+    empty.
+    """
+    if folder in skipped:
+        return f" ({skipped[folder]})"
+    inside = {name: reason for name, reason in skipped.items() if name.startswith(f"{folder}/")}
+    return f" ({explain_skipped(inside)[2:]})" if inside else ""
+
+
+def explain_no_image(source: ImageSource, count: int, skipped: Mapping[str, str]) -> SourceError:
+    """Say that none of some files is an image."""
+    found = "1 file was" if count == 1 else f"{count:,} files were"
+    return SourceError(
+        f"no image in {quote_name(source.describe())}: {found} seen, none of "
+        f"{FORMATS}{explain_skipped(skipped)}",
+        LAYOUT_HINT,
+    )
+
+
+def explain_few_classes(
+    source: ImageSource, names: Sequence[str], kinds: Sequence[Place], skipped: Mapping[str, str]
+) -> ClassesError:
+    """Say that the images of these names have one class, or none."""
+    folder = quote_name(source.describe())
+    if not names:
+        return ClassesError(
+            f"no image in {folder} lies in a class folder{explain_skipped(skipped)}", LAYOUT_HINT
+        )
+    class_name = kinds[0].class_name
+    deeper = {name.split("/")[1] for name in names if name.count("/") > 1}
+    hint = (
+        f"If the folders in {quote_name(class_name)} are the classes, give the path of that "
+        f"folder. "
+    )
+    return ClassesError(
+        f"{folder} has one class, {quote_name(class_name)}, of {len(names):,} images; needed are "
+        "two or more"
+        f"{explain_skipped(skipped)}",
+        (hint if len(deeper) > 1 else "") + LAYOUT_HINT,
+    )
+
+
+def explain_one_label(
+    source: ImageSource, class_name: str, skipped: Mapping[str, str]
+) -> ClassesError:
+    """Say that a table has one class."""
+    return ClassesError(
+        f"{quote_name(source.describe())} has one class, {quote_name(class_name)}; needed are two "
+        "or more"
+        f"{explain_skipped(skipped)}",
+        "Say which column is the class if it is another one: --columns label=NAME.",
+    )
+
 
 HASHED_ROWS = 4096
 
@@ -40,11 +123,11 @@ class Skipped:
 class ImageIndex:
     """The images of a source, sorted by name, with their classes.
 
-    `labels` (n,) int64 are positions in `class_names`; `digests` (n, 16) uint8 are BLAKE2b of the content.
-    `parts` (n,) int8 is 0, 1, 2 for train, validation, test where the source is already split, else None.
-    `groups` (n,) are the names of what has to stay together where the source tells them, "" of an image alone.
-    `pictures` (n,) int64 numbers the pictures that the images show, where near-duplicates were looked for: those of
-    one picture have one number.
+    `labels` (n,) int64 are positions in `class_names`; `digests` (n, 16) uint8 are BLAKE2b of the
+    content. `parts` (n,) int8 is 0, 1, 2 for train, validation, test where the source is already
+    split, else None. `groups` (n,) are the names of what has to stay together where the source
+    tells them, "" of an image alone. `pictures` (n,) int64 numbers the pictures that the images
+    show, where near-duplicates were looked for: those of one picture have one number.
     """
 
     source: ImageSource
@@ -66,7 +149,9 @@ class ImageIndex:
         # surrogatepass: a folder's name may hold bytes that are no text
         class_names = [name.encode(errors="surrogatepass") for name in self.class_names]
         ranks = np.empty(len(class_names), np.int64)
-        ranks[sorted(range(len(class_names)), key=class_names.__getitem__)] = np.arange(len(class_names))
+        ranks[sorted(range(len(class_names)), key=class_names.__getitem__)] = np.arange(
+            len(class_names)
+        )
         halves = np.ascontiguousarray(self.digests).view(">u8")  # in the order of their bytes
         order = np.lexsort((ranks[self.labels], halves[:, 1], halves[:, 0]))
         state = hashlib.blake2b(digest_size=DIGEST_BYTES)
@@ -83,13 +168,17 @@ class ImageIndex:
         return np.bincount(self.labels, minlength=len(self.class_names)).astype(np.int64)
 
     def without(self, reasons: Mapping[int, str]) -> "ImageIndex":
-        """Return the index without the images at some positions; they move to `skipped` with their reasons.
+        """Return the index without the images at some positions; they move to `skipped` with their
+        reasons.
 
-        The images behind them move up, so that positions taken from this index do not fit the new one.
+        The images behind them move up, so that positions taken from this index do not fit the new
+        one.
         """
         keep = np.ones(len(self), bool)
         keep[list(reasons)] = False
-        gone = tuple(Skipped(self.names[position], reasons[position]) for position in sorted(reasons))
+        gone = tuple(
+            Skipped(self.names[position], reasons[position]) for position in sorted(reasons)
+        )
         return replace(
             self,
             names=_pick(self.names, keep),
@@ -111,21 +200,24 @@ def index_photos(
     columns: str = "",
     cache: Path | None = None,
 ) -> ImageIndex:
-    """Find the images in a folder, an archive or a table, and the class of each; nothing is ever written.
+    """Find the images in a folder, an archive or a table, and the class of each; nothing is ever
+    written.
 
-    In a folder or an archive a class is an immediate subfolder, and its images lie in it at any depth.
-    `class_pattern` is a regular expression searched in the path below, whose first group (or whole match) names the
-    class instead: `^([a-z]+)` reads `apple1/x.jpg` and `apple2/y.jpg` as one class. Where all subfolders are called
-    train, test and perhaps validation, they are the parts of a split and hold the folders of the classes.
-    A table, CSV or TSV, names the path and the class of each image, and perhaps its part and group; which column is
-    which is guessed and told, or given by `columns`: "path=file,label=species".
-    An image is known by its content, not its name; whatever is no image is in `skipped` with the reason.
-    With a `cache`, files that were read before and have not changed are not read again.
+    In a folder or an archive a class is an immediate subfolder, and its images lie in it at any
+    depth. `class_pattern` is a regular expression searched in the path below, whose first group (or
+    whole match) names the class instead: `^([a-z]+)` reads `apple1/x.jpg` and `apple2/y.jpg` as one
+    class. Where all subfolders are called train, test and perhaps validation, they are the parts of
+    a split and hold the folders of the classes. A table, CSV or TSV, names the path and the class
+    of each image, and perhaps its part and group; which column is which is guessed and told, or
+    given by `columns`: "path=file,label=species". An image is known by its content, not its name;
+    whatever is no image is in `skipped` with the reason. With a `cache`, files that were read
+    before and have not changed are not read again.
 
     Raises:
         SourceError: the source is missing, cannot be read, or holds no image.
         ClassesError: there are fewer than two classes, or a class folder has no image.
-        SettingsError: `class_pattern` is no regular expression, or matches nothing; `columns` are not there.
+        SettingsError: `class_pattern` is no regular expression, or matches nothing; `columns` are
+            not there.
 
     """
     pattern, wanted = compile_pattern("class_pattern", class_pattern), parse_columns(columns)
@@ -133,14 +225,18 @@ def index_photos(
     for note in listing.notes:
         listen(Notice(note))
     if wanted and not listing.columns:
-        raise SettingsError(f"{quote_name(source.describe())} is no table and has no columns", "Leave columns out.")
+        raise SettingsError(
+            f"{quote_name(source.describe())} is no table and has no columns", "Leave columns out."
+        )
     digests = read_digests(source, listing.files, engine, listen, cache)
     unread = {listing.files[at]: reason for at, reason in digests.reasons.items()}
     tell_missing(digests.reasons.values(), listen)
     refused = {**listing.refused, **listing.unlabelled, **unread}
     if len(unread) == len(listing.files):
         raise explain_no_image(source, len(listing.files), refused)
-    images = _Images(source, _pick(listing.files, digests.is_image), digests.values[digests.is_image], refused)
+    images = _Images(
+        source, _pick(listing.files, digests.is_image), digests.values[digests.is_image], refused
+    )
     if listing.columns and not pattern:
         return _index_table(images, listing.columns, digests.is_image)
     return _index_paths(images, listing.folders, class_pattern)
@@ -148,7 +244,9 @@ def index_photos(
 
 @dataclass(frozen=True)
 class _Images:
-    """The images of a source whose classes are still to be found, and the files that are none, with reasons."""
+    """The images of a source whose classes are still to be found, and the files that are none, with
+    reasons.
+    """
 
     source: ImageSource
     names: tuple[str, ...]
@@ -181,7 +279,9 @@ def _index_table(images: _Images, columns: Columns, is_image: NDArray[np.bool_])
     if len(class_names) < 2:
         raise explain_one_label(images.source, class_names[0], dict(sorted(images.refused.items())))
     index = _build_index(images, places, class_names)
-    return index if columns.groups is None else replace(index, groups=_pick(columns.groups, is_image))
+    return (
+        index if columns.groups is None else replace(index, groups=_pick(columns.groups, is_image))
+    )
 
 
 def index_images(
@@ -193,12 +293,13 @@ def index_images(
 ) -> ImageIndex:
     """Index images in memory, or files anywhere, with a label for each.
 
-    The names are the positions, padded with zeros. Images that cannot be used are in `skipped`, with reasons.
+    The names are the positions, padded with zeros. Images that cannot be used are in `skipped`,
+    with reasons.
 
     Raises:
         SourceError: images and labels differ in number, or no image can be used.
-        ClassesError: there are fewer than two classes, a label is missing or cannot be one, or two labels look the
-            same, as 1 and "1" do.
+        ClassesError: there are fewer than two classes, a label is missing or cannot be one, or two
+            labels look the same, as 1 and "1" do.
 
     """
     images = hold_images(images)
@@ -221,11 +322,14 @@ def index_images(
     class_names = sort_classes(labelled[at] for at in positions)
     if len(class_names) < 2:
         raise ClassesError(
-            f"all images are of one class, {quote_name(*class_names)}; needed are two classes or more"
+            f"all images are of one class, {quote_name(*class_names)}; needed are two classes or "
+            "more"
             f"{explain_skipped(skipped)}",
             "Give images of the other classes too.",
         )
-    found = _Images(source, _pick(names, digests.is_image), digests.values[digests.is_image], skipped)
+    found = _Images(
+        source, _pick(names, digests.is_image), digests.values[digests.is_image], skipped
+    )
     return _build_index(found, number_places(Place(labelled[at]) for at in positions), class_names)
 
 
@@ -236,7 +340,9 @@ def _build_index(images: _Images, places: Places, class_names: Sequence[str]) ->
     part_of_kind = np.array([place.part for place in places.kinds], np.int8)
     keep = places.is_known
     numbers = places.numbers[keep]
-    skipped = dict(images.refused) | {images.names[at]: reason for at, reason in places.reasons.items()}
+    skipped = dict(images.refused) | {
+        images.names[at]: reason for at, reason in places.reasons.items()
+    }
     return ImageIndex(
         source=images.source,
         names=_pick(images.names, keep),

@@ -11,15 +11,17 @@ import PIL
 from numpy.typing import NDArray
 from PIL import Image
 
-from squeezetune.data.content import RawImage
 from squeezetune.data.decoding import LARGE_PIXELS, MAX_PIXELS, Box, Size, open_image, open_photo
-from squeezetune.data.listing import ImageSource
 from squeezetune.data.reading import read_image
-from squeezetune.engine import Engine
+from squeezetune.data.sources.content import RawImage
+from squeezetune.data.sources.source import ImageSource
 from squeezetune.errors import ImageError, SettingsError
+from squeezetune.system.executor import Engine
 
 if TYPE_CHECKING:
-    from squeezetune.data.index import ImageIndex  # much is behind it, and a prediction needs none of that
+    from squeezetune.data.index import (
+        ImageIndex,  # much is behind it, and a prediction needs none of that
+    )
 
 THUMBNAIL_QUALITY = 80
 MOST_SIDE = 4096
@@ -33,7 +35,8 @@ Loaded: TypeAlias = tuple[NDArray[np.uint8], Size]
 class PixelSettings:
     """How an image becomes a square of `side` pixels.
 
-    `resize` is squash (the whole image, its ratio lost), crop (the middle) or pad (the whole, black around it).
+    `resize` is squash (the whole image, its ratio lost), crop (the middle) or pad (the whole, black
+    around it).
 
     Raises:
         SettingsError: there is no such resize policy, or the side is out of its limits.
@@ -45,13 +48,16 @@ class PixelSettings:
 
     @property
     def key(self) -> str:
-        """Name all that the pixels of an image depend on, for what is kept of them and of all that follows."""
+        """Name all that the pixels of an image depend on, for what is kept of them and of all that
+        follows.
+        """
         return f"{self.side}-{self.resize}-{DECODING_VERSION}-pillow-{PIL.__version__}"
 
     def __post_init__(self) -> None:
         if self.resize not in FITS or not 1 <= self.side <= MOST_SIDE:
             raise SettingsError(
-                f"side is {self.side} and resize is {self.resize!r}; needed are 1 to {MOST_SIDE:,} and "
+                f"side is {self.side} and resize is {self.resize!r}; needed are 1 to "
+                f"{MOST_SIDE:,} and "
                 f"{' or '.join(FITS)}"
             )
 
@@ -63,11 +69,16 @@ def load_indexed(index: "ImageIndex", position: int, settings: PixelSettings) ->
         ImageError: it cannot be read or decoded, or has changed; the message is the reason alone.
 
     """
-    return load_pixels(index.source, index.names[position], settings, index.digests[position].tobytes())
+    return load_pixels(
+        index.source, index.names[position], settings, index.digests[position].tobytes()
+    )
 
 
-def load_pixels(source: ImageSource, name: str, settings: PixelSettings, digest: bytes = b"") -> Loaded:
-    """Load an image as a square of pixels; with a `digest`, only bytes that have that one are taken.
+def load_pixels(
+    source: ImageSource, name: str, settings: PixelSettings, digest: bytes = b""
+) -> Loaded:
+    """Load an image as a square of pixels; with a `digest`, only bytes that have that one are
+    taken.
 
     Raises:
         ImageError: it cannot be read or decoded, or has changed; the message is the reason alone.
@@ -88,11 +99,14 @@ def load_prepared(source: ImageSource, name: str, settings: PixelSettings) -> ND
         return prepare_pixels(raw, settings)
 
 
-def prepare_pixels(raw: RawImage, settings: PixelSettings, max_pixels: int = MAX_PIXELS) -> NDArray[np.uint8]:
-    """Return an image as a model takes it, (height, width, 3) uint8: upright, and of a size that it resizes quickly.
+def prepare_pixels(
+    raw: RawImage, settings: PixelSettings, max_pixels: int = MAX_PIXELS
+) -> NDArray[np.uint8]:
+    """Return an image as a model takes it, (height, width, 3) uint8: upright, and of a size that it
+    resizes quickly.
 
-    What is very large or long is made square here, within one grey level of how the model would do it: ONNX Runtime
-    would take gigabytes over some shapes, and refuses others.
+    What is very large or long is made square here, within one grey level of how the model would do
+    it: ONNX Runtime would take gigabytes over some shapes, and refuses others.
 
     Raises:
         ImageError: it cannot be decoded; the message is the reason alone.
@@ -105,7 +119,9 @@ def prepare_pixels(raw: RawImage, settings: PixelSettings, max_pixels: int = MAX
 
 
 def count_resizing(size: Size, settings: PixelSettings) -> int:
-    """Count the pixels that an antialiasing resize reads and writes: it makes all rows as short as wanted first."""
+    """Count the pixels that an antialiasing resize reads and writes: it makes all rows as short as
+    wanted first.
+    """
     width, height = size
     across, down = settings.side / width, settings.side / height
     if settings.resize != "squash":
@@ -116,9 +132,10 @@ def count_resizing(size: Size, settings: PixelSettings) -> int:
 def fit_image(image: Image.Image, settings: PixelSettings) -> NDArray[np.uint8]:
     """Make an RGB image square by antialiased linear interpolation: (side, side, 3) uint8.
 
-    The geometry is that of ONNX: crop and pad are Resize with the keep_aspect_ratio_policy not_smaller and
-    not_larger, half_pixel coordinates and exclude_outside, followed by CenterCropPad. They agree within one
-    grey level, but for the last line of an image that rounding has made longer.
+    The geometry is that of ONNX: crop and pad are Resize with the keep_aspect_ratio_policy
+    not_smaller and not_larger, half_pixel coordinates and exclude_outside, followed by
+    CenterCropPad. They agree within one grey level, but for the last line of an image that rounding
+    has made longer.
     """
     return _fit_box(image, (0, 0, *image.size), settings)
 
@@ -139,7 +156,9 @@ def make_thumbnail(source: ImageSource, name: str, side: int = 160) -> bytes:
     return buffer.getvalue()
 
 
-def make_thumbnails(source: ImageSource, names: Sequence[str], side: int, engine: Engine) -> dict[str, bytes]:
+def make_thumbnails(
+    source: ImageSource, names: Sequence[str], side: int, engine: Engine
+) -> dict[str, bytes]:
     """Return thumbnails by name; an image that cannot be read any more is left out."""
 
     def make(name: str) -> bytes | None:
@@ -181,7 +200,11 @@ def _pad(image: Image.Image, box: Box, side: int) -> Image.Image:
     return square
 
 
-FITS: dict[str, Callable[[Image.Image, Box, int], Image.Image]] = {"squash": _squash, "crop": _crop, "pad": _pad}
+FITS: dict[str, Callable[[Image.Image, Box, int], Image.Image]] = {
+    "squash": _squash,
+    "crop": _crop,
+    "pad": _pad,
+}
 
 
 def _measure(box: Box) -> Box:
@@ -196,7 +219,9 @@ def _scale_length(length: float, scale: float) -> int:
 
 
 def _resize_box(image: Image.Image, size: Size, box: Box) -> Image.Image:
-    """Resize a box of an image; if rounding put it beyond the image's end, the last pixels are repeated."""
+    """Resize a box of an image; if rounding put it beyond the image's end, the last pixels are
+    repeated.
+    """
     beyond_right = max(0, ceil(box[2] - image.width - 1e-6))
     beyond_bottom = max(0, ceil(box[3] - image.height - 1e-6))
     if beyond_right or beyond_bottom:
@@ -207,11 +232,19 @@ def _resize_box(image: Image.Image, size: Size, box: Box) -> Image.Image:
 
 
 def _resample(image: Image.Image, size: Size, box: Box) -> Image.Image:
-    """Resize a box of an image; of a very long one the rows are made fewer before they are made longer or shorter."""
+    """Resize a box of an image; of a very long one the rows are made fewer before they are made
+    longer or shorter.
+    """
     left, top, right, bottom = box
     if size[0] * (bottom - top) > LARGE_PIXELS:
-        image = image.crop((floor(left), 0, ceil(right), image.height)) if right - left < image.width else image
+        image = (
+            image.crop((floor(left), 0, ceil(right), image.height))
+            if right - left < image.width
+            else image
+        )
         left, right = left - floor(left), right - floor(left)
-        image = image.resize((image.width, size[1]), Image.Resampling.BILINEAR, box=(0, top, image.width, bottom))
+        image = image.resize(
+            (image.width, size[1]), Image.Resampling.BILINEAR, box=(0, top, image.width, bottom)
+        )
         top, bottom = 0, size[1]
     return image.resize(size, Image.Resampling.BILINEAR, box=(left, top, right, bottom))

@@ -1,4 +1,6 @@
-"""One format, attempted: written, checked, and measured by its own runtime; or why it cannot be had, in words."""
+"""One format, attempted: written, checked, and measured by its own runtime; or why it cannot be
+had, in words.
+"""
 
 import hashlib
 import importlib.metadata
@@ -13,18 +15,20 @@ import numpy as np
 
 from squeezetune.errors import INSTALL_TORCH, ExportError, SqueezeTuneError
 from squeezetune.events import EXPORT, Listener, Notice, StageFinished, StageStarted
+from squeezetune.exporting.benchmark import CALL_SIZES, try_export
+from squeezetune.exporting.export_index import Export, Failure
+from squeezetune.exporting.export_inputs import Order
 from squeezetune.exporting.formats import Format, find_format
-from squeezetune.exporting.order import Order
-from squeezetune.exporting.record import Export, Failure
 from squeezetune.exporting.scoring import Exam, Score, score_export
-from squeezetune.exporting.trial import CALL_SIZES, try_export
 
 REASON_LENGTH = 300
 
 
 @dataclass(frozen=True)
 class Bench:
-    """What exports are measured by: the exam, some of its photos as an array in a file, and what may be lost."""
+    """What exports are measured by: the exam, some of its photos as an array in a file, and what
+    may be lost.
+    """
 
     exam: Exam
     sample: Path
@@ -32,7 +36,9 @@ class Bench:
 
 
 def open_bench(exam: Exam, scratch: Path, max_loss: float | None) -> Bench:
-    """Keep some photos of one size, the commonest of the first ones, for the process that is timed."""
+    """Keep some photos of one size, the commonest of the first ones, for the process that is
+    timed.
+    """
     images = next(exam.read())
     shapes = [image.shape for image in images]
     common = max(shapes, key=shapes.count)
@@ -42,11 +48,13 @@ def open_bench(exam: Exam, scratch: Path, max_loss: float | None) -> Bench:
     return Bench(exam, path, max_loss)
 
 
-def attempt_export(name: str, order: Order, folder: Path, bench: Bench | None, listen: Listener) -> Export | Failure:
+def attempt_export(
+    name: str, order: Order, folder: Path, bench: Bench | None, listen: Listener
+) -> Export | Failure:
     """Write one export, check it, and measure it; where that fails nothing of it is left.
 
-    A failure of its writer or its runtime is one of this format alone. What concerns all of them is raised: photos that
-    are gone, a disk that is full, more lost than is allowed.
+    A failure of its writer or its runtime is one of this format alone. What concerns all of them is
+    raised: photos that are gone, a disk that is full, more lost than is allowed.
 
     Raises:
         ExportError: it loses more than it may.
@@ -60,16 +68,22 @@ def attempt_export(name: str, order: Order, folder: Path, bench: Bench | None, l
     except (SqueezeTuneError, OSError):
         raise
     except Exception as error:  # runtimes raise whatever they like
-        item = Failure(name, f"{found.path} does not work here: {shorten_reason(error)}", advise(found))
+        item = Failure(
+            name, f"{found.path} does not work here: {shorten_reason(error)}", advise(found)
+        )
     if isinstance(item, Failure):
         remove_files(folder / found.root)
     elif item.score and bench:
-        check_loss(name, item.score, bench.max_loss, needs_torch=can_tune(found, order) and not has_torch())
+        check_loss(
+            name, item.score, bench.max_loss, needs_torch=can_tune(found, order) and not has_torch()
+        )
     listen(StageFinished(EXPORT + name, time.perf_counter() - start))
     return item
 
 
-def make_export(name: str, order: Order, folder: Path, bench: Bench | None, listen: Listener) -> Export:
+def make_export(
+    name: str, order: Order, folder: Path, bench: Bench | None, listen: Listener
+) -> Export:
     """Write one export, check it, and measure it where its runtime is here."""
     found = find_format(name)
     path = folder / found.path
@@ -92,15 +106,26 @@ def describe_files(name: str, folder: Path) -> Export:
     root = folder / found.root
     files = sorted(item for item in root.rglob("*") if item.is_file()) if root.is_dir() else [root]
     hashes = {item.relative_to(folder).as_posix(): hash_bytes(item.read_bytes()) for item in files}
-    return Export(name, found.path, sum(item.stat().st_size for item in files), hashes, needs=found.needs)
+    return Export(
+        name, found.path, sum(item.stat().st_size for item in files), hashes, needs=found.needs
+    )
 
 
 def measure_export(name: str, order: Order, path: Path, bench: Bench, listen: Listener) -> Score:
-    """Measure an export; where it loses more than it may, write it anew as it loses less, if that can be done."""
+    """Measure an export; where it loses more than it may, write it anew as it loses less, if that
+    can be done.
+    """
     found = find_format(name)
     score = score_export(found.open(path), bench.exam, listen, EXPORT + name)
-    if found.tune and can_tune(found, order) and has_torch() and not is_allowed(score, bench.max_loss):
-        listen(Notice(f"{name} loses {find_loss(score):.2f} points as it is, so its codes are trained"))
+    if (
+        found.tune
+        and can_tune(found, order)
+        and has_torch()
+        and not is_allowed(score, bench.max_loss)
+    ):
+        listen(
+            Notice(f"{name} loses {find_loss(score):.2f} points as it is, so its codes are trained")
+        )
         found.tune(order, path)
         found.check(path)
         score = score_export(found.open(path), bench.exam, listen, EXPORT + name)
@@ -118,7 +143,9 @@ def has_torch() -> bool:
 
 
 def find_loss(score: Score) -> float:
-    """Find the points that an export loses; of a model without test photos, by where it disagrees."""
+    """Find the points that an export loses; of a model without test photos, by where it
+    disagrees.
+    """
     return 100 * (-score.change if score.is_honest else 1 - score.agreement)
 
 
@@ -128,7 +155,8 @@ def is_allowed(score: Score, max_loss: float | None) -> bool:
 
 
 def check_loss(name: str, score: Score, max_loss: float | None, needs_torch: bool = False) -> None:
-    """Refuse an export that loses more points than it may; `needs_torch` says that more could be done with that.
+    """Refuse an export that loses more points than it may; `needs_torch` says that more could be
+    done with that.
 
     Raises:
         ExportError: it does.
@@ -136,9 +164,12 @@ def check_loss(name: str, score: Score, max_loss: float | None, needs_torch: boo
     if is_allowed(score, max_loss):
         return
     low, high = (100 * -end for end in reversed(score.change_interval))
-    advice = f"With torch its codes are trained to lose less. {INSTALL_TORCH}. " if needs_torch else ""
+    advice = (
+        f"With torch its codes are trained to lose less. {INSTALL_TORCH}. " if needs_torch else ""
+    )
     raise ExportError(
-        f"{name} loses {find_loss(score):.2f} points on {score.images:,} test photos (95 % interval {low:.2f} to "
+        f"{name} loses {find_loss(score):.2f} points on {score.images:,} test photos (95 % "
+        f"interval {low:.2f} to "
         f"{high:.2f}); allowed are {max_loss:g}",
         f"{advice}Allow more with --max-loss, or export to another format. Nothing was written.",
     )
@@ -151,11 +182,16 @@ def shorten_reason(error: Exception) -> str:
 
 
 def advise(found: Format) -> str:
-    """Say what may help: a newer runtime, where the one that is here is older than the format needs."""
+    """Say what may help: a newer runtime, where the one that is here is older than the format
+    needs.
+    """
     package, _, oldest = found.needs.partition(" >= ")
     installed = find_version(package)
     if oldest and installed and read_numbers(installed) < read_numbers(oldest):
-        return f"It needs {found.needs}, and {installed} is installed: pip install --upgrade '{package}>={oldest}'"
+        return (
+            f"It needs {found.needs}, and {installed} is installed: pip install --upgrade "
+            f"'{package}>={oldest}'"
+        )
     return f"Update what runs it ({found.needs}), or export to another format."
 
 

@@ -1,4 +1,5 @@
-"""The whole story: a model becomes files in other formats, each measured by its own runtime on the test photos.
+"""The whole story: a model becomes files in other formats, each measured by its own runtime on the
+test photos.
 
 ::
 
@@ -19,19 +20,12 @@ from pathlib import Path
 
 import onnx
 
-from squeezetune.artifact import MODEL, NETWORK, read_payload, stage_artifact, to_json
-from squeezetune.data.folders import check_outside
-from squeezetune.data.origin import Photos
-from squeezetune.disk import write_file
+from squeezetune.data.inputs import Photos
+from squeezetune.data.sources.folder import check_outside
 from squeezetune.errors import ArtifactError, ExportError, SettingsError
 from squeezetune.events import Listener, Notice, ignore_event
 from squeezetune.exporting.attempt import attempt_export, hash_bytes, open_bench
-from squeezetune.exporting.card import write_card
-from squeezetune.exporting.chapter import update_report
-from squeezetune.exporting.formats import DEFAULT_FORMATS, FORMATS, find_format
-from squeezetune.exporting.material import Material, Request, make_exam, open_material
-from squeezetune.exporting.order import Order
-from squeezetune.exporting.record import (
+from squeezetune.exporting.export_index import (
     CARD,
     EXPORT_FOLDER,
     INDEX,
@@ -41,10 +35,16 @@ from squeezetune.exporting.record import (
     describe_exports,
     read_exports,
 )
-from squeezetune.learn.trained import read_network
-from squeezetune.output_lock import follow_link, hold_output
-from squeezetune.prediction import Classifier, load
+from squeezetune.exporting.export_inputs import Material, Order, Request, make_exam, open_material
+from squeezetune.exporting.formats import DEFAULT_FORMATS, FORMATS, find_format
+from squeezetune.exporting.model_card import write_card
+from squeezetune.exporting.report_chapter import update_report
+from squeezetune.model.artifact import MODEL, NETWORK, read_payload, stage_artifact, to_json
+from squeezetune.model.classifier import Classifier, load
+from squeezetune.network.trained import read_network
 from squeezetune.settings import judge_number
+from squeezetune.system.disk import write_file
+from squeezetune.system.output_lock import follow_link, hold_output
 
 
 def export(
@@ -60,16 +60,18 @@ def export(
     runtime: str | os.PathLike[str] | None = None,
     listen: Listener = ignore_event,
 ) -> Exports:
-    """Export a model to other formats, and measure each file by its own runtime on the model's test photos.
+    """Export a model to other formats, and measure each file by its own runtime on the model's test
+    photos.
 
-    The photos are those that the model was trained on: where they lie elsewhere now, or were in memory,
-    say so with `photos`. The exports go into the folder `output`, by default `<model>-export` beside the
-    model; exports of the same model that are there stay. A format that cannot be written, or that its
-    runtime cannot run here, is among the `failures` of what is returned; the others are written.
-    With `max_loss`, in points of accuracy, an export that loses more is an error and nothing is written;
-    one of 4 bits is trained for a minute before, if torch is installed. Without `measure` no photos are
-    needed, but for those formats whose parameters are fitted to some. `runtime` is a folder with ONNX
-    Runtime's build for browsers, which `web` else fetches once.
+    The photos are those that the model was trained on: where they lie elsewhere now, or were in
+    memory, say so with `photos`. The exports go into the folder `output`, by default
+    `<model>-export` beside the model; exports of the same model that are there stay. A format that
+    cannot be written, or that its runtime cannot run here, is among the `failures` of what is
+    returned; the others are written. With `max_loss`, in points of accuracy, an export that loses
+    more is an error and nothing is written; one of 4 bits is trained for a minute before, if torch
+    is installed. Without `measure` no photos are needed, but for those formats whose parameters are
+    fitted to some. `runtime` is a folder with ONNX Runtime's build for browsers, which `web` else
+    fetches once.
 
     Raises:
         SettingsError: there is no such format, or it is not known where the photos are.
@@ -91,7 +93,8 @@ def export(
     folder = Path(model)
     if folder.is_file():
         raise ArtifactError(
-            f"{folder} is a file, and exports are made from a model's folder: only that has all parameters and knows "
+            f"{folder} is a file, and exports are made from a model's folder: only that has all "
+            "parameters and knows "
             "the photos",
             "Give the folder that `squeezetune train` has written.",
         )
@@ -99,7 +102,9 @@ def export(
     request = Request(photos, class_pattern, columns)
     material = open_material(folder, request, listen) if looks_at_photos else None
     check_target_outside(target, folder, material)
-    order = replace(make_order(classifier, material), runtime=Path(runtime) if runtime else None, listen=listen)
+    order = replace(
+        make_order(classifier, material), runtime=Path(runtime) if runtime else None, listen=listen
+    )
     with (
         hold_output(target),
         stage_artifact(target, EXPORT_FOLDER) as staging,
@@ -115,7 +120,9 @@ def export(
         write_file(staging.path / INDEX, to_json(describe_exports(exports)))
     try:
         update_report(folder, exports)
-    except ArtifactError as error:  # such as a folder that may only be read: the figures are beside the exports, too
+    except (
+        ArtifactError
+    ) as error:  # such as a folder that may only be read: the figures are beside the exports, too
         listen(Notice(error.message))
     return read_exports(target)
 
@@ -179,6 +186,10 @@ def gather(target: Path, order: Order, made: Sequence[Export | Failure]) -> Expo
     items = tuple(item for item in ordered if isinstance(item, Export))
     failures = tuple(item for item in ordered if isinstance(item, Failure))
     if not items:
-        reasons, hints = zip(*((f"{item.format}: {item.message}", item.hint) for item in failures), strict=True)
-        raise ExportError("; ".join(reasons), " ".join(dict.fromkeys([*hints, "Nothing was written."])))
+        reasons, hints = zip(
+            *((f"{item.format}: {item.message}", item.hint) for item in failures), strict=True
+        )
+        raise ExportError(
+            "; ".join(reasons), " ".join(dict.fromkeys([*hints, "Nothing was written."]))
+        )
     return Exports(target, hash_bytes(order.model), items, failures)

@@ -8,21 +8,30 @@ from importlib.util import find_spec
 from pathlib import Path
 
 from squeezetune.errors import MissingExtraError, SettingsError
+from squeezetune.exporting.export_inputs import Order
 from squeezetune.exporting.node import explain_missing_node
-from squeezetune.exporting.onnx_files import build_tiny, check_onnx, write_floats, write_halves, write_int8, write_tiny
+from squeezetune.exporting.onnx_formats import (
+    build_tiny,
+    build_tuned,
+    check_onnx,
+    write_floats,
+    write_halves,
+    write_int8,
+    write_tiny,
+    write_tuned,
+)
 from squeezetune.exporting.openvino import check_openvino, write_openvino
-from squeezetune.exporting.order import Order
-from squeezetune.exporting.readers import READERS, RunExport
-from squeezetune.exporting.runtime import VERSION
+from squeezetune.exporting.runtimes import READERS, RunExport
 from squeezetune.exporting.scoring import Score
 from squeezetune.exporting.tflite import check_tflite, write_tflite, write_tflite_int8
 from squeezetune.exporting.torch_program import check_torch, write_torch
-from squeezetune.exporting.tuned import build_tuned, write_tuned
-from squeezetune.exporting.web import MODEL, WebAbout, write_web
+from squeezetune.exporting.web import MODEL, VERSION, WebAbout, write_web
 
 
 def write_page(order: Order, path: Path, build: Callable[[Order], bytes] = build_tiny) -> None:
-    """Write a page that runs the tiny file in the browser; what it is worth has not been measured yet."""
+    """Write a page that runs the tiny file in the browser; what it is worth has not been measured
+    yet.
+    """
     write_web(build(order), describe_page(order), path.parent, order.runtime, order.listen)
 
 
@@ -48,7 +57,10 @@ def describe_score(score: Score) -> str:
     if not score.is_honest:
         return "How often it is right was not measured on photos that it had never seen."
     low, high = (f"{100 * end:.1f} %" for end in score.interval)
-    found = f"{100 * score.accuracy:.1f} % of {score.images:,} photos that it had never seen are recognised"
+    found = (
+        f"{100 * score.accuracy:.1f} % of {score.images:,} photos that it had never seen are "
+        f"recognised"
+    )
     return f"{found} (95 % interval {low} to {high})."
 
 
@@ -66,12 +78,13 @@ def find_nothing() -> str:
 class Format:
     """A format: how it is written, checked and run.
 
-    `path` is its main file below the export's folder; where that is in a folder of its own, the whole folder is the
-    export. `needs` names what runs it, and from which version on. `module` is the package that has to be here, `extra`
-    the extra of this package that installs it. `looks_at_photos` says that the writer is given training photos. `usage`
-    is a short program that runs FILE. `tune` writes it anew where it loses too much; that needs torch and some time.
-    `reader` opens it, if not the one of that package; `explain_unmeasured` says in words why it cannot do so on this
-    computer. `state` writes into it what it is worth.
+    `path` is its main file below the export's folder; where that is in a folder of its own, the
+    whole folder is the export. `needs` names what runs it, and from which version on. `module` is
+    the package that has to be here, `extra` the extra of this package that installs it.
+    `looks_at_photos` says that the writer is given training photos. `usage` is a short program that
+    runs FILE. `tune` writes it anew where it loses too much; that needs torch and some time.
+    `reader` opens it, if not the one of that package; `explain_unmeasured` says in words why it
+    cannot do so on this computer. `state` writes into it what it is worth.
     """
 
     words: str
@@ -125,7 +138,7 @@ from PIL import Image, ImageOps
 model = openvino.Core().compile_model("FILE", "CPU", {"INFERENCE_PRECISION_HINT": "f32"})
 for name in sys.argv[1:]:
     image = ImageOps.exif_transpose(Image.open(name)).convert("RGB")
-    print(name, model(np.asarray(image)[None])[0])"""
+    print(name, model(np.asarray(image)[None])[0])"""  # noqa: E501
 
 TORCH_USAGE = """\
 import sys
@@ -153,34 +166,94 @@ for name in sys.argv[1:]:
     image = ImageOps.exif_transpose(Image.open(name)).convert("RGB")
     square = make_square(np.asarray(image), about["image_side"], about["resize"])
     [probabilities] = network(image=square[None])["probabilities"]
-    print(f"{name}: {class_names[probabilities.argmax()]} ({probabilities.max():.1%})")"""
+    print(f"{name}: {class_names[probabilities.argmax()]} ({probabilities.max():.1%})")"""  # noqa: E501
 
 FORMATS: dict[str, Format] = {
-    "onnx": Format("float32, for any ONNX runtime", "model.onnx", write_floats, check_onnx, "onnxruntime >= 1.16.3",
-                   usage=ONNX_USAGE),
-    "onnx-fp16": Format("parameters in float16: half the size", "model-fp16.onnx", write_halves, check_onnx,
-                        "onnxruntime >= 1.16.3"),
-    "onnx-int8": Format("int8: a quarter of the size, twice as fast on recent processors", "model-int8.onnx",
-                        write_int8, check_onnx, "onnxruntime >= 1.16.3", looks_at_photos=True),
-    "onnx-tiny": Format("parameters in 4 bits: the smallest file", "model-tiny.onnx", write_tiny, check_onnx,
-                        "onnxruntime >= 1.23.0", looks_at_photos=True, tune=write_tuned),
-    "openvino": Format("OpenVINO's own format, parameters in float16", "openvino/model.xml", write_openvino,
-                       check_openvino, "openvino >= 2025.4", module="openvino", extra="openvino",
-                       usage=OPENVINO_USAGE),
-    "torch": Format("a torch.export program; parameters with a loader to copy", "torch/model.pt2", write_torch,
-                    check_torch, "torch, as new as the one that wrote it", module="torch", extra="deep",
-                    usage=TORCH_USAGE),
-    "tflite": Format("LiteRT (TensorFlow Lite), for phones; parameters in float16", "tflite/model.tflite",
-                     write_tflite, check_tflite, "ai-edge-litert >= 2.1", module="ai_edge_litert", extra="tflite",
-                     usage=TFLITE_USAGE),
-    "tflite-int8": Format("the same in int8: half the size, faster", "tflite-int8/model.tflite", write_tflite_int8,
-                          check_tflite, "ai-edge-litert >= 2.1", module="ai_edge_litert", extra="tflite",
-                          looks_at_photos=True),
-    "web": Format("a page that runs in the browser; parameters in 4 bits", "web/index.html", write_page, check_page,
-                  f"a browser; ONNX Runtime Web {VERSION} is in the folder", looks_at_photos=True,
-                  tune=partial(write_page, build=build_tuned), reader="web",
-                  explain_unmeasured=explain_missing_node, state=state_page),
-}  # fmt: skip
+    "onnx": Format(
+        "float32, for any ONNX runtime",
+        "model.onnx",
+        write_floats,
+        check_onnx,
+        "onnxruntime >= 1.16.3",
+        usage=ONNX_USAGE,
+    ),
+    "onnx-fp16": Format(
+        "parameters in float16: half the size",
+        "model-fp16.onnx",
+        write_halves,
+        check_onnx,
+        "onnxruntime >= 1.16.3",
+    ),
+    "onnx-int8": Format(
+        "int8: a quarter of the size, twice as fast on recent processors",
+        "model-int8.onnx",
+        write_int8,
+        check_onnx,
+        "onnxruntime >= 1.16.3",
+        looks_at_photos=True,
+    ),
+    "onnx-tiny": Format(
+        "parameters in 4 bits: the smallest file",
+        "model-tiny.onnx",
+        write_tiny,
+        check_onnx,
+        "onnxruntime >= 1.23.0",
+        looks_at_photos=True,
+        tune=write_tuned,
+    ),
+    "openvino": Format(
+        "OpenVINO's own format, parameters in float16",
+        "openvino/model.xml",
+        write_openvino,
+        check_openvino,
+        "openvino >= 2025.4",
+        module="openvino",
+        extra="openvino",
+        usage=OPENVINO_USAGE,
+    ),
+    "torch": Format(
+        "a torch.export program; parameters with a loader to copy",
+        "torch/model.pt2",
+        write_torch,
+        check_torch,
+        "torch, as new as the one that wrote it",
+        module="torch",
+        extra="deep",
+        usage=TORCH_USAGE,
+    ),
+    "tflite": Format(
+        "LiteRT (TensorFlow Lite), for phones; parameters in float16",
+        "tflite/model.tflite",
+        write_tflite,
+        check_tflite,
+        "ai-edge-litert >= 2.1",
+        module="ai_edge_litert",
+        extra="tflite",
+        usage=TFLITE_USAGE,
+    ),
+    "tflite-int8": Format(
+        "the same in int8: half the size, faster",
+        "tflite-int8/model.tflite",
+        write_tflite_int8,
+        check_tflite,
+        "ai-edge-litert >= 2.1",
+        module="ai_edge_litert",
+        extra="tflite",
+        looks_at_photos=True,
+    ),
+    "web": Format(
+        "a page that runs in the browser; parameters in 4 bits",
+        "web/index.html",
+        write_page,
+        check_page,
+        f"a browser; ONNX Runtime Web {VERSION} is in the folder",
+        looks_at_photos=True,
+        tune=partial(write_page, build=build_tuned),
+        reader="web",
+        explain_unmeasured=explain_missing_node,
+        state=state_page,
+    ),
+}
 DEFAULT_FORMATS = ("onnx", "onnx-int8", "onnx-tiny")
 
 

@@ -1,4 +1,6 @@
-"""A page's model run outside of a browser: in Node.js, by the build of ONNX Runtime that lies beside the page."""
+"""A page's model run outside of a browser: in Node.js, by the build of ONNX Runtime that lies
+beside the page.
+"""
 
 import json
 import re
@@ -33,20 +35,29 @@ def explain_missing_node() -> str:
         return "that needs Node.js, which is not installed"
     try:
         said = subprocess.run(
-            [program, "--version"], capture_output=True, text=True, timeout=VERSION_LIMIT_S, check=True
+            [program, "--version"],
+            capture_output=True,
+            text=True,
+            timeout=VERSION_LIMIT_S,
+            check=True,
         )
     except (OSError, subprocess.SubprocessError):
         return f"that needs Node.js, and {program} does not run"
     found = re.match(r"v(\d+)\.", said.stdout)
     if not found or int(found[1]) < OLDEST:
-        return f"that needs Node.js {OLDEST} or newer, and {said.stdout.strip() or 'another program'} is installed"
+        return (
+            f"that needs Node.js {OLDEST} or newer, and "
+            f"{said.stdout.strip() or 'another program'} is installed"
+        )
     return ""
 
 
 class NodeModel:
-    """The model of a page in a process of Node.js: images (n, height, width, 3) uint8 in, probabilities out.
+    """The model of a page in a process of Node.js: images (n, height, width, 3) uint8 in,
+    probabilities out.
 
-    Images are reduced as the page reduces them. `peak_mb` is the most memory that the process has held so far.
+    Images are reduced as the page reduces them. `peak_mb` is the most memory that the process has
+    held so far.
 
     Raises:
         ExportError: the runtime cannot run the model, or is not done in time.
@@ -61,12 +72,16 @@ class NodeModel:
                 command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=self._complaints
             )
         except OSError as error:
-            raise ExportError(f"Node.js cannot be started: {error.strerror}", "Install Node.js anew.") from error
+            raise ExportError(
+                f"Node.js cannot be started: {error.strerror}", "Install Node.js anew."
+            ) from error
         self._end = weakref.finalize(self, end_process, self._process, self._complaints)
         self._ask(b"")
 
     def __call__(self, pixels: NDArray[np.uint8]) -> NDArray[np.float32]:
-        """Run images of one size, as many at once as are no more than one photo of the largest size."""
+        """Run images of one size, as many at once as are no more than one photo of the largest
+        size.
+        """
         reduced = reduce_pixels(pixels, self._facts["fedPixels"], self._facts["reach"])
         height, width = reduced.shape[1:3]
         size = max(1, self._facts["fedPixels"] // (height * width))
@@ -78,7 +93,9 @@ class NodeModel:
         return self._ask(header + pixels.tobytes())
 
     def _ask(self, question: bytes) -> NDArray[np.float32]:
-        """Send a question, and read the answer's numbers; the process is ended if it takes too long."""
+        """Send a question, and read the answer's numbers; the process is ended if it takes too
+        long.
+        """
         is_late = threading.Event()
 
         def give_up() -> None:
@@ -89,7 +106,11 @@ class NodeModel:
         watch.start()
         try:
             return self._exchange(question)
-        except (OSError, ValueError, KeyError) as error:  # a pipe that is broken, a line that is cut off
+        except (
+            OSError,
+            ValueError,
+            KeyError,
+        ) as error:  # a pipe that is broken, a line that is cut off
             raise ExportError(*self._explain(is_late.is_set())) from error
         finally:
             watch.cancel()
@@ -103,7 +124,10 @@ class NodeModel:
             sink.flush()
         about = json.loads(source.readline())
         if "error" in about:
-            raise ExportError(f"the page's runtime cannot run its model: {about['error']}", "Export to another format.")
+            raise ExportError(
+                f"the page's runtime cannot run its model: {about['error']}",
+                "Export to another format.",
+            )
         self.peak_mb = float(about["peakMb"])
         numbers = source.read(4 * about["count"])
         return np.frombuffer(numbers, "<f4", about["count"])
@@ -111,7 +135,10 @@ class NodeModel:
     def _explain(self, is_late: bool) -> tuple[str, str]:
         """Say why there was no answer, and what can be done."""
         if is_late:
-            return f"Node.js was not done after {self._limit_s:g} s", "Try again when the machine is less busy."
+            return (
+                f"Node.js was not done after {self._limit_s:g} s",
+                "Try again when the machine is less busy.",
+            )
         status = self._process.wait()
         self._complaints.seek(0)
         lines = self._complaints.read().decode(errors="replace").split("\n")
@@ -136,7 +163,10 @@ def end_process(process: subprocess.Popen[bytes], complaints: IO[bytes]) -> None
 
 def read_facts(page: Path) -> dict[str, Any]:
     """Read what a page knows of its model, as its own script does."""
-    found = re.search(r'<script type="application/json" id="facts">(.*?)</script>', page.read_text(encoding="utf-8"))
+    found = re.search(
+        r'<script type="application/json" id="facts">(.*?)</script>',
+        page.read_text(encoding="utf-8"),
+    )
     if not found:
         raise ExportError(f"{page} is no page of this program", "Export the model again.")
     facts: dict[str, Any] = json.loads(found[1])
@@ -144,10 +174,16 @@ def read_facts(page: Path) -> dict[str, Any]:
 
 
 def reduce_pixels(pixels: NDArray[np.uint8], most_pixels: int, reach: int) -> NDArray[np.uint8]:
-    """Reduce images (n, height, width, 3) of too many pixels by the mean of squares, as the page's worker does."""
+    """Reduce images (n, height, width, 3) of too many pixels by the mean of squares, as the page's
+    worker does.
+    """
     height, width = pixels.shape[1:3]
     factor = 1
-    while factor < 8 and height * width > most_pixels * factor**2 and min(height, width) >= 2 * factor * reach:
+    while (
+        factor < 8
+        and height * width > most_pixels * factor**2
+        and min(height, width) >= 2 * factor * reach
+    ):
         factor *= 2
     if factor == 1:
         return pixels

@@ -1,20 +1,24 @@
-"""OpenVINO's own format: a description of the network (.xml) and its parameters (.bin) beside it."""
+"""OpenVINO's own format: a description of the network (.xml) and its parameters (.bin) beside
+it.
+"""
 
 from collections.abc import Mapping
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
-from squeezetune.disk import write_file
-from squeezetune.exporting.order import Order
-from squeezetune.exporting.resampling import replace_resize
-from squeezetune.runtimes import import_openvino
+from squeezetune.exporting.export_inputs import Order
+from squeezetune.exporting.resize import replace_resize
+from squeezetune.system.disk import write_file
+from squeezetune.system.telemetry import import_openvino
 
 # The chapter of the file's own notes that holds what it says of itself.
 CHAPTER = "squeezetune"
 
 
 def write_openvino(order: Order, path: Path) -> None:
-    """Write a network as .xml and .bin: images of any size in, probabilities out, parameters in float16."""
+    """Write a network as .xml and .bin: images of any size in, probabilities out, parameters in
+    float16.
+    """
     openvino = import_openvino()
     model = openvino.Core().read_model(replace_resize(order.model))
     for name, value in order.metadata.items():

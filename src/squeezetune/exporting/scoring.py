@@ -1,4 +1,6 @@
-"""An exported file, run by its own runtime on the model's test photos, beside the trained network's own answers."""
+"""An exported file, run by its own runtime on the model's test photos, beside the trained network's
+own answers.
+"""
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -8,17 +10,18 @@ from numpy.typing import NDArray
 
 from squeezetune.data.index import ImageIndex
 from squeezetune.data.pixels import PixelSettings, load_prepared
-from squeezetune.engine import ThreadEngine
+from squeezetune.evaluation.metrics import paired_interval, wilson_interval
 from squeezetune.events import Listener, StageAdvanced
-from squeezetune.exporting.readers import RunExport
-from squeezetune.learn.intervals import paired_interval, wilson_interval
+from squeezetune.exporting.runtimes import RunExport
+from squeezetune.system.executor import ThreadEngine
 
 CHUNK_IMAGES = 16
 
 
 @dataclass(frozen=True)
 class Exam:
-    """Photos to be judged by: their positions in an index, and what the trained network says of them (n, classes).
+    """Photos to be judged by: their positions in an index, and what the trained network says of
+    them (n, classes).
 
     `is_honest` says that nothing was learnt from them. `pixels` is how the network sees an image.
     """
@@ -46,8 +49,9 @@ class Exam:
 class Score:
     """What an export is worth on the exam's photos, beside the trained network.
 
-    `change` is the difference of the accuracies, with the 95 % interval of the paired difference; `agreement` the share
-    of photos of which both say the same; `mean_difference` that of the probabilities. Shares are 0 to 1.
+    `change` is the difference of the accuracies, with the 95 % interval of the paired difference;
+    `agreement` the share of photos of which both say the same; `mean_difference` that of the
+    probabilities. Shares are 0 to 1.
     """
 
     images: int
@@ -88,7 +92,11 @@ def compare(probabilities: NDArray[np.float32], exam: Exam) -> Score:
     """Compare probabilities (n, classes) with the labels and with the trained network's."""
     said, before = probabilities.argmax(axis=1), exam.probabilities.argmax(axis=1)
     is_right, was_right = said == exam.labels, before == exam.labels
-    gained, lost, count = int((is_right & ~was_right).sum()), int((was_right & ~is_right).sum()), len(said)
+    gained, lost, count = (
+        int((is_right & ~was_right).sum()),
+        int((was_right & ~is_right).sum()),
+        len(said),
+    )
     return Score(
         count,
         float(is_right.mean()),

@@ -1,4 +1,6 @@
-"""Torch's formats: a program that `torch.export` made (.pt2), and parameters with a loader that anybody can read."""
+"""Torch's formats: a program that `torch.export` made (.pt2), and parameters with a loader that
+anybody can read.
+"""
 
 import json
 from collections.abc import Mapping
@@ -10,26 +12,31 @@ import numpy as np
 from numpy.typing import NDArray
 from safetensors.numpy import save
 
-from squeezetune.disk import write_file
-from squeezetune.exporting.order import Order
-from squeezetune.learn.trained import TrainedNetwork
-from squeezetune.learn.weights import detect_version, find_layout
+from squeezetune.exporting.export_inputs import Order
+from squeezetune.network.trained import TrainedNetwork
+from squeezetune.network.weights import detect_version, find_layout
+from squeezetune.system.disk import write_file
 
-LOADER = Path(__file__).with_name("squeezenet.py")
+LOADER = Path(__file__).parent / "copied" / "squeezenet.py"
 ABOUT = "metadata.json"  # the name of what a program says of itself, within it
-# Any but 0 and 1, and all different: torch takes lengths that it has seen to be alike, or to be one, for always so.
+# Any but 0 and 1, and all different: torch takes lengths that it has seen to be alike, or to be
+# one, for always so.
 EXAMPLE_SHAPE = (2, 67, 71, 3)
 
 
 def write_torch(order: Order, path: Path) -> None:
-    """Write a program, and beside it the parameters, what they mean, and a loader for plain torch."""
+    """Write a program, and beside it the parameters, what they mean, and a loader for plain
+    torch.
+    """
     import torch
 
-    from squeezetune.exporting.squeezenet import Classifier
+    from squeezetune.exporting.copied.squeezenet import Classifier
 
     config, tensors = describe_network(order), list_tensors(order.network)
     network = Classifier(config).eval()
-    network.load_state_dict({name: torch.from_numpy(value.astype(np.float32)) for name, value in tensors.items()})
+    network.load_state_dict(
+        {name: torch.from_numpy(value.astype(np.float32)) for name, value in tensors.items()}
+    )
     shape = (*[torch.export.Dim.DYNAMIC] * 3, 3)
     with torch.no_grad():
         example = torch.zeros(EXAMPLE_SHAPE, dtype=torch.uint8)
@@ -63,7 +70,9 @@ def read_metadata(path: Path) -> Mapping[str, str]:
 
 
 def describe_network(order: Order) -> dict[str, Any]:
-    """Say in plain values all that the loader needs besides parameters, and what the export says of itself."""
+    """Say in plain values all that the loader needs besides parameters, and what the export says of
+    itself.
+    """
     network, version = order.network, detect_version(order.network.weights)
     class_names = json.loads(order.metadata["class_names"])
     return {
@@ -76,16 +85,23 @@ def describe_network(order: Order) -> dict[str, Any]:
         "head": [len(network.head[0][0]), *(len(bias) for _, bias in network.head)],
         "use_roots": network.use_roots,
         "is_convolved": network.is_convolved,
-        "metadata": {name: value for name, value in order.metadata.items() if name != "class_names"},
+        "metadata": {
+            name: value for name, value in order.metadata.items() if name != "class_names"
+        },
     }
 
 
 def list_tensors(network: TrainedNetwork) -> dict[str, NDArray[Any]]:
     """List the parameters by torch's names, those that float16 holds exactly in float16."""
-    tensors = {name: value for name, value in network.weights.items() if name.startswith("features.")}
+    tensors = {
+        name: value for name, value in network.weights.items() if name.startswith("features.")
+    }
     for number, (weight, bias) in enumerate(network.head):
         tensors |= {f"head.{number}.weight": weight.T, f"head.{number}.bias": bias}
-    return {name: _shrink(np.ascontiguousarray(value, np.float32)) for name, value in sorted(tensors.items())}
+    return {
+        name: _shrink(np.ascontiguousarray(value, np.float32))
+        for name, value in sorted(tensors.items())
+    }
 
 
 def _shrink(values: NDArray[np.float32]) -> NDArray[Any]:

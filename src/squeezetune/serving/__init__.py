@@ -1,1 +1,3 @@
-"""A classifier behind HTTP: many requests at once, limits, metrics, and new models without a pause."""
+"""A classifier behind HTTP: many requests at once, limits, metrics, and new models without a
+pause.
+"""

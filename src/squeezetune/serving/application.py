@@ -13,18 +13,14 @@ from starlette.requests import Request
 from starlette.responses import HTMLResponse, PlainTextResponse, RedirectResponse, Response
 from starlette.routing import Route
 
-from squeezetune.serving.access import Access
-from squeezetune.serving.answers import JsonResponse, answer_images, answer_refusal
 from squeezetune.serving.batching import Batcher, Work
-from squeezetune.serving.bodies import Hold, Room, check_head, read_images
-from squeezetune.serving.docs_page import CONTENT_POLICY, write_docs_page
-from squeezetune.serving.journal import Journal
-from squeezetune.serving.limits import Limits
-from squeezetune.serving.metrics import CONTENT_TYPE, Metrics
-from squeezetune.serving.openapi import describe_api
+from squeezetune.serving.docs import CONTENT_POLICY, describe_api, write_docs_page
+from squeezetune.serving.limits import Access, Limits
+from squeezetune.serving.models import ModelSlot
+from squeezetune.serving.observability import CONTENT_TYPE, Journal, Metrics, Watchman
 from squeezetune.serving.refusals import Refusal
-from squeezetune.serving.slot import ModelSlot
-from squeezetune.serving.watchman import Watchman
+from squeezetune.serving.requests import Hold, Room, check_head, read_images
+from squeezetune.serving.responses import JsonResponse, answer_images, answer_refusal
 
 
 @dataclass(frozen=True)
@@ -49,10 +45,15 @@ class Service:
         deadline = time.monotonic() + self.limits.time_s
         with Hold(self.room) as hold:
             try:
-                images = await asyncio.wait_for(read_images(request, kind, self.limits, hold), self.limits.time_s)
+                images = await asyncio.wait_for(
+                    read_images(request, kind, self.limits, hold), self.limits.time_s
+                )
             except TimeoutError as error:
-                raise Refusal("too-slow", f"The body did not arrive within {self.limits.time_s:g} s",
-                              "Send it faster, or a smaller photo.") from error  # fmt: skip
+                raise Refusal(
+                    "too-slow",
+                    f"The body did not arrive within {self.limits.time_s:g} s",
+                    "Send it faster, or a smaller photo.",
+                ) from error
             request.state.images = len(images)
             work = self.batcher.submit(self.slot.model, images)
             outcomes = await _wait_for(work, request, deadline)
@@ -84,8 +85,12 @@ class Service:
 
 
 async def _wait_for(work: Work, request: Request, deadline: float) -> Any:
-    """Wait for the outcomes of a request's images; what has not begun is left out if the client goes away."""
-    gone: asyncio.Future[Any] = asyncio.ensure_future(request.receive())  # once the body is read, this is its going
+    """Wait for the outcomes of a request's images; what has not begun is left out if the client
+    goes away.
+    """
+    gone: asyncio.Future[Any] = asyncio.ensure_future(
+        request.receive()
+    )  # once the body is read, this is its going
     try:
         rest = max(0.0, deadline - time.monotonic())
         awaited: set[asyncio.Future[Any]] = {work.future, gone}
@@ -94,14 +99,18 @@ async def _wait_for(work: Work, request: Request, deadline: float) -> Any:
             return work.future.result()
         if gone.done():
             raise Refusal("vanished", "The client has closed the connection")
-        raise Refusal("busy", "The images could not be classified in time", "Ask again in a moment.")
+        raise Refusal(
+            "busy", "The images could not be classified in time", "Ask again in a moment."
+        )
     finally:
         work.cancel()
         gone.cancel()
 
 
 def build_application(service: Service, journal: Journal) -> Starlette:
-    """Build the application: routes, answers to what goes wrong, and a line in the journal for each request."""
+    """Build the application: routes, answers to what goes wrong, and a line in the journal for each
+    request.
+    """
     api = describe_api(service.limits, has_token=service.access.token is not None)
     page = write_docs_page(api)
 
@@ -125,9 +134,19 @@ def build_application(service: Service, journal: Journal) -> Starlette:
         Route("/", home),
     ]
     paths = frozenset(route.path for route in routes)
-    watchman = Middleware(Watchman, journal=journal, metrics=service.metrics, slot=service.slot, paths=paths,
-                          header_bytes=service.limits.header_bytes)  # fmt: skip
-    handlers: dict[Any, Any] = {Refusal: _refuse, HTTPException: _refuse_route, Exception: _refuse_all}
+    watchman = Middleware(
+        Watchman,
+        journal=journal,
+        metrics=service.metrics,
+        slot=service.slot,
+        paths=paths,
+        header_bytes=service.limits.header_bytes,
+    )
+    handlers: dict[Any, Any] = {
+        Refusal: _refuse,
+        HTTPException: _refuse_route,
+        Exception: _refuse_all,
+    }
     application = Starlette(routes=routes, exception_handlers=handlers, middleware=[watchman])
     application.router.redirect_slashes = False  # to where the Host header says
     return application
@@ -140,7 +159,9 @@ async def _refuse(request: Request, refusal: Refusal) -> Response:
 async def _refuse_route(request: Request, error: HTTPException) -> Response:
     """Answer a path or a method that there is not, which Starlette has found."""
     if error.status_code == 405:
-        response = answer_refusal(Refusal("wrong-method", "This path takes another method", "See /docs."))
+        response = answer_refusal(
+            Refusal("wrong-method", "This path takes another method", "See /docs.")
+        )
         response.headers["Allow"] = (error.headers or {}).get("Allow", "")
         return response
     return answer_refusal(Refusal("not-found", "There is nothing at this path", "See /docs."))

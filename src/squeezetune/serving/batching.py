@@ -1,7 +1,8 @@
 """Images of all requests in one queue, which a few threads empty together.
 
-A thread that is free takes what waits, shared out evenly and no more than it can run at once; nobody ever waits for a
-batch to fill. While all threads are busy the queue grows, and the batches with it. A lone image gets all cores.
+A thread that is free takes what waits, shared out evenly and no more than it can run at once;
+nobody ever waits for a batch to fill. While all threads are busy the queue grows, and the batches
+with it. A lone image gets all cores.
 """
 
 import asyncio
@@ -13,13 +14,16 @@ from dataclasses import dataclass, field
 from squeezetune.serving.models import Outcome, ServedModel
 from squeezetune.serving.refusals import Refusal
 
-# At most so many images are taken at once: what costs a moment for each turn is then shared by enough of them.
+# At most so many images are taken at once: what costs a moment for each turn is then shared by
+# enough of them.
 MOST_AT_ONCE = 8
 
 
 @dataclass(eq=False)
 class Work:
-    """The images of one request; `future` belongs to the event loop and holds their outcomes in the end."""
+    """The images of one request; `future` belongs to the event loop and holds their outcomes in the
+    end.
+    """
 
     model: ServedModel
     images: Sequence[bytes]
@@ -54,14 +58,20 @@ class Batcher:
     """Threads that classify the images of all requests, within a `with` block."""
 
     def __init__(
-        self, threads: int, waiting: int, max_pixels: int, note_batch: Callable[[int], None] = lambda count: None
+        self,
+        threads: int,
+        waiting: int,
+        max_pixels: int,
+        note_batch: Callable[[int], None] = lambda count: None,
     ) -> None:
         self._waiting, self._max_pixels, self._note_batch = waiting, max_pixels, note_batch
         self._jobs: deque[Job] = deque()
         self._changed = threading.Condition()
         self._is_closed = False
         self._busy = 0
-        self._threads = [threading.Thread(target=self._serve, name=f"classify-{at}") for at in range(threads)]
+        self._threads = [
+            threading.Thread(target=self._serve, name=f"classify-{at}") for at in range(threads)
+        ]
 
     def __enter__(self) -> "Batcher":
         for thread in self._threads:
@@ -90,7 +100,11 @@ class Batcher:
         work = Work(model, images, asyncio.get_running_loop().create_future())
         with self._changed:
             if len(self._jobs) + len(images) > self._waiting:
-                raise Refusal("busy", f"{len(self._jobs)} images are waiting already", "Ask again in a moment.")
+                raise Refusal(
+                    "busy",
+                    f"{len(self._jobs)} images are waiting already",
+                    "Ask again in a moment.",
+                )
             self._jobs.extend(Job(work, place) for place in range(len(images)))
             self._changed.notify(len(images))
         return work
@@ -124,7 +138,9 @@ class Batcher:
             job.work.error = error
 
     def _take(self) -> list[Job]:
-        """Wait for images, and take this thread's share of them, all for one model; nothing at the end."""
+        """Wait for images, and take this thread's share of them, all for one model; nothing at the
+        end.
+        """
         with self._changed:
             while True:
                 batch = self._pick(min(MOST_AT_ONCE, -(-len(self._jobs) // len(self._threads))))

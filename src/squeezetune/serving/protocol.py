@@ -17,7 +17,9 @@ LINGER_S = 1.0
 
 
 def limit_protocol(limits: Limits) -> type[H11Protocol]:
-    """Make uvicorn's protocol one that keeps these limits; uvicorn takes a class, of which it makes the objects."""
+    """Make uvicorn's protocol one that keeps these limits; uvicorn takes a class, of which it makes
+    the objects.
+    """
 
     class LimitedProtocol(_LimitedProtocol):
         limits_kept = limits
@@ -28,8 +30,8 @@ def limit_protocol(limits: Limits) -> type[H11Protocol]:
 class _LimitedProtocol(H11Protocol):
     """Closes connections that wait too long for a request's headers, or do not read their answers.
 
-    uvicorn itself waits without end for the first request and for the rest of headers that have begun, goes on reading
-    a body that was refused, and answers damaged requests as plain text.
+    uvicorn itself waits without end for the first request and for the rest of headers that have
+    begun, goes on reading a body that was refused, and answers damaged requests as plain text.
     """
 
     limits_kept: Limits
@@ -85,7 +87,8 @@ class _LimitedProtocol(H11Protocol):
     def _refuse(self, refusal: Refusal) -> None:
         """Answer and hang up, whatever the state of the conversation.
 
-        The connection is closed a moment later: closing while something unread is there would take the answer away.
+        The connection is closed a moment later: closing while something unread is there would take
+        the answer away.
         """
         self._is_refused = True
         is_running = self.cycle is not None and not self.cycle.response_complete
@@ -99,7 +102,9 @@ class _LimitedProtocol(H11Protocol):
                 self.transport.write_eof()
         if self._idle:
             self._idle.cancel()
-        self._idle = self.loop.call_later(min(LINGER_S, self.limits_kept.idle_s), self.transport.abort)
+        self._idle = self.loop.call_later(
+            min(LINGER_S, self.limits_kept.idle_s), self.transport.abort
+        )
 
     def _watch_idle(self) -> None:
         """Start the time for a request's headers, or end it when they are there."""
@@ -119,7 +124,16 @@ class _LimitedProtocol(H11Protocol):
 
 def _write_answer(refusal: Refusal) -> bytes:
     body = json.dumps(refusal.describe()).encode()
-    head: dict[str, Any] = {"Content-Type": "application/json", "Content-Length": len(body), "Connection": "close",
-                            **refusal.headers}  # fmt: skip
-    lines = [f"HTTP/1.1 {refusal.status} Refused", *(f"{name}: {value}" for name, value in head.items()), "", ""]
+    head: dict[str, Any] = {
+        "Content-Type": "application/json",
+        "Content-Length": len(body),
+        "Connection": "close",
+        **refusal.headers,
+    }
+    lines = [
+        f"HTTP/1.1 {refusal.status} Refused",
+        *(f"{name}: {value}" for name, value in head.items()),
+        "",
+        "",
+    ]
     return "\r\n".join(lines).encode() + body

@@ -45,4 +45,6 @@ class Refusal(Exception):  # noqa: N818  # what is wrong is the request
 
 def refuse_headers(limit: int) -> Refusal:
     """Refuse headers that are too long."""
-    return Refusal("long-headers", f"The headers have more than {limit:,} bytes", "Send fewer or shorter ones.")
+    return Refusal(
+        "long-headers", f"The headers have more than {limit:,} bytes", "Send fewer or shorter ones."
+    )

@@ -11,19 +11,19 @@ from pathlib import Path
 
 import uvicorn
 
-from squeezetune.engine import count_cores
 from squeezetune.errors import SettingsError, SqueezeTuneError
-from squeezetune.serving.access import Access
 from squeezetune.serving.application import Service, build_application
 from squeezetune.serving.batching import Batcher
-from squeezetune.serving.journal import Journal, JournalHandler, capture_errors
-from squeezetune.serving.limits import Limits
-from squeezetune.serving.metrics import Metrics
-from squeezetune.serving.models import ServedModel
+from squeezetune.serving.limits import Access, Limits
+from squeezetune.serving.models import LOOK_EVERY_S, ModelSlot, ServedModel
+from squeezetune.serving.observability import Journal, JournalHandler, Metrics, capture_errors
 from squeezetune.serving.protocol import limit_protocol
-from squeezetune.serving.slot import LOOK_EVERY_S, ModelSlot
+from squeezetune.system.executor import count_cores
 
-OPEN_DOOR = "Anybody who reaches this address may send images: there is no token. Give one, or bind to 127.0.0.1."
+OPEN_DOOR = (
+    "Anybody who reaches this address may send images: there is no token. Give one, or "
+    "bind to 127.0.0.1."
+)
 LOGGERS = ("uvicorn.error", "asyncio")
 STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM)
 # How long requests that are under way may go on after a request to stop, beyond their own limit.
@@ -32,7 +32,9 @@ GRACE_S = 5
 
 @dataclass(frozen=True)
 class Place:
-    """Where and how a server runs; port 0 takes a free one, `threads` 0 is one for each physical core."""
+    """Where and how a server runs; port 0 takes a free one, `threads` 0 is one for each physical
+    core.
+    """
 
     host: str = "127.0.0.1"
     port: int = 8000
@@ -49,7 +51,8 @@ class Place:
 
 
 PLACE, LIMITS, EVERYBODY = Place(), Limits(), Access()
-# Told once, when requests are taken: the server, which stops when its `should_exit` is set, and its address.
+# Told once, when requests are taken: the server, which stops when its `should_exit` is set, and its
+# address.
 Announce = Callable[[uvicorn.Server, str], None]
 
 
@@ -62,7 +65,8 @@ def serve(
     journal: Journal | None = None,
     announce: Announce = lambda server, address: None,
 ) -> None:
-    """Serve a model, a folder or an ONNX file, until SIGTERM or Ctrl-C; what has begun is finished then.
+    """Serve a model, a folder or an ONNX file, until SIGTERM or Ctrl-C; what has begun is finished
+    then.
 
     A second Ctrl-C ends it at once.
 
@@ -76,7 +80,9 @@ def serve(
         _run(source, place, limits, access, log, announce)
 
 
-def _run(source: Path, place: Place, limits: Limits, access: Access, journal: Journal, announce: Announce) -> None:
+def _run(
+    source: Path, place: Place, limits: Limits, access: Access, journal: Journal, announce: Announce
+) -> None:
     """Open the model and the door, and serve until a stop is asked for."""
     metrics = Metrics()
 
@@ -89,9 +95,13 @@ def _run(source: Path, place: Place, limits: Limits, access: Access, journal: Jo
     with ExitStack() as parts:
         threads = place.threads or count_cores()
         slot = parts.enter_context(ModelSlot(source, tell_change, place.look_every_s, threads))
-        batcher = parts.enter_context(Batcher(threads, limits.waiting, limits.pixels, metrics.add_batch))
+        batcher = parts.enter_context(
+            Batcher(threads, limits.waiting, limits.pixels, metrics.add_batch)
+        )
         door = parts.enter_context(_open_door(place))
-        service = Service(slot, batcher, limits, access, metrics, is_stopping=lambda: server.should_exit)
+        service = Service(
+            slot, batcher, limits, access, metrics, is_stopping=lambda: server.should_exit
+        )
         server = uvicorn.Server(_configure(service, journal))
         parts.enter_context(_end_quietly())
         parts.enter_context(_keep_words(journal))
@@ -128,18 +138,25 @@ def _open_door(place: Place) -> socket.socket:
         door = socket.create_server((place.host, place.port), family=family, backlog=2048)
     except (OSError, OverflowError) as error:
         reason = getattr(error, "strerror", None) or error
-        raise SettingsError(f"{place.host}:{place.port} cannot be listened at: {reason}",
-                            "Give another --port or --host; --port 0 takes a free one.") from error  # fmt: skip
-    # asyncio does so only for sockets that were made with the protocol's number; else an answer waits for 40 ms
+        raise SettingsError(
+            f"{place.host}:{place.port} cannot be listened at: {reason}",
+            "Give another --port or --host; --port 0 takes a free one.",
+        ) from error
+    # asyncio does so only for sockets that were made with the protocol's number; else an answer
+    # waits for 40 ms
     door.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)  # sockets of connections inherit it
     return door
 
 
 @contextmanager
 def _end_quietly() -> Iterator[None]:
-    """Let a signal end the server and not the program: uvicorn raises again, after the end, what has stopped it."""
+    """Let a signal end the server and not the program: uvicorn raises again, after the end, what
+    has stopped it.
+    """
     try:
-        former = {number: signal.signal(number, lambda number, frame: None) for number in STOP_SIGNALS}
+        former = {
+            number: signal.signal(number, lambda number, frame: None) for number in STOP_SIGNALS
+        }
     except ValueError:  # not the main thread: uvicorn leaves signals alone, too
         yield
         return

@@ -1,0 +1,117 @@
+"""A close look at all photos of an index: how they look, what they say of each other's labels,
+which are alike.
+"""
+
+from dataclasses import dataclass, replace
+
+import numpy as np
+
+from squeezetune.audit.label_errors import Doubts, find_doubts
+from squeezetune.audit.outliers import Outliers, find_outliers
+from squeezetune.data.duplicates.near_duplicates import Likeness, find_near_duplicates, join_pairs
+from squeezetune.data.index import ImageIndex
+from squeezetune.data.split import Split, gather_units
+from squeezetune.data.thumbnails import Looks, find_looks, open_look_store
+from squeezetune.events import PREPARING, tell_stage
+from squeezetune.heads.out_of_fold import Opinions, deal_folds, predict_out_of_fold
+from squeezetune.network.backbone import Trunk
+from squeezetune.network.features import Features, FeatureStores, compute_features
+from squeezetune.pipeline.context import Workshop
+from squeezetune.pipeline.extraction import check_readable
+from squeezetune.pipeline.preparation import Scene, open_scene
+from squeezetune.system.disk import lend_folder
+from squeezetune.system.scratch import Selection
+
+VIEWS = 2  # as `train` takes unless it is told otherwise, so that both share the features
+
+
+@dataclass(frozen=True)
+class Inspection:
+    """What was seen of every image of an index; images that cannot be decoded are in its `skipped`.
+
+    `outliers` and `likeness` look at one image of each content; `pictures` (n,) numbers what shows
+    the same picture.
+    """
+
+    index: ImageIndex
+    looks: Looks
+    opinions: Opinions
+    doubts: Doubts
+    likeness: Likeness
+    outliers: Outliers
+
+
+def inspect_photos(index: ImageIndex, workshop: Workshop) -> Inspection:
+    """Look at every image: once decoded, it is kept in the cache for the next time, and for
+    training.
+
+    Raises:
+        SettingsError: `group_by` matches nothing, or the work cannot be done under the ceiling of
+            memory.
+        SourceError: no image can be decoded.
+
+    """
+    with tell_stage(PREPARING, workshop.listen):
+        scene = _open_whole(index, workshop)
+        trunk = scene.prepare_trunk(VIEWS)
+    index, features, looks = _look_at_all(scene, trunk)
+    shop = scene.workshop
+    with tell_stage("near-duplicates", shop.listen):
+        likeness = find_near_duplicates(index, looks, shop.settings.resize, shop.engine)
+    index = replace(index, pictures=join_pairs(len(index), likeness))
+    with tell_stage("labels", shop.listen):
+        opinions = _ask_opinions(index, features, scene)
+    with tell_stage("outliers", shop.listen):
+        outliers = _find_outliers(index, features, scene)
+    return Inspection(
+        index, looks, opinions, find_doubts(opinions, index.labels), likeness, outliers
+    )
+
+
+def _open_whole(index: ImageIndex, workshop: Workshop) -> Scene:
+    """Make the workshop ready for an index that is not split."""
+    none = np.empty(0, np.int64)
+    halves = np.ascontiguousarray(index.digests).view("<u8")
+    # the order of a split, so that the same images are looked at first whatever they are called
+    everything = np.lexsort((halves[:, 1], halves[:, 0], index.labels)).astype(np.int64)
+    return open_scene(index, Split(everything, none, none), workshop)
+
+
+def _look_at_all(scene: Scene, trunk: Trunk) -> tuple[ImageIndex, Features, Looks]:
+    """Run the frozen layers over all images; those that cannot be decoded are left out."""
+    index, shop, scratch = scene.index, scene.workshop, scene.open_scratch()
+    with lend_folder(shop.cache) as folder:
+        look_store = open_look_store(folder, trunk.pixels)
+        stores = FeatureStores(scene.open_features(trunk), look_store)
+        features = compute_features(
+            index, trunk, stores, shop.engine, shop.threads, shop.listen, scratch=scratch
+        )
+        if features.failures:
+            check_readable(index, features)
+            index, features = index.without(features.failures), features.without_failures()
+        looks = find_looks(
+            index, trunk.pixels, look_store, shop.engine, shop.listen, scratch=scratch
+        )
+    return index, features, looks
+
+
+def _ask_opinions(index: ImageIndex, features: Features, scene: Scene) -> Opinions:
+    """Ask of every image what those think that are no copies of it, nor of its group."""
+    settings = scene.settings
+    units = gather_units(index, settings.seed, settings.group_by)
+    folds = deal_folds(units.of_image, units.keys, index.labels)
+    return predict_out_of_fold(
+        features.values,
+        index.labels,
+        folds,
+        len(index.class_names),
+        threads=scene.workshop.threads,
+        scratch=scene.open_scratch(),
+    )
+
+
+def _find_outliers(index: ImageIndex, features: Features, scene: Scene) -> Outliers:
+    """Find the outliers among images of different content: a copy would keep an outlier company."""
+    firsts = np.sort(np.unique(index.digests, axis=0, return_index=True)[1])
+    found = find_outliers(Selection(features.values, firsts), scene.workshop.engine)
+    return replace(found, positions=firsts[found.positions])

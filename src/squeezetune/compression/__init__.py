@@ -1,0 +1,1 @@
+"""A trained network's parameters in few bits, so that its answers change least."""

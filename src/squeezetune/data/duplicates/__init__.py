@@ -1,0 +1,1 @@
+"""Images that show the same picture, found among all pairs."""

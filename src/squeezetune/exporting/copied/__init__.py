@@ -1,0 +1,1 @@
+"""Programs that are written beside exports, for people to copy."""

@@ -1,0 +1,132 @@
+"""The model card: what the exported classifier is, what it is worth, and how to run it in each
+format.
+
+The header is Hugging Face's metadata of model cards; the sections follow Mitchell et al. 2019,
+"Model Cards for Model Reporting".
+"""
+
+import json
+import re
+from collections.abc import Mapping
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+from jinja2 import Environment, FileSystemLoader, StrictUndefined, Template
+
+from squeezetune.errors import ArtifactError
+from squeezetune.exporting.export_index import Export, Exports
+from squeezetune.exporting.export_inputs import Order
+from squeezetune.exporting.formats import FORMATS
+from squeezetune.model.classifier import Classifier
+from squeezetune.system.machine import name_processor
+
+# What Markdown reads as more than a letter, and what breaks a line of a table.
+_SPECIAL = re.compile(r"([\\`*_{}\[\]<>|#])")
+_UNPRINTABLE = re.compile("[\x00-\x1f\x7f-\x9f\ud800-\udfff]+")
+UNKNOWN = "–"
+
+
+def write_card(exports: Exports, classifier: Classifier, order: Order) -> str:
+    """Write the model card as Markdown."""
+    try:
+        report: Mapping[str, Any] = classifier.report
+    except ArtifactError:  # the figures are lost; the exports have their own
+        report = {}
+    about, scores = order.metadata, [item.score for item in exports.items if item.score]
+    license_text = about.get("license", "licence unknown")
+    return _load_template().render(
+        title=report.get("title", exports.folder.name),
+        class_names=classifier.class_names,
+        network=report.get("model", {}).get("network", about.get("network", "SqueezeNet")),
+        version=classifier.manifest.version,
+        created=classifier.manifest.created,
+        data=report.get("data"),
+        test=report.get("test"),
+        fingerprint=about.get("data_fingerprint", ""),
+        rows=[describe_export(item) for item in exports.items],
+        unmeasured=[item for item in exports.items if item.unmeasured],
+        failures=exports.failures,
+        measured=bool(scores),
+        honest=all(score.is_honest for score in scores),
+        processor=name_processor(),
+        side=order.network.side,
+        resize=order.network.resize,
+        weights=about.get("weights", "of unknown origin"),
+        license="other" if "BSD" not in license_text else "bsd-2-clause",
+        license_text=license_text,
+        library="onnx",
+        tags=["image-classification", "squeezenet", "squeezetune", "onnx"],
+    )
+
+
+def describe_export(item: Export) -> dict[str, Any]:
+    """Put what is known of an export into words and figures."""
+    score, trial, form = item.score, item.trial, FORMATS[item.format]
+    row = dict.fromkeys(
+        ("accuracy", "change", "agreement", "speed", "cold_start", "memory"), UNKNOWN
+    )
+    if score:
+        low, high = (_percent(end) for end in score.interval)
+        row["accuracy"] = (
+            f"{_percent(score.accuracy)} ({low} to {high})" if score.is_honest else UNKNOWN
+        )
+        ends = [format_points(end, 1) for end in score.change_interval]
+        row["change"] = f"{format_points(score.change)} ({ends[0]} to {ends[1]})"
+        row["agreement"] = _percent(score.agreement)
+    if trial:
+        row["speed"] = " / ".join(f"{speed:,.0f}" for speed in trial.images_per_s.values())
+        row["cold_start"] = f"{trial.cold_start_s:.2f}"
+        row["memory"] = UNKNOWN if trial.peak_mb is None else f"{trial.peak_mb:,.0f}"
+    return row | {
+        "format": item.format,
+        "file": item.path,
+        "words": form.words,
+        "needs": form.needs,
+        "megabytes": f"{item.byte_count / 1e6:.2f}",
+        "honest": bool(score and score.is_honest),
+        "accuracy_value": round(score.accuracy, 4) if score else None,
+        "usage": form.usage.replace("FILE", item.path),
+    }
+
+
+def describe_accuracy(item: Export) -> str:
+    """Write the accuracy of an export alone; nothing of photos that the model has learnt from."""
+    return _percent(item.score.accuracy if item.score and item.score.is_honest else None)
+
+
+def format_points(share: float, digits: int = 2) -> str:
+    """Write a difference of shares in points, with its sign; nothing has none.
+
+    >>> format_points(-0.0002), format_points(-0.0002, 1), format_points(0.01, 1)
+    ('-0.02', '0.0', '+1.0')
+    """
+    points = round(100 * share, digits)
+    return f"{points:+.{digits}f}" if points else f"{0:.{digits}f}"
+
+
+def escape_markdown(text: object) -> str:
+    """Write a text so that Markdown shows it as it is, in one line."""
+    return _SPECIAL.sub(r"\\\1", _UNPRINTABLE.sub(" ", str(text)))
+
+
+def _percent(share: float | None) -> str:
+    return UNKNOWN if share is None else f"{share:.1%}".replace("%", " %")
+
+
+@cache
+def _load_template() -> Template:
+    environment = Environment(  # Markdown: values are escaped by a filter
+        loader=FileSystemLoader(Path(__file__).parent),
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        keep_trailing_newline=True,
+    )
+    environment.filters |= {
+        "md": escape_markdown,
+        "percent": _percent,
+        "json": json.dumps,
+        "count": "{:,}".format,
+    }
+    return environment.get_template("card.md.jinja")

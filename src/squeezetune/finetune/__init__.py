@@ -1,0 +1,1 @@
+"""The layers themselves, trained on a CPU: torch lives here."""

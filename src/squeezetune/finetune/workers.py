@@ -1,0 +1,313 @@
+"""The threads that train: each takes its part of a batch through the network on its own.
+
+Convolutions run on one thread each, so that activations stay in its processor's cache and nobody
+waits within a layer; gradients are added in a fixed order, so that the same seed and number of
+threads give the same bytes. What is drawn at random follows from (seed, step, part), so that a run
+can go on from any step.
+"""
+
+import copy
+import math
+import time
+from collections.abc import Callable, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from squeezetune.events import Listener
+from squeezetune.finetune.backprop import run_backward, run_forward
+from squeezetune.finetune.batches import Feed, Positions, cut_and_mix
+from squeezetune.finetune.recipe import FIRST_BLOCK, Recipe, count_micro
+from squeezetune.finetune.tapped import TappedNetwork
+from squeezetune.finetune.torch_network import Module, Tensor
+from squeezetune.heads.head_data import WATCHED_IMAGES
+from squeezetune.system.machine import recall_choice
+
+# isort: split
+# after `network`, which says how to install torch where it is missing
+import torch
+from torch.nn import functional
+
+# What inner blocks read is smaller than the image that it is of: so many times more of them go
+# through at once.
+INNER_TIMES = 4
+# bfloat16 is taken where it is this much faster: where the processor has it, and not where it is
+# emulated.
+NATIVE_GAIN = 1.2
+
+
+def leave_value(name: str, value: Tensor) -> Tensor:
+    """Compute with parameters as they are."""
+    return value
+
+
+@dataclass(frozen=True)
+class Task:
+    """What is to be learnt: where the images come from, and which of them train and which judge.
+
+    Where there is a `teacher`, a network of the same kind, its probabilities are learnt instead of
+    the labels.
+    """
+
+    feed: Feed
+    labels: NDArray[np.int64]
+    train: Positions
+    validation: Positions
+    class_weights: NDArray[np.float32]
+    views: int = 2
+    teacher: Module | None = None
+
+    @property
+    def watched(self) -> Positions:
+        """An even sample of the validation images, cheap enough to look at in every epoch."""
+        return self.validation[:: max(1, -(-len(self.validation) // WATCHED_IMAGES))]
+
+
+@dataclass(frozen=True)
+class Conditions:
+    """Under which a stage trains: its name, the seed, the threads, and the type of number of the
+    convolutions.
+
+    `is_stopping` is asked after every step; no more than `micro_pixels`, or one image, go through
+    the network at once. `rounding` makes of a parameter, by its name, what the network computes
+    with in its place; the gradient passes straight through to the parameter itself (Bengio et al.
+    2013).
+    """
+
+    stage: str
+    seed: int
+    threads: int
+    precision: Any
+    listen: Listener
+    is_stopping: Callable[[], bool] = lambda: False
+    micro_pixels: float = math.inf
+    rounding: Callable[[str, Tensor], Tensor] = leave_value
+
+
+class Crew:
+    """The threads and their common copy of the network, whose convolutions compute in
+    `precision`.
+    """
+
+    def __init__(
+        self, network: TappedNetwork, task: Task, recipe: Recipe, conditions: Conditions
+    ) -> None:
+        self.network = network
+        self.task = task
+        self.recipe = recipe
+        self.conditions = conditions
+        self.batch = min(recipe.batch, len(task.train))
+        self._micro_times = 1 if network.start == FIRST_BLOCK else INNER_TIMES
+        self._worker = self._copy_network(network)
+        self._teacher = self._copy_network(task.teacher) if task.teacher is not None else None
+        self.names = [name for name, value in network.named_parameters() if value.requires_grad]
+        self._labels = torch.from_numpy(task.labels)
+        self._class_weights = torch.from_numpy(task.class_weights)
+
+    def __enter__(self) -> "Crew":
+        # threads of our own share the work: those of torch would wait for each other, spinning, in
+        # every layer
+        self._threads_before = torch.get_num_threads()
+        torch.set_num_threads(1)
+        self.pool = ThreadPoolExecutor(
+            self.conditions.threads, initializer=torch.set_num_threads, initargs=(1,)
+        )
+        return self
+
+    def __exit__(self, *reason: object) -> None:
+        self.pool.shutdown(cancel_futures=True)
+        torch.set_num_threads(self._threads_before)
+
+    def load(self, parameters: Mapping[str, Tensor]) -> None:
+        """Give the threads these parameters to work with."""
+        own = dict(self._worker.named_parameters())
+        with torch.no_grad():
+            for name in self.names:
+                own[name].copy_(self.conditions.rounding(name, parameters[name]))
+
+    def measure_gradients(
+        self, positions: Positions, side: int, step: int
+    ) -> tuple[dict[str, Tensor], float, int]:
+        """Return the gradients of the mean loss over a batch, that loss, and how many images were
+        named right.
+        """
+        parts = np.array_split(positions, self.conditions.threads)
+        results = list(
+            self.pool.map(
+                lambda at: self._measure_part(parts[at], side, (step, at)), range(len(parts))
+            )
+        )
+        gradients = results[0][0]
+        for other, _, _ in results[1:]:
+            torch._foreach_add_(gradients, other)
+        loss, correct = sum(result[1] for result in results), sum(result[2] for result in results)
+        return dict(zip(self.names, gradients, strict=True)), loss, correct
+
+    def infer(self, positions: Positions, side: int, views: int) -> Tensor:
+        """Compute the logits (n, classes) of images, averaged over their views."""
+        size = self._count_micro(side)
+        chunks = [positions[at : at + size] for at in range(0, len(positions), size)]
+
+        def run(chunk: Positions) -> Tensor:
+            with torch.inference_mode():
+                inputs = (self.task.feed.show(chunk, side, view) for view in range(views))
+                return sum(self._forward(*each) for each in inputs) / views
+
+        return torch.cat(list(self.pool.map(run, chunks)))
+
+    def _count_micro(self, side: int) -> int:
+        """Count the images that go through the network at once on one thread, as far as memory
+        allows.
+        """
+        has_bfloat16 = self.conditions.precision is torch.bfloat16
+        return count_micro(
+            side, self.conditions.micro_pixels, self._micro_times, has_bfloat16=has_bfloat16
+        )
+
+    def _measure_part(
+        self, positions: Positions, side: int, place: tuple[int, int]
+    ) -> tuple[list[Tensor], float, int]:
+        """Measure one thread's part of a batch, a few images at a time."""
+        generator = torch.Generator().manual_seed(_mix_seed(self.conditions.seed, *place))
+        parameters = dict(self._worker.named_parameters())
+        trained = [parameters[name] for name in self.names]
+        classifier = [
+            value for value in self._worker.classifier.parameters() if value.requires_grad
+        ]
+        sums = [torch.zeros(value.shape) for value in trained]
+        loss, correct = 0.0, 0
+        pieces = -(-len(positions) // self._count_micro(side))
+        for chosen in np.array_split(positions, pieces) if pieces else []:
+            labels = self._labels[chosen]
+            maps, taps = self.task.feed.draw(chosen, side, generator, self.conditions.precision)
+            maps, taps, others, own = self._mix(maps, taps, generator)
+            features, steps = run_forward(self._worker, self._convert(maps), taps)
+            logits = self._worker.classify(features.requires_grad_())
+            if self._teacher is not None:
+                losses, labels = self._measure_difference(self._teacher, logits, maps, taps)
+            else:
+                losses = self._measure_losses(logits, labels, others, own)
+            total = (losses * self._class_weights[labels]).sum() / self.batch
+            above = torch.autograd.grad(total, [features, *classifier])
+            gradients = run_backward(above[0], steps) | dict(
+                zip(classifier, above[1:], strict=True)
+            )
+            for value, parameter in zip(sums, trained, strict=True):
+                value.add_(gradients[parameter])
+            loss, correct = (
+                loss + float(total.detach()),
+                correct + int((logits.argmax(1) == labels).sum()),
+            )
+        return sums, loss, correct
+
+    def _mix(
+        self, maps: Tensor, taps: Tensor | None, generator: Any
+    ) -> tuple[Tensor, Tensor | None, Tensor | None, Tensor | None]:
+        """Mix images with others of the batch where the recipe says so; also return which, and
+        their own share (n,).
+        """
+        if not self.recipe.mixing:
+            return maps, taps, None, None
+        maps, others, own = cut_and_mix(maps, self.recipe.mixing, generator)
+        if taps is not None:
+            taps = own[:, None] * taps + (1 - own)[:, None] * taps[others]
+        return maps, taps, others, own
+
+    def _measure_losses(
+        self, logits: Tensor, labels: Tensor, others: Tensor | None, own: Tensor | None
+    ) -> Tensor:
+        """Measure the loss of each image (n,), also against the labels of those that it was mixed
+        with.
+        """
+
+        def measure(target: Tensor) -> Tensor:
+            return functional.cross_entropy(
+                logits, target, label_smoothing=self.recipe.smoothing, reduction="none"
+            )
+
+        if others is None or own is None:
+            return measure(labels)
+        return own * measure(labels) + (1 - own) * measure(labels[others])
+
+    def _measure_difference(
+        self, teacher: Module, logits: Tensor, maps: Tensor, taps: Tensor | None
+    ) -> tuple[Tensor, Tensor]:
+        """Measure the divergence of each image's probabilities from the teacher's (n,), and say
+        what that names them.
+
+        Source: Hinton et al. 2015, "Distilling the Knowledge in a Neural Network".
+        """
+        with torch.no_grad():
+            features, _ = run_forward(teacher, self._convert(maps), taps, is_training=False)
+            wanted = functional.log_softmax(teacher.classify(features), 1)
+        found = functional.log_softmax(logits, 1)
+        return functional.kl_div(found, wanted, reduction="none", log_target=True).sum(
+            1
+        ), wanted.argmax(1)
+
+    def _copy_network(self, network: Module) -> Module:
+        copied = copy.deepcopy(network)
+        copied.features.to(self.conditions.precision, memory_format=torch.channels_last)
+        return copied
+
+    def _forward(self, maps: Tensor, taps: Tensor | None) -> Tensor:
+        features, _ = run_forward(self._worker, self._convert(maps), taps, is_training=False)
+        return self._worker.classify(features)
+
+    def _convert(self, maps: Tensor) -> Tensor:
+        return maps.to(self.conditions.precision, memory_format=torch.channels_last)
+
+
+def recall_precision(cache: Path | None) -> Any:
+    """Take the type of number that an earlier run on this machine chose, or choose it now and keep
+    the choice.
+    """
+    kinds = {str(kind).removeprefix("torch."): kind for kind in (torch.float32, torch.bfloat16)}
+    names = {kind: name for name, kind in kinds.items()}
+    return kinds[
+        recall_choice(
+            cache, ["training", torch.__version__], list(kinds), lambda: names[choose_precision()]
+        )
+    ]
+
+
+def choose_precision() -> Any:
+    """Choose bfloat16 where the processor computes in it by itself, else float32; found by timing a
+    convolution.
+    """
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)  # as in training
+    seconds = {
+        kind: min(_time_convolution(kind) for _ in range(5))
+        for kind in (torch.float32, torch.bfloat16)
+    }
+    torch.set_num_threads(threads)
+    return (
+        torch.bfloat16
+        if seconds[torch.float32] > NATIVE_GAIN * seconds[torch.bfloat16]
+        else torch.float32
+    )
+
+
+def _time_convolution(kind: Any) -> float:
+    """Time a few convolutions of a Fire module in one type of number, in seconds of this thread's
+    processor.
+    """
+    x = torch.ones(8, 64, 28, 28, dtype=kind).to(memory_format=torch.channels_last)
+    kernel = torch.ones(256, 64, 3, 3, dtype=kind).to(memory_format=torch.channels_last)
+    functional.conv2d(x, kernel, padding=1)
+    start = (
+        time.thread_time()
+    )  # the clock's would hang on what other programs do, and the choice with it
+    for _ in range(3):
+        functional.conv2d(x, kernel, padding=1)
+    return time.thread_time() - start
+
+
+def _mix_seed(*numbers: int) -> int:
+    """Make one seed of several numbers."""
+    return int(np.random.SeedSequence(numbers).generate_state(1, np.uint64)[0] >> 1)

@@ -1,1 +1,0 @@
-"""From pixels to a trained classifier: frozen layers, features, head, evaluation."""

@@ -1,0 +1,1 @@
+"""SqueezeNet as ONNX graphs, and the engines that run them."""

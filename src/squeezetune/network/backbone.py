@@ -1,0 +1,248 @@
+"""The frozen layers made ready for one set of photos: engine, precision, and the ranges and guard
+of int8.
+"""
+
+import json
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, TypeAlias
+
+import numpy as np
+from numpy.typing import NDArray
+
+from squeezetune.data.index import ImageIndex
+from squeezetune.data.pixels import PixelSettings
+from squeezetune.events import Listener, Notice
+from squeezetune.network.graph import ACTIVATIONS, build_range_probe, build_trunk, list_widths
+from squeezetune.network.inference import (
+    RunGraph,
+    Runtime,
+    batch_size,
+    choose_runtime,
+    describe_versions,
+    list_runtimes,
+    open_graph,
+)
+from squeezetune.network.int8_layers import Int8, Ranges
+from squeezetune.network.weights import Weights, detect_version, find_layout
+from squeezetune.system.machine import hash_bytes, read_json, recall_choice, write_json
+
+CALIBRATION_IMAGES = 64
+GUARD_IMAGES = 32
+BATCH_IMAGES = 2
+# Relative distance of int8 and float features up to which no accuracy was lost
+# (docs/decisions/0003-int8.md).
+GUARD_LIMIT = 0.10
+
+FLOAT_RUNTIME = Runtime("onnxruntime", "float32")
+
+
+def measure_ranges(weights: Weights, pixels: NDArray[np.uint8]) -> Ranges:
+    """Measure the largest value of every activation over the images (n, side, side, 3)."""
+    return {
+        name: max(float(maxima.max()), 1e-3)
+        for name, maxima in measure_maxima(weights, pixels).items()
+    }
+
+
+def measure_maxima(weights: Weights, pixels: NDArray[np.uint8]) -> dict[str, NDArray[np.float32]]:
+    """Measure the largest values (channels,) of every activation over the images (n, side, side,
+    3).
+    """
+    probe = open_graph(build_range_probe(weights), FLOAT_RUNTIME, 1)
+    maxima, widths = (
+        run_batches(probe, pixels).max(axis=0),
+        list_widths(find_layout(detect_version(weights))),
+    )
+    ends = np.cumsum(list(widths.values()))
+    return dict(zip(widths, np.split(maxima, ends[:-1]), strict=True))
+
+
+def run_batches(run: RunGraph, pixels: NDArray[np.uint8]) -> NDArray[np.float32]:
+    """Run a graph on a few images at a time: all at once would take hundreds of megabytes."""
+    return np.concatenate(
+        [run(pixels[at : at + BATCH_IMAGES]) for at in range(0, len(pixels), BATCH_IMAGES)]
+    )
+
+
+def measure_distance(features: NDArray[np.float32], reference: NDArray[np.float32]) -> float:
+    """Measure the distance of features from their reference, relative to the norm of the
+    reference.
+    """
+    return float(
+        np.linalg.norm(features - reference) / max(float(np.linalg.norm(reference)), 1e-12)
+    )
+
+
+# Draws training images for the calibration: their digests (n, 16) and pixels (n, side, side, 3).
+DrawSample: TypeAlias = Callable[[], tuple[NDArray[np.uint8], NDArray[np.uint8]]]
+
+
+@dataclass(frozen=True)
+class Trunk:
+    """The frozen layers as a graph, what runs it, and what it expects; `key` names all that its
+    features depend on.
+
+    `int8` is what the int8 form knows, None where the graph is in float.
+    """
+
+    model: bytes
+    runtime: Runtime
+    pixels: PixelSettings
+    views: int
+    int8: Int8 | None = None
+
+    @property
+    def batch_size(self) -> int:
+        """How many images go through the graph at once."""
+        return batch_size(self.pixels.side, self.views)
+
+    @property
+    def key(self) -> str:
+        """Name everything that the features depend on, but the image itself."""
+        versions = describe_versions([self.runtime])
+        recipe = [str(self.runtime), versions, self.pixels.key, self.views, hash_bytes(self.model)]
+        return hash_bytes(json.dumps(recipe).encode())
+
+    def open(self, threads: int) -> RunGraph:
+        """Open the graph for this many threads."""
+        return open_graph(self.model, self.runtime, threads)
+
+
+@dataclass(frozen=True)
+class TrunkOptions:
+    """What the settings say about the frozen layers; `cache` is None where nothing may be kept."""
+
+    pixels: PixelSettings
+    views: int
+    engine: str
+    precision: str
+    threads: int
+    cache: Path | None
+
+
+def prepare_trunk(
+    weights: Weights, options: TrunkOptions, index: ImageIndex, draw: DrawSample, listen: Listener
+) -> Trunk:
+    """Choose the fastest runtime that loses nothing; calibrate and guard its int8 form where that
+    is the one.
+    """
+    runtimes = list_runtimes(options.engine, options.precision)
+    runtime = recall_runtime(runtimes, weights, options)
+    if runtime.precision == "int8":
+        calibration = recall_calibration(weights, options, index, draw)
+        distance = calibration["distance"]
+        if distance <= GUARD_LIMIT or options.precision == "int8":
+            int8 = make_int8(calibration["ranges"], runtime, options.pixels)
+            model = build_trunk(weights, int8, views=options.views)
+            return Trunk(model, runtime, options.pixels, options.views, int8)
+        listen(
+            Notice(
+                f"int8 changes the features by {distance:.0%} on these photos, so they are "
+                f"computed in float"
+            )
+        )
+        runtime = recall_runtime(
+            [item for item in runtimes if item.precision != "int8"], weights, options
+        )
+    return Trunk(build_trunk(weights, views=options.views), runtime, options.pixels, options.views)
+
+
+def recall_runtime(runtimes: list[Runtime], weights: Weights, options: TrunkOptions) -> Runtime:
+    """Take the runtime that an earlier run on this machine chose, or time them now and keep the
+    choice.
+
+    It hangs on the version of the network, whose layers differ in size, and not on the weights.
+    """
+    if len(runtimes) == 1:
+        return runtimes[0]
+    names = {str(runtime): runtime for runtime in runtimes}
+    circumstances = [
+        describe_versions(runtimes),
+        list(names),
+        options.pixels.side,
+        options.views,
+        options.threads,
+        detect_version(weights),
+    ]
+
+    def choose() -> str:
+        floats = build_trunk(weights, views=options.views)
+        models = {
+            runtime: _build_timing_trunk(weights, runtime, options)
+            if runtime.precision == "int8"
+            else floats
+            for runtime in runtimes
+        }
+        return str(choose_runtime(models, options.pixels.side, options.threads))
+
+    return names[recall_choice(options.cache, circumstances, list(names), choose)]
+
+
+def recall_calibration(
+    weights: Weights, options: TrunkOptions, index: ImageIndex, draw: DrawSample
+) -> Mapping[str, Any]:
+    """Take the ranges that these weights gave earlier on photos that are still in the index, or
+    measure them now.
+    """
+
+    def measure(pixels: NDArray[np.uint8]) -> dict[str, Any]:
+        ranges = measure_ranges(weights, pixels)
+        return {
+            "ranges": ranges,
+            "distance": _measure_int8_distance(weights, ranges, pixels[-GUARD_IMAGES:]),
+        }
+
+    circumstances = (
+        f"{options.pixels.side}-{options.pixels.resize}-{hash_bytes(build_range_probe(weights))}"
+    )
+    folder = options.cache and options.cache / "calibrations" / circumstances
+    return recall_measurement(folder, index, draw, measure)
+
+
+def recall_measurement(
+    folder: Path | None,
+    index: ImageIndex,
+    draw: DrawSample,
+    measure: Callable[[NDArray[np.uint8]], Mapping[str, Any]],
+) -> Mapping[str, Any]:
+    """Take what was measured earlier on photos of which half are still in the index, or measure it
+    on a sample now.
+
+    Keeping it is what makes ten new photos cost ten: with other ranges it would be another network.
+    """
+    present = {digest.tobytes().hex() for digest in index.digests}
+    for path in sorted(folder.glob("*.sealed")) if folder else ():
+        known = read_json(path)
+        if known.get("digests") and len(present.intersection(known["digests"])) >= 0.5 * len(
+            known["digests"]
+        ):
+            return known
+    digests, pixels = draw()
+    names = sorted(digest.tobytes().hex() for digest in digests)
+    measured = {"digests": names, **measure(pixels)}
+    write_json(folder and folder / f"{hash_bytes(json.dumps(names).encode())}.sealed", measured)
+    return measured
+
+
+def make_int8(ranges: Ranges, runtime: Runtime, pixels: PixelSettings) -> Int8:
+    """Say how int8 is laid out for a runtime: OpenVINO is slower with what is best for ONNX
+    Runtime.
+    """
+    return Int8(ranges, pixels.side if runtime.engine == "onnxruntime" else 0)
+
+
+def _measure_int8_distance(weights: Weights, ranges: Ranges, pixels: NDArray[np.uint8]) -> float:
+    """Measure how far int8 moves the features, in the same engine."""
+    int8 = open_graph(build_trunk(weights, Int8(ranges)), Runtime(FLOAT_RUNTIME.engine, "int8"), 1)
+    exact = open_graph(build_trunk(weights), FLOAT_RUNTIME, 1)
+    return measure_distance(run_batches(int8, pixels), run_batches(exact, pixels))
+
+
+def _build_timing_trunk(weights: Weights, runtime: Runtime, options: TrunkOptions) -> bytes:
+    """Build an int8 trunk of the right cost; its ranges are of the right order, its values do not
+    matter.
+    """
+    ranges = dict.fromkeys(ACTIVATIONS, 1000.0)
+    return build_trunk(weights, make_int8(ranges, runtime, options.pixels), views=options.views)

@@ -1,0 +1,396 @@
+"""SqueezeNet 1.0 and 1.1 as ONNX graphs, built from arrays, in the forms in which they are stored.
+
+Architecture: Iandola et al. 2016, "SqueezeNet: AlexNet-level accuracy with 50x fewer parameters";
+parameter names and positions are torchvision's. Pixels enter as uint8 RGB, (n, height, width, 3).
+"""
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from itertools import pairwise
+from math import ceil
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from squeezetune.heads.familiarity import Familiarity
+from squeezetune.network.float_layers import (
+    FloatLayers,
+    Layers,
+    Store,
+    add_mirror,
+    store_exactly,
+    store_floats,
+)
+from squeezetune.network.int8_layers import Int8, Int8Layers
+from squeezetune.network.onnx_builder import Graph, Output, Shape
+from squeezetune.network.tensor_names import FITTED, IMAGE
+from squeezetune.network.weights import FIRE_WIDTHS, Layout, Weights
+
+
+@dataclass(frozen=True)
+class Form:
+    """How a classifier is stored and computed: how parameters are kept, and with `int8`
+    convolutions in int8.
+
+    Those keep their kernels as int8; `store` then says it of the dense layers alone.
+    """
+
+    store: Store
+    int8: Int8 | None = None
+
+    def make_layers(self, graph: Graph, weights: Weights) -> Layers:
+        """Make what adds the layers to a graph."""
+        return (
+            FloatLayers(graph, weights, self.store)
+            if self.int8 is None
+            else Int8Layers(graph, weights, self.int8)
+        )
+
+
+EXACT = Form(store_exactly)
+
+
+BLOCKS = ("conv1", *FIRE_WIDTHS)
+TAPS = ("fire5", "fire6", "fire7", "fire8", "fire9")
+FEATURE_COUNT = 256 + 384 + 384 + 512 + 512
+ACTIVATIONS = (
+    "conv1",
+    *(f"{fire}.{part}" for fire in FIRE_WIDTHS for part in ("squeeze", "expand")),
+)
+KEEP_ASPECT = {"squash": "stretch", "crop": "not_smaller", "pad": "not_larger"}
+
+# The dense layers behind the features, first to last: (inputs, outputs) weights and (outputs,)
+# biases.
+DenseLayers = Sequence[tuple[NDArray[np.float32], NDArray[np.float32]]]
+
+
+def build_trunk(weights: Weights, int8: Int8 | None = None, *, views: int = 1) -> bytes:
+    """Build the frozen layers: pixels in, the mean of every channel after fire5 ... fire9 out.
+
+    Input `pixels` (n, side, side, 3) uint8; output `features` (n, views, 2048) float32. One view is
+    the image, two are the image and its mirror image, four those and the middles of both. With
+    `int8` the convolutions are of that kind.
+    """
+    graph = Graph()
+    layers = Form(store_floats, int8).make_layers(graph, weights)
+    _add_features(graph, "pixels", layers, views, name="features")
+    return graph.to_bytes("pixels", "features", ["n", views, FEATURE_COUNT])
+
+
+def build_activations(
+    weights: Weights,
+    block: str,
+    *,
+    int8: Int8 | None = None,
+    views: int = 1,
+    scales: NDArray[np.float32] | None = None,
+) -> bytes:
+    """Build the frozen layers up to a block: pixels in, what the block behind it reads out.
+
+    Input `pixels` (n, side, side, 3) uint8. Output `activations` (n, views, height, width,
+    channels) is what `block` gives, behind the max pool where one follows: float32, or with
+    `scales` (channels,) uint8 of which 255 stands for the channel's scale. Output `taps` (n, views,
+    t) float32 are the means of the taps up to `block`, as the trunk has them; there is none before
+    fire5. Views and `int8` are those of `build_trunk`.
+    """
+    graph = Graph()
+    layers = Form(store_floats, int8).make_layers(graph, weights)
+    x, means = _add_blocks(graph, "pixels", layers, block, views)
+    x = layers.to_floats(
+        layers.pool(x) if block in layers.layout.pooled and block != BLOCKS[0] else x
+    )
+    x = x if scales is None else _add_codes(graph, x, scales)
+    channels_last = graph.add("Transpose", x, perm=[0, 2, 3, 1])
+    sizes = graph.add(
+        "Concat",
+        graph.constant("views", [views, -1]),
+        graph.add("Shape", channels_last, start=1),
+        axis=0,
+    )
+    _add_split(graph, channels_last, sizes, "activations", axes=5)
+    shape: Shape = ["n", views, "height.out", "width.out", count_channels(block, layers.layout)]
+    outputs = [Output("activations", shape, np.float32 if scales is None else np.uint8)]
+    if means:
+        width = count_features(TAPS[: len(means)])
+        taps = graph.add("Concat", *means, axis=1)
+        _add_split(graph, taps, graph.constant("taps.views", [views, -1, width]), "taps", axes=3)
+        outputs.append(Output("taps", ["n", views, width]))
+    return graph.serialise("pixels", outputs)
+
+
+def count_channels(block: str, layout: Layout) -> int:
+    """Count the channels that a block gives."""
+    return layout.conv1[0] if block == "conv1" else 2 * FIRE_WIDTHS[block][1]
+
+
+def count_features(taps: Iterable[str]) -> int:
+    """Count the means that these taps give."""
+    return sum(2 * FIRE_WIDTHS[tap][1] for tap in taps)
+
+
+def measure_maps(block: str, side: int, layout: Layout) -> tuple[int, int, int]:
+    """Tell the height, width and channels of what `build_activations` gives for pixels of this
+    side.
+    """
+    side = (side - layout.conv1[1]) // 2 + 1
+    for passed in BLOCKS[: BLOCKS.index(block) + 1]:
+        side = ceil((side - 3) / 2) + 1 if passed in layout.pooled else side
+    return side, side, count_channels(block, layout)
+
+
+def build_range_probe(weights: Weights) -> bytes:
+    """Build the float layers with the largest value of every channel of every activation of every
+    image as output.
+
+    Input `pixels` (n, side, side, 3) uint8; output `maxima` (n, channels) float32, activation after
+    activation in the order of `list_widths`.
+    """
+    graph = Graph()
+    layers = FloatLayers(graph, weights)
+    _add_trunk(graph, "pixels", layers)
+    axes = graph.constant("hw", [2, 3])
+    maxima = [graph.add("ReduceMax", name, axes, keepdims=0) for name in ACTIVATIONS]
+    graph.add("Concat", *maxima, name="maxima", axis=1)
+    return graph.to_bytes("pixels", "maxima", ["n", sum(list_widths(layers.layout).values())])
+
+
+def list_widths(layout: Layout) -> dict[str, int]:
+    """List the activations in the order of the data, with the number of channels of each."""
+    fires = {f"{fire}.{part}": width for fire, (squeeze, expand) in FIRE_WIDTHS.items()
+             for part, width in (("squeeze", squeeze), ("expand", 2 * expand))}  # fmt: skip
+    return {"conv1": layout.conv1[0], **fires}
+
+
+def build_classifier(
+    weights: Weights,
+    head: DenseLayers,
+    *,
+    views: int,
+    side: int,
+    resize: str,
+    metadata: Mapping[str, str],
+    use_roots: bool = True,
+    form: Form = EXACT,
+    familiarity: Familiarity | None = None,
+) -> bytes:
+    """Build the whole classifier: images of any size in, probabilities out.
+
+    Input `image` (n, height, width, 3) uint8 RGB; output `probabilities` (n, classes) float32.
+    Inside: resize by the policy `resize` to `side` pixels, normalisation, network, dense layers on
+    the features or, with `use_roots`, on their square roots, mean over the views, softmax. `form`
+    says how it is stored and computed. With `familiarity` there is a second output of that name,
+    (n,) float32: its score.
+    """
+    graph = Graph()
+    pixels = _add_fit(graph, IMAGE, side, resize)
+    features = _add_features(
+        graph, pixels, form.make_layers(graph, weights), views, name="features"
+    )
+    rows = graph.add("Sqrt", features) if use_roots else features
+    logits = _add_head(graph, rows, head, form.store)
+    logits = graph.add("ReduceMean", logits, graph.constant("views.axis", [1]), keepdims=0)
+    graph.add("Softmax", logits, name="probabilities", axis=-1)
+    outputs = [Output("probabilities", ["n", len(head[-1][1])])]
+    if familiarity:
+        _add_familiarity(graph, rows, logits, familiarity)
+        outputs.append(Output("familiarity", ["n"]))
+    return graph.serialise(IMAGE, outputs, metadata)
+
+
+def build_convolved(
+    weights: Weights,
+    classifier: tuple[NDArray[np.float32], NDArray[np.float32]],
+    *,
+    side: int,
+    resize: str,
+    metadata: Mapping[str, str],
+    form: Form = EXACT,
+) -> bytes:
+    """Build SqueezeNet with a classifier of its own kind: images of any size in, probabilities out.
+
+    Input, output and `form` are those of `build_classifier`. The classifier is a linear layer,
+    weights (512, classes) and biases (classes,), at every position of what fire9 gives, then ReLU,
+    the mean over the positions, softmax.
+    """
+    graph = Graph()
+    pixels = _add_fit(graph, IMAGE, side, resize)
+    layers = form.make_layers(graph, weights)
+    maps = layers.to_floats(_add_blocks(graph, pixels, layers, "fire9", views=1, taps=())[0])
+    kernel = form.store(graph, "classifier.weight", classifier[0].T[:, :, None, None])
+    y = graph.add(
+        "Conv",
+        maps,
+        kernel,
+        form.store(graph, "classifier.bias", classifier[1]),
+        kernel_shape=[1, 1],
+    )
+    logits = graph.add(
+        "ReduceMean", graph.add("Relu", y), graph.constant("positions", [2, 3]), keepdims=0
+    )
+    graph.add("Softmax", logits, name="probabilities", axis=-1)
+    return graph.to_bytes(IMAGE, "probabilities", ["n", len(classifier[1])], metadata)
+
+
+def build_maps(
+    weights: Weights, taps: Sequence[str], *, views: int, side: int, resize: str
+) -> bytes:
+    """Build the layers up to the last of these taps: an image in, what each of the taps gives out,
+    before its mean.
+
+    Input `image` (n, height, width, 3) uint8 RGB of any size; outputs named after the taps, (views
+    n, channels, height, width) float32: all first views, then all second ones.
+    """
+    graph = Graph()
+    pixels, layers = _add_fit(graph, IMAGE, side, resize), FloatLayers(graph, weights)
+    _add_blocks(graph, pixels, layers, taps[-1], views, taps=())
+    for tap in taps:
+        graph.add("Identity", f"{tap}.expand", name=tap)
+    channels = [count_channels(tap, layers.layout) for tap in taps]
+    return graph.serialise(
+        IMAGE,
+        [
+            Output(tap, ["views", count, f"{tap}.height", f"{tap}.width"])
+            for tap, count in zip(taps, channels, strict=True)
+        ],
+    )
+
+
+def _add_fit(graph: Graph, image: str, side: int, resize: str) -> str:
+    """Add the resize: uint8 in and out, antialiased as Pillow does it."""
+    size = graph.constant("side", [side, side])
+    resized = graph.add(
+        "Resize",
+        image,
+        "",
+        "",
+        size,
+        name=FITTED if resize == "squash" else "",
+        axes=[1, 2],
+        mode="linear",
+        antialias=1,
+        exclude_outside=1,
+        coordinate_transformation_mode="half_pixel",
+        keep_aspect_ratio_policy=KEEP_ASPECT[resize],
+    )
+    return (
+        resized
+        if resize == "squash"
+        else graph.add("CenterCropPad", resized, size, name=FITTED, axes=[1, 2])
+    )
+
+
+def _add_features(graph: Graph, pixels: str, layers: Layers, views: int, name: str) -> str:
+    """Add the further views, the trunk and the split into views: (n, h, w, 3) -> (n, views,
+    2048).
+    """
+    stacked = _add_trunk(graph, pixels, layers, views)
+    return _add_split(
+        graph, stacked, graph.constant("views", [views, -1, FEATURE_COUNT]), name, axes=3
+    )
+
+
+def _add_split(graph: Graph, stacked: str, shape: str, name: str, axes: int) -> str:
+    """Split the views, which follow one another: (views n, ...) -> (views, n, ...) -> (n, views,
+    ...).
+    """
+    split = graph.add("Reshape", stacked, shape)
+    return graph.add("Transpose", split, name=name, perm=[1, 0, *range(2, axes)])
+
+
+def _add_crops(graph: Graph, pixels: str) -> str:
+    """Append the middle 85 % of every image, enlarged to its size, behind the batch."""
+    size = graph.add("Shape", pixels, start=1, end=3)
+    scaled = graph.add("Mul", size, graph.constant("margin.share", [3, 3]))
+    margin = graph.add("Div", scaled, graph.constant("margin.whole", [40, 40]))
+    ends, axes = graph.add("Sub", size, margin), graph.constant("margin.axes", [1, 2])
+    middle = graph.add("Slice", pixels, margin, ends, axes)
+    mode = {"mode": "linear", "coordinate_transformation_mode": "half_pixel"}
+    return graph.add(
+        "Concat", pixels, graph.add("Resize", middle, "", "", size, axes=[1, 2], **mode), axis=0
+    )
+
+
+def _add_trunk(graph: Graph, pixels: str, layers: Layers, views: int = 1) -> str:
+    """Add the further views, conv1 ... fire9 and the five taps; returns the features, (views n,
+    2048).
+    """
+    _, taps = _add_blocks(graph, pixels, layers, "fire9", views)
+    return graph.add("Concat", *taps, axis=1)
+
+
+def _add_blocks(
+    graph: Graph, pixels: str, layers: Layers, last: str, views: int, taps: Sequence[str] = TAPS
+) -> tuple[str, list[str]]:
+    """Add the views and conv1 ... `last`; returns what that gives, and every channel's mean after
+    each tap on the way.
+
+    The further views follow behind the batch: (n, h, w, 3) -> (views n, ...). Behind conv1 its pool
+    comes too.
+    """
+    layout, passed, means = layers.layout, BLOCKS[: BLOCKS.index(last) + 1], []
+    x = _add_first(graph, pixels, layers, views)
+    for previous, fire in pairwise(passed):
+        x = layers.pool(x) if previous in layout.pooled and previous != BLOCKS[0] else x
+        x = layers.squeeze(x, f"features.{layout.fires[fire]}", f"{fire}.squeeze")
+        x = layers.expand(x, f"features.{layout.fires[fire]}", f"{fire}.expand")
+        if fire in taps:
+            means.append(layers.mean(x))
+    return x, means
+
+
+def _add_first(graph: Graph, pixels: str, layers: Layers, views: int) -> str:
+    """Add the further views and conv1."""
+    if views == 4:
+        return layers.first(_add_crops(graph, add_mirror(graph, pixels)))
+    return layers.first(pixels, mirror=views == 2)
+
+
+def _add_codes(graph: Graph, x: str, scales: NDArray[Any]) -> str:
+    """Add the step from float32 to uint8 with one scale for each channel; x is (n, channels, h,
+    w).
+    """
+    # a scale for each channel in QuantizeLinear itself halves ONNX Runtime's speed in int8
+    codes = graph.add("Mul", x, graph.constant("steps", 255 / scales[:, None, None], np.float32))
+    one, zero = (
+        graph.constant("steps.one", 1, np.float32),
+        graph.constant("steps.zero", 0, np.uint8),
+    )
+    return graph.add("QuantizeLinear", codes, one, zero)
+
+
+def _add_head(graph: Graph, x: str, head: DenseLayers, store: Store) -> str:
+    """Add dense layers with ReLUs between them: (n, views, 2048) -> (n, views, classes)."""
+    for number, (weight, bias) in enumerate(head):
+        x = graph.add("Relu", x) if number else x
+        product = graph.add("MatMul", x, store(graph, f"head.{number}.weight", weight))
+        x = graph.add("Add", product, store(graph, f"head.{number}.bias", bias))
+    return x
+
+
+def _add_familiarity(graph: Graph, rows: str, logits: str, familiarity: Familiarity) -> None:
+    """Add the score `familiarity` (n,) of what the head reads, (n, views, 2048), and gives, (n,
+    classes).
+    """
+    found, last = familiarity.discriminants, graph.constant("last.axis", [1])
+
+    def keep(name: str, value: NDArray[Any]) -> str:
+        return graph.constant(f"familiarity.{name}", value, np.float32)
+
+    means = graph.add("ReduceMean", rows, graph.constant("views.axis", [1]), keepdims=0)
+    centred = graph.add("Sub", means, keep("mean", found.mean))
+    standardised = graph.add("Mul", centred, keep("scale", 1 / found.deviation))
+    places = graph.add("MatMul", standardised, keep("directions", found.directions))
+    products = graph.add("MatMul", places, keep("centres", 2 * found.centres.T))
+    nearness = graph.add("Sub", products, keep("norms", (found.centres**2).sum(axis=1)))
+    nearest = graph.add("ReduceMax", nearness, last)
+    shrinking = keep("shrinking", (1 - 1 / found.variances)[:, None])
+    among_all = graph.add("MatMul", graph.add("Mul", places, places), shrinking)
+    relative, energy = (
+        graph.add("Sub", nearest, among_all),
+        graph.add("ReduceLogSumExp", logits, last),
+    )
+    distance = graph.add("Neg", graph.add("ReduceSumSquare", standardised, last))
+    parts = graph.add("Concat", relative, energy, distance, axis=1)
+    score = graph.add("MatMul", parts, keep("weights", familiarity.weights[:, None]))
+    graph.add("Squeeze", score, last, name="familiarity")

@@ -1,0 +1,277 @@
+"""The pretrained network that a run begins with: the package's, a file's, or torchvision's, which
+is fetched.
+
+torch names such a file by the first eight hexadecimal digits of its SHA-256, which are checked here
+as well.
+"""
+
+import hashlib
+import re
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from types import MappingProxyType
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from safetensors import safe_open
+
+from squeezetune.errors import MissingExtraError, SettingsError, WeightsError
+from squeezetune.events import Listener, ignore_event
+from squeezetune.network.weights import (
+    NEEDED,
+    PROVENANCE,
+    WEIGHTS_SHA256,
+    Weights,
+    detect_version,
+    find_layout,
+    identify_version,
+    load_weights,
+    parse_safetensors,
+    use_torchvision_names,
+)
+from squeezetune.system.disk import lend_folder
+from squeezetune.system.downloads import TIMEOUT_S, PublishedFile, fetch_file, name_file
+
+# torchvision's files (BSD-3-Clause), trained on ImageNet
+URLS = {
+    "1.0": "https://download.pytorch.org/models/squeezenet1_0-b66bff10.pth",
+    "1.1": "https://download.pytorch.org/models/squeezenet1_1-b8a52dc0.pth",
+}
+LARGEST_BYTES = 64 << 20  # a SqueezeNet is 5 MB
+BY_HAND = (
+    "Or fetch the file on another computer, and give it to read_weights, or as --weights FILE."
+)
+
+
+def fetch_weights(
+    version: str,
+    cache_folder: str | Path,
+    *,
+    url: str | None = None,
+    listen: Listener = ignore_event,
+    timeout_s: float = TIMEOUT_S,
+) -> Path:
+    """Fetch torchvision's published weights of SqueezeNet "1.0" or "1.1" into a folder; return the
+    file.
+
+    A file that is there already is checked and taken as it is. A download that breaks off goes on
+    where it stopped, at once or in the next call; the file appears whole or not at all. `url` may
+    name a mirror; its last part has to hold the checksum as the original's does. A proxy is taken
+    from the environment (`https_proxy`). Example, which needs the network:
+
+        >>> weights = read_weights(fetch_weights("1.0", "weights"))  # doctest: +SKIP
+        >>> network = build_network(weights, version="1.0")  # doctest: +SKIP
+
+    Raises:
+        SettingsError: there is no such version, or the address is not one of a file with a
+            checksum.
+        WeightsError: the file cannot be had, or its content is not what its name promises.
+    """
+    find_layout(version)
+    address = url or URLS[version]
+    name, checksum = _parse_address(address)
+    file = PublishedFile(
+        address,
+        {"sha256": checksum},
+        LARGEST_BYTES,
+        "SqueezeNet",
+        WeightsError,
+        BY_HAND,
+        timeout_s=timeout_s,
+    )
+    return fetch_file(file, Path(cache_folder) / name, listen)
+
+
+def read_weights(path: str | Path) -> Weights:
+    """Read the weights of a SqueezeNet 1.0 or 1.1 from a safetensors file, or from torch's .pth or
+    .pt.
+
+    They come under torchvision's names, and all are checked; `identify_version` says which version
+    it is. A file of torch is read by torch, as tensors only: nothing in it is ever run. Example:
+
+        >>> from squeezetune.network.weights import WEIGHTS_PATH
+        >>> read_weights(WEIGHTS_PATH)["classifier.1.weight"].shape
+        (1000, 512, 1, 1)
+
+    Raises:
+        MissingExtraError: the file is torch's, and torch is not installed.
+        WeightsError: the file cannot be read, or does not hold the weights of a SqueezeNet.
+    """
+    path = Path(path)
+    read = READERS.get(path.suffix.lower())
+    if read is None:
+        raise WeightsError(
+            f"{path} is no file of weights by its name.", f"Known endings: {', '.join(READERS)}."
+        )
+    if not path.is_file():
+        raise WeightsError(
+            f"There is no file of weights {path}.", "Look for a mistake in the path."
+        )
+    try:
+        weights = use_torchvision_names(read(path))
+        identify_version(weights)
+    except WeightsError as error:
+        message = error.message if str(path) in error.message else f"{path}: {error.message}"
+        raise WeightsError(message, error.hint or NEEDED) from error
+    return weights
+
+
+def _parse_address(address: str) -> tuple[str, str]:
+    """Take the file's name and the first digits of its SHA-256 out of its address."""
+    name = name_file(address)
+    named = re.fullmatch(r"[\w.-]+-([0-9a-f]{8,64})\.\w+", name)
+    if not named:
+        raise SettingsError(
+            f"{address!r} is not the address of published weights.",
+            "Needed is http:// or https://, and a name with the file's SHA-256, as in "
+            "squeezenet1_1-b8a52dc0.pth.",
+        )
+    return name, named[1]
+
+
+# ---- the files
+
+
+def _read_safetensors(path: Path) -> dict[str, NDArray[Any]]:
+    try:
+        payload = path.read_bytes()
+    except OSError as error:
+        raise WeightsError(f"The weights cannot be read: {path}: {error.strerror}") from error
+    return parse_safetensors(payload)
+
+
+def _read_torch(path: Path) -> dict[str, NDArray[np.float32]]:
+    return import_torch_reader()(path)
+
+
+def import_torch_reader() -> Callable[[Path], dict[str, NDArray[np.float32]]]:
+    """Import what reads torch's files.
+
+    Raises:
+        MissingExtraError: torch is not installed.
+    """
+    try:
+        from squeezetune.network.torch_file import read_checkpoint  # needs torch, an extra
+    except MissingExtraError as error:
+        message = "torch is not installed, which alone reads its files of weights, .pth and .pt."
+        raise MissingExtraError(
+            message, f"{error.hint}\nOr give the weights as safetensors."
+        ) from error
+    return read_checkpoint
+
+
+READERS: dict[str, Callable[[Path], dict[str, NDArray[Any]]]] = {
+    ".safetensors": _read_safetensors,
+    ".pth": _read_torch,
+    ".pt": _read_torch,
+}
+
+
+# What the setting `weights` calls torchvision's published files.
+PUBLISHED = {f"squeezenet{version.replace('.', '_')}": version for version in URLS}
+UNKNOWN = "unknown"
+
+
+@dataclass(frozen=True, eq=False)
+class Pretrained:
+    """A pretrained network: its parameters, which float16 holds, and where they come from.
+
+    `sha256` is that of the file that they were read from: the same weights in another place are the
+    same weights.
+    """
+
+    weights: Weights
+    sha256: str
+    origin: str
+    license: str
+
+    @property
+    def network(self) -> str:
+        """Name the network."""
+        return f"SqueezeNet {detect_version(self.weights)}"
+
+    def describe(self) -> dict[str, str]:
+        """Say which weights these are, for reports and manifests."""
+        return {
+            "network": self.network,
+            "origin": self.origin,
+            "license": self.license,
+            "sha256": self.sha256,
+        }
+
+
+def load_pretrained(
+    source: str = "", cache: Path | None = None, listen: Listener = ignore_event
+) -> Pretrained:
+    """Load what the setting `weights` names: nothing for those in the package, a file, or
+    torchvision's by name.
+
+    Those of torchvision are fetched into the cache once, or for now where there is none. Values are
+    rounded to float16, in which the files that a run leaves keep the layers, so that all that is
+    measured is one network. Example:
+
+        >>> load_pretrained().network
+        'SqueezeNet 1.1'
+
+    Raises:
+        MissingExtraError: the file is torch's, and torch is not installed.
+        WeightsError: the file cannot be had or read, or does not hold the weights of a SqueezeNet.
+    """
+    if not source:
+        return Pretrained(load_weights(), WEIGHTS_SHA256, PROVENANCE, "BSD-2-Clause")
+    if source not in PUBLISHED:
+        return read_pretrained(Path(source).expanduser())
+    import_torch_reader()  # before anything is fetched that could not be read
+    with lend_folder(cache) as folder:
+        return read_pretrained(fetch_weights(PUBLISHED[source], folder / "weights", listen=listen))
+
+
+def read_pretrained(path: Path) -> Pretrained:
+    """Read a pretrained network from a file, and find out what is known of it.
+
+    Raises:
+        MissingExtraError: the file is torch's, and torch is not installed.
+        WeightsError: the file cannot be read, or does not hold the weights of a SqueezeNet.
+    """
+    weights = round_weights(read_weights(path), path)
+    sha256 = hashlib.sha256(path.read_bytes()).hexdigest()
+    if sha256 == WEIGHTS_SHA256:
+        return Pretrained(weights, sha256, PROVENANCE, "BSD-2-Clause")
+    # torchvision's files are known by the digits of their checksum in their names
+    if any(sha256.startswith(url.rpartition("-")[2].removesuffix(".pth")) for url in URLS.values()):
+        origin = f"torchvision's SqueezeNet {detect_version(weights)}, ImageNet"
+        return Pretrained(weights, sha256, origin, "BSD-3-Clause")
+    return Pretrained(weights, sha256, path.name, _read_license(path))
+
+
+def round_weights(weights: Weights, path: Path) -> Weights:
+    """Round parameters to what float16 holds.
+
+    Raises:
+        WeightsError: a value is too large for that.
+    """
+    with np.errstate(over="ignore"):  # it is told below
+        rounded = {
+            name: value.astype(np.float16).astype(np.float32) for name, value in weights.items()
+        }
+    beyond = [name for name, value in rounded.items() if not np.isfinite(value).all()]
+    if beyond:
+        largest = np.abs(weights[beyond[0]]).max()
+        raise WeightsError(
+            f"{path}: {beyond[0]} has values up to {largest:.3g}; needed are at most "
+            f"{np.finfo(np.float16).max:g}, "
+            "since models keep their layers in float16.",
+            "Look whether the training that made them diverged.",
+        )
+    return MappingProxyType(rounded)
+
+
+def _read_license(path: Path) -> str:
+    """Read the licence that a safetensors file may name in its metadata."""
+    if path.suffix.lower() != ".safetensors":
+        return UNKNOWN
+    with safe_open(path, "numpy") as file:
+        about: Mapping[str, str] = file.metadata() or {}
+    return about.get("license") or UNKNOWN

@@ -1,0 +1,181 @@
+"""What the frozen layers look at, and which images can be used at all."""
+
+from collections.abc import Callable
+from contextlib import suppress
+from dataclasses import dataclass, replace
+from pathlib import Path
+from time import perf_counter as now
+from typing import TypeAlias
+
+import numpy as np
+from numpy.typing import NDArray
+
+from squeezetune.data.duplicates.near_duplicates import (
+    find_near_duplicates,
+    join_pairs,
+    load_pictures,
+    locate_pictures,
+    save_pictures,
+)
+from squeezetune.data.image_cache import choose_pixel_side, find_pixel_rows, open_pixel_store
+from squeezetune.data.index import ImageIndex
+from squeezetune.data.pixels import PixelSettings
+from squeezetune.data.split import Split
+from squeezetune.data.thumbnails import find_looks, open_look_store
+from squeezetune.errors import DataError, SourceError
+from squeezetune.events import Notice, StageFinished, StageStarted
+from squeezetune.network.backbone import Trunk
+from squeezetune.network.features import Features, FeatureStores, compute_features
+from squeezetune.pipeline.context import Workshop
+from squeezetune.pipeline.preparation import Scene, thin_out
+from squeezetune.planning.plan import LEAST_JUDGING, Plan
+from squeezetune.planning.planner import note_features, note_pixels
+from squeezetune.system.disk import lend_folder
+from squeezetune.system.scratch import Scratch
+
+NEAR_DUPLICATES = "near-duplicates"
+# Cuts an index into training, validation and test images.
+CutIndex: TypeAlias = Callable[[ImageIndex], Split]
+
+
+@dataclass(frozen=True)
+class Survey:
+    """The images that can be used, their split, and the features of those that the frozen layers
+    have looked at.
+
+    `seen` are the training images that the frozen layers' head is fitted on; all others train
+    layers alone. Head and layers are judged on the same validation images.
+    """
+
+    index: ImageIndex
+    split: Split
+    seen: NDArray[np.int64]
+    features: Features
+
+
+def survey_images(
+    scene: Scene, cut: CutIndex, plan: Plan, trunk: Trunk, scratch: Scratch
+) -> tuple[Survey, Plan]:
+    """Run the frozen layers over the images that the plan has them look at; also return the plan
+    with their real speed.
+
+    Images that turn out to be undecodable move to `skipped`, near-duplicates are found, and the
+    images are split anew, so that a class does not lose a part to them; the split follows content,
+    so nearly all stay where they were.
+
+    Raises:
+        DataError: no image can be decoded, or too few of a class.
+    """
+    index, (split, seen), shop = scene.index, choose_parts(scene.split, plan), scene.workshop
+    # where time counts, test images are looked at by the finished model alone
+    used = np.union1d(seen, split.validation) if scene.settings.budget else np.arange(len(index))
+    with lend_folder(shop.cache) as folder:
+        stores, started = (
+            FeatureStores(scene.open_features(trunk), open_look_store(folder, trunk.pixels)),
+            now(),
+        )
+        features = compute_features(
+            index, trunk, stores, shop.engine, shop.threads, shop.listen, used, scratch
+        )
+        plan = note_features(plan, now() - started)
+        if scene.settings.near_duplicates != "ignored":
+            involved = np.concatenate([split.train, split.validation, split.test])
+            readable = np.setdiff1d(involved, list(features.failures))
+            index = mark_near_duplicates(index, readable, trunk.pixels, folder, shop, scratch)
+    if plan.head_share < 1 and plan.stage:
+        unreadable = find_unreadable(index, shop, split, plan.stage.side, features.sizes)
+        features, plan = (
+            replace(features, failures={**unreadable, **features.failures}),
+            note_pixels(plan),
+        )
+    is_used = np.isin(np.arange(len(index)), used) & (features.sizes.min(axis=1) > 0)
+    if features.failures:
+        check_readable(index, features)
+        is_used = np.delete(is_used, list(features.failures))
+        index, features = index.without(features.failures), features.without_failures()
+    split = scene.split if index is scene.index else cut(index)
+    return Survey(index, *keep_used(split, plan, is_used), features), plan
+
+
+def mark_near_duplicates(
+    index: ImageIndex,
+    positions: NDArray[np.int64],
+    pixels: PixelSettings,
+    folder: Path,
+    workshop: Workshop,
+    scratch: Scratch,
+) -> ImageIndex:
+    """Find out which of the images at some positions show the same picture, and note it in the
+    index.
+    """
+    engine, listen = workshop.engine, workshop.listen
+    path = locate_pictures(folder, index.digests, positions, pixels)
+    pictures = load_pictures(path, index.digests)
+    if pictures is None:
+        try:
+            looks = find_looks(
+                index, pixels, open_look_store(folder, pixels), engine, listen, positions, scratch
+            )
+        except DataError as error:  # a full disk
+            listen(Notice(f"near-duplicates are not looked for: {error}"))
+            return index
+        started = now()
+        listen(StageStarted(NEAR_DUPLICATES))
+        pictures = join_pairs(len(index), find_near_duplicates(index, looks, pixels.resize, engine))
+        listen(StageFinished(NEAR_DUPLICATES, now() - started))
+        with suppress(OSError):  # a full disk: they are found anew the next time
+            save_pictures(path, index.digests, pictures)
+    return replace(index, pictures=pictures)
+
+
+def choose_parts(split: Split, plan: Plan) -> tuple[Split, NDArray[np.int64]]:
+    """Choose the images that take part, and those training images that the head is fitted on, as
+    the plan says.
+    """
+    train = thin_out(split.train, plan.share)
+    validation = thin_out(split.validation, plan.share * plan.head_share, LEAST_JUDGING)
+    return replace(split, train=train, validation=validation), thin_out(train, plan.head_share)
+
+
+def keep_used(
+    split: Split, plan: Plan, is_used: NDArray[np.bool_]
+) -> tuple[Split, NDArray[np.int64]]:
+    """Keep those images of a split that the frozen layers have looked at, and name those that the
+    head is fitted on.
+
+    The split may be another one than that which said what is looked at: images that have come to
+    another part since are used there, and nobody is chosen anew. Where layers are trained all
+    training images take part.
+    """
+    seen = split.train[is_used[split.train]]
+    train = split.train if plan.share >= 1 else seen
+    return replace(split, train=train, validation=split.validation[is_used[split.validation]]), seen
+
+
+def find_unreadable(
+    index: ImageIndex, workshop: Workshop, split: Split, side: int, sizes: NDArray[np.int32]
+) -> dict[int, str]:
+    """Decode all training and validation images, keep the pixels for the training of layers, and
+    say what fails.
+    """
+    used = np.union1d(split.train, split.validation)
+    pixels = PixelSettings(choose_pixel_side(side, sizes[used]), workshop.settings.resize)
+    with lend_folder(workshop.cache) as folder:
+        store = open_pixel_store(folder, pixels)
+        return find_pixel_rows(index, pixels, store, workshop.engine, workshop.listen, used)[1]
+
+
+def check_readable(index: ImageIndex, features: Features) -> None:
+    """Make sure that at least one of the images that were looked at could be decoded.
+
+    Raises:
+        SourceError: there is none.
+
+    """
+    if not (features.sizes.min(axis=1) > 0).any():
+        position, reason = min(features.failures.items())
+        example = f"{index.names[position]}: {reason}"
+        raise SourceError(
+            f"none of {len(features.failures):,} images can be decoded, e.g. {example}",
+            "Replace the damaged files.",
+        )

@@ -1,0 +1,276 @@
+"""An index and its split -> a trained network, how familiar photos look to it, and the file that
+predicts.
+"""
+
+import json
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from datetime import UTC, datetime
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from threadpoolctl import threadpool_limits
+
+from squeezetune.data.index import ImageIndex
+from squeezetune.events import PREPARING, StageAdvanced, StageFinished, StageStarted, tell_stage
+from squeezetune.heads.familiarity import Familiarity, fit_discriminants, weigh_parts
+from squeezetune.heads.head_data import apply_to_views
+from squeezetune.heads.linear import Rows
+from squeezetune.heads.scaling import transform
+from squeezetune.heads.selection import LabelledFeatures, fit_head
+from squeezetune.model.artifact import Manifest
+from squeezetune.model.rejection import tabulate_confidences, tabulate_scores
+from squeezetune.network.backbone import FLOAT_RUNTIME, Trunk
+from squeezetune.network.features import run_batch
+from squeezetune.network.graph import build_trunk
+from squeezetune.network.trained import TrainedNetwork, pack_network
+from squeezetune.pipeline.context import Workshop
+from squeezetune.pipeline.extraction import CutIndex, survey_images
+from squeezetune.pipeline.original import LearnedOriginal, learn_original, pack_files
+from squeezetune.pipeline.preparation import find_deadline, open_scene, plan_run
+from squeezetune.pipeline.result import Learned, Trained
+from squeezetune.pipeline.stage import Ground
+from squeezetune.pipeline.stages import train_stages
+from squeezetune.planning.costs import FAMILIAR_IMAGES
+from squeezetune.planning.planner import renew_head
+from squeezetune.settings import Settings
+from squeezetune.system.machine import list_libraries, name_version
+from squeezetune.system.scratch import Selection, list_blocks
+
+STAGE = "familiarity"
+# So many photos are enough, of those that were learnt and of those that were not.
+LEARNT_IMAGES, JUDGING_IMAGES = 3000, 1000
+# Fewer of those that were not learnt cannot tell what is unusual.
+LEAST_JUDGING = 10
+
+
+@dataclass(frozen=True)
+class Acquaintance:
+    """How familiar images look to a network, and the scores (n,) of some that it has not learnt."""
+
+    familiarity: Familiarity
+    scores: NDArray[np.float32]
+
+
+@dataclass(frozen=True)
+class Look:
+    """What a network's classifier reads of some images, (n, views, features), and the images'
+    positions.
+    """
+
+    positions: NDArray[np.int64]
+    rows: Rows
+
+
+def get_acquainted(
+    learned: Learned, network: TrainedNetwork, workshop: Workshop
+) -> Acquaintance | None:
+    """Find out how the features of photos lie that were learnt, and how familiar others look.
+
+    None where too few photos were held back to tell.
+    """
+    judging = learned.split.validation
+    if len(judging) < LEAST_JUDGING:
+        return None
+    if learned.best:
+        parts = [thin(learned.split.train, FAMILIAR_IMAGES), thin(judging, FAMILIAR_IMAGES)]
+        learnt, others = look_again(learned, network, parts, workshop)
+    else:
+        learnt = recall(learned, network, thin(learned.survey.seen, LEARNT_IMAGES))
+        others = recall(learned, network, thin(judging, JUDGING_IMAGES))
+    labels = learned.index.labels[learnt.positions]
+    if len(np.unique(labels)) < 2 or len(others.positions) < LEAST_JUDGING:
+        return None
+    with threadpool_limits(1):  # threads of BLAS stall when the machine is busy
+        discriminants = fit_discriminants(learnt.rows.mean(axis=1), labels)
+        logits = apply_to_views(network.head, others.rows)
+        familiarity = weigh_parts(discriminants, others.rows, logits)
+        return Acquaintance(familiarity, familiarity.score(others.rows, logits))
+
+
+def thin(positions: NDArray[np.int64], most: int) -> NDArray[np.int64]:
+    """Take at most so many positions, evenly."""
+    return positions[:: -(-len(positions) // most)] if len(positions) else positions
+
+
+def recall(learned: Learned, network: TrainedNetwork, positions: NDArray[np.int64]) -> Look:
+    """Take the features that the frozen layers gave."""
+    values = learned.features.values
+    parts = [transform(values[positions[block]][:, : network.views], use_roots=network.use_roots)
+             for block in list_blocks(len(positions))]  # fmt: skip
+    return Look(positions, np.concatenate(parts))
+
+
+def look_again(
+    learned: Learned, network: TrainedNetwork, parts: list[NDArray[np.int64]], workshop: Workshop
+) -> tuple[Look, Look]:
+    """Run layers that were trained over some photos; those that cannot be read any more are left
+    out.
+    """
+    start, done = time.perf_counter(), 0
+    trunk = Trunk(
+        build_trunk(network.weights, views=network.views),
+        FLOAT_RUNTIME,
+        learned.pixels,
+        network.views,
+    )
+    run, size, looks = trunk.open(workshop.threads), trunk.batch_size, []
+    workshop.listen(StageStarted(STAGE, sum(map(len, parts))))
+    for positions in parts:
+        pieces = [positions[at : at + size] for at in range(0, len(positions), size)]
+        batches = []
+        for batch in workshop.engine.map(
+            lambda piece: run_batch(learned.index, trunk, run, piece), pieces
+        ):
+            batches.append(batch)
+            done += len(batch.positions) + len(batch.failures)
+            workshop.listen(StageAdvanced(STAGE, done))
+        values = np.concatenate([batch.values for batch in batches])
+        rows = transform(values, use_roots=network.use_roots)
+        looks.append(Look(np.concatenate([batch.positions for batch in batches]), rows))
+    workshop.listen(StageFinished(STAGE, time.perf_counter() - start))
+    return looks[0], looks[1]
+
+
+def learn_classifier(
+    index: ImageIndex, cut: CutIndex, workshop: Workshop, started: float | None = None
+) -> Learned:
+    """Run the frozen layers once over every image, fit the head, and train layers where the
+    settings ask for it.
+
+    A budget is counted from the moment `started`, by `time.perf_counter`; otherwise from now.
+
+    Raises:
+        SettingsError: the run cannot fit under the ceiling of the settings.
+        DataError: no image can be decoded, or too few of a class.
+
+    """
+    with tell_stage(PREPARING, workshop.listen):
+        scene = open_scene(index, cut(index), workshop)
+        workshop, settings, weights = scene.workshop, scene.settings, workshop.pretrained.weights
+        deadline = workshop.run_ends or find_deadline(settings, started)
+        plan, trunk = plan_run(scene, deadline, started=started)
+    scratch = scene.open_scratch()
+    survey, plan = survey_images(scene, cut, plan, trunk, scratch)
+    plan = plan if deadline is None else renew_head(plan, settings, deadline - time.perf_counter())
+    index, features = survey.index, survey.features
+    train, validation = (
+        LabelledFeatures(
+            Selection(features.values, part), index.labels[part], survey.split.find_units(part)
+        )
+        for part in (survey.seen, survey.split.validation)
+    )
+    with threadpool_limits(
+        1
+    ):  # our own threads share the work: those of BLAS stall when the machine is busy
+        head = fit_head(
+            train,
+            validation,
+            len(index.class_names),
+            replace(settings, head=plan.head),
+            workshop.listen,
+            threads=workshop.threads,
+            scratch=scratch,
+        )
+    ground = Ground(index, survey.split, features, trunk, weights, head, scratch)
+    trained, is_finished = train_stages(ground, plan, workshop, deadline)
+    return make_files(
+        Learned(survey, trunk, head, workshop.pretrained, trained, is_finished), workshop
+    )
+
+
+def learn_as_original(
+    index: ImageIndex, cut: CutIndex, workshop: Workshop, started: float | None = None
+) -> LearnedOriginal:
+    """Train as the original work did, whatever that takes; `started` means nothing here.
+
+    Raises:
+        MissingExtraError: torch is not installed.
+        DataError: no image can be decoded, or too few of a class.
+
+    """
+    learned = learn_original(index, cut, workshop)
+    return pack_files(learned, describe_model(learned))
+
+
+# The setting `recipe` says which of them trains.
+RECIPES: dict[str, Callable[[ImageIndex, CutIndex, Workshop, float | None], Trained]] = {
+    "auto": learn_classifier,
+    "original": learn_as_original,
+}
+
+
+def make_files(learned: Learned, workshop: Workshop) -> Learned:
+    """Write the better network as `model.onnx`, which also says how familiar an image looks, and
+    its parameters.
+    """
+    weights, layers, use_roots = workshop.pretrained.weights, learned.head.layers, True
+    if best := learned.best:
+        weights, layers, use_roots = best.weights, best.layers, False
+    pixels = learned.pixels
+    network = TrainedNetwork(
+        weights, layers, learned.chosen.views, pixels.side, pixels.resize, use_roots
+    )
+    known = get_acquainted(learned, network, workshop)
+    model = network.build_model(
+        describe_model(learned), familiarity=known.familiarity if known else None
+    )
+    table = tabulate_scores(known.scores, "validation") if known else {}
+    return replace(learned, model=model, network=pack_network(network), familiarities=table)
+
+
+def describe_model(learned: Trained) -> dict[str, str]:
+    """Make the metadata of `model.onnx`, so that the file explains itself."""
+    return {
+        "class_names": json.dumps(learned.index.class_names),
+        "data_fingerprint": learned.index.fingerprint,
+        "image_side": str(learned.pixels.side),
+        "resize": learned.pixels.resize,
+        "views": str(learned.chosen.views),
+        "network": learned.pretrained.network,
+        "weights": learned.pretrained.origin,
+        "weights_sha256": learned.pretrained.sha256,
+        "license": f"weights {learned.pretrained.license}; the photos' owner decides on the rest",
+    }
+
+
+def make_manifest(
+    learned: Trained, settings: Settings, crossed: NDArray[np.float32] | None = None
+) -> Manifest:
+    """Say what the model is and what it was made from.
+
+    `crossed` are the probabilities (n, classes) of photos by models of folds that had not seen
+    them, if there are any.
+    """
+    index, split = learned.index, learned.split
+    return Manifest(
+        class_names=index.class_names,
+        image_side=learned.pixels.side,
+        resize=learned.pixels.resize,
+        views=learned.chosen.views,
+        settings=settings.to_dict(),
+        data={
+            "fingerprint": index.fingerprint,
+            "train": len(split.train),
+            "validation": len(split.validation),
+            "test": len(split.test),
+        },
+        libraries=list_libraries(),
+        version=name_version(),
+        created=datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ"),
+        weights=learned.pretrained.describe(),
+        confidences=measure_confidences(learned, crossed),
+        familiarities=learned.familiarities,
+    )
+
+
+def measure_confidences(learned: Trained, crossed: NDArray[np.float32] | None) -> dict[str, Any]:
+    """Tabulate how sure the network is of photos that it has not learnt; nothing where none are
+    known.
+    """
+    judging = learned.split.validation
+    if len(judging) and learned.knows(judging):
+        return tabulate_confidences(learned.recall(judging), "validation")
+    return {} if crossed is None else tabulate_confidences(crossed, "folds")

@@ -1,0 +1,334 @@
+"""What a run is about to work on, and the plan that is made for it before it starts."""
+
+import math
+import time
+from contextlib import suppress
+from dataclasses import dataclass, field, replace
+
+import numpy as np
+from numpy.typing import NDArray
+
+from squeezetune.data.decoding import estimate_memory, read_size
+from squeezetune.data.duplicates.near_duplicates import locate_pictures
+from squeezetune.data.index import ImageIndex
+from squeezetune.data.pixels import PixelSettings, load_indexed
+from squeezetune.data.reading import DECODING_BYTES, read_image
+from squeezetune.data.split import Split
+from squeezetune.errors import ImageError, SourceError
+from squeezetune.events import Notice
+from squeezetune.finetune.recipe import choose_recipe
+from squeezetune.network.backbone import CALIBRATION_IMAGES, Trunk, TrunkOptions, prepare_trunk
+from squeezetune.network.graph import FEATURE_COUNT
+from squeezetune.network.weights import detect_version
+from squeezetune.pipeline.context import Workshop
+from squeezetune.planning.costs import RESERVE_SHARE, Forecast, Speeds, Workload
+from squeezetune.planning.memory import Demand, MemoryPlan, apply_plan, plan_memory
+from squeezetune.planning.plan import Plan
+from squeezetune.planning.planner import (
+    announce_plan,
+    check_torch,
+    is_trainable,
+    is_worth_timing,
+    make_plan,
+)
+from squeezetune.planning.shortage import PATIENCE_S
+from squeezetune.planning.speeds import Site, measure_frozen, measure_training
+from squeezetune.planning.stage_plans import find_small_side, list_starts
+from squeezetune.quantities import parse_duration
+from squeezetune.settings import Settings
+from squeezetune.system.disk import lend_folder, measure_room
+from squeezetune.system.executor import ThreadEngine
+from squeezetune.system.machine import has_bfloat16
+from squeezetune.system.scratch import Scratch
+from squeezetune.system.store import RowStore
+
+SIDE_PX = 224
+SMALL_SIDE_PX = 128
+SMALL_IMAGE_PX = 100
+SAMPLE_FOR_SIDE = 32
+# Activations are kept in no more than this.
+MOST_ROOM_BYTES = 8_000_000_000
+
+
+@dataclass(frozen=True)
+class Scene:
+    """What a run is planned for, and what it works with; its layers see images at `side` pixels.
+
+    It was `opened` when the photos had been read, by `time.perf_counter`.
+    """
+
+    index: ImageIndex
+    split: Split
+    side: int
+    workshop: Workshop
+    memory: MemoryPlan
+    opened: float = field(default_factory=time.perf_counter)
+
+    @property
+    def settings(self) -> Settings:
+        """The settings, as far as memory allows them."""
+        return self.workshop.settings
+
+    def prepare_trunk(self, views: int) -> Trunk:
+        """Make the frozen layers ready for so many views."""
+        settings, shop, pixels = (
+            self.settings,
+            self.workshop,
+            PixelSettings(self.side, self.settings.resize),
+        )
+        options = TrunkOptions(
+            pixels, views, settings.engine, settings.precision, shop.threads, shop.cache
+        )
+        train = self.split.train
+        return prepare_trunk(
+            shop.pretrained.weights,
+            options,
+            self.index,
+            lambda: draw_sample(self.index, train, pixels),
+            shop.listen,
+        )
+
+    def open_features(self, trunk: Trunk) -> RowStore | None:
+        """Open the store of features, where anything may be kept."""
+        cache = self.workshop.cache
+        return (
+            RowStore(cache / "features" / trunk.key, (trunk.views, FEATURE_COUNT))
+            if cache
+            else None
+        )
+
+    def open_scratch(self) -> Scratch:
+        """Open the room for arrays that are too large for memory."""
+        folder = self.workshop.cache and self.workshop.cache / "scratch"
+        return Scratch(
+            folder, self.memory.provision.held_bytes, is_strict=self.memory.ceiling is not None
+        )
+
+
+def find_deadline(settings: Settings, started: float | None) -> float | None:
+    """Find the moment, by `time.perf_counter`, at which the whole run has to be over; None without
+    a budget.
+    """
+    budget_s = parse_duration(settings.budget) if settings.budget else None
+    if budget_s is None:
+        return None
+    return (time.perf_counter() if started is None else started) + (1 - RESERVE_SHARE) * budget_s
+
+
+def thin_out(positions: NDArray[np.int64], share: float, least: int = 0) -> NDArray[np.int64]:
+    """Keep a share of the positions, evenly: every n-th where the share is 1/n; but `least` of
+    them, or all.
+    """
+    share = min(1.0, max(share, least / max(1, len(positions))))
+    step = round(1 / share, 6)
+    return (
+        positions[np.arange(0, len(positions), step).astype(np.int64)] if share < 1 else positions
+    )
+
+
+def plan_run(
+    scene: Scene, deadline: float | None, *, started: float | None = None, is_forecast: bool = False
+) -> tuple[Plan, Trunk]:
+    """Plan the run, and make the frozen layers ready.
+
+    If there is a budget, or a forecast is asked for, the machine is measured first, and the plan
+    announced.
+
+    Raises:
+        SettingsError: the budget is much too short.
+
+    """
+    settings, shop = scene.settings, scene.workshop
+    is_deep = check_torch(settings, shop.listen) and bool(len(scene.split.validation))
+    if deadline is None and not is_forecast:
+        plan = make_plan(count_work(scene, None), settings, None, math.inf, is_deep)
+        return replace(plan, peak_memory=scene.memory.peak), scene.prepare_trunk(plan.views)
+    trunk = prepare_probed(scene)
+    left_s = math.inf if deadline is None else deadline - time.perf_counter()
+    speeds = shop.speeds or measure_machine(scene, trunk, left_s, is_deep)
+    now = time.perf_counter()
+    left_s, spent_s = (
+        (math.inf if deadline is None else deadline - now),
+        (now - started if started else 0.0),
+    )
+    is_deep = is_deep and speeds.trains_layers
+    patience_s = (
+        math.inf if shop.speeds else PATIENCE_S
+    )  # one of several trainings is not refused among them
+    plan = make_plan(
+        count_work(scene, trunk), settings, speeds, left_s, is_deep, spent_s, patience_s=patience_s
+    )
+    plan = replace(plan, peak_memory=scene.memory.peak)
+    if started:
+        plan = tell_reading(plan, scene.opened - started)
+    announce_plan(plan, settings, shop.listen)
+    return plan, trunk if plan.views == trunk.views else scene.prepare_trunk(plan.views)
+
+
+def tell_reading(plan: Plan, read_s: float) -> Plan:
+    """Tell the reading of the photos from what else came before the plan."""
+    before, *rest = plan.forecasts
+    return replace(
+        plan,
+        forecasts=(
+            Forecast("reading", read_s),
+            Forecast(before.part, before.seconds - read_s),
+            *rest,
+        ),
+    )
+
+
+def prepare_probed(scene: Scene) -> Trunk:
+    """Make the frozen layers ready for the views that a plan begins with, where the machine is
+    measured first.
+    """
+    return scene.prepare_trunk({"plain": 1, "crops": 4}.get(scene.settings.views, 2))
+
+
+def measure_machine(scene: Scene, trunk: Trunk, left_s: float, is_deep: bool) -> Speeds:
+    """Measure how fast this machine is at all that a training of so many seconds may do.
+
+    How fast layers are trained is measured where there may be time for that training.
+    """
+    shop, started = scene.workshop, time.perf_counter()
+    site = Site(
+        scene.index, trunk, shop.pretrained.weights, shop.threads, shop.cache, shop.micro_pixels
+    )
+    speeds, batch = measure_frozen(site), choose_recipe(len(scene.split.train), 1.0).batch
+    left_s -= time.perf_counter() - started
+    if not is_deep or not is_worth_timing(
+        count_work(scene, trunk), scene.settings, speeds, left_s, batch
+    ):
+        return speeds
+    starts = list_starts(scene.settings, scene.side, left_s)
+    return measure_training(site, speeds, starts, find_small_side(scene.side), batch)
+
+
+def count_work(scene: Scene, trunk: Trunk | None) -> Workload:
+    """Count what there is to do; what an earlier run has kept is taken into account if the trunk is
+    given.
+    """
+    split, cache = scene.split, scene.workshop.cache
+    involved = np.concatenate([split.train, split.validation, split.test])
+    used = np.union1d(split.train, split.validation)
+    looked_at = (
+        used if scene.settings.budget else involved
+    )  # where time counts, the file alone looks at test images
+    store = scene.open_features(trunk) if trunk else None
+    unseen = (
+        np.intersect1d(looked_at, store.open_rows(scene.index.digests).missing)
+        if store
+        else looked_at
+    )
+    with lend_folder(cache) as folder:
+        room_bytes = min(MOST_ROOM_BYTES, measure_room(folder))
+    pixels = PixelSettings(scene.side, scene.settings.resize)
+    is_known = scene.settings.near_duplicates == "ignored" or (
+        cache is not None and locate_pictures(cache, scene.index.digests, involved, pixels).exists()
+    )
+    return Workload(
+        *(
+            len(split.train),
+            len(split.validation),
+            len(split.test),
+            len(unseen),
+            len(used),
+            scene.side,
+        ),
+        room_bytes=room_bytes,
+        is_kept=cache is not None,
+        version=detect_version(scene.workshop.pretrained.weights),
+        compared=0 if is_known else len(involved),
+        unlooked=len(involved) - len(looked_at),
+    )
+
+
+def open_scene(index: ImageIndex, split: Split, workshop: Workshop) -> Scene:
+    """Choose the image size, and make the run fit into memory: the workshop becomes as small as it
+    has to be.
+
+    Raises:
+        SettingsError: the run cannot fit under the ceiling of the settings.
+
+    """
+    settings = workshop.settings
+    side = settings.image_side or choose_side(index, split.train)
+    demand = count_demand(index, split, settings, side, detect_version(workshop.pretrained.weights))
+    memory = plan_memory(demand, settings, workshop.threads)
+    if demand.is_deep and not memory.provision.is_deep:
+        workshop.listen(
+            Notice(
+                f"layers cannot be trained within {settings.max_ram} of memory, so the head alone "
+                f"is"
+            )
+        )
+    threads, micro_pixels = memory.provision.threads, memory.provision.micro_pixels
+    engine = ThreadEngine(threads) if memory.ceiling else workshop.engine
+    settings = apply_plan(memory, settings)
+    return Scene(
+        index,
+        split,
+        side,
+        replace(
+            workshop, settings=settings, engine=engine, threads=threads, micro_pixels=micro_pixels
+        ),
+        memory,
+    )
+
+
+def count_demand(
+    index: ImageIndex, split: Split, settings: Settings, side: int, version: str
+) -> Demand:
+    """Count what the memory of a run depends on."""
+    is_deep = is_trainable(settings) and bool(len(split.validation))
+    needs = [0]
+    for position in split.train[:: max(1, len(split.train) // SAMPLE_FOR_SIDE)]:
+        with suppress(ImageError), read_image(index.source, index.names[position]) as raw:
+            needs.append(min(estimate_memory(raw, side), DECODING_BYTES))
+    return Demand(
+        images=len(index),
+        train=len(split.train),
+        validation=len(split.validation),
+        classes=len(index.class_names),
+        side=side,
+        decoded_bytes=max(needs),
+        is_deep=is_deep,
+        is_probed=bool(settings.budget),
+        is_last=settings.layers == "last",
+        has_bfloat16=has_bfloat16(),
+        version=version,
+    )
+
+
+def choose_side(index: ImageIndex, positions: NDArray[np.int64]) -> int:
+    """Choose 224 pixels, or 128 where most images are so small that more would be made up."""
+    sides = []
+    for position in positions[:: max(1, len(positions) // SAMPLE_FOR_SIDE)]:
+        with suppress(ImageError), read_image(index.source, index.names[position]) as raw:
+            sides.append(max(read_size(raw)))
+    return SMALL_SIDE_PX if sides and np.median(sides) < SMALL_IMAGE_PX else SIDE_PX
+
+
+def draw_sample(
+    index: ImageIndex, positions: NDArray[np.int64], pixels: PixelSettings
+) -> tuple[NDArray[np.uint8], NDArray[np.uint8]]:
+    """Read an even sample of training images: their digests (n, 16) and pixels (n, side, side, 3).
+
+    Raises:
+        SourceError: none of them can be decoded.
+
+    """
+    digests, images, reason = [], [], ""
+    for position in positions[:: max(1, len(positions) // CALIBRATION_IMAGES)][:CALIBRATION_IMAGES]:
+        try:
+            images.append(load_indexed(index, int(position), pixels)[0])
+        except ImageError as error:
+            reason = f"{index.names[position]}: {error.message}"
+            continue
+        digests.append(index.digests[position])
+    if not images:
+        raise SourceError(
+            f"none of the images looked at can be decoded, e.g. {reason}",
+            "Replace the damaged files.",
+        )
+    return np.array(digests, np.uint8), np.array(images, np.uint8)

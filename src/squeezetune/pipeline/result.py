@@ -1,0 +1,167 @@
+"""What training left, as record and report know it."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from typing import Any, TypeAlias
+
+import numpy as np
+from numpy.typing import NDArray
+
+from squeezetune.data.index import ImageIndex
+from squeezetune.data.pixels import PixelSettings
+from squeezetune.data.split import Split
+from squeezetune.events import EpochFinished
+from squeezetune.heads.candidate import Candidate, StageResult
+from squeezetune.heads.selection import Head
+from squeezetune.network.backbone import Trunk
+from squeezetune.network.features import Features
+from squeezetune.network.pretrained import Pretrained
+from squeezetune.pipeline.extraction import Survey
+from squeezetune.pipeline.original import LearnedOriginal
+from squeezetune.pipeline.stage import Deepened, find_best
+from squeezetune.pipeline.stages import compare_stages
+from squeezetune.system.scratch import Selection
+
+
+@dataclass(frozen=True)
+class Learned:
+    """A trained network: its parts, the features it was trained on, and the bytes of its two files.
+
+    `trained` is what every stage of training layers left, in order: candidates against the frozen
+    layers' head. `is_finished` says that nobody stopped the training early. `familiarities` is a
+    table of `rejection`, or nothing.
+    """
+
+    survey: Survey
+    trunk: Trunk
+    head: Head
+    pretrained: Pretrained
+    trained: tuple[Deepened, ...] = ()
+    is_finished: bool = True
+    model: bytes = b""
+    network: bytes = b""
+    familiarities: Mapping[str, Any] = field(default_factory=dict)
+
+    @property
+    def index(self) -> ImageIndex:
+        """The photos that can be decoded."""
+        return self.survey.index
+
+    @property
+    def split(self) -> Split:
+        """Which of them train, which judge, and which measure."""
+        return self.survey.split
+
+    @property
+    def features(self) -> Features:
+        """What the frozen layers make of the images that they have looked at."""
+        return self.survey.features
+
+    @property
+    def deepened(self) -> Deepened | None:
+        """What the last stage of training layers left; None where none were trained."""
+        return self.trained[-1] if self.trained else None
+
+    @property
+    def best(self) -> Deepened | None:
+        """The stage whose network `model` holds; None where the frozen layers' head is better on
+        validation.
+        """
+        return find_best(self.trained, self.head.chosen)
+
+    @property
+    def chosen(self) -> Candidate:
+        """The network that `model` holds, as a candidate."""
+        return self.best.candidate if self.best else self.head.chosen
+
+    @property
+    def is_deepened(self) -> bool:
+        """Say whether `model` holds trained layers, because they are better on the validation
+        part.
+        """
+        return self.best is not None
+
+    @property
+    def side(self) -> int:
+        """The size in pixels at which the network that `model` holds sees images."""
+        return self.best.plan.side if self.best else self.trunk.pixels.side
+
+    @property
+    def pixels(self) -> PixelSettings:
+        """How an image becomes what the network in `model` sees."""
+        return replace(self.trunk.pixels, side=self.side)
+
+    @property
+    def sizes(self) -> NDArray[np.int32]:
+        """The photos' own widths and heights in pixels (n, 2); not positive where nobody has
+        looked.
+        """
+        return self.features.sizes
+
+    @property
+    def network_name(self) -> str:
+        """Name the network and what was done with it."""
+        trained = f"{self.best.plan.name} trained" if self.best else "frozen"
+        return f"{self.pretrained.network}, {trained}"
+
+    @property
+    def engine_name(self) -> str:
+        """Name what ran the frozen layers."""
+        return str(self.trunk.runtime)
+
+    @property
+    def timed_choices(self) -> dict[str, Any]:
+        """Return the settings that a timing has chosen, so that a run can be repeated without
+        one.
+        """
+        return {"engine": self.trunk.runtime.engine, "precision": self.trunk.runtime.precision}
+
+    @property
+    def candidates(self) -> tuple[Candidate, ...]:
+        """All heads that were tried."""
+        return self.head.candidates
+
+    @property
+    def history(self) -> tuple[EpochFinished, ...]:
+        """The epochs of every stage, in order."""
+        return (
+            *self.head.chosen.history,
+            *(epoch for stage in self.trained for epoch in stage.candidate.history),
+        )
+
+    @property
+    def has_trained_layers(self) -> bool:
+        """Say whether layers were trained, better or not."""
+        return bool(self.trained)
+
+    def knows(self, positions: NDArray[np.int64]) -> bool:
+        """Say whether the probabilities that the training itself gives these images are known."""
+        if self.best:
+            return bool(np.isin(positions, self.split.validation).all())
+        return self.features.knows(positions)
+
+    def recall(self, positions: NDArray[np.int64]) -> NDArray[np.float32]:
+        """Return the probabilities (n, classes) that the training itself gives these images."""
+        if self.best:
+            order = np.argsort(self.split.validation)
+            return self.best.probabilities[
+                order[np.searchsorted(self.split.validation, positions, sorter=order)]
+            ]
+        return self.head.predict(Selection(self.features.values, positions))
+
+    @property
+    def stages(self) -> tuple[StageResult, ...]:
+        """The frozen layers' head and the trained layers, side by side; nothing where there is one
+        of them only.
+        """
+        test, named = self.split.test, None
+        if self.trained and len(test) and self.features.knows(test):
+            named = (
+                self.head.predict(Selection(self.features.values, test)).argmax(axis=1)
+                == self.index.labels[test]
+            )
+        return compare_stages(self.head, self.trained, named)
+
+
+# By whichever recipe: record and report know both by the names that they share.
+Trained: TypeAlias = Learned | LearnedOriginal

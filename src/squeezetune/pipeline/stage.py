@@ -1,0 +1,406 @@
+"""One stage of training layers: from the head, or the best so far, to trained layers, and what it
+leaves.
+"""
+
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import asdict, dataclass, replace
+from importlib.metadata import version
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy.special import softmax
+from threadpoolctl import threadpool_limits
+
+from squeezetune.data.image_cache import choose_pixel_side, compute_pixel_rows, open_pixel_store
+from squeezetune.data.index import ImageIndex
+from squeezetune.data.pixels import PixelSettings
+from squeezetune.data.split import Split
+from squeezetune.events import EpochFinished
+from squeezetune.finetune.recipe import PROBE_IMAGES, DeadlinePace, EpochPace, Pace, StagePlan
+from squeezetune.heads.candidate import Candidate
+from squeezetune.heads.linear import Layers, Task, fit_linear, fit_temperature, measure_loss
+from squeezetune.heads.scaling import Scaling, measure_scaling
+from squeezetune.heads.selection import PENALTY, Head, weigh_classes
+from squeezetune.network.backbone import Trunk
+from squeezetune.network.features import Features
+from squeezetune.network.graph import BLOCKS
+from squeezetune.network.weights import Weights, detect_version
+from squeezetune.pipeline.context import Workshop
+from squeezetune.pipeline.preparation import draw_sample
+from squeezetune.planning.stage_plans import MOST_EPOCHS
+from squeezetune.settings import Settings
+from squeezetune.system.checkpoint import CheckpointWriter
+from squeezetune.system.disk import lend_folder
+from squeezetune.system.interrupts import catch_interrupts
+from squeezetune.system.machine import name_version
+from squeezetune.system.scratch import IN_MEMORY, Scratch, Selection
+
+if TYPE_CHECKING:
+    from squeezetune.finetune.batches import Feed
+    from squeezetune.finetune.loop import Tuned
+    from squeezetune.finetune.tapped import TappedNetwork
+    from squeezetune.finetune.workers import Task as TuningTask
+
+WEIGHTS = "weights."
+
+
+@dataclass(frozen=True)
+class Deepened:
+    """A network whose layers were trained, as a candidate against the frozen layers' head.
+
+    `layers` are the classifier with scaling and temperature folded in; they act on the features,
+    not on their roots. The candidate's own act on features that `scaling` has standardised.
+    `probabilities` (n, classes) are its own of the validation images, to be compared with those of
+    the file; `is_finished` says that nobody stopped it early.
+    """
+
+    plan: StagePlan
+    candidate: Candidate
+    scaling: Scaling
+    weights: Weights
+    probabilities: NDArray[np.float32]
+    is_finished: bool
+
+    @property
+    def layers(self) -> Layers:
+        """The classifier with scaling and temperature folded in; it acts on the features, not on
+        their roots.
+        """
+        return self.scaling.fold(self.candidate.layers, self.candidate.temperature)
+
+    def to_plain(self) -> tuple[dict[str, NDArray[Any]], dict[str, Any]]:
+        """Return the arrays by name, and all else as plain values for JSON; `from_plain` makes it
+        whole again.
+        """
+        candidate = self.candidate
+        ((weight, bias),) = candidate.layers  # trained layers have a linear classifier
+        arrays = {
+            "classifier.weight": weight,
+            "classifier.bias": bias,
+            "mean": self.scaling.mean,
+            "deviation": self.scaling.deviation,
+            "is_correct": candidate.is_correct,
+            "probabilities": self.probabilities,
+            **({} if candidate.units is None else {"units": candidate.units}),
+            **{f"{WEIGHTS}{name}": value for name, value in self.weights.items()},
+        }
+        names = ("name", "views", "penalty", "validation_loss", "temperature", "seconds")
+        about = {name: getattr(candidate, name) for name in names}
+        history = [vars(epoch) for epoch in candidate.history]
+        return arrays, {"plan": asdict(self.plan), "candidate": about, "history": history}
+
+    @classmethod
+    def from_plain(cls, arrays: Mapping[str, NDArray[Any]], about: Mapping[str, Any]) -> "Deepened":
+        """Make a finished stage of what `to_plain` gave."""
+        candidate = Candidate(
+            layers=((arrays["classifier.weight"], arrays["classifier.bias"]),),
+            is_correct=arrays["is_correct"],
+            units=arrays.get("units"),
+            history=tuple(EpochFinished(**epoch) for epoch in about["history"]),
+            **about["candidate"],
+        )
+        return cls(
+            StagePlan.from_plain(about["plan"]),
+            candidate,
+            Scaling(arrays["mean"], arrays["deviation"], use_roots=False),
+            {
+                name.removeprefix(WEIGHTS): value
+                for name, value in arrays.items()
+                if name.startswith(WEIGHTS)
+            },
+            arrays["probabilities"],
+            is_finished=True,
+        )
+
+
+def find_best(trained: Sequence[Deepened], frozen: Candidate) -> Deepened | None:
+    """Find the stage that is best on the validation images; None where the frozen layers' head
+    is.
+    """
+    best, chosen = None, frozen
+    for deepened in trained:
+        if deepened.candidate.replaces(chosen):
+            best, chosen = deepened, deepened.candidate
+    return best
+
+
+@dataclass(frozen=True)
+class Ground:
+    """What fine-tuning stands on: the photos, their split, and what the frozen layers made of
+    them.
+    """
+
+    index: ImageIndex
+    split: Split
+    features: Features
+    trunk: Trunk
+    weights: Weights
+    head: Head
+    scratch: Scratch = IN_MEMORY
+
+    @property
+    def views(self) -> int:
+        """How many views of an image are averaged: the mirror image takes part unless it did
+        harm.
+        """
+        return min(2, self.head.views)
+
+
+def deepen(
+    ground: Ground, plan: StagePlan, workshop: Workshop, earlier: tuple[Deepened, ...] = ()
+) -> Deepened:
+    """Train the layers as planned, from the best so far, or go on where an unfinished run stopped.
+
+    It begins with the best of the `earlier` stages, or with a linear probe where none of them
+    helped.
+
+    Raises:
+        MissingExtraError: torch is not installed.
+        DataError: a photo that could be read before cannot be read any more.
+        CheckpointError: the unfinished run is of other photos or settings.
+        Stopped: somebody asked to stop before anything was trained.
+
+    """
+    from squeezetune.finetune.loop import tune
+    from squeezetune.finetune.state import Keeper, load_kept
+    from squeezetune.finetune.workers import Conditions, recall_precision
+
+    start, settings, listen = time.perf_counter(), workshop.settings, workshop.listen
+    identity = identify_run(ground, workshop)
+    found = (
+        load_kept(workshop.unfinished, identity)
+        if workshop.unfinished and workshop.is_resuming
+        else None
+    )
+    kept, plan, precision = found or (None, plan, recall_precision(workshop.cache))
+    network = build_tapped(ground, plan, workshop, find_best(earlier, ground.head.chosen))
+    with ExitStack() as stack:
+        interruption = stack.enter_context(catch_interrupts(listen))
+        feed = stack.enter_context(
+            open_feed(ground, plan, replace(workshop, listen=interruption.tell))
+        )
+        task = make_task(ground, feed, settings)
+        keep = None
+        if workshop.unfinished:
+            writer = stack.enter_context(CheckpointWriter(workshop.unfinished, listen))
+            finished = tuple(deepened.to_plain() for deepened in earlier)
+            keep = Keeper(writer, identity, plan, precision, finished).keep
+        conditions = Conditions(
+            plan.name,
+            settings.seed,
+            workshop.threads,
+            precision,
+            listen,
+            interruption.poll,
+            workshop.micro_pixels,
+        )
+        pace = make_pace(plan, max(1, len(task.train) // plan.recipe.batch), workshop)
+        tuned = tune(network, task, plan, pace, conditions, kept, keep)
+    return judge(ground, plan, network, tuned, time.perf_counter() - start)
+
+
+def resume_stages(ground: Ground, workshop: Workshop) -> tuple[Deepened, ...]:
+    """Load the stages that an unfinished run had finished; none where nothing is to be gone on
+    with.
+
+    Raises:
+        CheckpointError: it is of other photos or settings.
+
+    """
+    from squeezetune.finetune.state import load_earlier
+
+    if not workshop.unfinished or not workshop.is_resuming:
+        return ()
+    finished = load_earlier(workshop.unfinished, identify_run(ground, workshop))
+    return tuple(Deepened.from_plain(arrays, plain) for arrays, plain in finished)
+
+
+def make_pace(plan: StagePlan, steps: int, workshop: Workshop) -> Pace:
+    """Say how the training gets on: by its epochs, or so that it ends in time."""
+    if workshop.ending is None:
+        return EpochPace(steps, plan.epochs, plan.side)
+    # the plan's epochs were a forecast: a faster machine makes more of them
+    most = EpochPace(steps, workshop.settings.epochs or MOST_EPOCHS, plan.side)
+    return DeadlinePace(most, workshop.ending)
+
+
+def identify_run(ground: Ground, workshop: Workshop) -> dict[str, Any]:
+    """Name all that the trained network depends on, so that an unfinished run goes on with the same
+    only.
+
+    The plan is not among it: it follows from the rest, but that one which fills a budget is another
+    one each time, and that the room on the disk limits the random views. The unfinished run's own
+    is gone on with.
+    """
+    return {
+        "version": name_version(),
+        "photos": ground.index.fingerprint,
+        "settings": workshop.identify_settings(),
+        "threads": workshop.threads,
+        "frozen layers": ground.trunk.key,
+        "images": len(ground.split.train),
+        "torch": version("torch"),
+    }
+
+
+def build_tapped(
+    ground: Ground, plan: StagePlan, workshop: Workshop, origin: Deepened | None
+) -> "TappedNetwork":
+    """Build the network as an earlier stage left it, or with the pretrained layers and a linear
+    probe behind them.
+    """
+    from squeezetune.finetune.tapped import TappedNetwork
+    from squeezetune.finetune.torch_network import build_network
+
+    weights = ground.weights
+    if origin:
+        weights = {**weights, **origin.weights}
+        scaling, ((weight, bias),) = origin.scaling, origin.candidate.layers
+    else:
+        scaling, ((weight, bias),) = fit_probe(ground, workshop.settings, workshop.threads)
+    squeezenet = build_network(weights, version=detect_version(weights))
+    classes = len(ground.index.class_names)
+    network = TappedNetwork(squeezenet, classes, plan.start, plan.recipe.first_trained)
+    network.set_classifier(scaling, weight, bias)
+    return network
+
+
+def fit_probe(ground: Ground, settings: Settings, threads: int) -> tuple[Scaling, Layers]:
+    """Fit a linear classifier on standardised features, whose roots fine-tuning could not bear near
+    zero.
+    """
+    step = -(-len(ground.split.train) // PROBE_IMAGES)
+    chosen = ground.split.train[::step]
+    chosen = chosen[
+        ground.features.sizes[chosen].min(axis=1) > 0
+    ]  # a budget may have left some out
+    features, labels = Selection(ground.features.values, chosen), ground.index.labels[chosen]
+    scaling = measure_scaling(features, use_roots=False, views=ground.views)
+    class_weights = weigh_classes(labels, len(ground.index.class_names), settings.class_weight)
+    rows = scaling.spread(features, ground.scratch, ground.views).reshape(
+        len(labels) * ground.views, -1
+    )
+    task = Task(rows, np.repeat(labels, ground.views), class_weights)
+    with threadpool_limits(1):  # our own threads share the work
+        return scaling, fit_linear(task, PENALTY * ground.views, threads=threads)
+
+
+@contextmanager
+def open_feed(ground: Ground, plan: StagePlan, workshop: Workshop) -> Iterator["Feed"]:
+    """Give what training reads: kept pixels, or what the frozen blocks make of them, in the cache
+    or a folder for now.
+
+    Neither is held in memory.
+    """
+    used = np.union1d(ground.split.train, ground.split.validation)
+    with lend_folder(workshop.cache) as folder:
+        if plan.is_whole:
+            yield feed_pixels(ground, plan, workshop, folder, used)
+        else:
+            yield feed_activations(ground, plan, workshop, folder, used)
+
+
+def feed_pixels(
+    ground: Ground, plan: StagePlan, workshop: Workshop, folder: Path, used: NDArray[np.int64]
+) -> "Feed":
+    """Keep the pixels of the images that take part, a little larger than they are trained at."""
+    from squeezetune.finetune.batches import PixelFeed
+
+    pixels = PixelSettings(
+        choose_pixel_side(plan.side, ground.features.sizes[used]), workshop.settings.resize
+    )
+    store = open_pixel_store(folder, pixels)
+    rows = compute_pixel_rows(ground.index, pixels, store, workshop.engine, workshop.listen, used)
+    # photos whose mirror image did harm, such as writing, are not mirrored in training either
+    return PixelFeed(rows, replace(plan.recipe.augmentation, mirror=ground.views == 2))
+
+
+def feed_activations(
+    ground: Ground, plan: StagePlan, workshop: Workshop, folder: Path, used: NDArray[np.int64]
+) -> "Feed":
+    """Keep what the block before the first trained one makes of the images that take part, in
+    several views.
+    """
+    from squeezetune.finetune.batches import ActivationFeed
+    from squeezetune.network.activations import (
+        ActivationOptions,
+        compute_activations,
+        draw_unmirrored_view,
+        draw_view,
+        prepare_activations,
+    )
+
+    block = BLOCKS[BLOCKS.index(plan.start) - 1]
+    # photos whose mirror image did harm, such as writing, are not mirrored in training either
+    draw_extra = draw_view if ground.views == 2 else draw_unmirrored_view
+    options = ActivationOptions(
+        block,
+        "uint8",
+        ground.views,
+        plan.extra_views,
+        workshop.settings.seed,
+        workshop.threads,
+        draw_extra,
+    )
+
+    def draw() -> tuple[NDArray[np.uint8], NDArray[np.uint8]]:
+        return draw_sample(ground.index, ground.split.train, ground.trunk.pixels)
+
+    frozen = prepare_activations(
+        ground.weights, ground.trunk, options, ground.index, draw, workshop.cache
+    )
+    store = frozen.open_store(folder)
+    return ActivationFeed(
+        compute_activations(ground.index, frozen, store, workshop.engine, workshop.listen, used)
+    )
+
+
+def make_task(ground: Ground, feed: "Feed", settings: Settings) -> "TuningTask":
+    """Say what is to be learnt from which photos."""
+    from squeezetune.finetune.workers import Task as TuningTask
+
+    index, split = ground.index, ground.split
+    class_weights = weigh_classes(
+        index.labels[split.train], len(index.class_names), settings.class_weight
+    )
+    return TuningTask(
+        feed, index.labels, split.train, split.validation, class_weights, ground.views
+    )
+
+
+def judge(
+    ground: Ground, plan: StagePlan, network: "TappedNetwork", tuned: "Tuned", seconds: float
+) -> Deepened:
+    """Turn what training left into arrays that need no torch, and judge it on the validation
+    images.
+    """
+    labels = ground.index.labels[ground.split.validation]
+    temperature = fit_temperature(tuned.logits, labels)
+    scaling, layers, weights = network.to_arrays(tuned.parameters)
+    candidate = Candidate(
+        plan.name,
+        layers,
+        ground.views,
+        None,
+        tuned.logits.argmax(axis=1) == labels,
+        measure_loss(tuned.logits, labels, temperature),
+        temperature,
+        seconds,
+        tuned.history,
+        ground.split.find_units(ground.split.validation),
+    )
+    probabilities = softmax(tuned.logits / temperature, axis=1).astype(np.float32)
+    return Deepened(
+        plan, candidate, scaling, round_weights(weights), probabilities, tuned.is_finished
+    )
+
+
+def round_weights(weights: Weights) -> Weights:
+    """Round parameters to what float16 holds, as the files store them, so that all forms of the
+    network are one.
+    """
+    return {name: value.astype(np.float16).astype(np.float32) for name, value in weights.items()}

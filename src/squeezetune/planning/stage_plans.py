@@ -1,0 +1,189 @@
+"""Which stages train layers behind the head, at which sizes and for how many epochs, for the time
+that there is.
+"""
+
+from collections.abc import Collection, Iterator
+from dataclasses import replace
+
+from squeezetune.finetune.recipe import FIRST_BLOCK, Phase, StagePlan, choose_recipe
+from squeezetune.network.graph import BLOCKS
+from squeezetune.planning.costs import (
+    PLAIN_VIEWS,
+    Speeds,
+    Workload,
+    forecast_frame,
+    forecast_stage,
+    measure_epoch,
+    measure_room,
+)
+from squeezetune.settings import Settings
+
+# A thorough run shows this many training images to the network, and each of them at least and at
+# most so many times.
+THOROUGH_IMAGES = 300_000
+FEWEST_EPOCHS, MOST_EPOCHS = 8.0, 60.0
+# The first part of the work is done on smaller images, which takes a fraction of the time.
+SMALL_SHARE, SMALL_SIDE = 0.5, 0.72
+SIDE_STEP = 16
+# With fewer epochs than this the whole training, and the network it makes, stays at the small size.
+EPOCHS_FOR_FULL_SIDE = 3.0
+# Less training than this is not worth loading torch for.
+LEAST_TRAINING_S, LEAST_EPOCHS = 6.0, 0.4
+# The last blocks: how many Fire modules, and how many random views are kept of an image besides
+# itself and its mirror image, if the disk has room for them and time lets each view be seen once.
+LAST_FIRES, EXTRA_VIEWS = 4, 4
+# When nobody asks for the last blocks, they are trained only where photos are seen at this size or
+# more, as on smaller ones all layers are nearly as fast; instead of so many epochs of all layers,
+# or fewer; and for at least so many. Only budgets of so many seconds are worth the timing of it.
+SIDE_FOR_LAST, EPOCHS_FOR_ALL, EPOCHS_FOR_LAST, BUDGET_FOR_LAST_S = 192, 1.0, 3.0, 120.0
+
+
+def list_stages(
+    work: Workload,
+    settings: Settings,
+    speeds: Speeds | None,
+    left_s: float,
+    done: Collection[str] = (),
+) -> Iterator[tuple[StagePlan, ...]]:
+    """List the stages of training, one after another, that are worth making in so many seconds,
+    most wanted first.
+
+    None of them is one whose first block is `done`, nor does any follow the training of all layers.
+    There is none where nobody has measured how fast layers are trained, since there would not have
+    been time to.
+    """
+    if FIRST_BLOCK in done or (speeds and not speeds.trains_layers):
+        return
+    if settings.layers == "last":
+        stage = plan_last(work, settings, speeds, left_s) if not done else None
+        yield from [(stage,)] if stage else []
+        return
+    whole = plan_stage(work, settings, speeds, left_s)
+    if settings.layers == "auto" and speeds and speeds.last_s and not done:
+        yield from _list_with_last(work, settings, speeds, left_s, whole)
+    yield from [(whole,)] if whole else []
+
+
+def _list_with_last(
+    work: Workload, settings: Settings, speeds: Speeds, left_s: float, whole: StagePlan | None
+) -> Iterator[tuple[StagePlan, ...]]:
+    """List the plans with a stage of the last blocks that are better than all layers alone, as far
+    as is known.
+
+    Where all layers come to less than an epoch at the small size, it is to be instead of them; and
+    before them, where time would be left over. Both take nothing from the training of all layers as
+    it would be without.
+    """
+    if whole is None or whole.epochs < EPOCHS_FOR_ALL:
+        last, others = plan_last(work, settings, speeds, left_s), []
+    elif whole.epochs >= (settings.epochs or MOST_EPOCHS):
+        last, others = (
+            plan_last(work, settings, speeds, left_s - forecast_stage(whole, work, speeds)),
+            [whole],
+        )
+    else:
+        return
+    if last and last.epochs >= EPOCHS_FOR_LAST:
+        yield (last, *others)
+
+
+def plan_stage(
+    work: Workload, settings: Settings, speeds: Speeds | None, left_s: float
+) -> StagePlan | None:
+    """Plan the training of all layers, for what a budget leaves; None if that is not worth
+    while.
+    """
+    most = choose_epochs(work, settings)
+    stage = StagePlan(
+        "all layers", FIRST_BLOCK, plan_phases(work.side), most, choose_recipe(work.train, most)
+    )
+    if not settings.budget or speeds is None:
+        return stage
+    if count_epochs(stage, work, speeds, left_s) < EPOCHS_FOR_FULL_SIDE:
+        stage = replace(stage, phases=(Phase(find_small_side(work.side), 1.0),))
+    return fit_stage(stage, work, settings, speeds, left_s)
+
+
+def plan_last(
+    work: Workload, settings: Settings, speeds: Speeds | None, left_s: float
+) -> StagePlan | None:
+    """Plan the training of the last blocks from kept activations; None if a budget leaves too
+    little time for it.
+
+    More random views take a longer pass and more room on the disk, so there are no more than are
+    seen once each.
+    """
+    count = settings.last_fires or LAST_FIRES
+    most = choose_epochs(work, settings)
+    name = f"last {count} blocks" if count > 1 else "last block"
+    phases = (Phase(work.side, 1.0),)
+    stage = StagePlan(
+        name, find_last_start(settings), phases, most, choose_recipe(work.train, most)
+    )
+    extra_views = max(
+        0, min(EXTRA_VIEWS, work.room_bytes // max(1, measure_room(stage, work)) - PLAIN_VIEWS)
+    )
+    if not settings.budget or speeds is None:
+        return replace(stage, extra_views=extra_views)
+    for extra in range(extra_views, -1, -1):
+        fitted = fit_stage(replace(stage, extra_views=extra), work, settings, speeds, left_s)
+        if fitted and (not extra or fitted.epochs >= PLAIN_VIEWS + extra):
+            return fitted
+    return None
+
+
+def list_starts(settings: Settings, side: int, left_s: float) -> list[str]:
+    """List the first blocks of the stages that may be planned for images of this size and so many
+    seconds.
+    """
+    if settings.layers == "last":
+        return [find_last_start(settings)]
+    is_chosen_here = settings.layers == "auto" and bool(settings.budget)
+    if is_chosen_here and side >= SIDE_FOR_LAST and left_s >= BUDGET_FOR_LAST_S:
+        return [FIRST_BLOCK, find_last_start(settings)]
+    return [FIRST_BLOCK]
+
+
+def find_last_start(settings: Settings) -> str:
+    """Find the first of the last blocks."""
+    return BLOCKS[-(settings.last_fires or LAST_FIRES)]
+
+
+def choose_epochs(work: Workload, settings: Settings) -> float:
+    """Choose how often training sees each image where no time is set."""
+    return settings.epochs or min(MOST_EPOCHS, max(FEWEST_EPOCHS, THOROUGH_IMAGES / work.train))
+
+
+def fit_stage(
+    stage: StagePlan, work: Workload, settings: Settings, speeds: Speeds, left_s: float
+) -> StagePlan | None:
+    """Give a stage as many epochs as fit into so many seconds; None if they are too few to be of
+    use.
+    """
+    epochs = count_epochs(stage, work, speeds, left_s)
+    if epochs < LEAST_EPOCHS or epochs * measure_epoch(stage, work, speeds) < LEAST_TRAINING_S:
+        return None
+    most = settings.epochs or MOST_EPOCHS
+    return replace(stage, epochs=min(most, epochs), recipe=choose_recipe(work.train, epochs))
+
+
+def count_epochs(stage: StagePlan, work: Workload, speeds: Speeds, left_s: float) -> float:
+    """Count the epochs of a stage that fit into so many seconds."""
+    return (left_s - forecast_frame(stage, work, speeds)) / measure_epoch(stage, work, speeds)
+
+
+def plan_phases(side: int) -> tuple[Phase, ...]:
+    """Plan the image sizes: smaller ones first (Tan and Le 2021, EfficientNetV2, "progressive
+    learning").
+    """
+    small = find_small_side(side)
+    return (
+        (Phase(small, SMALL_SHARE), Phase(side, 1 - SMALL_SHARE))
+        if small < side
+        else (Phase(side, 1.0),)
+    )
+
+
+def find_small_side(side: int) -> int:
+    """Find the smaller size to train at."""
+    return min(side, max(64, round(SMALL_SIDE * side / SIDE_STEP) * SIDE_STEP))

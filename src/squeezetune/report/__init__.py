@@ -1,0 +1,1 @@
+"""What a run knows about itself: as plain values, a page and plots."""

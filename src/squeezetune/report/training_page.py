@@ -1,0 +1,412 @@
+"""The report of a training run: one self-contained HTML page, and plots for papers."""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from importlib.util import find_spec
+from io import BytesIO
+from itertools import chain
+from math import ceil, floor
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+from squeezetune.events import name_stage
+from squeezetune.report.curves import Curve, Span, lay_out, trace_curves, write_csv
+from squeezetune.report.rendering import embed_picture, render_page
+
+GALLERY_LIMIT = 24  # pictures in each gallery; a thumbnail is some 10 kB
+MATRIX_LIMIT = 25  # classes; a wider matrix is no longer read, only scrolled
+PICKED_CLASSES = 20  # rows of the matrix where there are more classes than that
+# A picture of the whole matrix is about so wide; its colours are seen on light and on dark paper.
+PAINTED_PX, PAINT_RIGHT, PAINT_WRONG = 800, (62, 132, 186), (208, 98, 48)
+SHADES = 6  # steps of a cell's colour, each with a text colour of enough contrast
+UNKNOWN = "–"
+LEAST_TOLD_S = 0.05
+
+Json = Mapping[str, Any]
+
+
+def render_report(report: Json, thumbnails: Mapping[str, bytes]) -> str:
+    """Render a training report as one HTML page that needs no network.
+
+    `report` is the content of `report.json`; `thumbnails` maps image names to JPEG bytes, which are
+    embedded. At most `GALLERY_LIMIT` mistakes and as many unsure images are shown.
+    """
+    return render_page(
+        "report/report.html.jinja",
+        FILTERS,
+        report=report,
+        matrix=_view_matrix(report),
+        classes=_sort_classes(report["test"]["per_class"]),
+        mistakes=_hang_gallery(report["mistakes"], thumbnails),
+        unsure=_hang_gallery(report["unsure"], thumbnails),
+        calibration=_describe_calibration(report["test"]),
+        usual=report["test"].get("usual"),
+        used_classes=sum(1 for item in report["test"]["per_class"] if item["test"]),
+        folds=report["test"].get("cross_validation"),
+        scale_start=_choose_scale(report["test"]["interval"][0]),
+        stages=report.get("stages", ()),
+        charts=_draw_charts(report["history"]),
+        timings=list_times(report),
+        settings=describe_settings(report),
+        resized=RESIZED.get(report["model"]["resize"], report["model"]["resize"]),
+    )
+
+
+def make_plots(report: Json) -> dict[str, bytes]:
+    """Make what papers need, by file name: plots where matplotlib is installed, and the training
+    curve as a table.
+    """
+    tables = {"training.csv": write_csv(report["history"])} if report["history"] else {}
+    if find_spec("matplotlib") is None:
+        return tables
+    from squeezetune.report.plots import draw_plots  # an extra, and slow to load
+
+    return draw_plots(report) | tables
+
+
+# ---- figures in words ----
+
+
+def format_percent(share: float | None) -> str:
+    """Write a share as a percentage; only what is really all or nothing reads 100 % or 0 %."""
+    if share is None:
+        return UNKNOWN
+    if share in (0, 1):
+        return f"{share * 100:.0f}\u00a0%"
+    return f"{min(max(share * 100, 0.1), 99.9):.1f}\u00a0%"
+
+
+def format_range(interval: Sequence[float] | None) -> str:
+    """Write an interval of shares as one range of percentages."""
+    if interval is None:
+        return UNKNOWN
+    low, high = (format_percent(share) for share in interval)
+    return f"{low.removesuffix('%').strip()}–{high}"
+
+
+def format_number(number: float | None) -> str:
+    """Write a whole number with its thousands apart."""
+    return UNKNOWN if number is None else f"{number:,.0f}"
+
+
+def format_duration(seconds: float | None) -> str:
+    """Write a duration in the units in which people speak of it."""
+    if seconds is None:
+        return UNKNOWN
+    if seconds < 99.95:
+        return f"{seconds:.1f}\u00a0s"
+    minutes = round(seconds / 60)
+    return (
+        f"{minutes}\u00a0min"
+        if minutes < 100
+        else f"{minutes // 60}\u00a0h {minutes % 60}\u00a0min"
+    )
+
+
+def format_size(size_bytes: float | None) -> str:
+    """Write a file size in kB or MB."""
+    if size_bytes is None:
+        return UNKNOWN
+    return (
+        f"{size_bytes / 1e6:.1f}\u00a0MB"
+        if size_bytes >= 1e6
+        else f"{size_bytes / 1e3:.0f}\u00a0kB"
+    )
+
+
+def format_times(count: int) -> str:
+    """Write how often something happened."""
+    return {1: "once", 2: "twice"}.get(count, f"{count:,} times")
+
+
+def format_setting(value: object) -> str:
+    """Write the value of a setting; an empty one is still seen."""
+    return UNKNOWN if value is None or value == "" else str(value)
+
+
+RESIZED = {
+    "squash": "squashed to a square",
+    "crop": "the middle of the photo",
+    "pad": "with black edges",
+}
+# How an empty setting reads.
+EMPTY = {
+    "budget": "none",
+    "max_ram": "no ceiling",
+    "weights": "those of the package",
+    "group_by": "nothing",
+}
+
+
+def describe_settings(report: Json) -> dict[str, str]:
+    """Write the settings for people: what was left open with what was taken for it; what meant
+    nothing is left out.
+    """
+    settings, taken = report["settings"], _list_taken(report)
+    return {
+        name: _describe_setting(value, taken.get(name, ""), EMPTY.get(name, UNKNOWN))
+        for name, value in settings.items()
+        if _means_something(name, settings, report)
+    }
+
+
+def _describe_setting(value: object, taken: str, empty: str) -> str:
+    if value == "auto" or (taken and not value):
+        return f"automatic: {taken}" if taken else "automatic"
+    if isinstance(value, float) and 0 < value < 1:
+        return f"{100 * value:g}\u00a0%"
+    return f"{value:g}" if isinstance(value, float) else str(value) if value != "" else empty
+
+
+def _list_taken(report: Json) -> dict[str, str]:
+    """Say what was taken for settings that were left open."""
+    model, folds = report["model"], report["test"].get("cross_validation")
+    engine, _, precision = model["engine"].partition(" ")
+    layers = [stage["name"] for stage in report.get("stages", ())][1:]  # behind the frozen layers
+    return {
+        "image_side": f"{model['image_side']} px",
+        "head": model["head"],
+        "views": model["views"],
+        "engine": engine,
+        "precision": precision,
+        "folds": folds["name"] if folds else "a test part",
+        "layers": ", ".join(layers) or "the head alone",
+        "epochs": "by the number of images",
+        "threads": "one for each physical core",
+        "last_fires": "4",
+    }
+
+
+def _means_something(name: str, settings: Json, report: Json) -> bool:
+    """Say whether a setting had any bearing on the run."""
+    is_original = settings.get("recipe") == "original"
+    bearings = {
+        "recipe": is_original,
+        "classifier_norm": is_original,
+        "last_fires": settings.get("layers") == "last" or (is_original and settings["last_fires"]),
+        "epochs": is_original or report.get("stages"),
+        "repeats": report["test"].get("cross_validation"),
+    }
+    return bool(bearings.get(name, True))
+
+
+def list_times(report: Json) -> list[dict[str, Any]]:
+    """List how long each stage took, in words, and what is left over, so that they add up to the
+    whole.
+    """
+    times = [
+        {"stage": name_stage(item["stage"]), "seconds": item["seconds"]}
+        for item in report["timings"]
+    ]
+    rest = report["total_seconds"] - sum(item["seconds"] for item in times)
+    return [*times, {"stage": "All else", "seconds": rest}] if rest >= LEAST_TOLD_S else times
+
+
+FILTERS: Mapping[str, Callable[..., Any]] = {
+    "percent": format_percent,
+    "range": format_range,
+    "number": format_number,
+    "duration": format_duration,
+    "size": format_size,
+    "times": format_times,
+    "setting": format_setting,
+}
+
+
+def _describe_calibration(test: Json) -> str:
+    """Say what the calibration error means for somebody who reads a confidence."""
+    error, bins = test["calibration_error"], [item for item in test["reliability"] if item["count"]]
+    if error is None or not bins:
+        return ""
+    if error < 0.02:
+        return "A stated confidence can be taken at its word."
+    excess = sum(item["count"] * (item["confidence"] - item["accuracy"]) for item in bins)
+    degree = "a little" if error < 0.05 else "clearly"
+    if abs(excess) < error / 2 * sum(item["count"] for item in bins):
+        return "It is too sure in some cases and too modest in others."
+    return f"It is {degree} too {'sure of itself' if excess > 0 else 'modest'}."
+
+
+def _choose_scale(low: float) -> float:
+    """Choose where the bar of the accuracy starts, so that its interval can be seen."""
+    return max(
+        start for start in (0.0, 0.5, 0.9, 0.99) if start == 0 or low >= start + (1 - start) / 4
+    )
+
+
+# ---- the confusion matrix and the classes ----
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One cell of the confusion matrix; `share` is of the row, `shade` a class of the style
+    sheet.
+    """
+
+    count: int
+    share: float
+    shade: str
+
+
+@dataclass(frozen=True)
+class MatrixRow:
+    """One true class: how often each class of `MatrixView.names` was named, and all `others`
+    together.
+    """
+
+    name: str
+    cells: tuple[Cell, ...]
+    others: int
+    total: int
+
+
+@dataclass(frozen=True)
+class MatrixView:
+    """The part of the confusion matrix that the page shows in figures; `uri` is a picture of the
+    whole, or empty.
+    """
+
+    names: tuple[str, ...]
+    rows: tuple[MatrixRow, ...]
+    uri: str = ""
+
+    @property
+    def is_whole(self) -> bool:
+        """Say whether all classes are in it."""
+        return not self.uri
+
+
+def _view_matrix(report: Json) -> MatrixView:
+    names, confusion = report["class_names"], report["test"]["confusion"]
+    is_whole = len(names) <= MATRIX_LIMIT
+    shown = range(len(names)) if is_whole else _pick_classes(report)
+    rows = tuple(_view_row(names[true], true, confusion[true], shown) for true in shown)
+    uri = "" if is_whole else embed_picture(_paint_matrix(np.asarray(confusion, float)), "png")
+    return MatrixView(tuple(names[index] for index in shown), rows, uri)
+
+
+def _paint_matrix(counts: NDArray[np.float64]) -> bytes:
+    """Paint all cells (classes, classes) as squares, in PNG; what is empty is left clear, for light
+    and dark pages.
+    """
+    shares = counts / np.maximum(counts.sum(axis=1, keepdims=True), 1)
+    cells = np.full((*shares.shape, 4), (*PAINT_WRONG, 0), np.uint8)
+    cells[np.diag_indices(len(cells))] = (*PAINT_RIGHT, 0)
+    # rare confusions are to be seen beside a strong diagonal: by the square root, and none weaker
+    # than a third
+    cells[..., 3] = np.where(shares > 0, np.round(85 + 170 * np.sqrt(shares)), 0)
+    edge = max(1, PAINTED_PX // len(cells))
+    stream = BytesIO()
+    Image.fromarray(cells.repeat(edge, axis=0).repeat(edge, axis=1)).save(
+        stream, "PNG", optimize=True
+    )
+    return stream.getvalue()
+
+
+def _view_row(name: str, true: int, counts: Sequence[int], shown: Sequence[int]) -> MatrixRow:
+    total = sum(counts)
+    cells = tuple(_view_cell(counts[index], total, true == index) for index in shown)
+    return MatrixRow(name, cells, total - sum(cell.count for cell in cells), total)
+
+
+def _view_cell(count: int, total: int, is_right: bool) -> Cell:
+    share = count / total if total else 0.0
+    return Cell(count, share, f"{'right' if is_right else 'wrong'} s{ceil(share * SHADES)}")
+
+
+def _pick_classes(report: Json) -> list[int]:
+    """Pick the classes of the most confused pairs, then those of lowest recall, in their usual
+    order.
+    """
+    test, indices = (
+        report["test"],
+        {name: index for index, name in enumerate(report["class_names"])},
+    )
+    confused = chain.from_iterable(
+        (pair["true"], pair["predicted"]) for pair in test["confused_pairs"]
+    )
+    weakest = (item["name"] for item in _sort_classes(test["per_class"]))
+    picked = list(dict.fromkeys(indices[name] for name in chain(confused, weakest)))
+    return sorted(picked[:PICKED_CLASSES])
+
+
+def _sort_classes(per_class: Sequence[Json]) -> list[Json]:
+    """Leave a short table in its order; begin a long one with the lowest recall."""
+    if len(per_class) <= MATRIX_LIMIT:
+        return list(per_class)
+    return sorted(per_class, key=lambda item: 2.0 if item["recall"] is None else item["recall"])
+
+
+# ---- pictures and curves ----
+
+
+@dataclass(frozen=True)
+class Picture:
+    """A test image with what was said about it; `uri` is empty where there is no thumbnail."""
+
+    record: Json
+    is_right: bool
+    uri: str
+
+
+def _hang_gallery(records: Sequence[Json], thumbnails: Mapping[str, bytes]) -> list[Picture]:
+    return [
+        Picture(
+            record,
+            record["true"] == record["predicted"],
+            embed_picture(thumbnails.get(record["image"])),
+        )
+        for record in records[:GALLERY_LIMIT]
+    ]
+
+
+@dataclass(frozen=True)
+class Chart:
+    """A chart of the training history, 300 wide and 100 high: its curves, and its stages on the
+    same axis.
+    """
+
+    quantity: str
+    low: float
+    high: float
+    curves: tuple["ChartCurve", ...]
+    spans: tuple[Span, ...]
+
+
+@dataclass(frozen=True)
+class ChartCurve:
+    """A curve as SVG: the dots (x, y), y downwards, of each stage, and the last value."""
+
+    name: str
+    pieces: tuple[tuple[tuple[float, float], ...], ...]
+    last: float
+
+
+def _draw_charts(history: Sequence[Json]) -> list[Chart]:
+    """Draw accuracies into one chart and losses into another; one of which nothing is known is left
+    out.
+    """
+    traced = {quantity: trace_curves(history, quantity) for quantity in ("accuracy", "loss")}
+    return [
+        _draw_chart(quantity, curves, lay_out(history))
+        for quantity, curves in traced.items()
+        if curves
+    ]
+
+
+def _draw_chart(quantity: str, curves: Sequence[Curve], spans: tuple[Span, ...]) -> Chart:
+    values = [value for curve in curves for value in curve.values]
+    low, high = floor(min(values) * 10) / 10, ceil(max(values) * 10) / 10
+    scale = 100 / ((high - low) or 1)
+
+    def draw_piece(piece: Sequence[tuple[float, float]]) -> tuple[tuple[float, float], ...]:
+        return tuple((round(300 * x, 1), round(100 - (y - low) * scale, 1)) for x, y in piece)
+
+    drawn = (
+        ChartCurve(curve.name, tuple(map(draw_piece, curve.pieces)), curve.values[-1])
+        for curve in curves
+    )
+    return Chart(quantity, low, high, tuple(drawn), spans)

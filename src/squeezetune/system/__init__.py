@@ -1,0 +1,1 @@
+"""What a run takes of the computer: threads, disk, memory, signals, network."""

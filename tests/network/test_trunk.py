@@ -1,0 +1,212 @@
+from dataclasses import replace
+
+import numpy as np
+import pytest
+from example_weights import perturb
+
+from squeezetune.data.index import index_images
+from squeezetune.data.pixels import PixelSettings
+from squeezetune.errors import SettingsError
+from squeezetune.events import Notice
+from squeezetune.network import backbone as trunk_module
+from squeezetune.network.backbone import (
+    Trunk,
+    TrunkOptions,
+    prepare_trunk,
+    recall_calibration,
+    recall_runtime,
+)
+from squeezetune.network.graph import FEATURE_COUNT, build_trunk
+from squeezetune.network.inference import Runtime
+
+FLOAT, INT8 = Runtime("onnxruntime", "float32"), Runtime("onnxruntime", "int8")
+
+
+@pytest.fixture(scope="module")
+def photos():
+    coarse = np.random.default_rng(3).integers(0, 256, (12, 8, 8, 3), dtype=np.uint8)
+    return coarse.repeat(8, axis=1).repeat(8, axis=2)
+
+
+@pytest.fixture
+def index(photos, engine):
+    return index_images(photos, [at % 2 for at in range(len(photos))], engine=engine)
+
+
+@pytest.fixture
+def options(tmp_path):
+    return TrunkOptions(PixelSettings(64), 1, "onnxruntime", "int8", 2, tmp_path / "cache")
+
+
+@pytest.fixture
+def draw(index, photos):
+    """Draw the first eight images; count how often that is asked for."""
+
+    def draw_counted():
+        draw_counted.count += 1
+        return index.digests[:8], photos[:8]
+
+    draw_counted.count = 0
+    return draw_counted
+
+
+# ---- the key under which features are kept
+
+
+def test_the_key_names_all_that_features_depend_on(weights):
+    trunk = Trunk(build_trunk(weights), FLOAT, PixelSettings(64), 1)
+    others = [
+        replace(trunk, model=build_trunk(weights, views=2), views=2),
+        replace(trunk, runtime=INT8),
+        replace(trunk, pixels=PixelSettings(65)),
+        replace(trunk, pixels=PixelSettings(64, "crop")),
+        replace(
+            trunk, model=build_trunk({**weights, "features.0.bias": weights["features.0.bias"] + 1})
+        ),
+    ]
+    assert trunk.key == replace(trunk).key
+    assert len({trunk.key, *(other.key for other in others)}) == 6
+
+
+def test_the_key_changes_with_the_engines_version(weights, monkeypatch):
+    trunk = Trunk(build_trunk(weights), FLOAT, PixelSettings(64), 1)
+    before = trunk.key
+    monkeypatch.setattr("onnxruntime.__version__", "99.0")
+    assert trunk.key != before
+
+
+# ---- the runtime
+
+
+def test_the_chosen_runtime_is_kept(weights, old_weights, options, monkeypatch):
+    monkeypatch.setattr(trunk_module, "choose_runtime", lambda *_: INT8)
+    assert recall_runtime([FLOAT, INT8], weights, options) == INT8
+    monkeypatch.setattr(trunk_module, "choose_runtime", lambda *_: FLOAT)
+    assert recall_runtime([FLOAT, INT8], weights, options) == INT8
+    assert recall_runtime([FLOAT, INT8], weights, replace(options, threads=1)) == FLOAT
+    assert recall_runtime([FLOAT, INT8], weights, replace(options, cache=None)) == FLOAT
+    assert recall_runtime([FLOAT, INT8], perturb(weights), options) == INT8
+    assert recall_runtime([FLOAT, INT8], old_weights, options) == FLOAT
+
+
+@pytest.mark.parametrize("content", ["", "[]", "{", '{"runtime": "abacus float32"}', "\udcff"])
+def test_a_damaged_choice_is_made_again(weights, options, monkeypatch, content):
+    monkeypatch.setattr(trunk_module, "choose_runtime", lambda *_: INT8)
+    recall_runtime([FLOAT, INT8], weights, options)
+    [path] = (options.cache / "runtimes").iterdir()
+    path.write_bytes(content.encode(errors="surrogateescape"))
+    assert recall_runtime([FLOAT, INT8], weights, options) == INT8
+
+
+def test_one_runtime_is_not_timed(weights, options, monkeypatch):
+    monkeypatch.setattr(trunk_module, "choose_runtime", lambda *_: pytest.fail("timed"))
+    assert recall_runtime([FLOAT], weights, options) == FLOAT
+
+
+# ---- the ranges of int8
+
+
+def test_ranges_are_kept_while_half_of_their_photos_are_there(weights, options, index, draw):
+    first = recall_calibration(weights, options, index, draw)
+    assert recall_calibration(weights, options, index, draw) == first
+    fewer = index.without(dict.fromkeys(range(4), "gone"))
+    assert recall_calibration(weights, options, fewer, draw) == first
+    assert draw.count == 1
+    recall_calibration(weights, options, index.without(dict.fromkeys(range(5), "gone")), draw)
+    assert draw.count == 2
+
+
+def test_ranges_hold_for_one_size_and_one_resize_only(weights, options, index, draw):
+    for pixels in (PixelSettings(64), PixelSettings(65), PixelSettings(64, "crop")):
+        recall_calibration(weights, replace(options, pixels=pixels), index, draw)
+    assert draw.count == 3
+
+
+def test_ranges_hold_for_the_weights_that_gave_them_only(
+    weights, old_weights, options, index, draw
+):
+    found = [
+        recall_calibration(item, options, index, draw)
+        for item in (weights, perturb(weights), old_weights)
+    ]
+    assert draw.count == 3
+    assert len({str(item["ranges"]) for item in found}) == 3
+    assert recall_calibration(weights, options, index, draw) == found[0]
+    assert draw.count == 3
+
+
+def test_nothing_is_kept_without_a_cache(weights, options, index, draw, tmp_path):
+    for _ in range(2):
+        recall_calibration(weights, replace(options, cache=None), index, draw)
+    assert draw.count == 2
+    assert not (tmp_path / "cache").exists()
+
+
+# ---- the trunk made ready
+
+
+def prepare(weights, options, index, draw):
+    said = []
+    return prepare_trunk(weights, options, index, draw, said.append), said
+
+
+def test_the_trunk_runs_as_it_was_asked_for(weights, options, index, draw, photos):
+    trunk, said = prepare(weights, replace(options, precision="float32", views=2), index, draw)
+    assert (trunk.runtime, trunk.views, trunk.pixels.side, said, draw.count) == (
+        FLOAT,
+        2,
+        64,
+        [],
+        0,
+    )
+    assert trunk.open(1)(photos).shape == (12, 2, FEATURE_COUNT)
+
+
+def test_int8_is_calibrated_on_the_photos(weights, options, index, draw):
+    trunk, said = prepare(weights, options, index, draw)
+    assert (trunk.runtime, said, draw.count) == (INT8, [], 1)
+    assert b"QuantizeLinear" in trunk.model
+
+
+def test_int8_that_loses_too_much_is_not_taken(weights, options, index, draw, monkeypatch):
+    monkeypatch.setattr(trunk_module, "choose_runtime", lambda *_: INT8)
+    monkeypatch.setattr(trunk_module, "measure_distance", lambda *_: 0.11)
+    trunk, said = prepare(weights, replace(options, precision="auto"), index, draw)
+    assert trunk.runtime == FLOAT
+    assert b"QuantizeLinear" not in trunk.model
+    assert said == [
+        Notice("int8 changes the features by 11% on these photos, so they are computed in float")
+    ]
+
+
+def test_int8_that_was_asked_for_is_taken_whatever_it_loses(
+    weights, options, index, draw, monkeypatch
+):
+    monkeypatch.setattr(trunk_module, "measure_distance", lambda *_: 0.5)
+    assert prepare(weights, options, index, draw)[0].runtime == INT8
+
+
+def test_the_guard_sees_a_bad_calibration(weights, options, index, photos):
+    dark = recall_calibration(
+        weights, replace(options, cache=None), index, lambda: (index.digests, photos // 64)
+    )
+    fair = recall_calibration(
+        weights, replace(options, cache=None), index, lambda: (index.digests, photos)
+    )
+    assert (
+        trunk_module._measure_int8_distance(weights, dark["ranges"], photos) > 3 * fair["distance"]
+    )
+
+
+def test_an_impossible_precision_is_refused_before_anything_is_read(weights, options, index, draw):
+    with pytest.raises(SettingsError):
+        prepare(weights, replace(options, precision="bfloat16"), index, draw)
+    assert draw.count == 0
+
+
+def test_a_cache_that_cannot_be_written_costs_nothing_but_the_cache(
+    weights, options, index, draw, tmp_path
+):
+    (tmp_path / "full").write_text("a file where the folder should be")
+    trunk, _ = prepare(weights, replace(options, cache=tmp_path / "full"), index, draw)
+    assert trunk.runtime == INT8
