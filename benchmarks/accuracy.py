@@ -38,9 +38,9 @@ from squeezetune.data.split import Split
 from squeezetune.evaluation.measurement import run_classifier
 from squeezetune.events import ignore_event
 from squeezetune.model.classifier import Classifier
-from squeezetune.pipeline.context import open_workshop
+from squeezetune.pipeline.context import open_context
 from squeezetune.pipeline.extraction import CutIndex
-from squeezetune.pipeline.fitting import learn_classifier, make_manifest
+from squeezetune.pipeline.fitting import fit_classifier, make_manifest
 from squeezetune.settings import Settings
 
 SEEDS = {"eth80": 5, "cifar10": 3}
@@ -92,8 +92,8 @@ class Field:
 
     def train(self, cut: CutIndex, settings: Settings) -> Result:
         """Train on a split, and measure the file on its test part."""
-        start, workshop = time.perf_counter(), open_workshop(settings, self.cache, ignore_event)
-        learned = learn_classifier(self.index, cut, workshop)
+        start, workshop = time.perf_counter(), open_context(settings, self.cache, ignore_event)
+        learned = fit_classifier(self.index, cut, workshop)
         classifier = Classifier(learned.model, make_manifest(learned, settings))
         measured = run_classifier(
             classifier, learned.index, learned.split.test, workshop.engine, ignore_event

@@ -36,7 +36,7 @@ from squeezetune.network.activations import (
 )
 from squeezetune.network.backbone import (
     FLOAT_RUNTIME,
-    Trunk,
+    Backbone,
     make_int8,
     measure_distance,
     measure_ranges,
@@ -44,8 +44,8 @@ from squeezetune.network.backbone import (
 from squeezetune.network.features import FeatureStores, compute_features
 from squeezetune.network.graph import FEATURE_COUNT, TAPS, build_activations, build_trunk
 from squeezetune.network.inference import list_runtimes, open_graph
-from squeezetune.network.weights import LAYOUTS, load_weights
-from squeezetune.system.executor import ThreadEngine, count_cores
+from squeezetune.network.weights import ARCHITECTURES, load_weights
+from squeezetune.system.executor import ThreadExecutor, count_cores
 from squeezetune.system.store import RowStore
 
 SIDES = {"cifar10": 128, "eth80": 224}
@@ -85,7 +85,7 @@ def run_block(block: str, images: NDArray[np.uint8]) -> Maps:
 
 def run_rest(block: str, maps: Maps) -> NDArray[np.float32]:
     """Compute the means of the taps behind a block from what it gave."""
-    features, places = build_network().features, {"conv1": 0, **LAYOUTS["1.1"].fires}
+    features, places = build_network().features, {"conv1": 0, **ARCHITECTURES["1.1"].fires}
     tapped = {places[name] for name in TAPS}
     first = min(place for place in places.values() if place > places[block])
     means, x = [], torch.from_numpy(maps).permute(0, 3, 1, 2)
@@ -140,7 +140,7 @@ def measure_speed(index: ImageIndex, side: int, rounds: int) -> Iterator[list[st
     for runtime in list_runtimes():
         pixels = PixelSettings(side)
         own = make_int8(ranges, runtime, pixels) if runtime.precision == "int8" else None
-        trunk = Trunk(build_trunk(load_weights(), own), runtime, pixels, 1, own)
+        trunk = Backbone(build_trunk(load_weights(), own), runtime, pixels, 1, own)
         found = [measure_round(index, trunk, sample) for _ in range(rounds)]
         features, uint8, bfloat16 = zip(*found, strict=True)
         ratios = (
@@ -154,9 +154,9 @@ def measure_speed(index: ImageIndex, side: int, rounds: int) -> Iterator[list[st
         ]
 
 
-def measure_round(index: ImageIndex, trunk: Trunk, sample: Callable[[], Any]) -> list[float]:
+def measure_round(index: ImageIndex, trunk: Backbone, sample: Callable[[], Any]) -> list[float]:
     """Measure images a second of the features, and of the activations as uint8 and as bfloat16."""
-    engine, threads = ThreadEngine(), count_cores()
+    engine, threads = ThreadExecutor(), count_cores()
     with TemporaryDirectory() as name:
         folder = Path(name)
         store = RowStore(folder / "features", (1, FEATURE_COUNT))

@@ -36,16 +36,16 @@ from torch.nn import functional
 
 from squeezetune.data.image_cache import choose_pixel_side
 from squeezetune.events import ignore_event
-from squeezetune.finetune.batches import ActivationFeed, Feed, PixelFeed
+from squeezetune.finetune.batches import ActivationBatches, BatchSource, PixelBatches
 from squeezetune.finetune.loop import measure_step
 from squeezetune.finetune.recipe import FIRST_BLOCK, Phase, Recipe, StagePlan, choose_recipe
 from squeezetune.finetune.tapped import TappedNetwork
 from squeezetune.finetune.torch_network import build_network
-from squeezetune.finetune.workers import Conditions, Task, choose_precision
+from squeezetune.finetune.workers import TrainerOptions, TrainingTask, choose_precision
 from squeezetune.network.activations import Activations, make_form
 from squeezetune.network.graph import BLOCKS, count_channels
-from squeezetune.network.weights import find_layout, load_weights
-from squeezetune.pipeline.stage import deepen
+from squeezetune.network.weights import find_architecture, load_weights
+from squeezetune.pipeline.stage import train_stage
 from squeezetune.planning.stage_plans import EXTRA_VIEWS
 from squeezetune.system.executor import count_cores
 from squeezetune.system.store import RowStore, StoredRows
@@ -53,7 +53,7 @@ from squeezetune.system.store import RowStore, StoredRows
 PLAIN_BATCH, CLASSES, VIEWS = 32, 10, 2 + EXTRA_VIEWS
 # Rows in a store: more than a few steps take, so that they are not all in the processor's cache.
 ROWS = 1024
-LAYOUT = find_layout("1.1")
+LAYOUT = find_architecture("1.1")
 
 
 def time_plain(side: int, steps: int) -> float:
@@ -74,16 +74,16 @@ def time_plain(side: int, steps: int) -> float:
     return PLAIN_BATCH / float(np.median(seconds[1:]))
 
 
-def time_ours(start: str, side: int, steps: int, feed: Feed, precision: Any) -> float:
+def time_ours(start: str, side: int, steps: int, feed: BatchSource, precision: Any) -> float:
     """Measure images a second of the product's training from a block on."""
     recipe = Recipe()
     order = np.random.default_rng(0).permutation(ROWS)
     positions = np.resize(order, recipe.batch * (steps + 1))
-    task = Task(
+    task = TrainingTask(
         feed, np.arange(ROWS) % CLASSES, positions, positions[:0], np.ones(CLASSES, np.float32)
     )
     plan = StagePlan("speed", start, (Phase(side, 1.0),), 1.0, recipe)
-    conditions = Conditions("speed", 0, count_cores(), precision, ignore_event)
+    conditions = TrainerOptions("speed", 0, count_cores(), precision, ignore_event)
     network = TappedNetwork(build_network(load_weights()), CLASSES, start, recipe.first_trained)
     return recipe.batch / measure_step(network, task, plan, conditions, steps)
 
@@ -99,13 +99,15 @@ def keep_noise(folder: Path, shape: tuple[int, ...], high: int = 256) -> StoredR
     return store.open_rows(digests)
 
 
-def keep_pixels(folder: Path, side: int) -> Feed:
+def keep_pixels(folder: Path, side: int) -> BatchSource:
     """Keep noise as the pixels of photos."""
     kept = choose_pixel_side(side, np.full((1, 2), 500, np.int32))
-    return PixelFeed(keep_noise(folder / f"pixels-{side}", (kept, kept, 3)), Recipe().augmentation)
+    return PixelBatches(
+        keep_noise(folder / f"pixels-{side}", (kept, kept, 3)), Recipe().augmentation
+    )
 
 
-def keep_activations(folder: Path, start: str, side: int) -> Feed:
+def keep_activations(folder: Path, start: str, side: int) -> BatchSource:
     """Keep noise as what a block reads; two bytes below 64 are a float16 that is finite, as means
     of taps are.
     """
@@ -114,7 +116,7 @@ def keep_activations(folder: Path, start: str, side: int) -> Feed:
         block, "uint8", VIEWS, side, LAYOUT, np.ones(count_channels(block, LAYOUT), np.float32)
     )
     rows = keep_noise(folder / f"{start}-{side}", (form.row_bytes,), high=64)
-    return ActivationFeed(Activations(form, rows))
+    return ActivationBatches(Activations(form, rows))
 
 
 def list_contenders(
@@ -182,7 +184,8 @@ def train_both(task: PhotoTask, epochs: float) -> tuple[float, float]:
     last = StagePlan("last 4 blocks", BLOCKS[-4], (Phase(side, 1.0),), epochs, recipe, EXTRA_VIEWS)
     plans = last, task.plan
     first, second = (
-        deepen(task.ground, plan, task.workshop).candidate.validation_accuracy for plan in plans
+        train_stage(task.ground, plan, task.workshop).candidate.validation_accuracy
+        for plan in plans
     )
     return first, second
 

@@ -29,9 +29,9 @@ from photos import PHOTO_SETS, add_photo_options, prepare_photos
 from squeezetune.data.datasets.digits import write_digits
 from squeezetune.events import ignore_event
 from squeezetune.exporting.attempt import open_bench
-from squeezetune.exporting.benchmark import CALL_SIZES, try_export
+from squeezetune.exporting.benchmark import CALL_SIZES, benchmark_export
 from squeezetune.exporting.export_index import Exports
-from squeezetune.exporting.export_inputs import Request, make_exam, open_material
+from squeezetune.exporting.export_inputs import PhotoLocation, make_exam, open_material
 from squeezetune.exporting.exports import export
 from squeezetune.exporting.formats import FORMATS, list_formats
 from squeezetune.exporting.scoring import score_export
@@ -61,7 +61,7 @@ class Contender:
     base: str
 
 
-def prepare_model(name: str, options: argparse.Namespace) -> tuple[Path, Request]:
+def prepare_model(name: str, options: argparse.Namespace) -> tuple[Path, PhotoLocation]:
     """Train a model unless it is there; return its folder, and where its photos are."""
     if name == "digits":
         photos, pattern, settings = options.work / "digits", "", Settings()
@@ -72,7 +72,7 @@ def prepare_model(name: str, options: argparse.Namespace) -> tuple[Path, Request
     folder = options.work / f"exports-{photos.name}-model"
     if not folder.exists():
         train(photos, folder, settings, class_pattern=pattern)
-    return folder, Request(photos, pattern)
+    return folder, PhotoLocation(photos, pattern)
 
 
 def measure_model(name: str, options: argparse.Namespace) -> dict[str, Any]:
@@ -94,7 +94,7 @@ def measure_model(name: str, options: argparse.Namespace) -> dict[str, Any]:
             found.setdefault(contender.name, {}).update(base=contender.base, trials=[])
         for _ in range(options.rounds):
             for contender in contenders:
-                trial = try_export(contender.runtime, contender.path, sample)
+                trial = benchmark_export(contender.runtime, contender.path, sample)
                 found[contender.name]["trials"].append(asdict(trial))
     return found
 

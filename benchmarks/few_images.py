@@ -27,10 +27,10 @@ from squeezetune.evaluation.metrics import Evaluation, evaluate_probabilities
 from squeezetune.events import ignore_event
 from squeezetune.network.features import FeatureStores, compute_features
 from squeezetune.network.graph import FEATURE_COUNT
-from squeezetune.pipeline.context import open_workshop
+from squeezetune.pipeline.context import open_context
 from squeezetune.pipeline.cross_validation import choose_scheme, cross_validate
-from squeezetune.pipeline.fitting import learn_classifier
-from squeezetune.pipeline.result import Learned
+from squeezetune.pipeline.fitting import fit_classifier
+from squeezetune.pipeline.result import TransferResult
 from squeezetune.settings import Settings
 from squeezetune.system.scratch import Selection
 from squeezetune.system.store import RowStore
@@ -81,23 +81,23 @@ def measure_draw(photos: ImageIndex, others: ImageIndex, settings: Settings, cac
     cache.
     """
     workshop, scheme = (
-        open_workshop(settings, cache, ignore_event),
+        open_context(settings, cache, ignore_event),
         choose_scheme(photos, settings, ignore_event),
     )
     if scheme:
-        learned = learn_classifier(photos, scheme.keep_all, workshop)
+        learned = fit_classifier(photos, scheme.keep_all, workshop)
         measured = cross_validate(learned, scheme, workshop, None).pool()
     else:
-        learned = learn_classifier(photos, lambda images: split_photos(images, settings), workshop)
+        learned = fit_classifier(photos, lambda images: split_photos(images, settings), workshop)
         measured = Measured(learned.split.test, learned.recall(learned.split.test), {})
     return Draw(measured.evaluate(photos, learned.split), measure_truth(learned, others, cache))
 
 
-def measure_truth(learned: Learned, others: ImageIndex, cache: Path) -> Evaluation:
+def measure_truth(learned: TransferResult, others: ImageIndex, cache: Path) -> Evaluation:
     """Measure the head on other images, which the same frozen layers look at."""
     trunk = learned.trunk
     store = RowStore(cache / "features" / trunk.key, (trunk.views, FEATURE_COUNT))
-    shop = open_workshop(Settings(), cache, ignore_event)
+    shop = open_context(Settings(), cache, ignore_event)
     features = compute_features(
         others, trunk, FeatureStores(store), shop.engine, shop.threads, ignore_event
     )

@@ -29,12 +29,12 @@ from sklearn.neural_network import MLPClassifier
 from threadpoolctl import threadpool_limits
 
 from squeezetune.events import ignore_event
-from squeezetune.heads.linear import Layers, Task, apply_layers, fit_linear
+from squeezetune.heads.linear import DenseWeights, WeightedRows, apply_layers, fit_linear
 from squeezetune.heads.mlp import HiddenOptions, fit_hidden
 from squeezetune.heads.scaling import measure_scaling
 from squeezetune.heads.selection import PENALTY
-from squeezetune.pipeline.context import open_workshop
-from squeezetune.pipeline.fitting import learn_classifier
+from squeezetune.pipeline.context import open_context
+from squeezetune.pipeline.fitting import fit_classifier
 from squeezetune.settings import Settings
 from squeezetune.system.executor import count_cores
 
@@ -53,9 +53,9 @@ class Rows:
     validation_labels: NDArray[np.int64]
 
     @property
-    def task(self) -> Task:
+    def task(self) -> WeightedRows:
         """What our functions fit."""
-        return Task(
+        return WeightedRows(
             self.train, self.train_labels, np.ones(int(self.train_labels.max()) + 1, np.float32)
         )
 
@@ -72,7 +72,7 @@ def compute_rows(options: argparse.Namespace) -> Rows:
     index = scan_photos("cifar10", root)
     cut = partial(split_photos, settings=settings)
     with tempfile.TemporaryDirectory(dir=options.work) as cache:
-        learned = learn_classifier(index, cut, open_workshop(settings, Path(cache), ignore_event))
+        learned = fit_classifier(index, cut, open_context(settings, Path(cache), ignore_event))
     values, labels, split = learned.features.values, learned.index.labels, learned.split
     scaling = measure_scaling(values[split.train])
     train, validation = (
@@ -93,7 +93,7 @@ def fit_our_hidden(rows: Rows) -> NDArray[np.int64]:
         return classify(fit_hidden(rows.task, 0, HIDDEN, lambda share: None, threads=CORES), rows)
 
 
-def classify(layers: Layers, rows: Rows) -> NDArray[np.int64]:
+def classify(layers: DenseWeights, rows: Rows) -> NDArray[np.int64]:
     """Classify the validation rows."""
     predicted: NDArray[np.int64] = apply_layers(layers, rows.validation).argmax(axis=1)
     return predicted

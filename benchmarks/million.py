@@ -30,7 +30,7 @@ from processes import run_process
 from squeezetune.data.index import ImageIndex, index_photos
 from squeezetune.data.split import split_index
 from squeezetune.system.disk import find_cache_folder
-from squeezetune.system.executor import ThreadEngine
+from squeezetune.system.executor import ThreadExecutor
 
 CONTENTS, MOST_CLASSES, CLASS_IMAGES, GROUP = 20, 1000, 100, 10
 LIMIT_MB = 1536
@@ -139,7 +139,7 @@ def index_source(kind: str, path: Path) -> None:
     The seconds of the processor tell more where other programs run; they begin with the process.
     """
     started = time.perf_counter()
-    index = index_photos(path, engine=ThreadEngine(), cache=find_cache_folder())
+    index = index_photos(path, engine=ThreadExecutor(), cache=find_cache_folder())
     seconds = [time.perf_counter() - started, time.process_time()]
     if kind == "split":
         index = give_contents(index)

@@ -27,12 +27,12 @@ from numpy.typing import NDArray
 from photos import PHOTO_SETS, add_photo_options, prepare_photos, scan_photos, split_photos
 from PIL import Image
 
-from squeezetune.data.duplicates.near_duplicates import Likeness, find_near_duplicates
+from squeezetune.data.duplicates.near_duplicates import DuplicatePairs, find_near_duplicates
 from squeezetune.data.index import ImageIndex, index_images
 from squeezetune.data.pixels import PixelSettings, make_thumbnail
-from squeezetune.data.thumbnails import find_looks, open_look_store
+from squeezetune.data.thumbnails import load_thumbnails, open_look_store
 from squeezetune.events import ignore_event
-from squeezetune.system.executor import ThreadEngine
+from squeezetune.system.executor import ThreadExecutor
 from squeezetune.training import train
 
 SIDES = {"eth80": 224, "cifar10": 128}  # at which the product sees these photos
@@ -85,12 +85,12 @@ def copy_photos(
             yield way, WAYS[way](image.convert("RGB"), rng)
 
 
-def look_for(index: ImageIndex, side: int, cache: Path) -> tuple[Likeness, float]:
+def look_for(index: ImageIndex, side: int, cache: Path) -> tuple[DuplicatePairs, float]:
     """Look for near-duplicates; also return the seconds that this takes when the looks are
     known.
     """
-    pixels, engine = PixelSettings(side), ThreadEngine()
-    looks = find_looks(index, pixels, open_look_store(cache, pixels), engine, ignore_event)
+    pixels, engine = PixelSettings(side), ThreadExecutor()
+    looks = load_thumbnails(index, pixels, open_look_store(cache, pixels), engine, ignore_event)
     started = time.perf_counter()
     return find_near_duplicates(index, looks, pixels.resize, engine), time.perf_counter() - started
 
@@ -105,7 +105,7 @@ def measure_found(name: str, index: ImageIndex, options: argparse.Namespace) -> 
         ways, copies = zip(*copy_photos(index, chosen, rng), strict=True)
         photos = [index.source.read(photo) for photo in index.names]
         mixed = index_images(
-            [*photos, *copies], [0, 1] * ((len(photos) + len(copies)) // 2), engine=ThreadEngine()
+            [*photos, *copies], [0, 1] * ((len(photos) + len(copies)) // 2), engine=ThreadExecutor()
         )
         likeness, taken_s = look_for(mixed, SIDES[name], options.work / "cache")
         pairs = set(zip(likeness.first.tolist(), likeness.second.tolist(), strict=True))
@@ -136,7 +136,7 @@ def measure_found(name: str, index: ImageIndex, options: argparse.Namespace) -> 
     print_table(("", "% found: median (min–max, n)"), rows)
 
 
-def draw_pairs(index: ImageIndex, likeness: Likeness, untouched: int, path: Path) -> None:
+def draw_pairs(index: ImageIndex, likeness: DuplicatePairs, untouched: int, path: Path) -> None:
     """Draw the pairs of untouched photos that differ most, side by side, to judge them by eye."""
     rows = np.flatnonzero(likeness.second < untouched)
     rows = rows[np.argsort(-likeness.difference[rows])][:DRAWN]

@@ -19,7 +19,7 @@ from zipfile import ZipFile
 from squeezetune.data.index import ImageIndex, index_photos
 from squeezetune.data.split import Split, split_index
 from squeezetune.settings import Settings
-from squeezetune.system.executor import ThreadEngine
+from squeezetune.system.executor import ThreadExecutor
 
 
 @dataclass(frozen=True)
@@ -115,7 +115,7 @@ def draw_photos(root: Path, target: Path, count: int) -> Path:
 
 def scan_photos(name: str, root: Path) -> ImageIndex:
     """Index a set's photos."""
-    return index_photos(root, engine=ThreadEngine(), class_pattern=PHOTO_SETS[name].class_pattern)
+    return index_photos(root, engine=ThreadExecutor(), class_pattern=PHOTO_SETS[name].class_pattern)
 
 
 def split_photos(index: ImageIndex, settings: Settings) -> Split:

@@ -22,9 +22,9 @@ from squeezetune.audit.image_quality import find_flaws
 from squeezetune.audit.inspection import Inspection, inspect_photos
 from squeezetune.data.index import index_images
 from squeezetune.events import ignore_event
-from squeezetune.pipeline.context import open_workshop
+from squeezetune.pipeline.context import open_context
 from squeezetune.settings import Settings
-from squeezetune.system.executor import ThreadEngine
+from squeezetune.system.executor import ThreadExecutor
 
 FOREIGN = 20
 EVERY = 10
@@ -66,8 +66,8 @@ def read_photos(name: str, count: int, options: argparse.Namespace) -> list[Phot
 
 def inspect(photos: Sequence[Photo], cache: Path) -> Inspection:
     """Look at photos in memory; their classes do not matter."""
-    index = index_images(photos, np.arange(len(photos)) % 2, engine=ThreadEngine())
-    return inspect_photos(index, open_workshop(Settings(), cache, ignore_event))
+    index = index_images(photos, np.arange(len(photos)) % 2, engine=ThreadExecutor())
+    return inspect_photos(index, open_context(Settings(), cache, ignore_event))
 
 
 def measure_set(

@@ -23,7 +23,7 @@ from photos import PHOTO_SETS, add_photo_options, prepare_photos
 
 from squeezetune.data.index import ImageIndex, index_photos
 from squeezetune.data.sources.source import RACY_NS
-from squeezetune.system.executor import ThreadEngine
+from squeezetune.system.executor import ThreadExecutor
 
 CASES = ("no cache", "first time", "again", "with 1 % new")
 NEW_SHARE = 0.01
@@ -41,7 +41,7 @@ def measure_round(root: Path, pattern: str, is_from_disk: bool) -> list[float]:
             started = time.perf_counter()
             cache = None if case == CASES[0] else Path(folder)
             indexes.append(
-                index_photos(root, engine=ThreadEngine(), class_pattern=pattern, cache=cache)
+                index_photos(root, engine=ThreadExecutor(), class_pattern=pattern, cache=cache)
             )
             seconds.append(time.perf_counter() - started)
     for index in indexes[1:]:

@@ -41,7 +41,7 @@ from squeezetune.data.index import ImageIndex, index_photos
 from squeezetune.data.pixels import PixelSettings
 from squeezetune.events import ignore_event
 from squeezetune.heads.candidate import Candidate
-from squeezetune.heads.head_data import VIEW_NAMES, Bench
+from squeezetune.heads.head_data import VIEW_NAMES, HeadData
 from squeezetune.heads.scaling import measure_scaling
 from squeezetune.heads.selection import (
     Head,
@@ -52,13 +52,13 @@ from squeezetune.heads.selection import (
     is_settled,
     weigh_classes,
 )
-from squeezetune.network.backbone import TrunkOptions, prepare_trunk
+from squeezetune.network.backbone import BackboneOptions, prepare_backbone
 from squeezetune.network.features import FeatureStores, compute_features
 from squeezetune.network.inference import Runtime
 from squeezetune.network.weights import load_weights
 from squeezetune.pipeline.preparation import draw_sample
 from squeezetune.settings import Settings
-from squeezetune.system.executor import ThreadEngine, count_cores
+from squeezetune.system.executor import ThreadExecutor, count_cores
 from squeezetune.system.scratch import IN_MEMORY
 
 TEST = 2  # the publisher's test part, in the parts of an index
@@ -103,7 +103,9 @@ def read_set(name: str, runtimes: Sequence[Runtime], options: argparse.Namespace
     """
     file = FILES.get(name, name)
     pattern = PHOTO_SETS[file].class_pattern if file in PHOTO_SETS else ""
-    index = index_photos(options.data / f"{file}.zip", engine=ThreadEngine(), class_pattern=pattern)
+    index = index_photos(
+        options.data / f"{file}.zip", engine=ThreadExecutor(), class_pattern=pattern
+    )
     names = [index.names[at] for at in range(len(index))]
     objects = (
         np.array([int("".join(filter(str.isdigit, n.split("/")[-2]))) for n in names])
@@ -148,13 +150,13 @@ def read_features(
     if not path.exists():
         options.work.mkdir(parents=True, exist_ok=True)
         pixels, threads = PixelSettings(SIDES[file]), count_cores()
-        trunk_options = TrunkOptions(pixels, 2, runtime.engine, runtime.precision, threads, None)
+        trunk_options = BackboneOptions(pixels, 2, runtime.engine, runtime.precision, threads, None)
         known = (
             np.arange(len(index))
             if index.parts is None
             else np.flatnonzero(np.asarray(index.parts) != TEST)
         )
-        trunk = prepare_trunk(
+        trunk = prepare_backbone(
             load_weights(),
             trunk_options,
             index,
@@ -162,7 +164,7 @@ def read_features(
             ignore_event,
         )
         found = compute_features(
-            index, trunk, FeatureStores(None), ThreadEngine(threads), threads, ignore_event
+            index, trunk, FeatureStores(None), ThreadExecutor(threads), threads, ignore_event
         )
         np.save(path, found.values)
     return np.load(path, mmap_mode="r")  # type: ignore[no-any-return]
@@ -203,7 +205,7 @@ def fit_before(
     scaling = measure_scaling(train.features)
     rows, unseen = (scaling.spread(each.features, IN_MEMORY) for each in (train, validation))
     weights = weigh_classes(train.labels, classes, settings.class_weight)
-    bench = Bench(
+    bench = HeadData(
         rows, train.labels, unseen, validation.labels, weights, threads, None, validation.units
     )
     best = choose_linear_before(bench)
@@ -213,7 +215,7 @@ def fit_before(
     return Head(scaling.fold(best.layers, best.temperature), best.views, best, (best,))
 
 
-def choose_linear_before(bench: Bench) -> Candidate:
+def choose_linear_before(bench: HeadData) -> Candidate:
     """Choose the penalty by validation accuracy, and fewer views by one standard error of it, on a
     pilot.
     """

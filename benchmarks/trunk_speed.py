@@ -28,7 +28,7 @@ from squeezetune.network.backbone import make_int8, measure_ranges
 from squeezetune.network.inference import RunGraph, Runtime, batch_size, list_runtimes, open_graph
 from squeezetune.network.weights import load_weights
 from squeezetune.pipeline.preparation import draw_sample
-from squeezetune.system.executor import ThreadEngine, count_cores
+from squeezetune.system.executor import ThreadExecutor, count_cores
 
 TORCH_BATCH = 32
 BASELINE = "torch eager, NCHW, float32"
@@ -60,7 +60,7 @@ def list_contenders(pixels: NDArray[np.uint8], side: int) -> dict[str, Measure]:
     for runtime, model in build_models(pixels).items():
         run = open_graph(model, runtime, threads)
         contenders[f"squeezetune, {runtime}"] = partial(
-            measure_ours, run, ours, ThreadEngine(threads)
+            measure_ours, run, ours, ThreadExecutor(threads)
         )
     return contenders
 
@@ -88,7 +88,7 @@ def measure_torch(trunk: Any, batches: Sequence[Any], seconds: float) -> float:
 
 
 def measure_ours(
-    run: RunGraph, batches: Sequence[NDArray[np.uint8]], engine: ThreadEngine, seconds: float
+    run: RunGraph, batches: Sequence[NDArray[np.uint8]], engine: ThreadExecutor, seconds: float
 ) -> float:
     """Run a batch on each thread, as `learn.features` does."""
     start = time.perf_counter()

@@ -25,8 +25,8 @@ from photos import PHOTO_SETS, add_photo_options, prepare_photos, scan_photos, s
 from squeezetune.data.index import ImageIndex
 from squeezetune.events import ignore_event
 from squeezetune.model.classifier import Answer, Classifier
-from squeezetune.pipeline.context import Workshop, open_workshop
-from squeezetune.pipeline.fitting import learn_classifier, make_manifest
+from squeezetune.pipeline.context import RunContext, open_context
+from squeezetune.pipeline.fitting import fit_classifier, make_manifest
 
 LEFT_OUT = {"eth80": 1, "cifar10": 2}
 OTHER = {"eth80": "cifar10", "cifar10": "eth80"}
@@ -55,7 +55,7 @@ def measure_refused(
     classifier: Classifier,
     index: ImageIndex,
     positions: NDArray[np.int64],
-    workshop: Workshop,
+    workshop: RunContext,
     rate: float,
 ) -> list[float]:
     """Measure the share of photos that are refused: by familiarity, and by confidence."""
@@ -78,8 +78,8 @@ def measure_draw(
     index, settings = indexes[name], PHOTO_SETS[name].make_settings(seed=draw)
     count = len(index.class_names)
     left_out = [(draw * LEFT_OUT[name] + step) % count for step in range(LEFT_OUT[name])]
-    workshop = open_workshop(settings, cache, ignore_event)
-    learned = learn_classifier(
+    workshop = open_context(settings, cache, ignore_event)
+    learned = fit_classifier(
         leave_out(index, left_out), lambda photos: split_photos(photos, settings), workshop
     )
     classifier = Classifier(learned.model, make_manifest(learned, settings))

@@ -27,14 +27,14 @@ from photos import PHOTO_SETS, add_photo_options, prepare_photos, scan_photos, s
 
 from squeezetune.audit.cleaning import CONFIDENCE
 from squeezetune.audit.inspection import inspect_photos
-from squeezetune.audit.label_errors import Doubts
+from squeezetune.audit.label_errors import LabelErrors
 from squeezetune.data.index import ImageIndex
 from squeezetune.data.split import Split
 from squeezetune.evaluation.measurement import run_classifier
 from squeezetune.events import ignore_event
 from squeezetune.model.classifier import Classifier
-from squeezetune.pipeline.context import open_workshop
-from squeezetune.pipeline.fitting import learn_classifier, make_manifest
+from squeezetune.pipeline.context import open_context
+from squeezetune.pipeline.fitting import fit_classifier, make_manifest
 
 SHARES = {"eth80": (0.03, 0.10), "cifar10": (0.05,)}
 FIRST_SEED = 1000  # no figure of the choices in docs/decisions/0010-audit.md comes from these
@@ -74,9 +74,9 @@ def take_images(index: ImageIndex, positions: Ints, labels: Ints) -> ImageIndex:
     return replace(index, names=names, labels=labels, digests=index.digests[positions])
 
 
-def find_suggestions(name: str, index: ImageIndex, seed: int, cache: Path) -> Doubts:
+def find_suggestions(name: str, index: ImageIndex, seed: int, cache: Path) -> LabelErrors:
     """Find the suggestions as `check` does."""
-    workshop = open_workshop(PHOTO_SETS[name].make_settings(seed=seed), cache, ignore_event)
+    workshop = open_context(PHOTO_SETS[name].make_settings(seed=seed), cache, ignore_event)
     return inspect_photos(index, workshop).doubts
 
 
@@ -117,8 +117,8 @@ def train_on(
 ) -> float:
     """Train with these labels, and measure the file on the test part, whose labels are right."""
     settings = PHOTO_SETS[name].make_settings(seed=seed)
-    workshop = open_workshop(settings, cache, ignore_event)
-    learned = learn_classifier(
+    workshop = open_context(settings, cache, ignore_event)
+    learned = fit_classifier(
         replace(index, labels=labels), partial(keep_split, split=split), workshop
     )
     classifier = Classifier(learned.model, make_manifest(learned, settings))

@@ -23,14 +23,14 @@ from squeezetune.data.split import Split, split_index
 from squeezetune.errors import ExportError
 from squeezetune.events import Listener, ignore_event
 from squeezetune.exporting import web as runtime
-from squeezetune.network.weights import LAYOUTS, Weights, load_weights
-from squeezetune.pipeline.context import open_workshop
+from squeezetune.network.weights import ARCHITECTURES, Weights, load_weights
+from squeezetune.pipeline.context import open_context
 from squeezetune.pipeline.extraction import CutIndex
-from squeezetune.pipeline.fitting import learn_classifier
-from squeezetune.pipeline.result import Learned
+from squeezetune.pipeline.fitting import fit_classifier
+from squeezetune.pipeline.result import TransferResult
 from squeezetune.settings import Settings
 from squeezetune.system.checkpoint import CheckpointFolder
-from squeezetune.system.executor import ThreadEngine
+from squeezetune.system.executor import ThreadExecutor
 from squeezetune.training import train
 
 # tests that open OpenVINO without `import_openvino` report nothing either
@@ -38,8 +38,8 @@ sys.modules.setdefault("openvino_telemetry", None)
 
 
 @pytest.fixture
-def engine() -> ThreadEngine:
-    return ThreadEngine(2)
+def engine() -> ThreadExecutor:
+    return ThreadExecutor(2)
 
 
 @pytest.fixture(scope="session")
@@ -199,17 +199,17 @@ def fixed_settings() -> Settings:
 
 
 @pytest.fixture(scope="session")
-def make_learn(shape_folder: Path) -> Callable[..., Callable[..., Learned]]:
+def make_learn(shape_folder: Path) -> Callable[..., Callable[..., TransferResult]]:
     """Make a function that learns the shapes with these settings; its further arguments are others
     of these.
     """
-    engine = ThreadEngine(2)
+    engine = ThreadExecutor(2)
     shapes = index_photos(shape_folder, engine=engine)
 
     def cut_evenly(index: ImageIndex) -> Split:
         return split_index(index, validation=0.2, test=0.2, seed=0)
 
-    def make(settings: Settings, cache: Path) -> Callable[..., Learned]:
+    def make(settings: Settings, cache: Path) -> Callable[..., TransferResult]:
         def learn(
             listen: Listener = ignore_event,
             unfinished: CheckpointFolder | None = None,
@@ -218,9 +218,9 @@ def make_learn(shape_folder: Path) -> Callable[..., Callable[..., Learned]]:
             cache: Path = cache,
             index: ImageIndex = shapes,
             **changes: object,
-        ) -> Learned:
-            workshop = open_workshop(replace(settings, **changes), cache, listen, engine)
-            return learn_classifier(
+        ) -> TransferResult:
+            workshop = open_context(replace(settings, **changes), cache, listen, engine)
+            return fit_classifier(
                 index, cut, replace(workshop, unfinished=unfinished, is_resuming=resume)
             )
 
@@ -282,7 +282,7 @@ def old_weights() -> Weights:
     return draw_weights("1.0")
 
 
-@pytest.fixture(scope="session", params=LAYOUTS)
+@pytest.fixture(scope="session", params=ARCHITECTURES)
 def either_weights(
     request: pytest.FixtureRequest, weights: Weights, old_weights: Weights
 ) -> Weights:

@@ -14,11 +14,11 @@ from hostile_images import MB, SHAPES, write_endless, write_shapes
 from squeezetune.data.index import index_photos
 from squeezetune.data.pixels import PixelSettings, load_prepared
 from squeezetune.data.sources.folder import FileSource
-from squeezetune.data.thumbnails import find_looks, open_look_store
+from squeezetune.data.thumbnails import load_thumbnails, open_look_store
 from squeezetune.errors import ImageError
 from squeezetune.events import ignore_event
 from squeezetune.model.classifier import load
-from squeezetune.system.executor import ThreadEngine
+from squeezetune.system.executor import ThreadExecutor
 
 pytestmark = pytest.mark.skipif(
     not sys.platform.startswith("linux"), reason="peaks of memory are read from /proc"
@@ -42,7 +42,7 @@ import json, sys, time
 from pathlib import Path
 from squeezetune.data.sources.folder import FileSource
 from squeezetune.data.pixels import PixelSettings, load_pixels, load_prepared
-from squeezetune.system.executor import ThreadEngine
+from squeezetune.system.executor import ThreadExecutor
 from squeezetune.errors import ImageError
 from squeezetune.events import ignore_event
 for path in sorted(Path(sys.argv[1]).iterdir()):
@@ -235,9 +235,13 @@ def test_photos_that_are_renumbered_do_not_spoil_what_is_kept(write_shapes, tmp_
     """Files that change places between index and decoding are left out; nothing is kept of them as
     of the others.
     """
-    root, engine, pixels = write_shapes(tmp_path / "photos", 4), ThreadEngine(2), PixelSettings(32)
+    root, engine, pixels = (
+        write_shapes(tmp_path / "photos", 4),
+        ThreadExecutor(2),
+        PixelSettings(32),
+    )
     index = index_photos(root, engine=engine)
-    clean = find_looks(
+    clean = load_thumbnails(
         index, pixels, open_look_store(tmp_path / "clean", pixels), engine, ignore_event
     )
     first, second = (root / name for name in index.names[:2])
@@ -245,10 +249,10 @@ def test_photos_that_are_renumbered_do_not_spoil_what_is_kept(write_shapes, tmp_
     second.rename(first)
     (tmp_path / "aside").rename(second)
     store = open_look_store(tmp_path / "kept", pixels)
-    mixed = find_looks(index, pixels, store, engine, ignore_event)
+    mixed = load_thumbnails(index, pixels, store, engine, ignore_event)
     assert mixed.sizes[:2].tolist() == [[0, 0], [0, 0]]  # not looked at
     assert (mixed.sizes[2:] > 0).all()
     again = index_photos(root, engine=engine)
-    after = find_looks(again, pixels, store, engine, ignore_event)
+    after = load_thumbnails(again, pixels, store, engine, ignore_event)
     order = [again.digests.tolist().index(digest) for digest in index.digests.tolist()]
     assert (after.thumbs[order] == clean.thumbs).all()

@@ -8,6 +8,7 @@ import json
 import re
 import subprocess
 import sys
+from collections import defaultdict
 from pathlib import Path
 
 import pytest
@@ -33,7 +34,7 @@ LAYERS = [
     {"system"},
     {"settings"},
     {"events"},
-    {"errors", "quantities"},
+    {"errors", "quantities", "array_types"},
 ]
 # The same within a package; "" are its own modules.
 INSIDE = {"data": ["duplicates", "", "datasets", "sources"]}
@@ -162,6 +163,43 @@ def test_modules_are_named_by_a_noun(module):
 @pytest.mark.parametrize("module", MODULES)
 def test_every_module_says_what_it_is(module):
     assert ast.get_docstring(MODULES[module]) or module == "__main__"
+
+
+# ---- names
+
+# programs that users copy, whose names are for them
+COPIED = "exporting.copied."
+
+
+def list_public_types(tree):
+    """List the classes of a module, and its aliases of types."""
+    for node in tree.body:
+        if isinstance(node, ast.ClassDef):
+            yield node.name
+        elif isinstance(node, ast.AnnAssign) and ast.unparse(node.annotation) == "TypeAlias":
+            yield node.target.id
+        elif isinstance(node, ast.Assign) and isinstance(node.targets[0], ast.Name):
+            name = node.targets[0].id
+            if re.fullmatch("[A-Z][a-z]+([A-Z][a-z]+)*", name):
+                yield name
+
+
+def find_homes(names_of):
+    """Find the modules of every name, without those names that begin with an underscore."""
+    homes = defaultdict(list)
+    for module, tree in MODULES.items():
+        for name in () if module.startswith(COPIED) else names_of(module, tree):
+            if not name.startswith("_"):
+                homes[name].append(module)
+    return {name: modules for name, modules in homes.items() if len(modules) > 1}
+
+
+def test_no_two_modules_have_one_name():
+    assert find_homes(lambda module, _: [module.rpartition(".")[2]]) == {}
+
+
+def test_no_two_types_have_one_name():
+    assert find_homes(lambda _, tree: list_public_types(tree)) == {}
 
 
 # ---- the front door

@@ -15,14 +15,14 @@ from hypothesis import strategies as st
 from PIL import Image
 
 pytest.importorskip("sklearn", reason="scikit-learn is an extra")
-from squeezetune.data.inputs import find_origin
+from squeezetune.data.inputs import parse_input
 from squeezetune.errors import SqueezeTuneError
 from squeezetune.events import ignore_event
 from squeezetune.integrations import estimator
 from squeezetune.integrations.estimator import SqueezeTuneClassifier
 from squeezetune.model.classifier import Prediction, load
 from squeezetune.model.explanation import explain
-from squeezetune.system.executor import ThreadEngine
+from squeezetune.system.executor import ThreadExecutor
 
 FAST = {
     "effort": "quick",
@@ -186,7 +186,7 @@ def test_fit_takes_or_refuses_anything(monkeypatch, X, y):
 )
 def test_pairs_are_taken_or_refused(photos):
     with suppress(SqueezeTuneError):
-        index = find_origin(photos, "", "").scan(ThreadEngine(1), ignore_event, None)
+        index = parse_input(photos, "", "").scan(ThreadExecutor(1), ignore_event, None)
         assert len(index.class_names) > 1
 
 

@@ -10,8 +10,8 @@ from squeezetune.events import Notice, StageStarted
 from squeezetune.system.interrupts import STOPPING
 from squeezetune.watching import (
     UNCHANGED,
-    Change,
-    Pace,
+    PollInterval,
+    SourceChange,
     Watched,
     compare_indexes,
     wait_for_change,
@@ -43,7 +43,12 @@ def run_watch(photos, output, days, settings, listen=lambda event: None, **optio
     updates = []
     try:
         for update in watch(
-            photos, output, pace=Pace(10, 4, days), listen=listen, settings=settings, **options
+            photos,
+            output,
+            pace=PollInterval(10, 4, days),
+            listen=listen,
+            settings=settings,
+            **options,
         ):
             updates.append(update)  # noqa: PERF402  # the list has to be there when the loop is left
     except KeyboardInterrupt:
@@ -74,7 +79,7 @@ def test_a_model_follows_its_folder(
     updates = run_watch(photos, tmp_path / "model", Days(nothing, change, nothing), fixed_settings)
     first, second = updates
     assert first.change is None
-    assert second.change == Change(new=3, removed=1, moved=1)
+    assert second.change == SourceChange(new=3, removed=1, moved=1)
     assert str(second.change) == "3 new, 1 removed, 1 moved"
     assert second.accuracy_before == first.accuracy
     assert second.classifier.report["data"]["images"] == 32
@@ -143,7 +148,7 @@ def test_a_class_without_photos_leaves_the_model(
     assert "disc" in second.error.message
     assert second.classifier is None
     assert contents[0] == contents[1]
-    assert third.change == Change(0, 1, 0)
+    assert third.change == SourceChange(0, 1, 0)
     assert third.accuracy_before == first.accuracy
 
 
@@ -181,7 +186,7 @@ def test_watching_ends_with_a_training_that_was_stopped(
 def test_photos_are_left_alone_before_they_are_read():
     seen = iter([b"a", b"a", b"b", b"c", b"d", b"d", b"never"])
     pauses = []
-    assert wait_for_change(lambda: next(seen), b"a", Pace(10, 4, pauses.append)) == b"d"
+    assert wait_for_change(lambda: next(seen), b"a", PollInterval(10, 4, pauses.append)) == b"d"
     assert pauses == [10, 10, 10, 4, 4, 4]
 
 
@@ -233,7 +238,7 @@ def test_copies_are_counted(write_files, make_photo, engine):
 
     before = index("before", "a/x0.jpg", "a/y0.jpg", "a/x1.jpg", "b/x2.jpg", "b/x3.jpg")
     after = index("after", "a/x0.jpg", "b/y0.jpg", "a/z1.jpg", "b/x2.jpg", "b/x4.jpg", "b/y4.jpg")
-    assert compare_indexes(before, after) == Change(new=2, removed=1, moved=1)
+    assert compare_indexes(before, after) == SourceChange(new=2, removed=1, moved=1)
     assert not compare_indexes(before, before)
     assert str(compare_indexes(before, before)) == "nothing new"
 

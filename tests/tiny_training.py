@@ -8,12 +8,12 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from squeezetune.events import ignore_event
-from squeezetune.finetune.batches import PixelFeed, show_images
+from squeezetune.finetune.batches import PixelBatches, show_images
 from squeezetune.finetune.loop import tune
 from squeezetune.finetune.recipe import Augmentation, EpochPace, Phase, Recipe, StagePlan
 from squeezetune.finetune.tapped import TappedNetwork
 from squeezetune.finetune.torch_network import build_network, torch
-from squeezetune.finetune.workers import Conditions, Task
+from squeezetune.finetune.workers import TrainerOptions, TrainingTask
 from squeezetune.heads.scaling import measure_scaling
 
 SIDE = 32
@@ -49,9 +49,11 @@ def make_pixels(count, side=SIDE, seed=0):
 def make_task(train=64, validation=16, side=SIDE, augmentation=None, views=2):
     """Make a task of so many training images and so many others to judge by."""
     pixels, labels = make_pixels(train + validation, side)
-    feed = PixelFeed(ArrayRows(pixels), augmentation or Augmentation())
+    feed = PixelBatches(ArrayRows(pixels), augmentation or Augmentation())
     positions = np.arange(train + validation)
-    return Task(feed, labels, positions[:train], positions[train:], np.ones(2, np.float32), views)
+    return TrainingTask(
+        feed, labels, positions[:train], positions[train:], np.ones(2, np.float32), views
+    )
 
 
 def make_tapped(classes=2):
@@ -79,7 +81,7 @@ def make_plan(epochs=2.0, recipe=RECIPE, phases=ONE_PHASE):
 
 
 def make_conditions(listen=ignore_event, **changes):
-    return replace(Conditions("all layers", 0, 2, torch.float32, listen), **changes)
+    return replace(TrainerOptions("all layers", 0, 2, torch.float32, listen), **changes)
 
 
 def run_training(task=None, plan=None, conditions=None, kept=None, keep=None):

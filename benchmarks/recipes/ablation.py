@@ -48,9 +48,9 @@ from squeezetune.finetune.recipe import Augmentation, Phase, Recipe, StagePlan, 
 from squeezetune.heads.selection import LabelledFeatures, fit_head
 from squeezetune.network.graph import TAPS, count_features
 from squeezetune.network.weights import load_weights
-from squeezetune.pipeline.context import Workshop, open_workshop
-from squeezetune.pipeline.fitting import learn_classifier
-from squeezetune.pipeline.stage import Ground, deepen
+from squeezetune.pipeline.context import RunContext, open_context
+from squeezetune.pipeline.fitting import fit_classifier
+from squeezetune.pipeline.stage import StageInputs, train_stage
 from squeezetune.planning.stage_plans import plan_phases
 
 Change = Callable[[StagePlan], StagePlan]
@@ -74,8 +74,8 @@ class Task:
     """A training part and a validation part, and the frozen layers' head on them."""
 
     name: str
-    ground: Ground
-    workshop: Workshop
+    ground: StageInputs
+    workshop: RunContext
     regime: Regime
 
     @cached_property
@@ -94,7 +94,7 @@ class Task:
 
     def train(self, plan: StagePlan) -> Figures:
         """Train the layers as planned."""
-        deepened = deepen(self.ground, plan, self.workshop)
+        deepened = train_stage(self.ground, plan, self.workshop)
         last = deepened.candidate.history[-1]
         accuracy = deepened.candidate.validation_accuracy
         return {"validation": accuracy, "training": last.train_accuracy, "seconds": last.seconds}
@@ -257,9 +257,11 @@ def open_task(
     if name == "cifar1000":
         chosen = np.random.default_rng(seed).permutation(split.train)[:1000]
         split = replace(split, train=np.sort(chosen), validation=split.validation[::4])
-    workshop = open_workshop(settings, cache, ignore_event)
-    learned = learn_classifier(index, lambda _: split, workshop)
-    ground = Ground(index, split, learned.features, learned.trunk, load_weights(), learned.head)
+    workshop = open_context(settings, cache, ignore_event)
+    learned = fit_classifier(index, lambda _: split, workshop)
+    ground = StageInputs(
+        index, split, learned.features, learned.trunk, load_weights(), learned.head
+    )
     return Task(
         name,
         ground,

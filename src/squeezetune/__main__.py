@@ -1,4 +1,4 @@
-"""`python -m squeezetune` is the command line, as `squeezetune` is."""
+"""`python -m squeezetune` runs the command line."""
 
 import sys
 from collections.abc import Sequence

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from squeezetune.data.index import ImageIndex
-from squeezetune.data.inputs import Origin, Photos, find_origin
+from squeezetune.data.inputs import PhotoInput, Photos, parse_input
 from squeezetune.data.pixels import make_thumbnails
 from squeezetune.data.sources.catalog import group_photos
 from squeezetune.data.sources.folder import check_outside
@@ -39,9 +39,9 @@ from squeezetune.model.artifact import (
 )
 from squeezetune.model.classifier import Classifier, load
 from squeezetune.model.split_record import PARTS, pack_parts
-from squeezetune.pipeline.context import Workshop, open_workshop
+from squeezetune.pipeline.context import RunContext, open_context
 from squeezetune.pipeline.cross_validation import (
-    Crossed,
+    CrossValidationResult,
     choose_scheme,
     cross_validate,
     remove_unfinished,
@@ -49,8 +49,8 @@ from squeezetune.pipeline.cross_validation import (
     share_time,
 )
 from squeezetune.pipeline.fitting import RECIPES, make_manifest
-from squeezetune.pipeline.preparation import find_deadline, open_scene, plan_run
-from squeezetune.pipeline.result import Trained
+from squeezetune.pipeline.preparation import find_deadline, plan_run, prepare_run
+from squeezetune.pipeline.result import TrainingResult
 from squeezetune.planning.costs import COMPARED_IMAGES
 from squeezetune.planning.plan import Plan
 from squeezetune.planning.planner import add_rounds
@@ -59,24 +59,24 @@ from squeezetune.report.record import Run, make_record, record_times
 from squeezetune.report.training_page import make_plots, render_report
 from squeezetune.settings import Settings, parse_settings
 from squeezetune.system.checkpoint import CheckpointFolder, find_checkpoint_folder
-from squeezetune.system.disk import lend_folder, open_cache
-from squeezetune.system.executor import ThreadEngine
-from squeezetune.system.monitor import Clock, MemoryGauge
+from squeezetune.system.disk import cache_or_temporary, open_cache
+from squeezetune.system.executor import ThreadExecutor
+from squeezetune.system.monitor import MemoryMonitor, RunRecorder
 from squeezetune.system.output_lock import follow_link, hold_output
 
 THUMBNAIL_PX = 240
 
 
 @dataclass(frozen=True)
-class Job:
+class TrainingJob:
     """What is trained on, where the model goes, and what the run works with; the clock is what the
     workshop tells.
     """
 
-    origin: Origin
+    origin: PhotoInput
     output: Path
-    workshop: Workshop
-    clock: Clock
+    workshop: RunContext
+    clock: RunRecorder
     created: str = field(default_factory=lambda: datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ"))
 
     @property
@@ -151,7 +151,7 @@ def train(
 
     """
     settings = parse_settings((settings.to_dict() if settings else {}) | knobs)
-    origin = find_origin(photos, class_pattern, columns)
+    origin = parse_input(photos, class_pattern, columns)
     settings = group_photos(origin.photos, settings, listen)
     target = name_target(origin, output)
     with hold_output(target), open_job(origin, target, settings, use_cache, listen) as job:
@@ -169,7 +169,9 @@ def train(
     return load(job.output)
 
 
-def learn_and_measure(job: Job, workshop: Workshop) -> tuple[Trained, Crossed | None]:
+def learn_and_measure(
+    job: TrainingJob, workshop: RunContext
+) -> tuple[TrainingResult, CrossValidationResult | None]:
     """Train the model; where folds measure it, train it on all photos, and once more for each
     fold.
     """
@@ -177,7 +179,7 @@ def learn_and_measure(job: Job, workshop: Workshop) -> tuple[Trained, Crossed | 
     learn, scheme = RECIPES[settings.recipe], choose_scheme(index, settings, job.clock)
     if scheme is None:
         return learn(index, job.cut_index, workshop, started), None
-    with lend_folder(
+    with cache_or_temporary(
         workshop.cache
     ) as folder:  # features are computed once even where nothing may be kept
         shop, end = replace(workshop, cache=folder), find_deadline(settings, started)
@@ -212,29 +214,29 @@ def forecast(
     573.2
 
     """
-    clock = Clock(listen)
+    clock = RunRecorder(listen)
     settings = parse_settings((settings.to_dict() if settings else {}) | knobs)
     if settings.recipe == "original":
         raise SettingsError(
             "the original recipe cannot be forecast",
             "Train with it: it says how long it will take.",
         )
-    origin = find_origin(photos, class_pattern, columns)
+    origin = parse_input(photos, class_pattern, columns)
     settings = group_photos(origin.photos, settings, listen)
-    workshop = open_workshop(settings, open_cache(clock) if use_cache else None, clock)
-    job = Job(origin, Path(), workshop, clock)
+    workshop = open_context(settings, open_cache(clock) if use_cache else None, clock)
+    job = TrainingJob(origin, Path(), workshop, clock)
     index = job.scan()
     scheme, end = choose_scheme(index, settings, clock), find_deadline(settings, clock.started)
     if scheme is None:
-        scene = open_scene(index, job.cut_index(index), workshop)
+        scene = prepare_run(index, job.cut_index(index), workshop)
         return plan_run(scene, end, started=clock.started, is_forecast=True)[0]
     rounds = len(list(scheme.list_rounds(index)))
-    scene = open_scene(index, scheme.keep_all(index), workshop)
+    scene = prepare_run(index, scheme.keep_all(index), workshop)
     plan, _ = plan_run(scene, share_time(end, rounds + 1), started=clock.started, is_forecast=True)
     return add_rounds(plan, rounds)
 
 
-def name_target(origin: Origin, output: str | os.PathLike[str] | None) -> Path:
+def name_target(origin: PhotoInput, output: str | os.PathLike[str] | None) -> Path:
     """Say where the model goes: not among the photos."""
     source, target = origin.photos, follow_link(Path(output or f"{origin.name}-model"))
     if isinstance(source, Path):
@@ -244,20 +246,20 @@ def name_target(origin: Origin, output: str | os.PathLike[str] | None) -> Path:
 
 @contextmanager
 def open_job(
-    origin: Origin, target: Path, settings: Settings, use_cache: bool, listen: Listener
-) -> Iterator[Job]:
+    origin: PhotoInput, target: Path, settings: Settings, use_cache: bool, listen: Listener
+) -> Iterator[TrainingJob]:
     """Check where to write, and load the pretrained weights, before anything is computed; the clock
     runs meanwhile.
     """
     check_target(target)
     ceiling = parse_size(settings.max_ram) if settings.max_ram else None
-    clock = Clock(listen, gauge=MemoryGauge(ceiling))
-    workshop = open_workshop(settings, open_cache(clock) if use_cache else None, clock)
+    clock = RunRecorder(listen, gauge=MemoryMonitor(ceiling))
+    workshop = open_context(settings, open_cache(clock) if use_cache else None, clock)
     with clock:
-        yield Job(origin, target, workshop, clock)
+        yield TrainingJob(origin, target, workshop, clock)
 
 
-def open_unfinished(job: Job, resume: bool) -> CheckpointFolder:
+def open_unfinished(job: TrainingJob, resume: bool) -> CheckpointFolder:
     """Open the place of the unfinished run beside the model; what is there goes, unless the run is
     to be resumed.
     """
@@ -274,7 +276,10 @@ def open_unfinished(job: Job, resume: bool) -> CheckpointFolder:
 
 
 def close_unfinished(
-    unfinished: CheckpointFolder, learned: Trained, crossed: Crossed | None, job: Job
+    unfinished: CheckpointFolder,
+    learned: TrainingResult,
+    crossed: CrossValidationResult | None,
+    job: TrainingJob,
 ) -> None:
     """Remove what was kept of a training that is finished now; one that other settings began
     stays.
@@ -293,7 +298,11 @@ def close_unfinished(
 
 
 def measure_file(
-    staging: Staging, manifest: Manifest, learned: Trained, crossed: Crossed | None, job: Job
+    staging: Staging,
+    manifest: Manifest,
+    learned: TrainingResult,
+    crossed: CrossValidationResult | None,
+    job: TrainingJob,
 ) -> tuple[Measured, Measured | None]:
     """Write `model.onnx` and measure that very file on the test images, and on some that its
     training looked at.
@@ -319,11 +328,11 @@ def measure_file(
 
 def write_report(
     staging: Staging,
-    learned: Trained,
+    learned: TrainingResult,
     measured: Measured,
     compared: Measured | None,
-    crossed: Crossed | None,
-    job: Job,
+    crossed: CrossValidationResult | None,
+    job: TrainingJob,
 ) -> None:
     """Write the report for scripts, for people and for papers."""
     index = learned.index
@@ -353,13 +362,15 @@ def write_report(
             staging.write(f"plots/{name}", payload)
         pictures = {item["image"] for gallery in ("mistakes", "unsure") for item in record[gallery]}
         # one at a time: a ceiling of memory holds here too
-        thumbnails = make_thumbnails(index.source, sorted(pictures), THUMBNAIL_PX, ThreadEngine(1))
+        thumbnails = make_thumbnails(
+            index.source, sorted(pictures), THUMBNAIL_PX, ThreadExecutor(1)
+        )
     record |= record_times(replace(run, heard=tuple(job.clock.heard), total_s=job.clock.total_s()))
     staging.write(REPORT, to_json(record))
     staging.write(REPORT_PAGE, render_report(record, thumbnails).encode())
 
 
-def repeat_command(job: Job, learned: Trained) -> str:
+def repeat_command(job: TrainingJob, learned: TrainingResult) -> str:
     """Write the command that repeats this run: every setting that is not the default, or that this
     machine chose.
     """

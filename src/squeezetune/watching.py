@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from squeezetune.data.index import ImageIndex
-from squeezetune.data.inputs import find_origin
+from squeezetune.data.inputs import parse_input
 from squeezetune.data.sources.folder import FolderSource, list_files
 from squeezetune.data.sources.registry import READERS, find_ending
 from squeezetune.data.sources.source import StampedSource, stamp_file
@@ -22,7 +22,7 @@ from squeezetune.events import Event, Listener, Notice, ignore_event
 from squeezetune.model.classifier import Classifier
 from squeezetune.settings import judge_number
 from squeezetune.system.disk import open_cache
-from squeezetune.system.executor import ThreadEngine
+from squeezetune.system.executor import ThreadExecutor
 from squeezetune.system.interrupts import STOPPING
 from squeezetune.training import train
 
@@ -34,7 +34,7 @@ UNCHANGED = (
 
 
 @dataclass(frozen=True)
-class Pace:
+class PollInterval:
     """How often the photos are looked at, and how long they must be left alone before they are
     read.
 
@@ -59,7 +59,7 @@ class Pace:
 
 
 @dataclass(frozen=True)
-class Change:
+class SourceChange:
     """How many photos are new, removed, or the same in another class."""
 
     new: int
@@ -83,7 +83,7 @@ class Update:
     one reached; both are None the first time.
     """
 
-    change: Change | None = None
+    change: SourceChange | None = None
     classifier: Classifier | None = None
     accuracy: float | None = None
     accuracy_before: float | None = None
@@ -94,7 +94,7 @@ def watch(
     photos: str | os.PathLike[str],
     output: str | os.PathLike[str] | None = None,
     *,
-    pace: Pace = Pace(),
+    pace: PollInterval = PollInterval(),
     listen: Listener = ignore_event,
     resume: bool = False,
     **options: Any,
@@ -120,7 +120,7 @@ def watch(
     watched = Watched(Path(photos), options)
     seen = watched.look()
     index = watched.scan()
-    ear = Ear(listen)
+    ear = StopListener(listen)
     update = Update(
         classifier=(first := train(photos, output, listen=ear, resume=resume, **options)),
         accuracy=first.report["test"]["accuracy"],
@@ -152,11 +152,11 @@ class Watched:
 
     def scan(self) -> ImageIndex:
         """Find the photos; those that were read before are not read."""
-        origin = find_origin(
+        origin = parse_input(
             self.photos, self.options.get("class_pattern", ""), self.options.get("columns", "")
         )
         cache = open_cache(ignore_event) if self.options.get("use_cache", True) else None
-        return origin.scan(ThreadEngine(), ignore_event, cache)
+        return origin.scan(ThreadExecutor(), ignore_event, cache)
 
     def look(self) -> bytes:
         """Return bytes that are others once a file was added, removed, renamed or written; nothing
@@ -191,7 +191,7 @@ class Watched:
             yield name.encode(errors="surrogateescape"), stamp.mark if stamp else b""
 
 
-class Ear:
+class StopListener:
     """Passes events on, and notes when somebody has asked to stop."""
 
     def __init__(self, listen: Listener) -> None:
@@ -204,7 +204,7 @@ class Ear:
         self._listen(event)
 
 
-def wait_for_change(look: Callable[[], bytes], seen: bytes, pace: Pace) -> bytes:
+def wait_for_change(look: Callable[[], bytes], seen: bytes, pace: PollInterval) -> bytes:
     """Wait until what is seen is something else and stays so for a moment; return it."""
     now = seen
     while now == seen:
@@ -218,7 +218,7 @@ def wait_for_change(look: Callable[[], bytes], seen: bytes, pace: Pace) -> bytes
         now = later
 
 
-def compare_indexes(before: ImageIndex, after: ImageIndex) -> Change:
+def compare_indexes(before: ImageIndex, after: ImageIndex) -> SourceChange:
     """Count the photos that are new, removed, or in another class, by their content: names do not
     matter.
     """
@@ -229,7 +229,7 @@ def compare_indexes(before: ImageIndex, after: ImageIndex) -> Change:
     for (digest, _), count in (old - new).items():
         gone[digest] += count
     moved = (added & gone).total()
-    return Change(added.total() - moved, gone.total() - moved, moved)
+    return SourceChange(added.total() - moved, gone.total() - moved, moved)
 
 
 def _count_photos(index: ImageIndex) -> Counter[tuple[bytes, str]]:

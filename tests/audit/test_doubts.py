@@ -6,11 +6,11 @@ from squeezetune.audit.label_errors import (
     count_for,
     estimate_joint,
     estimate_mistakes,
-    find_doubts,
+    find_label_errors,
     find_thresholds,
     fit_noise,
 )
-from squeezetune.heads.out_of_fold import Opinions
+from squeezetune.heads.out_of_fold import OutOfFoldPredictions
 
 # Nine images of three classes; what the paper's definitions make of them is worked out by hand
 # below.
@@ -72,19 +72,23 @@ def test_the_joint_is_that_of_cleanlab():
 
 def test_mistakes_are_counted_by_label_and_class():
     probabilities, labels = draw_case(0)
-    mistakes = estimate_mistakes(Opinions(probabilities, np.ones(len(labels), bool)), labels)
+    mistakes = estimate_mistakes(
+        OutOfFoldPredictions(probabilities, np.ones(len(labels), bool)), labels
+    )
     np.testing.assert_allclose(mistakes.sum(axis=1), np.bincount(labels))
     assert 0.05 < 1 - np.trace(mistakes) / len(labels) < 0.2
 
 
 def test_a_label_without_images_has_no_mistakes():
-    mistakes = estimate_mistakes(Opinions(PROBABILITIES[:7], np.ones(7, bool)), LABELS[:7])
+    mistakes = estimate_mistakes(
+        OutOfFoldPredictions(PROBABILITIES[:7], np.ones(7, bool)), LABELS[:7]
+    )
     assert mistakes[2].tolist() == [0, 0, 0]
 
 
 def test_doubts_name_the_likeliest_class_and_the_surest_come_first():
     probabilities, labels = draw_case(0)
-    doubts = find_doubts(Opinions(probabilities, np.ones(500, bool)), labels)
+    doubts = find_label_errors(OutOfFoldPredictions(probabilities, np.ones(500, bool)), labels)
     suggested, confidence, is_wrong = fit_noise(probabilities, labels).weigh(probabilities, labels)
     assert sorted(doubts.positions) == np.flatnonzero(confidence >= LEAST_CONFIDENCE).tolist()
     assert (np.diff(doubts.confidence) <= 0).all()
@@ -96,10 +100,10 @@ def test_doubts_name_the_likeliest_class_and_the_surest_come_first():
 def test_an_image_that_is_not_judged_is_not_doubted():
     probabilities, labels = draw_case(0)
     is_judged = np.ones(500, bool)
-    first, *_ = find_doubts(Opinions(probabilities, is_judged), labels).positions
+    first, *_ = find_label_errors(OutOfFoldPredictions(probabilities, is_judged), labels).positions
     is_judged[first] = False
-    found = find_doubts(Opinions(probabilities, is_judged), labels)
+    found = find_label_errors(OutOfFoldPredictions(probabilities, is_judged), labels)
     assert len(found)
     assert first not in found.positions
     is_judged[:] = False
-    assert len(find_doubts(Opinions(probabilities, is_judged), labels)) == 0
+    assert len(find_label_errors(OutOfFoldPredictions(probabilities, is_judged), labels)) == 0

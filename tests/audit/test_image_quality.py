@@ -7,7 +7,7 @@ from PIL import Image, ImageDraw, ImageFilter
 from squeezetune.audit.image_quality import find_flaws
 from squeezetune.data.index import index_images
 from squeezetune.data.pixels import PixelSettings
-from squeezetune.data.thumbnails import find_looks, open_look_store
+from squeezetune.data.thumbnails import load_thumbnails, open_look_store
 from squeezetune.events import ignore_event
 
 SPOILT = {
@@ -27,7 +27,9 @@ def look(engine, tmp_path):
     def at(images):
         index = index_images(images, np.arange(len(images)) % 2, engine=engine)
         pixels = PixelSettings(128)
-        return find_looks(index, pixels, open_look_store(tmp_path, pixels), engine, ignore_event)
+        return load_thumbnails(
+            index, pixels, open_look_store(tmp_path, pixels), engine, ignore_event
+        )
 
     return at
 

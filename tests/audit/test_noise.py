@@ -3,7 +3,7 @@ import pytest
 from scipy.special import softmax
 
 from squeezetune.audit import label_errors as noise_module
-from squeezetune.audit.label_errors import Noise, fit_noise, sharpen
+from squeezetune.audit.label_errors import LabelNoise, fit_noise, sharpen
 
 CLASSES = 6
 
@@ -58,8 +58,8 @@ def test_confidence_means_what_it_says(rate):
 def test_a_few_images_do_not_say_how_often_labels_are_wrong():
     probabilities, labels, _, _ = draw_case(0.0, 8, n=10)
     assert 0.001 < fit_noise(probabilities, labels).rate < 0.02
-    assert fit_noise(probabilities[:0], labels[:0]) == Noise(0.01, 1.0)
-    assert fit_noise(np.ones((5, 1), np.float32), np.zeros(5, np.int64)) == Noise(0.01, 1.0)
+    assert fit_noise(probabilities[:0], labels[:0]) == LabelNoise(0.01, 1.0)
+    assert fit_noise(np.ones((5, 1), np.float32), np.zeros(5, np.int64)) == LabelNoise(0.01, 1.0)
 
 
 def test_a_sample_of_many_images_is_enough(monkeypatch):

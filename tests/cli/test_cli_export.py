@@ -3,7 +3,7 @@ from pathlib import Path
 import pytest
 
 from squeezetune.cli.export import print_exports
-from squeezetune.exporting.benchmark import Trial
+from squeezetune.exporting.benchmark import RuntimeBenchmark
 from squeezetune.exporting.export_index import Export, Exports
 from squeezetune.exporting.formats import FORMATS
 from squeezetune.exporting.scoring import Score
@@ -12,7 +12,7 @@ from squeezetune.exporting.scoring import Score
 def make_item(name):
     """Make an export whose every figure is as wide as it gets."""
     score = Score(5000, 1.0, (0.9992, 1.0), -0.1016, (-0.131, -0.075), 1.0, 0.01, True)
-    trial = Trial(10.25, {"1": 1544.0, "32": 1619.0}, 1286.2)
+    trial = RuntimeBenchmark(10.25, {"1": 1544.0, "32": 1619.0}, 1286.2)
     return Export(name, "model", 11_920_000, {}, score, trial)
 
 

@@ -9,7 +9,7 @@ import pytest
 from click.testing import CliRunner
 
 from squeezetune.cli.main import main
-from squeezetune.system.executor import ThreadEngine
+from squeezetune.system.executor import ThreadExecutor
 
 
 @pytest.fixture
@@ -294,7 +294,7 @@ def test_predict_goes_on_where_it_was_interrupted(
     photos, output = write_shapes(tmp_path / "photos", 20), tmp_path / "p.csv"
     (photos / "box" / "bad.png").write_bytes(b"no image")
     whole = run("predict", model_folder, photos, "--csv").stdout
-    do_map = ThreadEngine.map
+    do_map = ThreadExecutor.map
 
     def stop_early(self, function, items):
         for number, result in enumerate(do_map(self, function, items)):
@@ -303,7 +303,7 @@ def test_predict_goes_on_where_it_was_interrupted(
             yield result
 
     with monkeypatch.context() as patch:
-        patch.setattr(ThreadEngine, "map", stop_early)
+        patch.setattr(ThreadExecutor, "map", stop_early)
         stopped = run("predict", model_folder, photos, "--output", output)
     assert stopped.exit_code == 130
     assert "--resume" in stopped.stderr

@@ -61,7 +61,7 @@ def test_a_folder_that_is_no_model(tmp_path):
 NOISE = """
 import os, sys, warnings
 from pathlib import Path
-from squeezetune.serving.server import Place, serve
+from squeezetune.serving.server import ServerAddress, serve
 
 def make_noise(server, address):
     os.write(2, b"TIFFReadDirectory: a warning of a library in C\\n\\n")
@@ -69,7 +69,7 @@ def make_noise(server, address):
     print("words without an end", end="", file=sys.stderr)
     server.should_exit = True
 
-serve(Path(sys.argv[1]), Place(port=0), announce=make_noise)
+serve(Path(sys.argv[1]), ServerAddress(port=0), announce=make_noise)
 print("after the end", file=sys.stderr)
 """
 

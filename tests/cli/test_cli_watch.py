@@ -8,7 +8,7 @@ from squeezetune.cli.main import main
 from squeezetune.cli.terminal import escape_controls
 from squeezetune.cli.watch import describe_update, format_update
 from squeezetune.errors import ClassesError
-from squeezetune.watching import Change, Pace, Update
+from squeezetune.watching import PollInterval, SourceChange, Update
 
 
 @pytest.fixture
@@ -23,7 +23,9 @@ def pass_time(monkeypatch):
                 raise KeyboardInterrupt
             left.pop(0)()
 
-        monkeypatch.setattr("squeezetune.cli.watch.Pace", lambda every_s: Pace(every_s, 4, pause))
+        monkeypatch.setattr(
+            "squeezetune.cli.watch.PollInterval", lambda every_s: PollInterval(every_s, 4, pause)
+        )
 
     return set_days
 
@@ -91,7 +93,7 @@ def test_an_error_is_one_line():
         == "The model stays as it was: a\\nb \\udcff Do this."
     )
     assert describe_update(update)["error"]["code"] == "classes"
-    assert describe_update(Update(Change(1, 0, 0)))["change"] == {
+    assert describe_update(Update(SourceChange(1, 0, 0)))["change"] == {
         "new": 1,
         "removed": 0,
         "moved": 0,

@@ -5,7 +5,7 @@ import pytest
 from sessions import open_session
 
 from squeezetune.compression.layerwise import Compressed, compress_layers
-from squeezetune.network.codes import Codes, Product
+from squeezetune.network.codes import LowRankTensor, QuantizedTensor
 from squeezetune.network.trained import TrainedNetwork
 
 torch = pytest.importorskip("torch", reason="torch is an extra")
@@ -35,15 +35,17 @@ def compressed(layers, request):
     sizes = [(2048, 3)] if request.param == "linear on roots" else [(2048, 8), (8, 3)]
     for number, (inputs, outputs) in enumerate(sizes):
         wholes = rng.integers(-127, 128, (inputs, outputs), dtype=np.int8)
-        found = Codes(wholes, np.full((1, outputs), 0.02 / np.sqrt(inputs), np.float16), 8)
+        found = QuantizedTensor(
+            wholes, np.full((1, outputs), 0.02 / np.sqrt(inputs), np.float16), 8
+        )
         codes[f"head.{number}.weight"] = found
         head.append(
             (found.decode(), rng.standard_normal(outputs).astype(np.float16).astype(np.float32))
         )
     if request.param == "hidden, a product":
         first, square = codes.pop("head.0.weight"), np.full((1, 8), 0.01, np.float16)
-        products["head.0.weight"] = Product(
-            first, Codes(rng.integers(-127, 128, (8, 8), dtype=np.int8), square, 8)
+        products["head.0.weight"] = LowRankTensor(
+            first, QuantizedTensor(rng.integers(-127, 128, (8, 8), dtype=np.int8), square, 8)
         )
         head[0] = (products["head.0.weight"].decode(), head[0][1])
     network = replace(layers.network, head=tuple(head), use_roots=len(head) == 1)

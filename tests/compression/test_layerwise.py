@@ -16,9 +16,9 @@ from squeezetune.compression.layerwise import (
 )
 from squeezetune.exporting.onnx_formats import HIDDEN_SIZE
 from squeezetune.network.backbone import FLOAT_RUNTIME
-from squeezetune.network.codes import Codes
+from squeezetune.network.codes import QuantizedTensor
 from squeezetune.network.float_layers import CodedStore
-from squeezetune.network.graph import Form, build_trunk
+from squeezetune.network.graph import WeightFormat, build_trunk
 from squeezetune.network.inference import open_graph
 from squeezetune.network.trained import TrainedNetwork
 
@@ -165,7 +165,7 @@ def round_each(kernel):
 
 
 def test_the_file_computes_what_the_codes_stand_for(layers, photos):
-    coded = layers.network.build_model({}, Form(CodedStore(layers.codes)))
+    coded = layers.network.build_model({}, WeightFormat(CodedStore(layers.codes)))
     plain = layers.network.build_model({})
     np.testing.assert_allclose(
         run(coded, photos), run(plain, photos), atol=2e-3
@@ -201,7 +201,7 @@ def test_a_compressed_head_answers_as_the_trained_one(
     assert list(found.products) == ([names[0]] if np.isfinite(most) and hidden else [])
     for name, (weight, _) in zip(names, found.network.head, strict=True):
         np.testing.assert_allclose((found.products | found.codes)[name].decode(), weight)
-    coded = found.network.build_model({}, Form(found.store))
+    coded = found.network.build_model({}, WeightFormat(found.store))
     np.testing.assert_allclose(run(coded, photos), after, atol=1e-4)
 
 
@@ -213,7 +213,7 @@ def test_a_wide_hidden_layer_fits_into_half_a_megabyte(layers, photos, features)
     )
     changed = replace(layers, network=replace(layers.network, head=head))
     found = compress_head(changed, *features, hidden_size=HIDDEN_SIZE)
-    model = found.network.build_model({}, Form(found.store))
+    model = found.network.build_model({}, WeightFormat(found.store))
     assert len(model) < 0.5e6
     np.testing.assert_allclose(
         run(model, photos), run(found.network.build_model({}), photos), atol=1e-4
@@ -229,12 +229,12 @@ def test_a_convolved_classifier_is_compressed_with_the_layers(network, photos):
     found = compress_layers(network, photos[:12])
     expected, after = (run(each.build_model({}), photos) for each in (network, found.network))
     assert np.abs(after - expected).mean() < 0.1
-    coded = found.network.build_model({}, Form(found.store))
+    coded = found.network.build_model({}, WeightFormat(found.store))
     np.testing.assert_allclose(run(coded, photos), after, atol=1e-4)
-    assert isinstance(found.codes["classifier.weight"], Codes)
+    assert isinstance(found.codes["classifier.weight"], QuantizedTensor)
 
 
 def test_it_is_repeatable(network, layers, photos):
     again = compress_layers(network, photos)
-    form = [Form(CodedStore(each.codes)) for each in (layers, again)]
+    form = [WeightFormat(CodedStore(each.codes)) for each in (layers, again)]
     assert layers.network.build_model({}, form[0]) == again.network.build_model({}, form[1])

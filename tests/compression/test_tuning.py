@@ -5,7 +5,7 @@ import pytest
 
 from squeezetune.compression.layerwise import Compressed, compress_layers
 from squeezetune.finetune.recipe import EpochPace
-from squeezetune.network.codes import Codes, Product
+from squeezetune.network.codes import LowRankTensor, QuantizedTensor
 from squeezetune.network.trained import TrainedNetwork
 
 torch = pytest.importorskip("torch", reason="torch is an extra")
@@ -82,10 +82,12 @@ def test_a_layer_of_two_factors_stays_while_others_are_tuned(teacher, compressed
     monkeypatch.setattr(tuning, "RECIPE", replace(tuning.RECIPE, head_rate=0.03))
     rng = np.random.default_rng(1)
     first, second = (
-        Codes(rng.integers(-7, 8, size, dtype=np.int8), np.full((1, size[1]), scale, np.float16), 4)
+        QuantizedTensor(
+            rng.integers(-7, 8, size, dtype=np.int8), np.full((1, size[1]), scale, np.float16), 4
+        )
         for size, scale in (((2048, 6), 0.005), ((6, 24), 0.1))
     )
-    product = Product(first, second)
+    product = LowRankTensor(first, second)
     last = 0.2 * rng.standard_normal((24, 4)).astype(np.float32)
     head = ((product.decode(), np.zeros(24, np.float32)), (last, np.zeros(4, np.float32)))
     before = Compressed(

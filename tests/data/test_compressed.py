@@ -23,7 +23,7 @@ def roomy(tmp_path, monkeypatch):
     """Have temporary files in a folder for this test."""
     folder = tmp_path / "roomy"
     folder.mkdir()
-    monkeypatch.setattr(compressed, "find_roomy_folder", lambda: folder)
+    monkeypatch.setattr(compressed, "find_large_temporary_folder", lambda: folder)
     return folder
 
 

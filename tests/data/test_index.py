@@ -15,7 +15,7 @@ from squeezetune.data.sources.content import FORMATS, hash_image
 from squeezetune.data.sources.image_formats import NEEDS_HEIF
 from squeezetune.errors import ClassesError, SettingsError, SourceError
 from squeezetune.events import StageAdvanced, StageFinished, StageStarted
-from squeezetune.system.executor import ThreadEngine
+from squeezetune.system.executor import ThreadExecutor
 
 TRAIN, VALIDATION, TEST = 0, 1, 2
 
@@ -358,7 +358,7 @@ def test_events_are_few_and_in_order(photo_folder, monkeypatch):
 
 
 def test_engines_of_any_width_agree(photo_folder):
-    one, four = (index_photos(photo_folder, engine=ThreadEngine(threads)) for threads in (1, 4))
+    one, four = (index_photos(photo_folder, engine=ThreadExecutor(threads)) for threads in (1, 4))
     assert one.names == four.names
     assert np.array_equal(one.digests, four.digests)
 

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from squeezetune.data.inputs import find_origin
+from squeezetune.data.inputs import parse_input
 from squeezetune.errors import ClassesError, ImageError, SourceError
 from squeezetune.evaluation.measurement import evaluate
 from squeezetune.events import ignore_event
@@ -15,7 +15,7 @@ from squeezetune.training import train
 
 
 def scan(photos, engine):
-    return find_origin(photos, "", "").scan(engine, ignore_event, None)
+    return parse_input(photos, "", "").scan(engine, ignore_event, None)
 
 
 @pytest.fixture
@@ -46,7 +46,7 @@ def test_pairs_come_in_any_number_of_ways(make_photo, engine, wrap):
 def test_open_files_are_read_once(make_photo, engine, tmp_path):
     (tmp_path / "1.jpg").write_bytes(make_photo(1))
     with (tmp_path / "1.jpg").open("rb") as file:
-        origin = find_origin([(BytesIO(make_photo(0)), "a"), (file, "b")], "", "")
+        origin = parse_input([(BytesIO(make_photo(0)), "a"), (file, "b")], "", "")
     for _ in range(2):
         assert len(origin.scan(engine, ignore_event, None)) == 2
 
@@ -71,7 +71,7 @@ def test_open_files_are_read_once(make_photo, engine, tmp_path):
 )
 def test_what_are_no_pairs_is_refused(photos, message):
     with pytest.raises(SourceError, match=message) as caught:
-        find_origin(photos, "", "")
+        parse_input(photos, "", "")
     assert "[(image, label), ...]" in caught.value.hint
 
 
@@ -87,7 +87,7 @@ def test_a_file_that_is_closed_is_refused(make_photo):
     with pytest.raises(
         ImageError, match="an open file cannot be read: I/O operation on closed file"
     ):
-        find_origin([(file, "a")], "", "")
+        parse_input([(file, "a")], "", "")
 
 
 def test_a_missing_label_is_told_before_photos_are_read(tmp_path, monkeypatch):

@@ -13,7 +13,7 @@ from squeezetune.data.duplicates.near_duplicates import (
 )
 from squeezetune.data.index import index_images
 from squeezetune.data.pixels import PixelSettings
-from squeezetune.data.thumbnails import find_looks, open_look_store
+from squeezetune.data.thumbnails import load_thumbnails, open_look_store
 from squeezetune.events import ignore_event
 
 COUNT = 40
@@ -74,7 +74,7 @@ WAYS = {
 def find(images, engine, folder, labels=None):
     index = index_images(images, labels or [at % 2 for at in range(len(images))], engine=engine)
     pixels = PixelSettings(128)
-    looks = find_looks(index, pixels, open_look_store(folder, pixels), engine, ignore_event)
+    looks = load_thumbnails(index, pixels, open_look_store(folder, pixels), engine, ignore_event)
     return find_near_duplicates(index, looks, "squash", engine)
 
 
@@ -124,7 +124,7 @@ def test_a_photo_that_vanishes_is_like_no_other(scenes, engine, tmp_path):
         paths.append(path)
     index = index_images(paths, [0, 1] * 5, engine=engine)
     pixels = PixelSettings(128)
-    looks = find_looks(
+    looks = load_thumbnails(
         index, pixels, open_look_store(tmp_path / "cache", pixels), engine, ignore_event
     )
     paths[7].unlink()

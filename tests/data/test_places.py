@@ -1,9 +1,17 @@
-from squeezetune.data.sources.paths import Place, number_places
+from squeezetune.data.sources.paths import ClassAndPart, number_places
 
 
 def test_equal_places_have_one_number():
-    places = number_places([Place("b"), Place("a", 2), "no class", Place("b"), Place("a", 0)])
-    assert places.kinds == (Place("b"), Place("a", 2), Place("a", 0))
+    places = number_places(
+        [
+            ClassAndPart("b"),
+            ClassAndPart("a", 2),
+            "no class",
+            ClassAndPart("b"),
+            ClassAndPart("a", 0),
+        ]
+    )
+    assert places.kinds == (ClassAndPart("b"), ClassAndPart("a", 2), ClassAndPart("a", 0))
     assert places.numbers.tolist() == [0, 1, -1, 0, 2]
     assert places.is_known.tolist() == [True, True, False, True, True]
     assert places.reasons == {2: "no class"}

@@ -12,7 +12,7 @@ from squeezetune.data.sources import folder as folders_module
 from squeezetune.data.sources.folder import FolderSource, list_files
 from squeezetune.data.sources.registry import MemorySource, open_source
 from squeezetune.events import Notice, StageAdvanced, ignore_event
-from squeezetune.system.executor import ThreadEngine
+from squeezetune.system.executor import ThreadExecutor
 from squeezetune.training import train
 
 
@@ -26,7 +26,7 @@ class CountingSource(FolderSource):
         return super().digest(name)
 
 
-ONE_THREAD = ThreadEngine(1)
+ONE_THREAD = ThreadExecutor(1)
 READ, STOP = [], [""]
 
 

@@ -8,7 +8,7 @@ from squeezetune.data.pixels import PixelSettings, load_pixels
 from squeezetune.data.thumbnails import (
     LOOK_SIDE,
     ROW_BYTES,
-    find_looks,
+    load_thumbnails,
     make_look_rows,
     open_look_store,
     read_look_rows,
@@ -24,7 +24,9 @@ def photos(photo_folder, engine):
 
 
 def look(index, engine, folder, **how):
-    return find_looks(index, PIXELS, open_look_store(folder, PIXELS), engine, ignore_event, **how)
+    return load_thumbnails(
+        index, PIXELS, open_look_store(folder, PIXELS), engine, ignore_event, **how
+    )
 
 
 def test_thumbnails_are_means_of_areas(photos, engine, tmp_path):

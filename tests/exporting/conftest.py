@@ -7,14 +7,14 @@ import pytest
 from example_orders import NETWORKS, make_orders
 
 from squeezetune.exporting import benchmark as trial
-from squeezetune.exporting.export_inputs import Order
+from squeezetune.exporting.export_inputs import ExportInputs
 from squeezetune.network.weights import Weights
 
 
 @pytest.fixture(scope="module", params=NETWORKS)
-def order(weights: Weights, request: pytest.FixtureRequest) -> Order:
+def order(weights: Weights, request: pytest.FixtureRequest) -> ExportInputs:
     """Make an order of every kind of network."""
-    found: Order = make_orders(weights)[request.param]
+    found: ExportInputs = make_orders(weights)[request.param]
     return found
 
 

@@ -7,7 +7,7 @@ from itertools import pairwise
 
 import numpy as np
 
-from squeezetune.exporting.export_inputs import Order
+from squeezetune.exporting.export_inputs import ExportInputs
 from squeezetune.network.trained import TrainedNetwork
 
 CLASSES = 4
@@ -43,7 +43,7 @@ def make_order(weights, resize="squash", views=2, side=64, form="linear"):
     network = TrainedNetwork(
         weights, head, views, side, resize, form == "linear", form == "convolved"
     )
-    return Order(network, network.build_model(METADATA), METADATA)
+    return ExportInputs(network, network.build_model(METADATA), METADATA)
 
 
 def make_orders(weights):

@@ -12,7 +12,7 @@ from threadpoolctl import threadpool_limits
 from squeezetune.data.index import index_photos
 from squeezetune.exporting.export_inputs import TrainingPhotos
 from squeezetune.exporting.formats import FORMATS
-from squeezetune.system.executor import ThreadEngine
+from squeezetune.system.executor import ThreadExecutor
 
 EXACT, LOSSY = ("onnx", "onnx-fp16"), ("onnx-int8", "onnx-tiny")
 
@@ -30,7 +30,7 @@ def odd_images(kind):
 
 @pytest.fixture(scope="module")
 def order(weights, shape_folder, kind):
-    index = index_photos(shape_folder, engine=ThreadEngine(1))
+    index = index_photos(shape_folder, engine=ThreadExecutor(1))
     # few: what is fitted to them need not be good here
     photos = TrainingPhotos(index, np.arange(0, len(index), 5))
     return replace(make_orders(weights)[kind], photos=photos)

@@ -9,7 +9,7 @@ import pytest
 
 from squeezetune.errors import ArtifactError
 from squeezetune.events import Notice
-from squeezetune.exporting.benchmark import Trial
+from squeezetune.exporting.benchmark import RuntimeBenchmark
 from squeezetune.exporting.export_index import Export, Exports
 from squeezetune.exporting.exports import export
 from squeezetune.exporting.report_chapter import update_report
@@ -19,7 +19,7 @@ from squeezetune.model.artifact import MANIFEST, MODEL, REPORT, REPORT_PAGE, rea
 from squeezetune.model.classifier import load
 
 SCORE = Score(179, 0.9777, (0.944, 0.991), -0.0112, (-0.031, 0.008), 0.994, 0.01, True)
-TRIAL = Trial(0.31, {"1": 512.0, "32": 1833.0}, 86.4)
+TRIAL = RuntimeBenchmark(0.31, {"1": 512.0, "32": 1833.0}, 86.4)
 ITEMS = (
     Export("onnx", "model.onnx", 2_990_000, {}, SCORE, TRIAL),
     Export("onnx-tiny", "model-tiny.onnx", 423_660, {}, None, None),

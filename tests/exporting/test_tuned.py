@@ -6,14 +6,14 @@ import pytest
 
 from squeezetune.errors import ExportError
 from squeezetune.events import Notice, StageStarted
-from squeezetune.exporting.export_inputs import Request, TrainingPhotos, open_material
+from squeezetune.exporting.export_inputs import PhotoLocation, TrainingPhotos, open_material
 from squeezetune.exporting.exports import export, make_order
 from squeezetune.exporting.formats import FORMATS
 from squeezetune.exporting.onnx_formats import build_file, compress
 from squeezetune.finetune.recipe import EpochPace
 from squeezetune.model.classifier import load
 from squeezetune.network.float_layers import CodedStore
-from squeezetune.network.graph import Form
+from squeezetune.network.graph import WeightFormat
 
 pytest.importorskip("torch", reason="torch is an extra")
 from squeezetune.exporting import onnx_formats as tuned
@@ -30,7 +30,7 @@ def short_training(monkeypatch):
 @pytest.fixture(scope="module")
 def order(model_folder):
     return make_order(
-        load(model_folder), open_material(model_folder, Request(), lambda event: None)
+        load(model_folder), open_material(model_folder, PhotoLocation(), lambda event: None)
     )
 
 
@@ -44,7 +44,9 @@ def write_plain(compressed):
     """Make a writer of what is compressed already."""
 
     def write(order, path):
-        path.write_bytes(build_file(order, compressed.network, Form(CodedStore(compressed.codes))))
+        path.write_bytes(
+            build_file(order, compressed.network, WeightFormat(CodedStore(compressed.codes)))
+        )
 
     return write
 
@@ -59,7 +61,9 @@ def write_spoiled(compressed):
         network = replace(
             compressed.network, head=((np.roll(weight, 1, axis=1), np.roll(bias, 1)),)
         )
-        form = Form(CodedStore({**compressed.codes, "head.0.weight": replace(found, **turned)}))
+        form = WeightFormat(
+            CodedStore({**compressed.codes, "head.0.weight": replace(found, **turned)})
+        )
         path.write_bytes(build_file(order, network, form))
 
     return write

@@ -7,7 +7,7 @@ torch = pytest.importorskip("torch", reason="torch is an extra")
 from tiny_training import ArrayRows, make_pixels  # noqa: E402
 
 from squeezetune.finetune.batches import (  # noqa: E402
-    PixelFeed,
+    PixelBatches,
     draw_images,
     show_images,
 )
@@ -17,7 +17,7 @@ POSITIONS = np.array([3, 0, 3, 5])
 
 @pytest.fixture
 def feed():
-    return PixelFeed(ArrayRows(make_pixels(8)[0]), Augmentation(zoom=0.5))
+    return PixelBatches(ArrayRows(make_pixels(8)[0]), Augmentation(zoom=0.5))
 
 
 def seeded(seed=0):

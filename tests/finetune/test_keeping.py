@@ -10,7 +10,7 @@ torch = pytest.importorskip("torch", reason="torch is an extra")
 from tiny_training import make_conditions, make_plan, make_task, run_training  # noqa: E402
 
 from squeezetune.finetune import loop as finetune  # noqa: E402
-from squeezetune.finetune.state import Keeper, Kept, State, load_kept  # noqa: E402  # noqa: E402
+from squeezetune.finetune.state import Snapshot, SnapshotWriter, State, load_kept  # noqa: E402  # noqa: E402
 
 IDENTITY = {"photos": "bees", "settings": {"seed": 0}}
 PLAN = make_plan(3.0)
@@ -33,12 +33,12 @@ def make_kept(step=7):
     state = State(
         tensors, step=step, progress=0.1 + 0.2, epoch=1, epoch_step=3, loss=1 / 3, seconds=2.5
     )
-    return Kept(state, replace(state.copy(), step=step - 3, loss=math.nan))
+    return Snapshot(state, replace(state.copy(), step=step - 3, loss=math.nan))
 
 
 def keep(folder, kept, identity=IDENTITY, precision=torch.float32):
     with CheckpointWriter(folder) as writer:
-        Keeper(writer, identity, PLAN, precision).keep(kept)
+        SnapshotWriter(writer, identity, PLAN, precision).keep(kept)
 
 
 @pytest.mark.parametrize("precision", [torch.float32, torch.bfloat16])
@@ -61,7 +61,7 @@ def test_training_may_change_what_it_gave_at_once(folder):
     kept = make_kept()
     expected = kept.state.tensors["kernel"].clone()
     with CheckpointWriter(folder) as writer:
-        Keeper(writer, IDENTITY, PLAN, torch.float32).keep(kept)
+        SnapshotWriter(writer, IDENTITY, PLAN, torch.float32).keep(kept)
         kept.state.tensors["kernel"].zero_()
     assert torch.equal(load_kept(folder, IDENTITY)[0].state.tensors["kernel"], expected)
 
@@ -91,13 +91,13 @@ def test_a_run_goes_on_from_the_disk_to_the_same_end(folder, whole, steps, monke
     left = iter(range(steps, -1, -1))
     conditions = make_conditions(is_stopping=lambda: not next(left))
     with CheckpointWriter(folder) as writer:
-        keeper = Keeper(writer, IDENTITY, PLAN, torch.float32)
+        keeper = SnapshotWriter(writer, IDENTITY, PLAN, torch.float32)
         stopped = run_training(make_task(32, 8), PLAN, conditions, keep=keeper.keep)
     assert not stopped.is_finished
     kept, _, _ = load_kept(folder, IDENTITY)
     assert kept.state.step == steps
     with CheckpointWriter(folder) as writer:
-        keeper = Keeper(writer, IDENTITY, PLAN, torch.float32)
+        keeper = SnapshotWriter(writer, IDENTITY, PLAN, torch.float32)
         resumed = run_training(make_task(32, 8), PLAN, kept=kept, keep=keeper.keep)
     assert resumed.is_finished
     for name, value in whole.parameters.items():

@@ -22,7 +22,7 @@ from tiny_training import (  # noqa: E402
 from squeezetune.finetune import loop as module  # noqa: E402
 from squeezetune.finetune.optimiser import schedule_rate  # noqa: E402
 from squeezetune.finetune.recipe import ClockPace, EpochPace  # noqa: E402
-from squeezetune.finetune.state import Kept  # noqa: E402
+from squeezetune.finetune.state import Snapshot  # noqa: E402
 
 EPOCHS, STEPS = 3, 4  # of 64 images in batches of 16
 KERNEL = "features.12.expand3x3.weight"
@@ -33,7 +33,7 @@ def digest(tuned):
 
 
 def copy_kept(kept):
-    return Kept(kept.state.copy(), kept.safe.copy())
+    return Snapshot(kept.state.copy(), kept.safe.copy())
 
 
 def pick(events, kind):
@@ -311,7 +311,7 @@ def test_a_lower_rate_is_a_smaller_step(run, share):
     run_training(
         plan=plan,
         conditions=stop,
-        kept=Kept(state, before),
+        kept=Snapshot(state, before),
         keep=lambda each: after.append(each.state.copy()),
     )
     change = float(

@@ -12,12 +12,12 @@ from torch.nn import functional  # noqa: E402
 
 from squeezetune.finetune.batches import normalise  # noqa: E402
 from squeezetune.finetune.original_loop import (  # noqa: E402
-    Material,
+    OriginalInputs,
     build_original,
     fold_classifier,
     tune_original,
 )
-from squeezetune.finetune.workers import Conditions  # noqa: E402
+from squeezetune.finetune.workers import TrainerOptions  # noqa: E402
 from squeezetune.system.checkpoint import Checkpoint  # noqa: E402
 
 SIDE, CLASSES, COUNT = 48, 3, 90
@@ -46,7 +46,7 @@ def material():
     labels = rng.integers(0, CLASSES, COUNT)
     pixels = rng.integers(0, 120, (COUNT, SIDE, SIDE, 3), dtype=np.uint8)
     pixels[np.arange(COUNT), :, :, labels] += 100
-    return Material(WatchedRows(pixels), labels, np.arange(70), np.arange(70, COUNT))
+    return OriginalInputs(WatchedRows(pixels), labels, np.arange(70), np.arange(70, COUNT))
 
 
 @pytest.fixture
@@ -56,7 +56,7 @@ def heard():
 
 @pytest.fixture
 def conditions(heard):
-    return Conditions("original recipe", 0, 1, torch.float32, heard.append)
+    return TrainerOptions("original recipe", 0, 1, torch.float32, heard.append)
 
 
 @pytest.fixture

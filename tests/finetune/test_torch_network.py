@@ -8,13 +8,20 @@ from torchvision_models import load_models
 from squeezetune.errors import SettingsError, WeightsError
 from squeezetune.network.graph import TAPS, build_trunk
 from squeezetune.network.inference import Runtime, open_graph
-from squeezetune.network.weights import FIRE_WIDTHS, LAYOUTS, MEAN, STD, detect_version, list_shapes
+from squeezetune.network.weights import (
+    ARCHITECTURES,
+    FIRE_WIDTHS,
+    MEAN,
+    STD,
+    detect_version,
+    list_shapes,
+)
 
 torch = pytest.importorskip("torch", reason="torch is an extra")
 from squeezetune.finetune import torch_network as module  # noqa: E402
 from squeezetune.finetune.torch_network import SqueezeNet, build_network, export_weights  # noqa: E402
 
-VERSIONS = tuple(LAYOUTS)
+VERSIONS = tuple(ARCHITECTURES)
 
 
 @pytest.fixture(scope="module")
@@ -58,7 +65,7 @@ def compute_plainly(network, x):
     pools.
     """
     features, classifier = network.features, network.classifier
-    pools = LAYOUTS[network.version].pools
+    pools = ARCHITECTURES[network.version].pools
     x = torch.relu(features[0](x))
     for place in range(2, 13):
         if place in pools:

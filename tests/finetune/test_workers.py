@@ -13,7 +13,7 @@ from torch.nn import functional  # noqa: E402
 
 from squeezetune.finetune import workers as module  # noqa: E402
 from squeezetune.finetune.batches import show_images  # noqa: E402
-from squeezetune.finetune.workers import Crew, choose_precision, recall_precision  # noqa: E402
+from squeezetune.finetune.workers import DataParallelWorkers, choose_precision, recall_precision  # noqa: E402
 
 PLAIN = Augmentation(zoom=1.0, mirror=False)
 POSITIONS = np.array([5, 1, 0, 9, 8, 3, 2, 12, 15, 7])
@@ -36,7 +36,9 @@ def task():
 
 
 def measure(network, task, threads=2, positions=POSITIONS, step=0, **changes):
-    with Crew(network, task, RECIPE, make_conditions(threads=threads, **changes)) as crew:
+    with DataParallelWorkers(
+        network, task, RECIPE, make_conditions(threads=threads, **changes)
+    ) as crew:
         return crew.measure_gradients(positions, SIDE, step)
 
 
@@ -108,13 +110,13 @@ def test_mixed_images_count_for_both_of_their_classes(network, task):
     mixing = replace(RECIPE, mixing=1.0)
     with (
         pytest.MonkeyPatch.context() as patch,
-        Crew(network, task, mixing, make_conditions(threads=1)) as crew,
+        DataParallelWorkers(network, task, mixing, make_conditions(threads=1)) as crew,
     ):
         patch.setattr(module, "cut_and_mix", swap)
         gradients, loss, _ = crew.measure_gradients(POSITIONS, SIDE, 0)
     slow, slow_loss, _ = measure_slowly(network, task, POSITIONS[::-1].copy())
     assert_same((gradients, loss, 0), (slow, slow_loss, 0))
-    with Crew(network, task, mixing, make_conditions()) as crew:
+    with DataParallelWorkers(network, task, mixing, make_conditions()) as crew:
         assert crew.measure_gradients(POSITIONS, SIDE, 0)[1] != pytest.approx(
             measure(network, task)[1], rel=1e-3
         )
@@ -160,7 +162,7 @@ def test_parameters_that_are_not_trained_have_no_gradients(task):
 
 
 def test_the_threads_work_with_the_parameters_that_they_were_given(network, task):
-    with Crew(network, task, RECIPE, make_conditions()) as crew:
+    with DataParallelWorkers(network, task, RECIPE, make_conditions()) as crew:
         before = crew.infer(POSITIONS, SIDE, 1)
         crew.load({name: torch.zeros_like(value) for name, value in network.named_parameters()})
         assert not crew.infer(POSITIONS, SIDE, 1).any()
@@ -178,7 +180,7 @@ def test_logits_are_averaged_over_the_views(network, task, monkeypatch):
             network(show_images(pixels, SIDE, mirrored=mirrored)) for mirrored in (False, True)
         )
     monkeypatch.setattr(module, "count_micro", lambda *_, **__: 2)
-    with Crew(network, task, RECIPE, make_conditions()) as crew:
+    with DataParallelWorkers(network, task, RECIPE, make_conditions()) as crew:
         torch.testing.assert_close(crew.infer(POSITIONS, SIDE, 1), image, rtol=1e-4, atol=1e-4)
         torch.testing.assert_close(
             crew.infer(POSITIONS, SIDE, 2), (image + mirror) / 2, rtol=1e-4, atol=1e-4
@@ -192,7 +194,7 @@ def test_logits_are_averaged_over_the_views(network, task, monkeypatch):
 def test_torchs_own_threads_are_as_before_at_the_end(network, task):
     before, seen = torch.get_num_threads(), []
     torch.set_num_threads(3)
-    with suppress(KeyboardInterrupt), Crew(network, task, RECIPE, make_conditions()):
+    with suppress(KeyboardInterrupt), DataParallelWorkers(network, task, RECIPE, make_conditions()):
         seen.append(torch.get_num_threads())
         raise KeyboardInterrupt
     seen.append(torch.get_num_threads())
@@ -201,12 +203,15 @@ def test_torchs_own_threads_are_as_before_at_the_end(network, task):
 
 
 def test_an_error_in_a_thread_is_raised(network, task):
-    with Crew(network, task, RECIPE, make_conditions()) as crew, pytest.raises(IndexError):
+    with (
+        DataParallelWorkers(network, task, RECIPE, make_conditions()) as crew,
+        pytest.raises(IndexError),
+    ):
         crew.measure_gradients(np.array([1, 2, 99]), SIDE, 0)
 
 
 def test_a_batch_is_no_larger_than_the_training_part(network, task):
-    assert Crew(network, task, Recipe(batch=128), make_conditions()).batch == 16
+    assert DataParallelWorkers(network, task, Recipe(batch=128), make_conditions()).batch == 16
 
 
 def test_the_precision_is_one_of_two():
@@ -262,7 +267,7 @@ def test_gradients_of_rounded_parameters_are_those_where_they_are_rounded_to(net
     def halve(name, value):
         return value.half().float() / 2 if name == "classifier.weight" else value
 
-    with Crew(network, task, RECIPE, make_conditions(rounding=halve)) as crew:
+    with DataParallelWorkers(network, task, RECIPE, make_conditions(rounding=halve)) as crew:
         crew.load(dict(network.named_parameters()))
         found = crew.measure_gradients(POSITIONS, SIDE, 0)
     rounded = copy.deepcopy(network)

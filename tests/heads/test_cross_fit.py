@@ -3,14 +3,20 @@ from dataclasses import replace
 import numpy as np
 
 from squeezetune.heads import cross_fit as crossing
-from squeezetune.heads.cross_fit import FOLDS, cross_fit, deal_folds, draw_pilot
-from squeezetune.heads.head_data import Bench
-from squeezetune.heads.linear import Task, apply_layers, fit_linear, fit_temperature, measure_losses
+from squeezetune.heads.cross_fit import FOLDS, assign_folds, cross_fit, draw_pilot
+from squeezetune.heads.head_data import HeadData
+from squeezetune.heads.linear import (
+    WeightedRows,
+    apply_layers,
+    fit_linear,
+    fit_temperature,
+    measure_losses,
+)
 
 
 def test_every_fold_has_its_share_of_every_class():
     labels = np.random.default_rng(0).permutation(np.repeat([0, 1, 2], [50, 10, 7]))
-    folds = deal_folds(labels, None)
+    folds = assign_folds(labels, None)
     counts = np.array(
         [[np.sum((labels == c) & (folds == f)) for f in range(FOLDS)] for c in range(3)]
     )
@@ -19,22 +25,23 @@ def test_every_fold_has_its_share_of_every_class():
 
 def test_images_of_one_unit_go_together_whatever_units_are_called():
     labels, units = np.repeat([0, 1], 12), np.repeat(np.arange(8), 3)
-    folds = deal_folds(labels, units)
+    folds = assign_folds(labels, units)
     assert all(len(np.unique(folds[units == unit])) == 1 for unit in range(8))
     assert len(np.unique(folds)) == 4
-    np.testing.assert_array_equal(folds, deal_folds(labels, 100 - units))
+    np.testing.assert_array_equal(folds, assign_folds(labels, 100 - units))
 
 
 def test_logits_are_those_of_a_head_without_the_fold():
     rng = np.random.default_rng(0)
     labels = np.arange(20) % 2
     rows = rng.standard_normal((20, 2, 6)).astype(np.float32)  # two views of each image
-    task = Task(rows.reshape(40, 6), np.repeat(labels, 2), np.ones(2, np.float32))
-    folds = deal_folds(labels, None)
+    task = WeightedRows(rows.reshape(40, 6), np.repeat(labels, 2), np.ones(2, np.float32))
+    folds = assign_folds(labels, None)
     logits = cross_fit(task, 1.0, folds)
     others = folds != 2
     layers = fit_linear(
-        Task(rows[others].reshape(-1, 6), np.repeat(labels[others], 2), task.class_weights), 1.0
+        WeightedRows(rows[others].reshape(-1, 6), np.repeat(labels[others], 2), task.class_weights),
+        1.0,
     )
     expected = apply_layers(layers, rows[~others].reshape(-1, 6)).reshape(-1, 2, 2).mean(axis=1)
     np.testing.assert_allclose(logits[~others], expected, atol=1e-5)
@@ -49,7 +56,7 @@ def make_bench(count=24, judging=12, units=None, classes=3):
     rows = rng.standard_normal((count + judging, 2, 6)).astype(np.float32) + labels[:, None, None]
     rows[:, :, 0] = np.arange(count + judging)[:, None]
     groups = (None, None) if units is None else (units[:count], units[count:])
-    return Bench(
+    return HeadData(
         rows[:count],
         labels[:count],
         rows[count:],
@@ -93,7 +100,9 @@ def test_losses_of_a_pilot_are_those_of_heads_of_the_other_half():
     assert pilot.factor is not None
     losses, logits = pilot.measure(2, 5.0), []
     for own, other in (pilot.halves, pilot.halves[::-1]):
-        task = Task(other.rows.reshape(-1, 5), np.repeat(other.labels, 2), bench.class_weights)
+        task = WeightedRows(
+            other.rows.reshape(-1, 5), np.repeat(other.labels, 2), bench.class_weights
+        )
         logits.append(
             apply_layers(fit_linear(task, 10.0), own.rows.reshape(-1, 5))
             .reshape(-1, 2, 3)
@@ -117,5 +126,5 @@ def test_a_class_that_one_half_lacks_is_not_judged():
 
 def test_where_training_images_judge_none_is_taken_twice():
     bench = make_bench()
-    own = Bench(bench.rows, bench.labels, bench.rows, bench.labels, bench.class_weights, 1)
+    own = HeadData(bench.rows, bench.labels, bench.rows, bench.labels, bench.class_weights, 1)
     assert sum(len(half.labels) for half in draw_pilot(own).halves) == 24

@@ -5,7 +5,13 @@ from scipy.special import softmax
 from sklearn.linear_model import LogisticRegression
 
 from squeezetune.heads import linear as dense
-from squeezetune.heads.linear import Task, apply_layers, cross_entropy, fit_linear, mix_layers
+from squeezetune.heads.linear import (
+    WeightedRows,
+    apply_layers,
+    cross_entropy,
+    fit_linear,
+    mix_layers,
+)
 
 
 def make_task(n, width, classes, seed=0, class_weights=None):
@@ -15,7 +21,9 @@ def make_task(n, width, classes, seed=0, class_weights=None):
     rows = rng.standard_normal((n, width)) + 0.7 * rng.standard_normal((classes, width))[labels]
     rows *= rng.uniform(0.3, 2, width)
     weights = np.ones(classes) if class_weights is None else class_weights
-    return Task(rows.astype(np.float32), labels.astype(np.int64), np.asarray(weights, np.float32))
+    return WeightedRows(
+        rows.astype(np.float32), labels.astype(np.int64), np.asarray(weights, np.float32)
+    )
 
 
 def predict(layers, rows):
@@ -134,14 +142,14 @@ def test_threads_do_not_change_the_result(n, width):
 def test_a_class_of_weight_two_is_a_class_given_twice(n, width):
     weighted = make_task(n, width, 3, class_weights=[1, 2, 1])
     twice = np.repeat(np.arange(n), np.where(weighted.labels == 1, 2, 1))
-    repeated = Task(weighted.rows[twice], weighted.labels[twice], np.ones(3, np.float32))
+    repeated = WeightedRows(weighted.rows[twice], weighted.labels[twice], np.ones(3, np.float32))
     found = predict(fit_linear(weighted, 10.0, max_iterations=1000), weighted.rows)
     firsts = np.unique(twice, return_index=True)[1]
     np.testing.assert_allclose(found, predict_by_sklearn(repeated, 10.0)[firsts], atol=2e-3)
 
 
 def test_the_bias_is_not_penalised():
-    task = Task(
+    task = WeightedRows(
         np.zeros((100, 3), np.float32), np.array([0] * 90 + [1] * 10), np.ones(2, np.float32)
     )
     [probabilities] = predict(fit_linear(task, 1e4, max_iterations=1000), task.rows[:1])
@@ -150,7 +158,9 @@ def test_the_bias_is_not_penalised():
 
 @pytest.mark.parametrize("threads", [1, 2, 8])
 def test_a_few_rows_are_enough(threads):
-    task = Task(np.array([[1, 0], [0, 1]], np.float32), np.array([0, 1]), np.ones(2, np.float32))
+    task = WeightedRows(
+        np.array([[1, 0], [0, 1]], np.float32), np.array([0, 1]), np.ones(2, np.float32)
+    )
     assert predict(fit_linear(task, 0.1, threads=threads), task.rows).argmax(axis=1).tolist() == [
         0,
         1,
@@ -159,7 +169,7 @@ def test_a_few_rows_are_enough(threads):
 
 def test_a_class_without_rows_is_never_likely():
     task = make_task(200, 10, 3)
-    task = Task(task.rows, task.labels, np.ones(4, np.float32))
+    task = WeightedRows(task.rows, task.labels, np.ones(4, np.float32))
     assert predict(fit_linear(task, 1.0), task.rows)[:, 3].max() < 0.05
 
 

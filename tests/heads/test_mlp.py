@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 
 from squeezetune.heads import mlp as hidden_module
-from squeezetune.heads.linear import Task, apply_layers, fit_linear
+from squeezetune.heads.linear import WeightedRows, apply_layers, fit_linear
 from squeezetune.heads.mlp import Adam, HiddenOptions, fit_hidden
 
 SMALL = HiddenOptions(width=32, min_steps=200, dropout=0.1, batch=64)
@@ -11,7 +11,9 @@ SMALL = HiddenOptions(width=32, min_steps=200, dropout=0.1, batch=64)
 def make_xor(n=400, seed=0):
     """Make two classes that no line separates."""
     rows = np.random.default_rng(seed).uniform(-1, 1, (n, 2)).astype(np.float32) * 2
-    return Task(rows, (rows[:, 0] * rows[:, 1] > 0).astype(np.int64), np.ones(2, np.float32))
+    return WeightedRows(
+        rows, (rows[:, 0] * rows[:, 1] > 0).astype(np.int64), np.ones(2, np.float32)
+    )
 
 
 def fit(task, seed=0, options=SMALL, threads=1, report=lambda _: None):
@@ -46,7 +48,9 @@ def test_threads_learn_the_same_things():
 @pytest.mark.parametrize("smoothing", [0.0, 0.1])
 def test_the_gradient_is_the_slope(smoothing):
     rng = np.random.default_rng(2)
-    task = Task(rng.standard_normal((6, 5)), rng.integers(0, 3, 6), np.array([1.0, 2.0, 0.5]))
+    task = WeightedRows(
+        rng.standard_normal((6, 5)), rng.integers(0, 3, 6), np.array([1.0, 2.0, 0.5])
+    )
     options = HiddenOptions(width=4, dropout=0.0, smoothing=smoothing)
     shapes = [(5, 4), (4,), (4, 3), (3,)]
     point = rng.standard_normal(sum(int(np.prod(shape)) for shape in shapes))
@@ -146,7 +150,9 @@ def test_progress_is_told():
 
 @pytest.mark.parametrize("threads", [1, 4])
 def test_two_rows_are_enough(threads):
-    task = Task(np.array([[2, 0], [0, 2]], np.float32), np.array([0, 1]), np.ones(2, np.float32))
+    task = WeightedRows(
+        np.array([[2, 0], [0, 2]], np.float32), np.array([0, 1]), np.ones(2, np.float32)
+    )
     assert measure_accuracy(fit(task, threads=threads), task) == 1
 
 
@@ -155,7 +161,7 @@ def test_rare_classes_can_be_given_weight():
     labels = (np.arange(300) % 10 == 0).astype(np.int64)
     rows = (rng.standard_normal((300, 4)) + 0.8 * labels[:, None]).astype(np.float32)
     plain, weighed = (
-        Task(rows, labels, np.array(weights, np.float32)) for weights in ([1, 1], [0.55, 5])
+        WeightedRows(rows, labels, np.array(weights, np.float32)) for weights in ([1, 1], [0.55, 5])
     )
     rare = labels == 1
     found = [

@@ -20,7 +20,7 @@ from squeezetune.events import (
     TrainingAdvanced,
 )
 from squeezetune.integrations.tracking import (
-    Metrics,
+    EpochMetrics,
     MLflowListener,
     TensorBoardListener,
     join_listeners,
@@ -77,7 +77,7 @@ def tell(listen, events=STORY):
 
 
 def test_events_become_metrics_each_at_its_step():
-    metrics, found = Metrics(), {}
+    metrics, found = EpochMetrics(), {}
     for event in STORY:
         values, step = metrics.read(event)
         found |= {(name, step): value for name, value in values.items()}
@@ -85,7 +85,7 @@ def test_events_become_metrics_each_at_its_step():
 
 
 def test_of_running_means_there_are_at_most_a_hundred_and_one_a_stage():
-    metrics = Metrics()
+    metrics = EpochMetrics()
     told = [metrics.read(replace(ADVANCED, progress=step / 3600)) for step in range(3601)]
     assert [step for values, step in told if values] == list(range(101))
 

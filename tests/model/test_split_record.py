@@ -3,7 +3,7 @@ import pytest
 from safetensors.numpy import save
 
 from squeezetune.data.index import index_photos
-from squeezetune.data.inputs import Origin
+from squeezetune.data.inputs import PhotoInput
 from squeezetune.data.split import split_index
 from squeezetune.errors import ArtifactError
 from squeezetune.model.artifact import read_manifest
@@ -13,7 +13,7 @@ from squeezetune.model.split_record import NAMES, PARTS, pack_parts, read_parts
 def test_parts_are_found_again_wherever_the_photos_lie_now(photo_folder, tmp_path, engine):
     index = index_photos(photo_folder, engine=engine)
     split = split_index(index, validation=0.2, test=0.2, seed=0)
-    (tmp_path / PARTS).write_bytes(pack_parts(index, split, Origin(photo_folder, "", "path=a")))
+    (tmp_path / PARTS).write_bytes(pack_parts(index, split, PhotoInput(photo_folder, "", "path=a")))
     for number, path in enumerate(sorted(photo_folder.rglob("*.jpg"))):
         path.rename(path.with_name(f"renamed-{29 - number:02}.jpg"))
     gone = photo_folder / index.names[0].replace("0.jpg", "renamed-29.jpg")

@@ -20,7 +20,7 @@ from squeezetune.network.activations import (
     recall_scales,
     round_to_bfloat16,
 )
-from squeezetune.network.backbone import Trunk, make_int8, measure_distance, measure_ranges
+from squeezetune.network.backbone import Backbone, make_int8, measure_distance, measure_ranges
 from squeezetune.network.graph import FEATURE_COUNT, build_activations, build_trunk
 from squeezetune.network.inference import Runtime, open_outputs
 from squeezetune.network.weights import detect_version
@@ -60,7 +60,7 @@ def make_trunk(weights, photos, runtime=FLOAT):
         if is_int8
         else None
     )
-    return Trunk(build_trunk(weights, int8), runtime, PIXELS, 1, int8)
+    return Backbone(build_trunk(weights, int8), runtime, PIXELS, 1, int8)
 
 
 @pytest.fixture

@@ -4,7 +4,7 @@ import pytest
 from onnx import TensorProto, numpy_helper
 
 from squeezetune.network.codes import (
-    Codes,
+    QuantizedTensor,
     choose_scales,
     factor_rows,
     fit_rows,
@@ -124,5 +124,5 @@ def test_nibbles_are_packed_as_onnx_reads_them(rng, shape):
 
 
 def test_codes_stand_for_their_products():
-    codes = Codes(np.array([[2, -3]], np.int8), np.array([[0.5]], np.float16), 4)
+    codes = QuantizedTensor(np.array([[2, -3]], np.int8), np.array([[0.5]], np.float16), 4)
     np.testing.assert_array_equal(codes.decode(), [[1.0, -1.5]])

@@ -7,7 +7,7 @@ from squeezetune.data.index import index_images, index_photos
 from squeezetune.data.pixels import PixelSettings, load_indexed, load_pixels
 from squeezetune.events import Notice, StageAdvanced, StageFinished, StageStarted, ignore_event
 from squeezetune.network import features as features_module
-from squeezetune.network.backbone import Trunk
+from squeezetune.network.backbone import Backbone
 from squeezetune.network.features import FeatureStores, compute_features
 from squeezetune.network.graph import FEATURE_COUNT, build_trunk
 from squeezetune.network.inference import Runtime
@@ -16,7 +16,7 @@ from squeezetune.system.store import RowStore
 
 @pytest.fixture(scope="module")
 def trunk(weights):
-    return Trunk(
+    return Backbone(
         build_trunk(weights, views=2), Runtime("onnxruntime", "float32"), PixelSettings(48), 2
     )
 
@@ -37,7 +37,7 @@ def no_work(monkeypatch):
     monkeypatch.setattr(
         features_module, "load_indexed", lambda *_: pytest.fail("an image was decoded")
     )
-    monkeypatch.setattr(Trunk, "open", lambda *_: pytest.fail("the network was opened"))
+    monkeypatch.setattr(Backbone, "open", lambda *_: pytest.fail("the network was opened"))
 
 
 @pytest.fixture
@@ -89,7 +89,7 @@ def test_one_image_at_a_time_is_the_same_as_all_at_once(photos, trunk, engine):
 def test_batches_are_always_full(photos, trunk, engine, monkeypatch):
     sizes, run = [], trunk.open(1)
     monkeypatch.setattr(
-        Trunk, "open", lambda *_: lambda pixels: (sizes.append(len(pixels)), run(pixels))[1]
+        Backbone, "open", lambda *_: lambda pixels: (sizes.append(len(pixels)), run(pixels))[1]
     )
     for count in (1, 7, 30):
         compute(photos.without(dict.fromkeys(range(count, 30), "")), trunk, None, engine)

@@ -29,7 +29,7 @@ from squeezetune.network.graph import (
 from squeezetune.network.inference import Runtime, open_graph, open_outputs
 from squeezetune.network.int8_layers import Int8
 from squeezetune.network.onnx_builder import IR_VERSION, OPSET, Graph
-from squeezetune.network.weights import LAYOUTS, detect_version, find_layout
+from squeezetune.network.weights import ARCHITECTURES, detect_version, find_architecture
 
 FLOAT = Runtime("onnxruntime", "float32")
 INT8 = Runtime("onnxruntime", "int8")
@@ -147,7 +147,7 @@ def take_maps(activations, block, layout):
 @pytest.mark.parametrize("side", [64, 65, 79])
 @pytest.mark.parametrize("block", BLOCKS)
 def test_activations_equal_the_slow_network(either_weights, block, side):
-    layout = find_layout(detect_version(either_weights))
+    layout = find_architecture(detect_version(either_weights))
     [photo] = make_photos(1, side, side)
     slow = run_slowly(either_weights, photo)
     maps, *taps = open_outputs(build_activations(either_weights, block), FLOAT, 1)(photo[None])
@@ -169,7 +169,7 @@ def test_views_of_activations_are_those_of_the_trunk(weights, views, is_int8):
         build_activations(weights, "fire8", int8=int8, views=views), runtime, 1
     )(photos)
     features = open_graph(build_trunk(weights, int8, views=views), runtime, 1)(photos)
-    assert maps.shape == (3, views, *measure_maps("fire8", 64, LAYOUTS["1.1"]))
+    assert maps.shape == (3, views, *measure_maps("fire8", 64, ARCHITECTURES["1.1"]))
     np.testing.assert_allclose(taps, features[:, :, : taps.shape[2]], rtol=1e-4, atol=1e-4)
     mirrored = np.ascontiguousarray(photos[:, :, ::-1])
     expected, _ = open_outputs(build_activations(weights, "fire8", int8=int8), runtime, 1)(mirrored)

@@ -23,7 +23,7 @@ from squeezetune.network.inference import (
     open_outputs,
 )
 from squeezetune.network.int8_layers import Int8
-from squeezetune.network.weights import LAYOUTS
+from squeezetune.network.weights import ARCHITECTURES
 
 HAS_OPENVINO = importlib.util.find_spec("openvino") is not None
 needs_openvino = pytest.mark.skipif(
@@ -264,7 +264,7 @@ def test_a_graph_of_several_outputs(weights, photos, engine):
     runtime = Runtime(engine, "float32")
     maps, taps = open_outputs(build_activations(weights, "fire6"), runtime, 1)(photos)
     features = open_graph(build_trunk(weights), runtime, 1)(photos)
-    assert maps.shape == (8, 1, *measure_maps("fire6", 64, LAYOUTS["1.1"]))
+    assert maps.shape == (8, 1, *measure_maps("fire6", 64, ARCHITECTURES["1.1"]))
     np.testing.assert_allclose(taps, features[:, :, : taps.shape[2]], rtol=1e-4, atol=1e-4)
     np.testing.assert_array_equal(
         open_graph(build_activations(weights, "fire6"), runtime, 1)(photos), maps

@@ -16,7 +16,7 @@ from squeezetune.events import StageStarted
 from squeezetune.network import pretrained as module
 from squeezetune.network import pretrained as published
 from squeezetune.network.pretrained import PUBLISHED, READERS, load_pretrained
-from squeezetune.network.weights import LAYOUTS, PROVENANCE, WEIGHTS_PATH, WEIGHTS_SHA256
+from squeezetune.network.weights import ARCHITECTURES, PROVENANCE, WEIGHTS_PATH, WEIGHTS_SHA256
 from squeezetune.settings import PUBLISHED_WEIGHTS, WEIGHTS_ENDINGS
 
 
@@ -31,7 +31,7 @@ def digest(path):
 
 def test_the_setting_knows_the_same_names_and_endings():
     assert tuple(PUBLISHED) == PUBLISHED_WEIGHTS
-    assert list(PUBLISHED.values()) == list(LAYOUTS)
+    assert list(PUBLISHED.values()) == list(ARCHITECTURES)
     assert tuple(READERS) == WEIGHTS_ENDINGS
 
 
@@ -55,7 +55,7 @@ def test_those_in_the_package_are_known_under_another_name(tmp_path):
     assert load_pretrained(str(path)).describe() == load_pretrained().describe()
 
 
-@pytest.mark.parametrize("version", LAYOUTS)
+@pytest.mark.parametrize("version", ARCHITECTURES)
 def test_a_file_is_named_by_its_content(tmp_path, version):
     path = write(tmp_path / "mine.safetensors", draw_weights(version, num_classes=7))
     found = load_pretrained(str(path))

@@ -12,7 +12,7 @@ from squeezetune.errors import SettingsError, WeightsError
 from squeezetune.events import StageAdvanced, StageFinished, StageStarted
 from squeezetune.network import pretrained as published
 from squeezetune.network.pretrained import URLS, fetch_weights, read_weights
-from squeezetune.network.weights import LAYOUTS, WEIGHTS_PATH, identify_version, list_shapes
+from squeezetune.network.weights import ARCHITECTURES, WEIGHTS_PATH, identify_version, list_shapes
 
 CONTENT = np.random.default_rng(0).bytes(300_000)
 CHECKSUM = hashlib.sha256(CONTENT).hexdigest()[:8]
@@ -226,7 +226,7 @@ def test_an_unknown_version_is_refused(tmp_path):
 
 
 def test_every_version_has_an_address_with_a_checksum():
-    assert URLS.keys() == LAYOUTS.keys()
+    assert URLS.keys() == ARCHITECTURES.keys()
     for version, url in URLS.items():
         assert re.fullmatch(
             rf"https://.*/squeezenet{version.replace('.', '_')}-[0-9a-f]{{8}}\.pth", url
@@ -244,7 +244,7 @@ def make_weights(version):
     }
 
 
-@pytest.mark.parametrize("version", LAYOUTS)
+@pytest.mark.parametrize("version", ARCHITECTURES)
 def test_safetensors_are_read(tmp_path, version):
     written = make_weights(version)
     save_file(written, tmp_path / "weights.safetensors")
@@ -260,7 +260,7 @@ def test_the_file_in_the_package_is_read_as_it_is_loaded(weights):
     assert all(np.array_equal(found[name], value) for name, value in weights.items())
 
 
-@pytest.mark.parametrize("version", LAYOUTS)
+@pytest.mark.parametrize("version", ARCHITECTURES)
 @pytest.mark.parametrize("ending", ["pth", "pt", "PTH"])
 @pytest.mark.parametrize("is_zip", [True, False])
 def test_a_state_dict_of_torch_is_read(tmp_path, version, ending, is_zip):

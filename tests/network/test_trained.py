@@ -10,7 +10,7 @@ from safetensors.numpy import load, save
 
 from squeezetune.errors import ArtifactError
 from squeezetune.network.float_layers import store_floats, store_halves
-from squeezetune.network.graph import FEATURE_COUNT, Form
+from squeezetune.network.graph import FEATURE_COUNT, WeightFormat
 from squeezetune.network.trained import TrainedNetwork, pack_network, read_network
 
 
@@ -81,6 +81,6 @@ def test_every_kind_of_network_is_written_in_the_form_that_is_asked_for(is_convo
         else network
     )
     floats, halves = (
-        len(network.build_model({}, Form(store))) for store in (store_floats, store_halves)
+        len(network.build_model({}, WeightFormat(store))) for store in (store_floats, store_halves)
     )
     assert halves < 0.55 * floats

@@ -10,9 +10,9 @@ from squeezetune.errors import SettingsError
 from squeezetune.events import Notice
 from squeezetune.network import backbone as trunk_module
 from squeezetune.network.backbone import (
-    Trunk,
-    TrunkOptions,
-    prepare_trunk,
+    Backbone,
+    BackboneOptions,
+    prepare_backbone,
     recall_calibration,
     recall_runtime,
 )
@@ -35,7 +35,7 @@ def index(photos, engine):
 
 @pytest.fixture
 def options(tmp_path):
-    return TrunkOptions(PixelSettings(64), 1, "onnxruntime", "int8", 2, tmp_path / "cache")
+    return BackboneOptions(PixelSettings(64), 1, "onnxruntime", "int8", 2, tmp_path / "cache")
 
 
 @pytest.fixture
@@ -54,7 +54,7 @@ def draw(index, photos):
 
 
 def test_the_key_names_all_that_features_depend_on(weights):
-    trunk = Trunk(build_trunk(weights), FLOAT, PixelSettings(64), 1)
+    trunk = Backbone(build_trunk(weights), FLOAT, PixelSettings(64), 1)
     others = [
         replace(trunk, model=build_trunk(weights, views=2), views=2),
         replace(trunk, runtime=INT8),
@@ -69,7 +69,7 @@ def test_the_key_names_all_that_features_depend_on(weights):
 
 
 def test_the_key_changes_with_the_engines_version(weights, monkeypatch):
-    trunk = Trunk(build_trunk(weights), FLOAT, PixelSettings(64), 1)
+    trunk = Backbone(build_trunk(weights), FLOAT, PixelSettings(64), 1)
     before = trunk.key
     monkeypatch.setattr("onnxruntime.__version__", "99.0")
     assert trunk.key != before
@@ -147,7 +147,7 @@ def test_nothing_is_kept_without_a_cache(weights, options, index, draw, tmp_path
 
 def prepare(weights, options, index, draw):
     said = []
-    return prepare_trunk(weights, options, index, draw, said.append), said
+    return prepare_backbone(weights, options, index, draw, said.append), said
 
 
 def test_the_trunk_runs_as_it_was_asked_for(weights, options, index, draw, photos):

@@ -11,8 +11,8 @@ from slow_network import FIRE_PLACES, OLD_FIRE_PLACES, classify_slowly
 from squeezetune.errors import SettingsError, WeightsError
 from squeezetune.network import weights as module
 from squeezetune.network.weights import (
+    ARCHITECTURES,
     FIRE_WIDTHS,
-    LAYOUTS,
     WEIGHTS_PATH,
     WEIGHTS_SHA256,
     identify_version,
@@ -110,7 +110,7 @@ def make_weights(version, num_classes=1000):
     }
 
 
-@pytest.mark.parametrize("version", LAYOUTS)
+@pytest.mark.parametrize("version", ARCHITECTURES)
 @pytest.mark.parametrize("num_classes", [1000, 1, 7])
 def test_the_version_is_found_for_any_number_of_classes(version, num_classes):
     assert identify_version(make_weights(version, num_classes)) == version
@@ -124,13 +124,13 @@ def test_the_shapes_are_those_of_the_weights(weights):
 
 
 def test_fires_stand_where_torchvision_has_them():
-    assert LAYOUTS["1.1"].fires == dict(zip(FIRE_WIDTHS, FIRE_PLACES, strict=True))
-    assert tuple(LAYOUTS["1.0"].fires.values()) == OLD_FIRE_PLACES
+    assert ARCHITECTURES["1.1"].fires == dict(zip(FIRE_WIDTHS, FIRE_PLACES, strict=True))
+    assert tuple(ARCHITECTURES["1.0"].fires.values()) == OLD_FIRE_PLACES
 
 
 def test_pools_follow_where_the_paper_and_its_repository_have_them():
-    assert LAYOUTS["1.0"].pooled == ("conv1", "fire4", "fire8")
-    assert LAYOUTS["1.1"].pooled == ("conv1", "fire3", "fire5")
+    assert ARCHITECTURES["1.0"].pooled == ("conv1", "fire4", "fire8")
+    assert ARCHITECTURES["1.1"].pooled == ("conv1", "fire3", "fire5")
 
 
 def drop(weights):

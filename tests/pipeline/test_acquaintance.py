@@ -6,7 +6,7 @@ import pytest
 from squeezetune.model.classifier import Classifier
 from squeezetune.pipeline import fitting as acquaintance
 from squeezetune.pipeline.fitting import make_manifest, thin
-from squeezetune.system.executor import ThreadEngine
+from squeezetune.system.executor import ThreadExecutor
 
 
 @pytest.fixture
@@ -21,7 +21,7 @@ def score_file(learned, settings, positions):
     return np.array(
         [
             answer.familiarity
-            for _, answer in classifier.stream(index.source, names, ThreadEngine(1))
+            for _, answer in classifier.stream(index.source, names, ThreadExecutor(1))
         ]
     )
 

@@ -16,9 +16,9 @@ from squeezetune.errors import CheckpointError, SettingsError
 from squeezetune.events import EpochFinished, ModelMeasured, Notice, StageAdvanced, ignore_event
 from squeezetune.model.classifier import load
 from squeezetune.pipeline import cross_validation
-from squeezetune.pipeline.context import open_workshop
+from squeezetune.pipeline.context import open_context
 from squeezetune.pipeline.cross_validation import choose_scheme, cross_validate
-from squeezetune.pipeline.fitting import learn_classifier
+from squeezetune.pipeline.fitting import fit_classifier
 from squeezetune.settings import Settings
 from squeezetune.system.disk import find_cache_folder
 from squeezetune.training import forecast, train
@@ -108,13 +108,13 @@ def test_every_photo_is_measured_once_and_none_is_given_up(folded):
 def test_the_pooled_predictions_are_those_of_models_that_never_saw_the_photo(
     few_shapes, folded_settings, engine
 ):
-    workshop = open_workshop(folded_settings, find_cache_folder(), ignore_event, engine)
+    workshop = open_context(folded_settings, find_cache_folder(), ignore_event, engine)
     index = index_photos(few_shapes, engine=engine)
     scheme = choose_scheme(index, folded_settings, ignore_event)
-    learned = learn_classifier(index, scheme.keep_all, workshop)
+    learned = fit_classifier(index, scheme.keep_all, workshop)
     crossed = cross_validate(learned, scheme, workshop, None)
     for result, turn in zip(crossed.results, scheme.list_rounds(index), strict=True):
-        alone = learn_classifier(
+        alone = fit_classifier(
             index, lambda photos, turn=turn: scheme.split_round(photos, turn), workshop
         )
         assert not set(alone.split.train) & set(result.positions)

@@ -24,7 +24,7 @@ from squeezetune.errors import CheckpointError
 from squeezetune.events import EpochFinished, Notice, StageStarted, ignore_event
 from squeezetune.finetune.recipe import Recipe
 from squeezetune.model.classifier import Classifier, load
-from squeezetune.pipeline.context import open_workshop
+from squeezetune.pipeline.context import open_context
 from squeezetune.pipeline.fitting import make_files, make_manifest
 from squeezetune.settings import Settings
 from squeezetune.system.checkpoint import CheckpointFolder
@@ -79,7 +79,7 @@ def prefer_layers(learned):
     head = replace(learned.head, chosen=chosen)
     deepened = replace(learned.deepened.candidate, is_correct=np.ones_like(chosen.is_correct))
     better = replace(learned, head=head, trained=(replace(learned.deepened, candidate=deepened),))
-    return make_files(better, open_workshop(Settings(), None, ignore_event))
+    return make_files(better, open_context(Settings(), None, ignore_event))
 
 
 # ---- what comes out
@@ -560,15 +560,15 @@ from pathlib import Path
 from squeezetune.system.checkpoint import CheckpointFolder
 from squeezetune.data.index import index_photos
 from squeezetune.data.split import split_index
-from squeezetune.system.executor import ThreadEngine
+from squeezetune.system.executor import ThreadExecutor
 from squeezetune.events import ignore_event
 from squeezetune.network import activations
 from squeezetune.finetune import workers as crew
 from squeezetune.finetune import loop as finetune
 from squeezetune.finetune import state as keeping
-from squeezetune.pipeline.fitting import learn_classifier
+from squeezetune.pipeline.fitting import fit_classifier
 from squeezetune.settings import Settings
-from squeezetune.pipeline.context import open_workshop
+from squeezetune.pipeline.context import open_context
 
 import torch
 
@@ -593,10 +593,10 @@ keeping.load_kept = tell
 
 def run(name):
     '''Train, or go on, and leave a digest.'''
-    engine, unfinished = ThreadEngine(2), CheckpointFolder(place / f".{name}.unfinished")
+    engine, unfinished = ThreadExecutor(2), CheckpointFolder(place / f".{name}.unfinished")
     index = index_photos(photos, engine=engine)
-    workshop = open_workshop(settings, place / "cache", ignore_event, engine)
-    learned = learn_classifier(index, cut, replace(workshop, unfinished=unfinished, is_resuming=True))
+    workshop = open_context(settings, place / "cache", ignore_event, engine)
+    learned = fit_classifier(index, cut, replace(workshop, unfinished=unfinished, is_resuming=True))
     arrays = [*learned.deepened.weights.values(), *learned.deepened.layers[0], learned.deepened.probabilities]
     (place / name).write_bytes(b"".join(array.tobytes() for array in arrays))
 

@@ -9,9 +9,9 @@ from squeezetune.data.split import split_index
 from squeezetune.errors import SourceError
 from squeezetune.events import ignore_event
 from squeezetune.finetune.recipe import Phase, Recipe, StagePlan
-from squeezetune.pipeline.context import open_workshop
-from squeezetune.pipeline.extraction import survey_images
-from squeezetune.pipeline.preparation import open_scene, thin_out
+from squeezetune.pipeline.context import open_context
+from squeezetune.pipeline.extraction import extract_features
+from squeezetune.pipeline.preparation import prepare_run, thin_out
 from squeezetune.planning.plan import Plan
 
 STAGE = StagePlan("all layers", "conv1", (Phase(64, 1.0),), 1.0, Recipe())
@@ -28,11 +28,11 @@ def survey(engine, fixed_settings, tmp_path):
 
     def run(folder, plan):
         index = index_photos(folder, engine=engine)
-        workshop = open_workshop(
+        workshop = open_context(
             replace(fixed_settings, budget="5m"), tmp_path / "cache", ignore_event, engine
         )
-        scene = open_scene(index, cut(index), workshop)
-        return survey_images(scene, cut, plan, scene.prepare_trunk(1), scene.open_scratch())[0]
+        scene = prepare_run(index, cut(index), workshop)
+        return extract_features(scene, cut, plan, scene.prepare_trunk(1), scene.open_scratch())[0]
 
     return run
 

@@ -23,8 +23,8 @@ from squeezetune.network.backbone import FLOAT_RUNTIME
 from squeezetune.network.graph import FEATURE_COUNT, build_trunk
 from squeezetune.network.inference import open_graph
 from squeezetune.network.weights import WEIGHTS_SHA256
-from squeezetune.pipeline.context import open_workshop
-from squeezetune.pipeline.fitting import learn_classifier, make_manifest
+from squeezetune.pipeline.context import open_context
+from squeezetune.pipeline.fitting import fit_classifier, make_manifest
 from squeezetune.pipeline.preparation import choose_side, draw_sample
 
 
@@ -143,13 +143,13 @@ def test_images_that_cannot_be_decoded_are_skipped_and_the_rest_is_split_anew(
     for name in ("box/001.png", "disc/005.png"):
         (photos / name).write_bytes((photos / name).read_bytes()[:-2000])
     index = index_photos(photos, engine=engine)
-    workshop = open_workshop(fixed_settings, None, ignore_event, engine)
-    learned = learn_classifier(index, cut, workshop)
+    workshop = open_context(fixed_settings, None, ignore_event, engine)
+    learned = fit_classifier(index, cut, workshop)
     assert {item.name for item in learned.index.skipped} == {"box/001.png", "disc/005.png"}
     assert len(learned.index) == len(learned.features.values) == 28
     parts = np.concatenate([learned.split.train, learned.split.validation, learned.split.test])
     assert sorted(parts.tolist()) == list(range(28))
-    whole = learn_classifier(learned.index, cut, workshop)
+    whole = fit_classifier(learned.index, cut, workshop)
     assert whole.network == learned.network
 
 

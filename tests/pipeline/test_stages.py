@@ -15,7 +15,7 @@ from squeezetune.events import (
     ignore_event,
 )
 from squeezetune.pipeline import stages as course
-from squeezetune.pipeline.stage import Deepened, find_best
+from squeezetune.pipeline.stage import TrainedStage, find_best
 from squeezetune.pipeline.stages import compare_stages, is_same
 from squeezetune.planning import planner, stage_plans
 from squeezetune.system.checkpoint import CheckpointFolder
@@ -166,7 +166,7 @@ def test_the_groups_of_a_stage_survive_its_checkpoint(whole):
     for units in (None, np.arange(len(stage.candidate.is_correct))):
         grouped = replace(stage, candidate=replace(stage.candidate, units=units))
         np.testing.assert_array_equal(
-            Deepened.from_plain(*grouped.to_plain()).candidate.units, units
+            TrainedStage.from_plain(*grouped.to_plain()).candidate.units, units
         )
 
 

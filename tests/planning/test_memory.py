@@ -9,12 +9,12 @@ from squeezetune.data.index import index_photos
 from squeezetune.data.split import split_index
 from squeezetune.errors import SettingsError
 from squeezetune.events import Notice
-from squeezetune.pipeline.context import open_workshop
-from squeezetune.pipeline.preparation import open_scene
+from squeezetune.pipeline.context import open_context
+from squeezetune.pipeline.preparation import prepare_run
 from squeezetune.planning import memory as module
 from squeezetune.planning.memory import (
     MB,
-    Demand,
+    MemoryInputs,
     apply_plan,
     count_micro,
     forecast_memory,
@@ -27,7 +27,7 @@ from squeezetune.system.monitor import measure_held_memory
 from squeezetune.training import train
 
 # CIFAR-10, and all layers to be trained
-DEMAND = Demand(
+DEMAND = MemoryInputs(
     images=50_000,
     train=30_000,
     validation=10_000,
@@ -272,7 +272,7 @@ def test_layers_that_do_not_fit_are_left_as_they_are_and_the_user_hears_of_it(
     index, heard = index_photos(shape_folder, engine=engine), []
     settings = replace(fixed_settings, max_ram="350MB", budget="5m")
     split = split_index(index, validation=0.2, test=0.2, seed=0)
-    scene = open_scene(index, split, open_workshop(settings, None, heard.append))
+    scene = prepare_run(index, split, open_context(settings, None, heard.append))
     assert scene.settings.layers == "head"
     assert heard == [
         Notice("layers cannot be trained within 350MB of memory, so the head alone is")
@@ -282,8 +282,8 @@ def test_layers_that_do_not_fit_are_left_as_they_are_and_the_user_hears_of_it(
 WATCH = """
 import sys
 from squeezetune.cli.main import main
-from squeezetune.system.monitor import MemoryGauge
-with MemoryGauge() as gauge:
+from squeezetune.system.monitor import MemoryMonitor
+with MemoryMonitor() as gauge:
     main(sys.argv[1:], standalone_mode=False)
 print(gauge.peak)
 """

@@ -20,9 +20,9 @@ from squeezetune.finetune.recipe import Phase, Recipe, StagePlan
 from squeezetune.heads.candidate import StageResult
 from squeezetune.heads.scaling import Scaling
 from squeezetune.model.classifier import Classifier
-from squeezetune.pipeline.context import open_workshop
-from squeezetune.pipeline.fitting import learn_classifier, make_manifest
-from squeezetune.pipeline.stage import Deepened
+from squeezetune.pipeline.context import open_context
+from squeezetune.pipeline.fitting import fit_classifier, make_manifest
+from squeezetune.pipeline.stage import TrainedStage
 from squeezetune.report.record import (
     GALLERY,
     Run,
@@ -32,7 +32,7 @@ from squeezetune.report.record import (
     order_unsure,
     record_stages,
 )
-from squeezetune.system.executor import ThreadEngine
+from squeezetune.system.executor import ThreadExecutor
 
 
 def cut(index):
@@ -41,11 +41,9 @@ def cut(index):
 
 @pytest.fixture(scope="module")
 def run(shape_folder, fixed_settings):
-    engine = ThreadEngine(2)
+    engine = ThreadExecutor(2)
     index = index_photos(shape_folder, engine=engine)
-    learned = learn_classifier(
-        index, cut, open_workshop(fixed_settings, None, ignore_event, engine)
-    )
+    learned = fit_classifier(index, cut, open_context(fixed_settings, None, ignore_event, engine))
     classifier = Classifier(learned.model, make_manifest(learned, fixed_settings))
     measured = run_classifier(classifier, index, learned.split.test, engine, ignore_event)
     evaluation = evaluate_probabilities(
@@ -140,7 +138,7 @@ def deepen(run, is_better=True, history=()):
     plan = StagePlan("all layers", "conv1", (Phase(64, 1.0),), 4.0, Recipe())
     probabilities = np.full((len(is_correct), 3), 1 / 3, np.float32)
     scaling = Scaling(np.zeros(2048, np.float32), np.ones(2048, np.float32), use_roots=False)
-    deepened = Deepened(plan, candidate, scaling, {}, probabilities, is_finished=True)
+    deepened = TrainedStage(plan, candidate, scaling, {}, probabilities, is_finished=True)
     compared = Measured(run.learned.split.validation, probabilities, {})
     return replace(
         run, learned=replace(run.learned, head=head, trained=(deepened,)), compared=compared

@@ -17,8 +17,8 @@ pytest.importorskip("python_multipart", reason="serving needs the extra serve")
 
 from squeezetune.model.classifier import load
 from squeezetune.serving.limits import Access, Limits
-from squeezetune.serving.observability import Journal
-from squeezetune.serving.server import Place, serve
+from squeezetune.serving.observability import JsonLog
+from squeezetune.serving.server import ServerAddress, serve
 
 
 @dataclass
@@ -65,10 +65,10 @@ def start_server():
             try:
                 serve(
                     folder,
-                    Place(port=0, threads=threads, look_every_s=0.02),
+                    ServerAddress(port=0, threads=threads, look_every_s=0.02),
                     limits or Limits(),
                     access or Access(),
-                    journal=Journal(running.log),
+                    journal=JsonLog(running.log),
                     announce=announce,
                 )
             except Exception as error:

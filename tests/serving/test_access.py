@@ -2,7 +2,7 @@ import pytest
 
 from squeezetune.errors import SettingsError
 from squeezetune.serving.limits import Access
-from squeezetune.serving.refusals import Refusal
+from squeezetune.serving.refusals import RequestError
 
 TOKEN = "correct-horse-battery"
 
@@ -21,7 +21,7 @@ def test_the_token_opens(header):
     "header", [None, "", TOKEN, f"Bearer {TOKEN}x", f"Bearer {TOKEN[:-1]}", "Bearer ü", "Bearer"]
 )
 def test_nothing_else_does(header):
-    with pytest.raises(Refusal) as caught:
+    with pytest.raises(RequestError) as caught:
         Access(TOKEN).check(header)
     assert caught.value.status == 401
     assert TOKEN not in str(caught.value)

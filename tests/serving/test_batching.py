@@ -5,7 +5,7 @@ from contextlib import contextmanager
 import pytest
 
 from squeezetune.serving.batching import MOST_AT_ONCE, Batcher
-from squeezetune.serving.refusals import Refusal
+from squeezetune.serving.refusals import RequestError
 
 
 class Model:
@@ -124,7 +124,7 @@ def test_too_many_are_refused_and_the_others_stay():
     async def ask():
         await begin(batcher, model)
         work = batcher.submit(model, [b"a", b"b"])
-        with pytest.raises(Refusal) as caught:
+        with pytest.raises(RequestError) as caught:
             batcher.submit(model, [b"c", b"d"])
         assert caught.value.status == 503
         model.gate.set()

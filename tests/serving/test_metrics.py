@@ -1,8 +1,8 @@
-from squeezetune.serving.observability import Metrics
+from squeezetune.serving.observability import ServerMetrics
 
 
 def test_every_figure_has_its_head_and_its_value():
-    metrics = Metrics()
+    metrics = ServerMetrics()
     metrics.add_request("/predict", 200, 0.2)
     metrics.add_request("other", 404, 9.0)
     metrics.add_images(3, 1)
@@ -25,7 +25,7 @@ def test_every_figure_has_its_head_and_its_value():
 
 
 def test_two_servers_in_one_process_count_for_themselves():
-    busy, idle = Metrics(), Metrics()
+    busy, idle = ServerMetrics(), ServerMetrics()
     busy.add_images(5, 0)
     assert 'squeezetune_images_total{outcome="predicted"} 5.0' in busy.write("a", 0).decode()
     assert "5.0" not in [line.split()[-1] for line in idle.write("b", 0).decode().splitlines()]

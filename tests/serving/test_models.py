@@ -6,7 +6,7 @@ import pytest
 from PIL import Image
 
 from squeezetune.errors import ArtifactError, ImageError
-from squeezetune.serving.models import Fit, mark_model, open_model
+from squeezetune.serving.models import ResizeModel, mark_model, open_model
 
 
 @pytest.fixture(scope="module")
@@ -52,11 +52,11 @@ def test_a_lone_image_gets_what_others_get(model, size):
 
 def test_a_file_that_does_not_begin_by_resizing(model):
     with pytest.raises(ArtifactError, match="cannot be opened"):
-        Fit(b"no model")
+        ResizeModel(b"no model")
     other = onnx.load_model_from_string(model.classifier.model)
     del other.graph.node[0]
     with pytest.raises(ArtifactError, match="does not begin by resizing"):
-        Fit(other.SerializeToString())
+        ResizeModel(other.SerializeToString())
 
 
 def test_a_mark_changes_with_the_files(model_folder, tmp_path):

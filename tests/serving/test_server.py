@@ -15,7 +15,7 @@ from squeezetune.errors import ArtifactError, SettingsError
 from squeezetune.model.artifact import MODEL, read_manifest, stage_artifact
 from squeezetune.serving import models
 from squeezetune.serving.limits import Limits
-from squeezetune.serving.server import Place, serve
+from squeezetune.serving.server import ServerAddress, serve
 
 
 def converse(port, *pieces, pause_s=0.0):
@@ -236,12 +236,12 @@ def test_a_damaged_model_is_refused_and_the_old_one_stays(
 
 def test_no_model_and_no_port(tmp_path, model_folder):
     with pytest.raises(ArtifactError, match="no SqueezeTune model"):
-        serve(tmp_path, Place(port=0))
+        serve(tmp_path, ServerAddress(port=0))
     with (
         socket.create_server(("127.0.0.1", 0)) as taken,
         pytest.raises(SettingsError, match="cannot be listened at"),
     ):
-        serve(model_folder, Place(port=taken.getsockname()[1]))
+        serve(model_folder, ServerAddress(port=taken.getsockname()[1]))
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="Windows has no SIGTERM")

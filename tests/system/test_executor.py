@@ -7,7 +7,7 @@ from types import SimpleNamespace
 import pytest
 
 from squeezetune.system import executor as engine_module
-from squeezetune.system.executor import ThreadEngine, count_cores, read_quota
+from squeezetune.system.executor import ThreadExecutor, count_cores, read_quota
 
 
 @pytest.mark.parametrize("threads", [1, 2, 7])
@@ -16,18 +16,18 @@ def test_results_come_in_the_order_of_the_items(threads):
         time.sleep(0.002 * (number % 3))
         return number * number
 
-    assert list(ThreadEngine(threads).map(work, range(40))) == [
+    assert list(ThreadExecutor(threads).map(work, range(40))) == [
         number * number for number in range(40)
     ]
 
 
 def test_no_items_give_no_results():
-    assert list(ThreadEngine(2).map(str, [])) == []
+    assert list(ThreadExecutor(2).map(str, [])) == []
 
 
 def test_items_are_worked_on_at_once():
     barrier = threading.Barrier(3, timeout=10)
-    assert list(ThreadEngine(3).map(lambda _: barrier.wait() >= 0, range(3))) == [True] * 3
+    assert list(ThreadExecutor(3).map(lambda _: barrier.wait() >= 0, range(3))) == [True] * 3
 
 
 def test_only_a_bounded_number_of_items_is_under_way():
@@ -38,7 +38,7 @@ def test_only_a_bounded_number_of_items_is_under_way():
             taken.append(number)
             yield number
 
-    results = ThreadEngine(2).map(lambda number: number, give())
+    results = ThreadExecutor(2).map(lambda number: number, give())
     for count in range(1, 50):
         next(results)
         assert len(taken) <= count + 4 * 2
@@ -55,7 +55,7 @@ def test_an_error_reaches_the_caller_and_stops_the_rest():
         time.sleep(0.001)
         return number
 
-    results = ThreadEngine(1).map(work, range(1000))
+    results = ThreadExecutor(1).map(work, range(1000))
     with pytest.raises(ValueError, match="bad item"):
         list(results)
     assert len(started) < 20
@@ -63,7 +63,7 @@ def test_an_error_reaches_the_caller_and_stops_the_rest():
 
 def test_a_caller_who_stops_listening_stops_the_work():
     before, started = threading.active_count(), []
-    results = ThreadEngine(2).map(started.append, range(1000))
+    results = ThreadExecutor(2).map(started.append, range(1000))
     next(results)
     results.close()
     assert len(started) <= 10
@@ -72,7 +72,7 @@ def test_a_caller_who_stops_listening_stops_the_work():
 
 def test_an_engine_counts_the_cores_itself(monkeypatch):
     monkeypatch.setattr(engine_module, "count_cores", lambda: 5)
-    assert ThreadEngine().threads == 5
+    assert ThreadExecutor().threads == 5
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="only Linux tells which cores are siblings")

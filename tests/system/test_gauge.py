@@ -6,7 +6,7 @@ from types import SimpleNamespace
 import pytest
 
 from squeezetune.system import monitor as module
-from squeezetune.system.monitor import START, MemoryGauge, measure_held_memory, release_memory
+from squeezetune.system.monitor import START, MemoryMonitor, measure_held_memory, release_memory
 
 TAKEN = 64 * 2**20
 needs_linux = pytest.mark.skipif(
@@ -47,7 +47,7 @@ def test_another_system_is_asked_by_psutil(monkeypatch, tmp_path):
     with take():
         assert measure_held_memory() - before > 0.9 * TAKEN
     assert measure_held_memory() - before < 0.5 * TAKEN
-    with MemoryGauge() as gauge:
+    with MemoryMonitor() as gauge:
         gauge.enter("large")
         with take():
             threading.Event().wait(5 * module.LOOK_EVERY_S)
@@ -70,13 +70,13 @@ def test_without_psutil_a_system_does_not_tell(monkeypatch, tmp_path):
     monkeypatch.setattr(module, "STATUS", tmp_path / "there is no proc")
     monkeypatch.setitem(sys.modules, "psutil", None)
     assert measure_held_memory() is None
-    with MemoryGauge() as gauge:
+    with MemoryMonitor() as gauge:
         assert gauge.peak is None
 
 
 @needs_linux
 def test_the_peak_of_each_stage_is_noted():
-    with MemoryGauge() as gauge:
+    with MemoryMonitor() as gauge:
         gauge.enter("large")
         with take():
             threading.Event().wait(5 * module.LOOK_EVERY_S)
@@ -92,7 +92,7 @@ def hear_releases(monkeypatch, ceiling, size, pause_s=0.0):
     releases = []
     monkeypatch.setattr(module, "release_memory", lambda: releases.append(1))
     monkeypatch.setattr(module, "RELEASED_EVERY_S", pause_s)
-    with MemoryGauge(ceiling), take(size):
+    with MemoryMonitor(ceiling), take(size):
         threading.Event().wait(20 * module.LOOK_EVERY_S)
     return len(releases)
 
@@ -108,7 +108,7 @@ def test_close_to_the_ceiling_free_memory_is_given_back_now_and_then(monkeypatch
 
 def test_nobody_watches_after_the_block():
     before = threading.active_count()
-    with MemoryGauge():
+    with MemoryMonitor():
         assert threading.active_count() == before + 1
     assert threading.active_count() == before
 
@@ -116,7 +116,7 @@ def test_nobody_watches_after_the_block():
 def test_where_the_system_does_not_tell_nothing_is_noted(monkeypatch, tmp_path):
     monkeypatch.setattr(module, "STATUS", tmp_path / "no such file")
     monkeypatch.setitem(sys.modules, "psutil", None)
-    with MemoryGauge() as gauge:
+    with MemoryMonitor() as gauge:
         gauge.enter("a stage")
     assert gauge.peaks == {}
     assert gauge.peak is None

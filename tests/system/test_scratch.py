@@ -33,7 +33,7 @@ def test_nothing_is_left_in_the_folder_even_while_the_array_lives(tmp_path):
 
 
 def test_without_a_folder_the_system_says_where(tmp_path, monkeypatch):
-    monkeypatch.setattr(module, "find_roomy_folder", lambda: tmp_path / "roomy")
+    monkeypatch.setattr(module, "find_large_temporary_folder", lambda: tmp_path / "roomy")
     assert has_file_behind(Scratch(held_bytes=0).make_zeros((3,), np.int64))
     assert (tmp_path / "roomy").is_dir()
 

@@ -8,7 +8,7 @@ import pytest
 
 from squeezetune.errors import DataError
 from squeezetune.system import store as store_module
-from squeezetune.system.disk import check_room, find_cache_folder, lend_folder, write_file
+from squeezetune.system.disk import cache_or_temporary, check_room, find_cache_folder, write_file
 from squeezetune.system.store import RowStore
 
 
@@ -62,13 +62,13 @@ def test_the_cache_folder_is_the_systems(monkeypatch, tmp_path, system, variable
 
 
 def test_the_cache_is_lent_as_it_is(tmp_path):
-    with lend_folder(tmp_path) as folder:
+    with cache_or_temporary(tmp_path) as folder:
         assert folder == tmp_path
     assert tmp_path.is_dir()
 
 
 def test_without_a_cache_a_folder_is_lent_and_deleted():
-    with lend_folder(None) as folder:
+    with cache_or_temporary(None) as folder:
         RowStore(folder / "rows", (2, 3)).save(*make_rows(0, 4))
     assert not folder.exists()
 
@@ -76,7 +76,7 @@ def test_without_a_cache_a_folder_is_lent_and_deleted():
 def test_temporary_rows_go_where_the_user_says(monkeypatch, tmp_path):
     monkeypatch.setenv("TMPDIR", str(tmp_path))
     monkeypatch.setattr("tempfile.tempdir", None)
-    with lend_folder(None) as folder:
+    with cache_or_temporary(None) as folder:
         assert folder.parent == tmp_path
 
 

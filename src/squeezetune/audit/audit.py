@@ -18,13 +18,13 @@ from squeezetune.audit.findings import Finding, count_mistakes, summarize_findin
 from squeezetune.audit.inspection import Inspection, inspect_photos
 from squeezetune.audit.label_errors import estimate_mistakes
 from squeezetune.data.index import ImageIndex
-from squeezetune.data.inputs import Origin, Photos, find_origin
+from squeezetune.data.inputs import PhotoInput, Photos, parse_input
 from squeezetune.data.sources.catalog import group_photos
 from squeezetune.data.sources.folder import check_outside
 from squeezetune.data.sources.table import guard_cell
 from squeezetune.events import Listener, ignore_event
 from squeezetune.model.artifact import FolderKind, check_target, stage_artifact, to_json
-from squeezetune.pipeline.context import open_workshop
+from squeezetune.pipeline.context import open_context
 from squeezetune.settings import Settings, parse_settings
 from squeezetune.system.disk import open_cache
 from squeezetune.system.machine import name_version
@@ -130,19 +130,19 @@ def check(
     """
     started = time.perf_counter()
     settings = parse_settings((settings.to_dict() if settings else {}) | knobs)
-    origin = find_origin(photos, class_pattern, columns)
+    origin = parse_input(photos, class_pattern, columns)
     settings = group_photos(origin.photos, settings, listen)
     folder = name_folder(origin, output)
     with hold_output(folder):
         check_target(folder, AUDIT_FOLDER)
-        workshop = open_workshop(settings, open_cache(listen) if use_cache else None, listen)
+        workshop = open_context(settings, open_cache(listen) if use_cache else None, listen)
         inspection = inspect_photos(origin.scan(workshop.engine, listen, workshop.cache), workshop)
         audit = make_audit(inspection, str(origin), folder, started)
         write_audit(audit)
     return audit
 
 
-def name_folder(origin: Origin, output: str | os.PathLike[str] | None) -> Path:
+def name_folder(origin: PhotoInput, output: str | os.PathLike[str] | None) -> Path:
     """Say where the audit goes.
 
     Raises:

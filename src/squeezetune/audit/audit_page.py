@@ -2,24 +2,21 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 from squeezetune.audit.findings import KINDS, Kind, describe_kind
 from squeezetune.data.pixels import make_thumbnails
 from squeezetune.data.sources.source import ImageSource
-from squeezetune.report.rendering import embed_picture, render_page
-from squeezetune.system.executor import ThreadEngine
+from squeezetune.report.rendering import Json, embed_picture, render_page
+from squeezetune.system.executor import ThreadExecutor
 
 # A thumbnail is some 5 kB; all findings are in check.csv.
 SHOWN_SERIOUS, SHOWN_OTHERS = 200, 60
 SHOWN_COPIES = 6  # of one picture
 THUMBNAIL_PX = 160
 
-Json = Mapping[str, Any]
-
 
 @dataclass(frozen=True)
-class Picture:
+class FindingPicture:
     """An image of a finding; `uri` is empty where there is no thumbnail."""
 
     name: str
@@ -29,11 +26,11 @@ class Picture:
 
 
 @dataclass(frozen=True)
-class Item:
+class FindingImage:
     """A finding with its pictures; `more` are not shown."""
 
     record: Json
-    pictures: tuple[Picture, ...]
+    pictures: tuple[FindingPicture, ...]
     more: int
 
 
@@ -45,7 +42,7 @@ class Section:
     kind: Kind
     sentence: str
     count: int
-    items: tuple[Item, ...]
+    items: tuple[FindingImage, ...]
 
 
 def render_audit(audit: Json, source: ImageSource) -> str:
@@ -60,7 +57,7 @@ def render_audit(audit: Json, source: ImageSource) -> str:
         if record["kind"] != "unreadable"
         for name in record["images"][:SHOWN_COPIES]
     }
-    thumbnails = make_thumbnails(source, sorted(names), THUMBNAIL_PX, ThreadEngine())
+    thumbnails = make_thumbnails(source, sorted(names), THUMBNAIL_PX, ThreadExecutor())
     sections = [
         _make_section(audit["findings"], key, records, thumbnails)
         for key, records in chosen.items()
@@ -85,16 +82,16 @@ def _make_section(
     return Section(key, KINDS[key], describe_kind(key, len(found), mistakes), len(found), items)
 
 
-def _make_item(record: Json, thumbnails: Mapping[str, bytes]) -> Item:
+def _make_item(record: Json, thumbnails: Mapping[str, bytes]) -> FindingImage:
     count = len(record["images"])
     # a file that is not used has no class, and only a source that is split has parts
     classes, parts = (record[column] or ("",) * count for column in ("classes", "parts"))
     columns = zip(record["images"][:SHOWN_COPIES], classes, parts, strict=False)
     pictures = tuple(
-        Picture(name, label, part, embed_picture(thumbnails.get(name)))
+        FindingPicture(name, label, part, embed_picture(thumbnails.get(name)))
         for name, label, part in columns
     )
-    return Item(record, pictures, count - len(pictures))
+    return FindingImage(record, pictures, count - len(pictures))
 
 
 def _format_percent(share: float) -> str:

@@ -12,8 +12,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from squeezetune.array_types import Floats
 from squeezetune.data.duplicates.candidates import LEAST_CONTRAST, LUMA
-from squeezetune.data.thumbnails import Looks
+from squeezetune.data.thumbnails import Thumbnails
 from squeezetune.system.scratch import list_blocks
 
 # Grey levels, 0 to 255.
@@ -26,8 +27,6 @@ TINY_PX = 32
 TINY_SHARE = 0.25
 # Longer than wide, or wider than long, by so much more than usual.
 UNUSUAL_RATIO = 2.0
-
-Floats = NDArray[np.float32]
 
 
 @dataclass(frozen=True)
@@ -50,14 +49,14 @@ class _Light:
     contrast: Floats
 
 
-def find_flaws(looks: Looks) -> list[Flaw]:
+def find_flaws(looks: Thumbnails) -> list[Flaw]:
     """Find poor photos, by kind and the worst first; of blank, dark, bright and blurred an image
     has one at most.
     """
     return [*_find_poor_light(looks), *_find_odd_sizes(looks.sizes)]
 
 
-def _find_poor_light(looks: Looks) -> Iterator[Flaw]:
+def _find_poor_light(looks: Thumbnails) -> Iterator[Flaw]:
     light = _measure_light(looks.thumbs)
     is_blank = light.contrast < LEAST_CONTRAST
     is_dark = ~is_blank & (light.top < DARK_TOP)

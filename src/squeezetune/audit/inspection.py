@@ -6,20 +6,24 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from squeezetune.audit.label_errors import Doubts, find_doubts
+from squeezetune.audit.label_errors import LabelErrors, find_label_errors
 from squeezetune.audit.outliers import Outliers, find_outliers
-from squeezetune.data.duplicates.near_duplicates import Likeness, find_near_duplicates, join_pairs
+from squeezetune.data.duplicates.near_duplicates import (
+    DuplicatePairs,
+    find_near_duplicates,
+    join_pairs,
+)
 from squeezetune.data.index import ImageIndex
 from squeezetune.data.split import Split, gather_units
-from squeezetune.data.thumbnails import Looks, find_looks, open_look_store
+from squeezetune.data.thumbnails import Thumbnails, load_thumbnails, open_look_store
 from squeezetune.events import PREPARING, tell_stage
-from squeezetune.heads.out_of_fold import Opinions, deal_folds, predict_out_of_fold
-from squeezetune.network.backbone import Trunk
+from squeezetune.heads.out_of_fold import OutOfFoldPredictions, deal_folds, predict_out_of_fold
+from squeezetune.network.backbone import Backbone
 from squeezetune.network.features import Features, FeatureStores, compute_features
-from squeezetune.pipeline.context import Workshop
+from squeezetune.pipeline.context import RunContext
 from squeezetune.pipeline.extraction import check_readable
-from squeezetune.pipeline.preparation import Scene, open_scene
-from squeezetune.system.disk import lend_folder
+from squeezetune.pipeline.preparation import PreparedRun, prepare_run
+from squeezetune.system.disk import cache_or_temporary
 from squeezetune.system.scratch import Selection
 
 VIEWS = 2  # as `train` takes unless it is told otherwise, so that both share the features
@@ -34,14 +38,14 @@ class Inspection:
     """
 
     index: ImageIndex
-    looks: Looks
-    opinions: Opinions
-    doubts: Doubts
-    likeness: Likeness
+    looks: Thumbnails
+    opinions: OutOfFoldPredictions
+    doubts: LabelErrors
+    likeness: DuplicatePairs
     outliers: Outliers
 
 
-def inspect_photos(index: ImageIndex, workshop: Workshop) -> Inspection:
+def inspect_photos(index: ImageIndex, workshop: RunContext) -> Inspection:
     """Look at every image: once decoded, it is kept in the cache for the next time, and for
     training.
 
@@ -64,23 +68,23 @@ def inspect_photos(index: ImageIndex, workshop: Workshop) -> Inspection:
     with tell_stage("outliers", shop.listen):
         outliers = _find_outliers(index, features, scene)
     return Inspection(
-        index, looks, opinions, find_doubts(opinions, index.labels), likeness, outliers
+        index, looks, opinions, find_label_errors(opinions, index.labels), likeness, outliers
     )
 
 
-def _open_whole(index: ImageIndex, workshop: Workshop) -> Scene:
+def _open_whole(index: ImageIndex, workshop: RunContext) -> PreparedRun:
     """Make the workshop ready for an index that is not split."""
     none = np.empty(0, np.int64)
     halves = np.ascontiguousarray(index.digests).view("<u8")
     # the order of a split, so that the same images are looked at first whatever they are called
     everything = np.lexsort((halves[:, 1], halves[:, 0], index.labels)).astype(np.int64)
-    return open_scene(index, Split(everything, none, none), workshop)
+    return prepare_run(index, Split(everything, none, none), workshop)
 
 
-def _look_at_all(scene: Scene, trunk: Trunk) -> tuple[ImageIndex, Features, Looks]:
+def _look_at_all(scene: PreparedRun, trunk: Backbone) -> tuple[ImageIndex, Features, Thumbnails]:
     """Run the frozen layers over all images; those that cannot be decoded are left out."""
     index, shop, scratch = scene.index, scene.workshop, scene.open_scratch()
-    with lend_folder(shop.cache) as folder:
+    with cache_or_temporary(shop.cache) as folder:
         look_store = open_look_store(folder, trunk.pixels)
         stores = FeatureStores(scene.open_features(trunk), look_store)
         features = compute_features(
@@ -89,13 +93,15 @@ def _look_at_all(scene: Scene, trunk: Trunk) -> tuple[ImageIndex, Features, Look
         if features.failures:
             check_readable(index, features)
             index, features = index.without(features.failures), features.without_failures()
-        looks = find_looks(
+        looks = load_thumbnails(
             index, trunk.pixels, look_store, shop.engine, shop.listen, scratch=scratch
         )
     return index, features, looks
 
 
-def _ask_opinions(index: ImageIndex, features: Features, scene: Scene) -> Opinions:
+def _ask_opinions(
+    index: ImageIndex, features: Features, scene: PreparedRun
+) -> OutOfFoldPredictions:
     """Ask of every image what those think that are no copies of it, nor of its group."""
     settings = scene.settings
     units = gather_units(index, settings.seed, settings.group_by)
@@ -110,7 +116,7 @@ def _ask_opinions(index: ImageIndex, features: Features, scene: Scene) -> Opinio
     )
 
 
-def _find_outliers(index: ImageIndex, features: Features, scene: Scene) -> Outliers:
+def _find_outliers(index: ImageIndex, features: Features, scene: PreparedRun) -> Outliers:
     """Find the outliers among images of different content: a copy would keep an outlier company."""
     firsts = np.sort(np.unique(index.digests, axis=0, return_index=True)[1])
     found = find_outliers(Selection(features.values, firsts), scene.workshop.engine)

@@ -26,10 +26,10 @@ from numpy.typing import NDArray
 from scipy.optimize import minimize_scalar
 from scipy.special import expit
 
-from squeezetune.heads.out_of_fold import Opinions
+from squeezetune.array_types import Ints
+from squeezetune.heads.out_of_fold import OutOfFoldPredictions
 from squeezetune.system.scratch import list_blocks
 
-Ints = NDArray[np.int64]
 Probabilities = NDArray[np.float32]
 
 # How much sharper an opinion may become: its logits times so much.
@@ -43,7 +43,7 @@ FLOOR = 1e-9
 
 
 @dataclass(frozen=True)
-class Noise:
+class LabelNoise:
     """The share of labels that are wrong, and the factor by which opinions are sharpened."""
 
     rate: float
@@ -78,14 +78,14 @@ class Noise:
         return suggested, other * sharp[rows, suggested] / total, wrong / total
 
 
-def fit_noise(probabilities: Probabilities, labels: Ints) -> Noise:
+def fit_noise(probabilities: Probabilities, labels: Ints) -> LabelNoise:
     """Fit the model to opinions (n, classes) of images by heads that have not seen them, and to the
     labels (n,).
     """
     step = -(-probabilities.size // MOST_VALUES) or 1
     probabilities, labels = probabilities[::step], labels[::step]
     if not len(labels) or probabilities.shape[1] < 2:
-        return Noise(PRIOR_WRONG / PRIOR_IMAGES, 1.0)
+        return LabelNoise(PRIOR_WRONG / PRIOR_IMAGES, 1.0)
 
     def measure(log_sharpness: float) -> float:
         return fit_rate(probabilities, labels, float(np.exp(log_sharpness)))[1]
@@ -95,7 +95,7 @@ def fit_noise(probabilities: Probabilities, labels: Ints) -> Noise:
     ends = np.log(SHARPNESSES[[max(0, near - 1), min(len(SHARPNESSES) - 1, near + 1)]])
     found = minimize_scalar(measure, bounds=tuple(ends), method="bounded", options={"xatol": 0.01})
     sharpness = float(np.exp(found.x))
-    return Noise(fit_rate(probabilities, labels, sharpness)[0], sharpness)
+    return LabelNoise(fit_rate(probabilities, labels, sharpness)[0], sharpness)
 
 
 def fit_rate(probabilities: Probabilities, labels: Ints, sharpness: float) -> tuple[float, float]:
@@ -142,7 +142,7 @@ ROUNDING = 1e-6
 
 
 @dataclass(frozen=True)
-class Doubts:
+class LabelErrors:
     """The images whose labels are doubted, the surest doubts first.
 
     `positions` (m,); `suggested` (m,) is the likeliest class, and `confidence` (m,) how likely it
@@ -158,7 +158,7 @@ class Doubts:
         return len(self.positions)
 
 
-def find_doubts(opinions: Opinions, labels: Ints) -> Doubts:
+def find_label_errors(opinions: OutOfFoldPredictions, labels: Ints) -> LabelErrors:
     """Find the images whose labels (n,) are probably wrong, by what heads that have not seen them
     think.
     """
@@ -167,10 +167,10 @@ def find_doubts(opinions: Opinions, labels: Ints) -> Doubts:
     suggested, confidence, is_wrong = fit_noise(probabilities, labels).weigh(probabilities, labels)
     doubted = np.flatnonzero(confidence >= LEAST_CONFIDENCE)
     order = doubted[np.argsort(-confidence[doubted], kind="stable")]
-    return Doubts(judged[order], suggested[order], confidence[order], float(is_wrong.sum()))
+    return LabelErrors(judged[order], suggested[order], confidence[order], float(is_wrong.sum()))
 
 
-def estimate_mistakes(opinions: Opinions, labels: Ints) -> NDArray[np.float64]:
+def estimate_mistakes(opinions: OutOfFoldPredictions, labels: Ints) -> NDArray[np.float64]:
     """Estimate how many images of each label (rows) are truly of each class (columns), (classes,
     classes).
 

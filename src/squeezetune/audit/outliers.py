@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 from threadpoolctl import threadpool_limits
 
 from squeezetune.heads.scaling import measure_scaling
-from squeezetune.system.executor import Engine
+from squeezetune.system.executor import Executor
 from squeezetune.system.scratch import Selection, list_blocks
 
 NEIGHBOURS = 10
@@ -41,7 +41,7 @@ class Outliers:
         return len(self.positions)
 
 
-def find_outliers(features: NDArray[np.float16] | Selection, engine: Engine) -> Outliers:
+def find_outliers(features: NDArray[np.float16] | Selection, engine: Executor) -> Outliers:
     """Find the images that are much further from their neighbours than these are from theirs, from
     (n, views, 2048).
 
@@ -76,7 +76,7 @@ def project_features(features: NDArray[np.float16] | Selection) -> NDArray[np.fl
 
 
 def measure_factors(
-    rows: NDArray[np.float32], engine: Engine
+    rows: NDArray[np.float32], engine: Executor
 ) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
     """Measure how much further each row (n, width) is from its neighbours than these are from
     theirs, and how far.

@@ -19,7 +19,7 @@ from squeezetune.errors import SettingsError, SqueezeTuneError
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from squeezetune.model.batch import Batch
+    from squeezetune.model.batch import ImageBatch
     from squeezetune.model.classifier import Classifier
     from squeezetune.model.explanation import PictureFolder
 
@@ -115,14 +115,14 @@ class Images(NamedTuple):
     places: tuple[str, ...]
     columns: str
 
-    def read(self) -> "Iterator[Batch]":
+    def read(self) -> "Iterator[ImageBatch]":
         """Find them as they are needed."""
         from squeezetune.model.batch import read_arguments
 
         return read_arguments(self.places, self.columns)
 
 
-class Job(NamedTuple):
+class PredictionJob(NamedTuple):
     """What is predicted, and how: with a rate of images that are none of the classes, or pictures
     of each, or not.
     """
@@ -142,20 +142,20 @@ class Job(NamedTuple):
 
 def _open_job(
     classifier: "Classifier", images: Images, rate: float | None, folder: Path | None
-) -> Job:
+) -> PredictionJob:
     """Check where pictures would go."""
     if folder is None:
-        return Job(classifier, images, rate, None)
+        return PredictionJob(classifier, images, rate, None)
     from squeezetune.model.explanation import Explainer, PictureFolder
 
     pictures = PictureFolder(folder, Explainer(classifier))
-    job = Job(classifier, images, rate, pictures)
+    job = PredictionJob(classifier, images, rate, pictures)
     job.keep_out(folder, "the folder of pictures", "--explain")
     pictures.check()
     return job
 
 
-def _print(job: Job, kind: str, top: int) -> int:
+def _print(job: PredictionJob, kind: str, top: int) -> int:
     """Print a line for each image as soon as it is known; return how many could not be read."""
     from squeezetune.model.batch import predict_files
     from squeezetune.model.output import FORMATS, LineOptions
@@ -175,7 +175,7 @@ def _print(job: Job, kind: str, top: int) -> int:
     return failed
 
 
-def _write(job: Job, output: Path, kind: str, resume: bool, quiet: bool) -> int:
+def _write(job: PredictionJob, output: Path, kind: str, resume: bool, quiet: bool) -> int:
     """Write a line for each image to a file; return how many could not be read."""
     from squeezetune.cli.console import ProgressListener, print_lines
     from squeezetune.model.batch import identify_lines, predict_to_file

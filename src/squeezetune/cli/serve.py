@@ -104,7 +104,7 @@ def serve(model: Path, host: str, port: int, token: str | None, threads: int, **
     """  # noqa: D301  # click wants the character itself
     try:
         from squeezetune.serving.limits import Access, Limits
-        from squeezetune.serving.server import Place
+        from squeezetune.serving.server import ServerAddress
         from squeezetune.serving.server import serve as serve_model
     except ModuleNotFoundError as error:
         package = (error.name or "").split(".")[0]
@@ -130,7 +130,11 @@ def serve(model: Path, host: str, port: int, token: str | None, threads: int, **
         write_line(f"Serving {model} at {address}; {address}/docs says more. Ctrl-C ends it.")
 
     serve_model(
-        model, Place(host, port, threads), limits, Access(_find_token(token)), announce=announce
+        model,
+        ServerAddress(host, port, threads),
+        limits,
+        Access(_find_token(token)),
+        announce=announce,
     )
 
 

@@ -9,7 +9,7 @@ from typing import Any
 from squeezetune.cli.console import ProgressListener, format_share, print_lines
 from squeezetune.cli.terminal import write_data
 from squeezetune.events import Event
-from squeezetune.watching import Pace, Update, watch
+from squeezetune.watching import PollInterval, Update, watch
 
 
 class Display:
@@ -40,7 +40,9 @@ def follow(
     display = Display(is_quiet=quiet or as_json)
     has_model = False
     try:
-        for update in watch(photos, output, pace=Pace(every_s=seconds), listen=display, **options):
+        for update in watch(
+            photos, output, pace=PollInterval(every_s=seconds), listen=display, **options
+        ):
             display.close()
             if as_json:
                 write_data(json.dumps(describe_update(update)))

@@ -16,15 +16,27 @@ import numpy as np
 from numpy.typing import NDArray
 
 from squeezetune.compression.layerwise import Compressed
-from squeezetune.finetune.batches import PixelFeed, Positions
+from squeezetune.finetune.batches import PixelBatches, Positions
 from squeezetune.finetune.loop import tune
-from squeezetune.finetune.recipe import FIRST_BLOCK, Augmentation, Pace, Phase, Recipe, StagePlan
+from squeezetune.finetune.recipe import (
+    FIRST_BLOCK,
+    Augmentation,
+    Phase,
+    Recipe,
+    StagePlan,
+    StageProgress,
+)
 from squeezetune.finetune.tapped import CLASSIFIER
 from squeezetune.finetune.torch_network import SqueezeNet, Tensor
-from squeezetune.finetune.workers import Conditions, Crew, Task, leave_value
-from squeezetune.network.codes import Codes
+from squeezetune.finetune.workers import (
+    DataParallelWorkers,
+    TrainerOptions,
+    TrainingTask,
+    leave_value,
+)
+from squeezetune.network.codes import QuantizedTensor
 from squeezetune.network.trained import TrainedNetwork
-from squeezetune.network.weights import detect_version, find_layout
+from squeezetune.network.weights import detect_version, find_architecture
 
 # isort: split
 # after the modules above, which say how to install torch where it is missing
@@ -79,7 +91,7 @@ class CodedNetwork(nn.Module):  # type: ignore[misc]  # torch is not seen by the
         super().__init__()
         network = compressed.network
         version = detect_version(network.weights)
-        self.places = {"conv1": 0, **find_layout(version).fires}
+        self.places = {"conv1": 0, **find_architecture(version).fires}
         self.start, self.first_trained = "conv1", self.places["fire2"]
         self.features = SqueezeNet(version, 1).features
         own = {
@@ -142,7 +154,7 @@ class CodedNetwork(nn.Module):  # type: ignore[misc]  # torch is not seen by the
                 turned = [
                     np.ascontiguousarray(_turn(name, item).numpy()) for item in (wholes, scales)
                 ]
-                codes[name] = Codes(
+                codes[name] = QuantizedTensor(
                     turned[0].astype(np.int8), turned[1].astype(np.float16), found.bits
                 )
         layers = {name: value for name, value in values.items() if name.startswith("features.")}
@@ -178,7 +190,7 @@ def _name_parameter(name: str) -> str:
     return f"{CLASSIFIER}.{2 * int(number)}.{kind}"
 
 
-def _make_grid(name: str, codes: Codes) -> Grid:
+def _make_grid(name: str, codes: QuantizedTensor) -> Grid:
     return Grid(
         _turn(name, torch.tensor(codes.scales.astype(np.float32))), 2 ** (codes.bits - 1) - 1
     )
@@ -238,8 +250,8 @@ def tune_codes(
     compressed: Compressed,
     teacher: TrainedNetwork,
     sample: Sample,
-    make_pace: Callable[[int], Pace],
-    conditions: Conditions,
+    make_pace: Callable[[int], StageProgress],
+    conditions: TrainerOptions,
 ) -> Compressed:
     """Train codes and biases; the network stays as it was where that is no better on the images
     that judge.
@@ -262,19 +274,23 @@ def tune_codes(
     return student.to_compressed(tuned.parameters, compressed) if is_better else compressed
 
 
-def make_task(sample: Sample, teacher: TrainedNetwork) -> Task:
+def make_task(sample: Sample, teacher: TrainedNetwork) -> TrainingTask:
     """Say which images train; what they show the teacher says."""
-    feed = PixelFeed(sample, Augmentation(mirror=teacher.views > 1))
+    feed = PixelBatches(sample, Augmentation(mirror=teacher.views > 1))
     labels, weights = (
         np.zeros(len(sample.pixels), np.int64),
         np.ones(teacher.class_count, np.float32),
     )
-    return Task(feed, labels, sample.train, sample.validation, weights, min(2, teacher.views))
+    return TrainingTask(
+        feed, labels, sample.train, sample.validation, weights, min(2, teacher.views)
+    )
 
 
-def infer(network: CodedNetwork, task: Task, plan: StagePlan, conditions: Conditions) -> Tensor:
+def infer(
+    network: CodedNetwork, task: TrainingTask, plan: StagePlan, conditions: TrainerOptions
+) -> Tensor:
     """Compute a network's logits (n, classes) of the images that judge."""
-    with Crew(network, task, plan.recipe, conditions) as crew:
+    with DataParallelWorkers(network, task, plan.recipe, conditions) as crew:
         crew.load(dict(network.named_parameters()))
         return crew.infer(task.validation, plan.side, task.views)
 

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from squeezetune.network.graph import ACTIVATIONS
 from squeezetune.network.int8_layers import Ranges
-from squeezetune.network.weights import Layout, Weights, detect_version, find_layout
+from squeezetune.network.weights import Architecture, Weights, detect_version, find_architecture
 
 # How much of the inequality of channels is taken from the activations; the kernels that read them
 # get what is left.
@@ -42,7 +42,7 @@ class Equalised:
 
 def equalise(weights: Weights, maxima: Mapping[str, NDArray[np.float32]]) -> Equalised:
     """Equalise the channels, given the largest values (channels,) of every activation."""
-    changed, layout = dict(weights), find_layout(detect_version(weights))
+    changed, layout = dict(weights), find_architecture(detect_version(weights))
     factors = {}
     for activation, reader in pairwise(ACTIVATIONS):
         readers = list_layers(reader, layout)
@@ -75,7 +75,7 @@ def balance(maxima: NDArray[np.float32], kernels: list[NDArray[np.float32]]) -> 
     return factors
 
 
-def list_layers(activation: str, layout: Layout) -> list[str]:
+def list_layers(activation: str, layout: Architecture) -> list[str]:
     """List the convolutions that give an activation, in the order of its channels."""
     if activation == ACTIVATIONS[0]:
         return ["features.0"]

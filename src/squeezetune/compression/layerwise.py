@@ -20,9 +20,9 @@ from squeezetune.heads.linear import Rows
 from squeezetune.network.codes import (
     DAMPING,
     FINE_DAMPING,
-    Codes,
+    LowRankTensor,
     Matrix,
-    Product,
+    QuantizedTensor,
     factor_rows,
     fit_rows,
     round_rows,
@@ -32,10 +32,10 @@ from squeezetune.network.float_layers import CodedStore, fold_normalisation, unf
 from squeezetune.network.graph import BLOCKS
 from squeezetune.network.int8_layers import Ranges
 from squeezetune.network.trained import TrainedNetwork
-from squeezetune.network.weights import Weights, detect_version, find_layout
+from squeezetune.network.weights import Weights, detect_version, find_architecture
 
 Maps: TypeAlias = NDArray[np.float32]  # (n, height, width, channels)
-Features: TypeAlias = NDArray[np.float32]  # (n, views, 2048)
+FeatureArray: TypeAlias = NDArray[np.float32]  # (n, views, 2048)
 # Patches of so many images are held at a time, and of so many positions the sums are made.
 CHUNK_IMAGES = 4
 SAMPLED_PATCHES = 40_000
@@ -50,8 +50,8 @@ class Compressed:
     """
 
     network: TrainedNetwork
-    codes: Mapping[str, Codes]
-    products: Mapping[str, Product] = field(default_factory=dict)
+    codes: Mapping[str, QuantizedTensor]
+    products: Mapping[str, LowRankTensor] = field(default_factory=dict)
 
     @property
     def store(self) -> CodedStore:
@@ -143,7 +143,7 @@ def compress_layers(
     classifier is one of the convolutions, with eight bits.
     """
     weights, codes, damping = dict(network.weights), {}, FINE_DAMPING if bits == 8 else DAMPING
-    layout = find_layout(detect_version(network.weights))
+    layout = find_architecture(detect_version(network.weights))
 
     def compress(streams: Streams, layer: str, activation: str) -> Streams:
         kernel = _take_kernel(network.weights, layer)
@@ -185,8 +185,8 @@ def compress_convolved(compressed: Compressed, streams: Streams, damping: float)
 
 def compress_head(
     compressed: Compressed,
-    exact: Features,
-    changed: Features,
+    exact: FeatureArray,
+    changed: FeatureArray,
     damping: float = DAMPING,
     hidden_size: float = inf,
 ) -> Compressed:
@@ -197,7 +197,7 @@ def compress_head(
     no more together.
     """
     network, codes, layers = compressed.network, dict(compressed.codes), []
-    products: dict[str, Product] = {}
+    products: dict[str, LowRankTensor] = {}
     before, now = (_list_rows(features, network.use_roots) for features in (exact, changed))
     for number, (weight, bias) in enumerate(network.head):
         before, now = (before, now) if not number else (np.maximum(before, 0), np.maximum(now, 0))
@@ -228,14 +228,14 @@ def fit_dense(weight: Rows, exact: Rows, changed: Rows, damping: float) -> tuple
     return fit_rows(weight.T.astype(np.float64), sums.cross, sums.gram, damping), sums
 
 
-def _list_rows(features: Features, use_roots: bool) -> Rows:
+def _list_rows(features: FeatureArray, use_roots: bool) -> Rows:
     rows = features.reshape(-1, features.shape[-1]).astype(np.float32)
     return np.sqrt(rows) if use_roots else rows
 
 
 def compress_kernel(
     kernel: Kernel, streams: Streams, bits: int, damping: float = DAMPING
-) -> tuple[Kernel, Codes]:
+) -> tuple[Kernel, QuantizedTensor]:
     """Fit a convolution to what it reads now, and round it."""
     sums = add_up(kernel, streams)
     fitted = fit_rows(kernel.rows, sums.cross, sums.gram, damping)
@@ -243,7 +243,7 @@ def compress_kernel(
     decoded = codes.decode()
     bias = kernel.bias + kernel.rows @ sums.mean_exact - decoded @ sums.mean_changed
     shape = kernel.weight.shape
-    codes = Codes(codes.values.reshape(shape), codes.scales.reshape(-1, 1, 1, 1), bits)
+    codes = QuantizedTensor(codes.values.reshape(shape), codes.scales.reshape(-1, 1, 1, 1), bits)
     return replace(
         kernel, weight=codes.decode(), bias=bias.astype(np.float16).astype(np.float32)
     ), codes

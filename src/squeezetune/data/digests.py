@@ -18,7 +18,7 @@ from squeezetune.data.sources.content import DIGEST_BYTES
 from squeezetune.data.sources.source import ImageSource, StampedSource
 from squeezetune.errors import ImageError
 from squeezetune.events import Listener, Notice, StageAdvanced, StageFinished, StageStarted
-from squeezetune.system.executor import Engine
+from squeezetune.system.executor import Executor
 from squeezetune.system.store import RowStore
 
 # Of the way in which a stamp and a digest are made: another one forgets all that is remembered.
@@ -83,7 +83,11 @@ class RememberedDigests:
 
 
 def open_remembered(
-    source: ImageSource, names: Sequence[str], engine: Engine, listen: Listener, cache: Path | None
+    source: ImageSource,
+    names: Sequence[str],
+    engine: Executor,
+    listen: Listener,
+    cache: Path | None,
 ) -> RememberedDigests | None:
     """Look at the stamps of all files; None where nothing may be kept, or where images do not come
     from files.
@@ -133,7 +137,7 @@ class Digests:
 def read_digests(
     source: ImageSource,
     names: Sequence[str],
-    engine: Engine,
+    engine: Executor,
     listen: Listener,
     cache: Path | None = None,
 ) -> Digests:
@@ -170,7 +174,7 @@ def _read_files(
     source: ImageSource,
     names: Sequence[str],
     positions: NDArray[np.int64],
-    engine: Engine,
+    engine: Executor,
     listen: Listener,
 ) -> Iterator[tuple[int, bytes | str]]:
     """Yield the digest of each file at these positions, or the reason why there is none, and tell

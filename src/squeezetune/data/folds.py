@@ -8,16 +8,14 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 import numpy as np
-from numpy.typing import NDArray
 
+from squeezetune.array_types import Ints
 from squeezetune.data.index import ImageIndex
 from squeezetune.data.sources.source import list_some, quote_name
 from squeezetune.data.split import Split, Units, gather_units, split_train_validation
 from squeezetune.data.stratify import count_units, place_units
 from squeezetune.errors import ClassesError, SettingsError
 from squeezetune.settings import MOST_FOLDS
-
-Ints = NDArray[np.int64]
 
 
 @dataclass(frozen=True)

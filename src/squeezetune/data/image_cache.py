@@ -19,7 +19,7 @@ from squeezetune.data.pixels import PixelSettings, load_indexed
 from squeezetune.errors import ImageError, SourceError
 from squeezetune.events import Listener, StageAdvanced, StageFinished, StageStarted
 from squeezetune.system.disk import check_room, explain_full_disk
-from squeezetune.system.executor import Engine
+from squeezetune.system.executor import Executor
 from squeezetune.system.store import RowStore, StoredRows
 
 # A segment is written when this much is waiting for it in memory, or time has passed: a killed run
@@ -59,7 +59,7 @@ def compute_rows(
     index: ImageIndex,
     work: RowWork,
     store: RowStore,
-    engine: Engine,
+    engine: Executor,
     listen: Listener,
     positions: NDArray[np.int64] | None = None,
 ) -> StoredRows:
@@ -213,7 +213,7 @@ def compute_pixel_rows(
     index: ImageIndex,
     pixels: PixelSettings,
     store: RowStore,
-    engine: Engine,
+    engine: Executor,
     listen: Listener,
     positions: NDArray[np.int64] | None = None,
 ) -> StoredRows:
@@ -234,7 +234,7 @@ def find_pixel_rows(
     index: ImageIndex,
     pixels: PixelSettings,
     store: RowStore,
-    engine: Engine,
+    engine: Executor,
     listen: Listener,
     positions: NDArray[np.int64],
 ) -> tuple[StoredRows, dict[int, str]]:

@@ -18,7 +18,7 @@ from squeezetune.data.sources.class_names import name_labels, sort_classes
 from squeezetune.data.sources.content import DIGEST_BYTES, FORMATS
 from squeezetune.data.sources.image_formats import tell_missing
 from squeezetune.data.sources.paths import (
-    Place,
+    ClassAndPart,
     Places,
     compile_pattern,
     explain_no_match,
@@ -31,7 +31,7 @@ from squeezetune.data.sources.source import Columns, ImageSource, list_some, quo
 from squeezetune.data.sources.table import parse_columns
 from squeezetune.errors import ClassesError, SettingsError, SourceError
 from squeezetune.events import Listener, Notice, ignore_event
-from squeezetune.system.executor import Engine
+from squeezetune.system.executor import Executor
 
 LAYOUT_HINT = "Put the photos into one folder for each class: photos/<class>/<image>."
 
@@ -74,7 +74,10 @@ def explain_no_image(source: ImageSource, count: int, skipped: Mapping[str, str]
 
 
 def explain_few_classes(
-    source: ImageSource, names: Sequence[str], kinds: Sequence[Place], skipped: Mapping[str, str]
+    source: ImageSource,
+    names: Sequence[str],
+    kinds: Sequence[ClassAndPart],
+    skipped: Mapping[str, str],
 ) -> ClassesError:
     """Say that the images of these names have one class, or none."""
     folder = quote_name(source.describe())
@@ -194,7 +197,7 @@ class ImageIndex:
 def index_photos(
     path: str | Path,
     *,
-    engine: Engine,
+    engine: Executor,
     listen: Listener = ignore_event,
     class_pattern: str = "",
     columns: str = "",
@@ -273,7 +276,7 @@ def _index_paths(images: _Images, folders: Sequence[str], class_pattern: str) ->
 
 def _index_table(images: _Images, columns: Columns, is_image: NDArray[np.bool_]) -> ImageIndex:
     """Index the images that a table names."""
-    rows = map(Place, columns.labels, columns.parts or repeat(-1))
+    rows = map(ClassAndPart, columns.labels, columns.parts or repeat(-1))
     places = number_places(compress(rows, is_image))
     class_names = sort_classes(place.class_name for place in places.kinds)
     if len(class_names) < 2:
@@ -288,7 +291,7 @@ def index_images(
     images: Iterable[ImageLike] | NDArray[np.uint8],
     labels: Sequence[Hashable] | NDArray[Any],
     *,
-    engine: Engine,
+    engine: Executor,
     listen: Listener = ignore_event,
 ) -> ImageIndex:
     """Index images in memory, or files anywhere, with a label for each.
@@ -330,7 +333,9 @@ def index_images(
     found = _Images(
         source, _pick(names, digests.is_image), digests.values[digests.is_image], skipped
     )
-    return _build_index(found, number_places(Place(labelled[at]) for at in positions), class_names)
+    return _build_index(
+        found, number_places(ClassAndPart(labelled[at]) for at in positions), class_names
+    )
 
 
 def _build_index(images: _Images, places: Places, class_names: Sequence[str]) -> ImageIndex:

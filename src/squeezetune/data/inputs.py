@@ -12,7 +12,7 @@ from squeezetune.data.index import ImageIndex, index_images, index_photos
 from squeezetune.data.sources.registry import ImageLike, is_iterable, name_source, read_open_file
 from squeezetune.errors import SourceError
 from squeezetune.events import Listener
-from squeezetune.system.executor import Engine
+from squeezetune.system.executor import Executor
 
 # One image, or the path of its file, and its class.
 LabelledImage: TypeAlias = tuple[ImageLike, Hashable]
@@ -21,7 +21,7 @@ Photos: TypeAlias = str | os.PathLike[str] | Iterable[LabelledImage]
 
 
 @dataclass(frozen=True)
-class Origin:
+class PhotoInput:
     """Where the photos come from: a path, or pairs of image and label, and how their classes are
     read.
     """
@@ -30,7 +30,7 @@ class Origin:
     class_pattern: str = ""
     columns: str = ""
 
-    def scan(self, engine: Engine, listen: Listener, cache: Path | None) -> ImageIndex:
+    def scan(self, engine: Executor, listen: Listener, cache: Path | None) -> ImageIndex:
         """Find the photos."""
         if isinstance(self.photos, Path):
             how = {"class_pattern": self.class_pattern, "columns": self.columns}
@@ -53,7 +53,7 @@ class Origin:
         )
 
 
-def find_origin(photos: Photos, class_pattern: str, columns: str) -> Origin:
+def parse_input(photos: Photos, class_pattern: str, columns: str) -> PhotoInput:
     """Take photos as a path, or as pairs of image and label.
 
     Raises:
@@ -62,7 +62,7 @@ def find_origin(photos: Photos, class_pattern: str, columns: str) -> Origin:
 
     """
     if isinstance(photos, (str, os.PathLike)):
-        return Origin(Path(photos), class_pattern, columns)
+        return PhotoInput(Path(photos), class_pattern, columns)
     hint = "Give the path of a folder, an archive or a table, or pairs: [(image, label), ...]."
     if isinstance(photos, (bytes, Mapping)) or not is_iterable(photos):
         raise SourceError(
@@ -78,4 +78,4 @@ def find_origin(photos: Photos, class_pattern: str, columns: str) -> Origin:
                 hint,
             )
         pairs.append((read_open_file(pair[0]), pair[1]))
-    return Origin(tuple(pairs), class_pattern, columns)
+    return PhotoInput(tuple(pairs), class_pattern, columns)

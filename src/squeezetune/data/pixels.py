@@ -16,7 +16,7 @@ from squeezetune.data.reading import read_image
 from squeezetune.data.sources.content import RawImage
 from squeezetune.data.sources.source import ImageSource
 from squeezetune.errors import ImageError, SettingsError
-from squeezetune.system.executor import Engine
+from squeezetune.system.executor import Executor
 
 if TYPE_CHECKING:
     from squeezetune.data.index import (
@@ -157,7 +157,7 @@ def make_thumbnail(source: ImageSource, name: str, side: int = 160) -> bytes:
 
 
 def make_thumbnails(
-    source: ImageSource, names: Sequence[str], side: int, engine: Engine
+    source: ImageSource, names: Sequence[str], side: int, engine: Executor
 ) -> dict[str, bytes]:
     """Return thumbnails by name; an image that cannot be read any more is left out."""
 

@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from scipy.sparse import coo_array
 from scipy.sparse.csgraph import connected_components
 
+from squeezetune.array_types import Ints
 from squeezetune.data.index import ImageIndex
 from squeezetune.data.sources.paths import compile_pattern, explain_no_match, match_name
 from squeezetune.data.sources.source import list_some, quote_name
@@ -23,8 +24,6 @@ from squeezetune.errors import ClassesError, SettingsError
 
 TRAIN, VALIDATION, TEST = 0, 1, 2  # as in `ImageIndex.parts`
 PART_NAMES = ("train", "validation", "test")
-
-Ints = NDArray[np.int64]
 
 
 @dataclass(frozen=True)

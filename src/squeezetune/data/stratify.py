@@ -8,9 +8,9 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-PART_COUNT = 3  # train, validation, test
+from squeezetune.array_types import Ints
 
-Ints = NDArray[np.int64]
+PART_COUNT = 3  # train, validation, test
 
 
 def count_units(units: Ints, labels: Ints, class_count: int) -> Ints:

@@ -1,6 +1,4 @@
-"""What an image looks like in small, and how sharp it is: what telling copies and poor photos
-takes.
-"""
+"""Thumbnails and sharpness of every image, for near-duplicates and checks of quality."""
 
 from dataclasses import dataclass
 from functools import partial
@@ -14,7 +12,7 @@ from squeezetune.data.image_cache import RowBatch, RowWork, compute_rows, try_ba
 from squeezetune.data.index import ImageIndex
 from squeezetune.data.pixels import PixelSettings
 from squeezetune.events import Listener
-from squeezetune.system.executor import Engine
+from squeezetune.system.executor import Executor
 from squeezetune.system.scratch import IN_MEMORY, Scratch, list_blocks
 from squeezetune.system.store import RowStore
 
@@ -28,7 +26,7 @@ ROW_BYTES = THUMB_BYTES + 4  # the thumbnail, and the sharpness as float32
 
 
 @dataclass(frozen=True)
-class Looks:
+class Thumbnails:
     """How the images of an index look; what could not be decoded is black, and its size 0.
 
     `thumbs` (n, 32, 32, 3) uint8 is the whole image made small; `sharpness` (n,) float32 is the
@@ -52,15 +50,15 @@ def open_look_store(folder: Path, pixels: PixelSettings) -> RowStore:
     return RowStore(folder / "looks" / name, (ROW_BYTES,), "u1")
 
 
-def find_looks(
+def load_thumbnails(
     index: ImageIndex,
     pixels: PixelSettings,
     store: RowStore,
-    engine: Engine,
+    engine: Executor,
     listen: Listener,
     positions: NDArray[np.int64] | None = None,
     scratch: Scratch = IN_MEMORY,
-) -> Looks:
+) -> Thumbnails:
     """Look at the images that the store lacks, and keep what was seen; return how all images of the
     index look.
 
@@ -107,11 +105,11 @@ def make_look_rows(images: NDArray[np.uint8], sizes: NDArray[np.int32]) -> NDArr
     return rows
 
 
-def read_look_rows(rows: NDArray[np.uint8], sizes: NDArray[np.int32]) -> Looks:
+def read_look_rows(rows: NDArray[np.uint8], sizes: NDArray[np.int32]) -> Thumbnails:
     """Read rows (n, ROW_BYTES) of the store."""
     thumbs = rows[:, :THUMB_BYTES].reshape(-1, LOOK_SIDE, LOOK_SIDE, 3)
     sharpness = np.ascontiguousarray(rows[:, THUMB_BYTES:]).view("<f4")[:, 0]
-    return Looks(thumbs, sharpness, sizes)
+    return Thumbnails(thumbs, sharpness, sizes)
 
 
 def measure_sharpness(image: Image.Image, size: NDArray[np.int32]) -> float:

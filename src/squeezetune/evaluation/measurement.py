@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from squeezetune.data.index import ImageIndex, Skipped
-from squeezetune.data.inputs import Photos, find_origin
+from squeezetune.data.inputs import Photos, parse_input
 from squeezetune.data.pixels import PixelSettings
 from squeezetune.data.sources.class_names import sort_classes
 from squeezetune.data.sources.source import list_some
@@ -29,7 +29,7 @@ from squeezetune.events import (
 from squeezetune.model.artifact import Manifest
 from squeezetune.model.classifier import Classifier, load
 from squeezetune.model.split_record import read_parts
-from squeezetune.system.executor import Engine, ThreadEngine
+from squeezetune.system.executor import Executor, ThreadExecutor
 from squeezetune.system.store import RowStore
 
 STAGE = "measuring"
@@ -107,8 +107,8 @@ def evaluate(
 
     """
     classifier = model if isinstance(model, Classifier) else load(model)
-    engine = ThreadEngine()
-    index = find_origin(photos, class_pattern, columns).scan(engine, listen, None)
+    engine = ThreadExecutor()
+    index = parse_input(photos, class_pattern, columns).scan(engine, listen, None)
     hint = (
         "Rename the folders as the model's classes, or take those away that it was not trained on."
     )
@@ -180,7 +180,7 @@ def run_classifier(
     classifier: Classifier,
     index: ImageIndex,
     positions: NDArray[np.int64],
-    engine: Engine,
+    engine: Executor,
     listen: Listener,
     store: RowStore | None = None,
 ) -> Measured:

@@ -15,27 +15,27 @@ import numpy as np
 
 from squeezetune.errors import INSTALL_TORCH, ExportError, SqueezeTuneError
 from squeezetune.events import EXPORT, Listener, Notice, StageFinished, StageStarted
-from squeezetune.exporting.benchmark import CALL_SIZES, try_export
+from squeezetune.exporting.benchmark import CALL_SIZES, benchmark_export
 from squeezetune.exporting.export_index import Export, Failure
-from squeezetune.exporting.export_inputs import Order
+from squeezetune.exporting.export_inputs import ExportInputs
 from squeezetune.exporting.formats import Format, find_format
-from squeezetune.exporting.scoring import Exam, Score, score_export
+from squeezetune.exporting.scoring import Score, TestSet, score_export
 
 REASON_LENGTH = 300
 
 
 @dataclass(frozen=True)
-class Bench:
+class ExportChecks:
     """What exports are measured by: the exam, some of its photos as an array in a file, and what
     may be lost.
     """
 
-    exam: Exam
+    exam: TestSet
     sample: Path
     max_loss: float | None
 
 
-def open_bench(exam: Exam, scratch: Path, max_loss: float | None) -> Bench:
+def open_bench(exam: TestSet, scratch: Path, max_loss: float | None) -> ExportChecks:
     """Keep some photos of one size, the commonest of the first ones, for the process that is
     timed.
     """
@@ -45,11 +45,11 @@ def open_bench(exam: Exam, scratch: Path, max_loss: float | None) -> Bench:
     alike = [image for image in images if image.shape == common]
     path = scratch / "images.npy"
     np.save(path, np.stack([alike[at % len(alike)] for at in range(max(CALL_SIZES))]))
-    return Bench(exam, path, max_loss)
+    return ExportChecks(exam, path, max_loss)
 
 
 def attempt_export(
-    name: str, order: Order, folder: Path, bench: Bench | None, listen: Listener
+    name: str, order: ExportInputs, folder: Path, bench: ExportChecks | None, listen: Listener
 ) -> Export | Failure:
     """Write one export, check it, and measure it; where that fails nothing of it is left.
 
@@ -82,7 +82,7 @@ def attempt_export(
 
 
 def make_export(
-    name: str, order: Order, folder: Path, bench: Bench | None, listen: Listener
+    name: str, order: ExportInputs, folder: Path, bench: ExportChecks | None, listen: Listener
 ) -> Export:
     """Write one export, check it, and measure it where its runtime is here."""
     found = find_format(name)
@@ -94,7 +94,7 @@ def make_export(
     unmeasured = found.explain_unmeasured() if bench else ""
     if bench and not unmeasured:
         score = measure_export(name, order, path, bench, listen)
-        trial = try_export(found.runtime, path, bench.sample)
+        trial = benchmark_export(found.runtime, path, bench.sample)
         if found.state:
             found.state(order, path, score)
     return replace(describe_files(name, folder), score=score, trial=trial, unmeasured=unmeasured)
@@ -111,7 +111,9 @@ def describe_files(name: str, folder: Path) -> Export:
     )
 
 
-def measure_export(name: str, order: Order, path: Path, bench: Bench, listen: Listener) -> Score:
+def measure_export(
+    name: str, order: ExportInputs, path: Path, bench: ExportChecks, listen: Listener
+) -> Score:
     """Measure an export; where it loses more than it may, write it anew as it loses less, if that
     can be done.
     """
@@ -132,7 +134,7 @@ def measure_export(name: str, order: Order, path: Path, bench: Bench, listen: Li
     return score
 
 
-def can_tune(found: Format, order: Order) -> bool:
+def can_tune(found: Format, order: ExportInputs) -> bool:
     """Say whether the file can be written anew as it loses less."""
     return found.tune is not None and not order.network.is_convolved
 

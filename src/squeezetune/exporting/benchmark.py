@@ -29,7 +29,7 @@ TIME_LIMIT_S = 600
 
 
 @dataclass(frozen=True)
-class Trial:
+class RuntimeBenchmark:
     """How an export runs here.
 
     Seconds from the start of a process to its first answer; images a second with 1 and with 32
@@ -41,7 +41,7 @@ class Trial:
     peak_mb: float | None
 
 
-def try_export(runtime: str, path: Path, images: Path) -> Trial:
+def benchmark_export(runtime: str, path: Path, images: Path) -> RuntimeBenchmark:
     """Run an export in a process of its own.
 
     Raises:
@@ -67,7 +67,7 @@ def try_export(runtime: str, path: Path, images: Path) -> Trial:
         raise ExportError(
             f"{runtime} cannot run {path.name}: {last}", "Update it, or export to another format."
         )
-    return Trial(round(cold_start_s, 3), **json.loads(said))
+    return RuntimeBenchmark(round(cold_start_s, 3), **json.loads(said))
 
 
 def measure_speed(run: RunExport, images: NDArray[np.uint8], round_s: float) -> float:

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from squeezetune.errors import ArtifactError, ExportError
-from squeezetune.exporting.benchmark import Trial
+from squeezetune.exporting.benchmark import RuntimeBenchmark
 from squeezetune.exporting.scoring import Score
 from squeezetune.model.artifact import FolderKind
 
@@ -30,7 +30,7 @@ class Export:
     byte_count: int
     files: Mapping[str, str]
     score: Score | None = None
-    trial: Trial | None = None
+    trial: RuntimeBenchmark | None = None
     needs: str = ""
     unmeasured: str = ""
 
@@ -118,4 +118,4 @@ def _read_export(item: Mapping[str, Any]) -> Export:
     if score:
         ends = {name: tuple(score[name]) for name in ("interval", "change_interval")}
         score = Score(**score | ends)
-    return Export(**dict(item) | {"score": score, "trial": trial and Trial(**trial)})
+    return Export(**dict(item) | {"score": score, "trial": trial and RuntimeBenchmark(**trial)})

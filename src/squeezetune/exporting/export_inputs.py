@@ -11,17 +11,17 @@ import numpy as np
 from numpy.typing import NDArray
 
 from squeezetune.data.index import ImageIndex
-from squeezetune.data.inputs import Photos, find_origin
+from squeezetune.data.inputs import Photos, parse_input
 from squeezetune.data.pixels import PixelSettings, load_indexed
 from squeezetune.errors import ImageError, SettingsError, SourceError
 from squeezetune.evaluation.measurement import open_measurements, place_classes, run_classifier
 from squeezetune.events import Listener, Notice, ignore_event
-from squeezetune.exporting.scoring import Exam
+from squeezetune.exporting.scoring import TestSet
 from squeezetune.model.classifier import Classifier
-from squeezetune.model.split_record import Parts, read_parts
+from squeezetune.model.split_record import SplitRecord, read_parts
 from squeezetune.network.trained import TrainedNetwork
 from squeezetune.system.disk import open_cache
-from squeezetune.system.executor import ThreadEngine
+from squeezetune.system.executor import ThreadExecutor
 
 
 @dataclass(frozen=True)
@@ -43,7 +43,7 @@ class TrainingPhotos:
 
         pixels = [
             found
-            for found in ThreadEngine().map(load, self.positions[::step].tolist())
+            for found in ThreadExecutor().map(load, self.positions[::step].tolist())
             if found is not None
         ]
         if not pixels:
@@ -55,7 +55,7 @@ class TrainingPhotos:
 
 
 @dataclass(frozen=True)
-class Order:
+class ExportInputs:
     """A network to be written in some format.
 
     `model` are the bytes of `model.onnx`, which the report's figures were measured on; `metadata`
@@ -98,7 +98,7 @@ COMPARED_IMAGES = 512
 
 
 @dataclass(frozen=True)
-class Request:
+class PhotoLocation:
     """Where the photos are said to be now; nothing: where they were."""
 
     photos: Photos | None = None
@@ -107,13 +107,13 @@ class Request:
 
 
 @dataclass(frozen=True)
-class Material:
+class ModelPhotos:
     """A model's photos as they lie now, and which were in which part; `place` is their path, if
     they have one.
     """
 
     index: ImageIndex
-    parts: Parts
+    parts: SplitRecord
     place: Path | None = None
 
     @property
@@ -127,7 +127,7 @@ class Material:
         return TrainingPhotos(self.index, self.parts.find(self.index, "validation"))
 
 
-def open_material(folder: Path, request: Request, listen: Listener) -> Material:
+def open_material(folder: Path, request: PhotoLocation, listen: Listener) -> ModelPhotos:
     """Find a model's photos again, by their content.
 
     Raises:
@@ -147,20 +147,20 @@ def open_material(folder: Path, request: Request, listen: Listener) -> Material:
         getattr(request, name) or parts.origin[name] for name in ("class_pattern", "columns")
     )
     try:
-        index = find_origin(where, pattern, columns).scan(
-            ThreadEngine(), listen, open_cache(listen)
+        index = parse_input(where, pattern, columns).scan(
+            ThreadExecutor(), listen, open_cache(listen)
         )
     except SourceError as error:
         hint = "Say with --photos where the photos are that the model was trained on."
         raise SourceError(error.message, error.hint if request.photos else hint) from error
-    material = Material(
+    material = ModelPhotos(
         index, parts, Path(where) if isinstance(where, (str, os.PathLike)) else None
     )
     _check_parts(material, listen)
     return material
 
 
-def _check_parts(material: Material, listen: Listener) -> None:
+def _check_parts(material: ModelPhotos, listen: Listener) -> None:
     """Say how many photos are gone; those that are left must do, if there are any."""
     for part in ("train", "test"):
         missing = material.parts.count_missing(material.index, part)
@@ -180,7 +180,7 @@ def _check_parts(material: Material, listen: Listener) -> None:
             )
 
 
-def make_exam(classifier: Classifier, material: Material, listen: Listener) -> Exam:
+def make_exam(classifier: Classifier, material: ModelPhotos, listen: Listener) -> TestSet:
     """Let the trained network answer the test photos; where there are none, some that it learnt
     from.
 
@@ -209,8 +209,8 @@ def make_exam(classifier: Classifier, material: Material, listen: Listener) -> E
         store = open_measurements(
             cache, classifier.manifest.files["model.onnx"], classifier.manifest
         )
-    measured = run_classifier(classifier, index, positions, ThreadEngine(), listen, store)
+    measured = run_classifier(classifier, index, positions, ThreadExecutor(), listen, store)
     labels = places[index.labels[measured.positions]]
-    return Exam(
+    return TestSet(
         index, measured.positions, labels, measured.probabilities, classifier.pixels, is_honest
     )

@@ -35,7 +35,13 @@ from squeezetune.exporting.export_index import (
     describe_exports,
     read_exports,
 )
-from squeezetune.exporting.export_inputs import Material, Order, Request, make_exam, open_material
+from squeezetune.exporting.export_inputs import (
+    ExportInputs,
+    ModelPhotos,
+    PhotoLocation,
+    make_exam,
+    open_material,
+)
 from squeezetune.exporting.formats import DEFAULT_FORMATS, FORMATS, find_format
 from squeezetune.exporting.model_card import write_card
 from squeezetune.exporting.report_chapter import update_report
@@ -99,7 +105,7 @@ def export(
             "Give the folder that `squeezetune train` has written.",
         )
     classifier, target = load(folder), follow_link(Path(output)) if output else name_target(folder)
-    request = Request(photos, class_pattern, columns)
+    request = PhotoLocation(photos, class_pattern, columns)
     material = open_material(folder, request, listen) if looks_at_photos else None
     check_target_outside(target, folder, material)
     order = replace(
@@ -133,14 +139,14 @@ def name_target(folder: Path) -> Path:
     return named.with_name(f"{named.name}-export")
 
 
-def check_target_outside(target: Path, folder: Path, material: Material | None) -> None:
+def check_target_outside(target: Path, folder: Path, material: ModelPhotos | None) -> None:
     """Make sure that nothing is written among the photos or into the model's folder."""
     roots = [folder, *([material.place] if material and material.place else [])]
     for root in roots:
         check_outside(target, root, "the exports' folder", "give another folder with --output")
 
 
-def make_order(classifier: Classifier, material: Material | None) -> Order:
+def make_order(classifier: Classifier, material: ModelPhotos | None) -> ExportInputs:
     """Read the network, and what a file says of itself."""
     folder, manifest = classifier.folder or Path(), classifier.manifest
     network = read_network(read_payload(folder / NETWORK, manifest.files[NETWORK]))
@@ -149,7 +155,7 @@ def make_order(classifier: Classifier, material: Material | None) -> Order:
     metadata |= {"settings": json.dumps(dict(manifest.settings)), "created": manifest.created,
                  "squeezetune": manifest.version}  # fmt: skip
     photos, judges = (material.training, material.validation) if material else (None, None)
-    return Order(network, model, metadata, photos, judges, read_title(classifier))
+    return ExportInputs(network, model, metadata, photos, judges, read_title(classifier))
 
 
 def read_title(classifier: Classifier) -> str:
@@ -160,7 +166,9 @@ def read_title(classifier: Classifier) -> str:
         return "Classifier"
 
 
-def keep_others(target: Path, staged: Path, order: Order, chosen: Collection[str]) -> list[Export]:
+def keep_others(
+    target: Path, staged: Path, order: ExportInputs, chosen: Collection[str]
+) -> list[Export]:
     """Copy the exports of the same model that are there and are not made anew."""
     try:
         earlier = read_exports(target)
@@ -176,7 +184,7 @@ def keep_others(target: Path, staged: Path, order: Order, chosen: Collection[str
     return kept
 
 
-def gather(target: Path, order: Order, made: Sequence[Export | Failure]) -> Exports:
+def gather(target: Path, order: ExportInputs, made: Sequence[Export | Failure]) -> Exports:
     """Put together what there is and what has failed, in the order of the formats.
 
     Raises:

@@ -8,7 +8,7 @@ from importlib.util import find_spec
 from pathlib import Path
 
 from squeezetune.errors import MissingExtraError, SettingsError
-from squeezetune.exporting.export_inputs import Order
+from squeezetune.exporting.export_inputs import ExportInputs
 from squeezetune.exporting.node import explain_missing_node
 from squeezetune.exporting.onnx_formats import (
     build_tiny,
@@ -28,20 +28,22 @@ from squeezetune.exporting.torch_program import check_torch, write_torch
 from squeezetune.exporting.web import MODEL, VERSION, WebAbout, write_web
 
 
-def write_page(order: Order, path: Path, build: Callable[[Order], bytes] = build_tiny) -> None:
+def write_page(
+    order: ExportInputs, path: Path, build: Callable[[ExportInputs], bytes] = build_tiny
+) -> None:
     """Write a page that runs the tiny file in the browser; what it is worth has not been measured
     yet.
     """
     write_web(build(order), describe_page(order), path.parent, order.runtime, order.listen)
 
 
-def state_page(order: Order, path: Path, score: Score) -> None:
+def state_page(order: ExportInputs, path: Path, score: Score) -> None:
     """Write on a page what its own model was measured to be worth."""
     about = replace(describe_page(order), accuracy=describe_score(score))
     write_web(path.with_name(MODEL).read_bytes(), about, path.parent, order.runtime, order.listen)
 
 
-def describe_page(order: Order) -> WebAbout:
+def describe_page(order: ExportInputs) -> WebAbout:
     """Say what a page says of its model before it is measured."""
     return WebAbout(
         title=order.title,
@@ -89,17 +91,17 @@ class Format:
 
     words: str
     path: str
-    write: Callable[[Order, Path], None]
+    write: Callable[[ExportInputs, Path], None]
     check: Callable[[Path], None]
     needs: str
     module: str = "onnxruntime"
     extra: str = ""
     looks_at_photos: bool = False
     usage: str = ""
-    tune: Callable[[Order, Path], None] | None = None
+    tune: Callable[[ExportInputs, Path], None] | None = None
     reader: str = ""
     explain_unmeasured: Callable[[], str] = find_nothing
-    state: Callable[[Order, Path, Score], None] | None = None
+    state: Callable[[ExportInputs, Path, Score], None] | None = None
 
     @property
     def root(self) -> str:

@@ -16,7 +16,7 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined, Template
 
 from squeezetune.errors import ArtifactError
 from squeezetune.exporting.export_index import Export, Exports
-from squeezetune.exporting.export_inputs import Order
+from squeezetune.exporting.export_inputs import ExportInputs
 from squeezetune.exporting.formats import FORMATS
 from squeezetune.model.classifier import Classifier
 from squeezetune.system.machine import name_processor
@@ -27,7 +27,7 @@ _UNPRINTABLE = re.compile("[\x00-\x1f\x7f-\x9f\ud800-\udfff]+")
 UNKNOWN = "–"
 
 
-def write_card(exports: Exports, classifier: Classifier, order: Order) -> str:
+def write_card(exports: Exports, classifier: Classifier, order: ExportInputs) -> str:
     """Write the model card as Markdown."""
     try:
         report: Mapping[str, Any] = classifier.report

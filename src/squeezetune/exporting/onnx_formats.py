@@ -14,15 +14,15 @@ from threadpoolctl import threadpool_limits
 from squeezetune.compression.equalisation import equalise
 from squeezetune.compression.layerwise import Compressed, compress_head, compress_layers
 from squeezetune.data.pixels import PixelSettings
-from squeezetune.exporting.export_inputs import Order
+from squeezetune.exporting.export_inputs import ExportInputs
 from squeezetune.exporting.resize import replace_resize
-from squeezetune.finetune.recipe import ClockPace, EpochPace, Pace
+from squeezetune.finetune.recipe import ClockPace, EpochPace, StageProgress
 from squeezetune.model.artifact import WHOLES
 from squeezetune.model.onnx_file import ARITHMETIC
 from squeezetune.network.backbone import FLOAT_RUNTIME, measure_maxima, run_batches
 from squeezetune.network.codes import FINE_DAMPING
 from squeezetune.network.float_layers import store_floats, store_halves
-from squeezetune.network.graph import Form, build_trunk
+from squeezetune.network.graph import WeightFormat, build_trunk
 from squeezetune.network.inference import Runtime, open_graph
 from squeezetune.network.int8_layers import Int8
 from squeezetune.network.trained import TrainedNetwork
@@ -42,39 +42,39 @@ FULL_SIDE = 224
 HIDDEN_SIZE = 64 * (2048 + 512)
 
 
-def write_floats(order: Order, path: Path) -> None:
+def write_floats(order: ExportInputs, path: Path) -> None:
     """Write float32: the network as it was measured."""
-    write_file(path, build_file(order, order.network, Form(store_floats)))
+    write_file(path, build_file(order, order.network, WeightFormat(store_floats)))
 
 
-def write_halves(order: Order, path: Path) -> None:
+def write_halves(order: ExportInputs, path: Path) -> None:
     """Write parameters as float16 that are computed in float32: half the size, at the same speed
     everywhere.
     """
-    write_file(path, build_file(order, order.network, Form(store_halves)))
+    write_file(path, build_file(order, order.network, WeightFormat(store_halves)))
 
 
-def write_tiny(order: Order, path: Path) -> None:
+def write_tiny(order: ExportInputs, path: Path) -> None:
     """Write parameters of four bits that are computed in float32."""
     write_file(path, build_tiny(order))
 
 
-def build_tiny(order: Order) -> bytes:
+def build_tiny(order: ExportInputs) -> bytes:
     """Build a model with parameters of four bits."""
     compressed = compress(order)
-    return build_file(order, compressed.network, Form(compressed.store))
+    return build_file(order, compressed.network, WeightFormat(compressed.store))
 
 
-def write_int8(order: Order, path: Path) -> None:
+def write_int8(order: ExportInputs, path: Path) -> None:
     """Write convolutions in int8, parameters and activations, all of them fitted to training
     photos.
     """
     compressed, int8 = fit_int8(order)
     order = replace(order, metadata={**order.metadata, ARITHMETIC: WHOLES})
-    write_file(path, build_file(order, compressed.network, Form(compressed.store, int8)))
+    write_file(path, build_file(order, compressed.network, WeightFormat(compressed.store, int8)))
 
 
-def fit_int8(order: Order) -> tuple[Compressed, Int8]:
+def fit_int8(order: ExportInputs) -> tuple[Compressed, Int8]:
     """Round all parameters to eight bits, fitted to training photos; and say how large activations
     are.
     """
@@ -88,12 +88,12 @@ def fit_int8(order: Order) -> tuple[Compressed, Int8]:
     return (compressed if network.is_convolved else fit_head(order, compressed, int8)), int8
 
 
-def build_file(order: Order, network: TrainedNetwork, form: Form) -> bytes:
+def build_file(order: ExportInputs, network: TrainedNetwork, form: WeightFormat) -> bytes:
     """Build a network in some form, with a resize that every runtime computes alike."""
     return replace_resize(network.build_model(order.metadata, form))
 
 
-def compress(order: Order) -> Compressed:
+def compress(order: ExportInputs) -> Compressed:
     """Compress all parameters, the convolutions to four bits."""
     with threadpool_limits(
         1
@@ -102,12 +102,12 @@ def compress(order: Order) -> Compressed:
     return compressed if order.network.is_convolved else fit_head(order, compressed)
 
 
-def draw_photos(order: Order) -> NDArray[np.uint8]:
+def draw_photos(order: ExportInputs) -> NDArray[np.uint8]:
     """Draw the photos that layers are fitted to."""
     return order.draw(count_images(LAYER_IMAGES, order.network.side, MOST_LAYER_IMAGES))
 
 
-def fit_head(order: Order, compressed: Compressed, int8: Int8 | None = None) -> Compressed:
+def fit_head(order: ExportInputs, compressed: Compressed, int8: Int8 | None = None) -> Compressed:
     """Compress the dense layers, fitted to what the compressed layers, or those in int8, give."""
     views = order.network.views
     pixels = order.draw(count_images(HEAD_IMAGES, order.network.side, MOST_HEAD_VIEWS // views))
@@ -144,18 +144,18 @@ EVERY = 8
 STAGE = "codes"
 
 
-def write_tuned(order: Order, path: Path) -> None:
+def write_tuned(order: ExportInputs, path: Path) -> None:
     """Write parameters of four bits that were trained."""
     write_file(path, build_tuned(order))
 
 
-def build_tuned(order: Order) -> bytes:
+def build_tuned(order: ExportInputs) -> bytes:
     """Build a model with parameters of four bits that were trained."""
     compressed = tune_compressed(order, compress(order))
-    return build_file(order, compressed.network, Form(compressed.store))
+    return build_file(order, compressed.network, WeightFormat(compressed.store))
 
 
-def tune_compressed(order: Order, compressed: Compressed) -> Compressed:
+def tune_compressed(order: ExportInputs, compressed: Compressed) -> Compressed:
     """Train a compressed network's codes to answer as the network does, for about a minute.
 
     Raises:
@@ -163,10 +163,10 @@ def tune_compressed(order: Order, compressed: Compressed) -> Compressed:
         SettingsError: there are no training photos.
     """
     from squeezetune.compression.distillation import tune_codes
-    from squeezetune.finetune.workers import Conditions, recall_precision
+    from squeezetune.finetune.workers import TrainerOptions, recall_precision
 
     sample = draw_sample(order)
-    conditions = Conditions(
+    conditions = TrainerOptions(
         STAGE, 0, count_cores(), recall_precision(find_cache_folder()), order.listen
     )
     return tune_codes(
@@ -178,7 +178,7 @@ def tune_compressed(order: Order, compressed: Compressed) -> Compressed:
     )
 
 
-def draw_sample(order: Order) -> "Sample":
+def draw_sample(order: ExportInputs) -> "Sample":
     """Draw photos as the network sees them: of the training part, then of those that judge."""
     from squeezetune.compression.distillation import Sample
 
@@ -191,7 +191,7 @@ def draw_sample(order: Order) -> "Sample":
     return Sample(np.concatenate([pixels, judges]), len(judges))
 
 
-def make_pace(steps: int, side: int) -> Pace:
+def make_pace(steps: int, side: int) -> StageProgress:
     """Train for some time, or until every photo was seen often."""
     end = time.perf_counter() + TUNING_S
     return ClockPace(EpochPace(steps, MOST_EPOCHS, side), lambda: end - time.perf_counter())

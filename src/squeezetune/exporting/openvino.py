@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
-from squeezetune.exporting.export_inputs import Order
+from squeezetune.exporting.export_inputs import ExportInputs
 from squeezetune.exporting.resize import replace_resize
 from squeezetune.system.disk import write_file
 from squeezetune.system.telemetry import import_openvino
@@ -15,7 +15,7 @@ from squeezetune.system.telemetry import import_openvino
 CHAPTER = "squeezetune"
 
 
-def write_openvino(order: Order, path: Path) -> None:
+def write_openvino(order: ExportInputs, path: Path) -> None:
     """Write a network as .xml and .bin: images of any size in, probabilities out, parameters in
     float16.
     """

@@ -13,13 +13,13 @@ from squeezetune.data.pixels import PixelSettings, load_prepared
 from squeezetune.evaluation.metrics import paired_interval, wilson_interval
 from squeezetune.events import Listener, StageAdvanced
 from squeezetune.exporting.runtimes import RunExport
-from squeezetune.system.executor import ThreadEngine
+from squeezetune.system.executor import ThreadExecutor
 
 CHUNK_IMAGES = 16
 
 
 @dataclass(frozen=True)
-class Exam:
+class TestSet:
     """Photos to be judged by: their positions in an index, and what the trained network says of
     them (n, classes).
 
@@ -36,7 +36,7 @@ class Exam:
     def read(self) -> Iterator[list[NDArray[np.uint8]]]:
         """Decode the photos, a few at a time."""
         names = [self.index.names[at] for at in self.positions]
-        engine = ThreadEngine()
+        engine = ThreadExecutor()
 
         def load(chunk: Sequence[str]) -> list[NDArray[np.uint8]]:
             return [load_prepared(self.index.source, name, self.pixels) for name in chunk]
@@ -64,7 +64,7 @@ class Score:
     is_honest: bool
 
 
-def score_export(run: RunExport, exam: Exam, listen: Listener, stage: str) -> Score:
+def score_export(run: RunExport, exam: TestSet, listen: Listener, stage: str) -> Score:
     """Run an export on the exam's photos.
 
     Raises:
@@ -88,7 +88,7 @@ def run_sizes(run: RunExport, images: Sequence[NDArray[np.uint8]]) -> NDArray[np
     return np.stack([row for row in rows if row is not None])
 
 
-def compare(probabilities: NDArray[np.float32], exam: Exam) -> Score:
+def compare(probabilities: NDArray[np.float32], exam: TestSet) -> Score:
     """Compare probabilities (n, classes) with the labels and with the trained network's."""
     said, before = probabilities.argmax(axis=1), exam.probabilities.argmax(axis=1)
     is_right, was_right = said == exam.labels, before == exam.labels

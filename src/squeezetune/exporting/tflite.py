@@ -17,14 +17,14 @@ from zipfile import ZipFile, ZipInfo
 import numpy as np
 from numpy.typing import NDArray
 
-from squeezetune.exporting.export_inputs import Order
+from squeezetune.exporting.export_inputs import ExportInputs
 from squeezetune.exporting.onnx_formats import fit_int8
-from squeezetune.exporting.tflite_writer import Sheet
+from squeezetune.exporting.tflite_writer import TfliteBuilder
 from squeezetune.network.float_layers import fold_normalisation
 from squeezetune.network.graph import TAPS
 from squeezetune.network.int8_layers import Int8
 from squeezetune.network.trained import TrainedNetwork
-from squeezetune.network.weights import MEAN, STD, Weights, detect_version, find_layout
+from squeezetune.network.weights import MEAN, STD, Weights, detect_version, find_architecture
 from squeezetune.system.disk import write_file
 
 # The members of the archive.
@@ -33,7 +33,7 @@ SQUARES = Path(__file__).parent / "copied" / "squares.py"
 SAME, VALID, RELU = 0, 1, 1  # as the schema numbers them
 
 
-def write_tflite(order: Order, path: Path) -> None:
+def write_tflite(order: ExportInputs, path: Path) -> None:
     """Write a network, and beside it a program that makes squares of images.
 
     Squares (n, side, side, 3) uint8 RGB in, probabilities (n, classes) out; kernels in float16.
@@ -41,7 +41,7 @@ def write_tflite(order: Order, path: Path) -> None:
     _write(order, build_network(order.network), path)
 
 
-def write_tflite_int8(order: Order, path: Path) -> None:
+def write_tflite_int8(order: ExportInputs, path: Path) -> None:
     """Write the same with convolutions in int8, parameters and activations, as `onnx-int8` has
     them.
     """
@@ -49,7 +49,7 @@ def write_tflite_int8(order: Order, path: Path) -> None:
     _write(order, build_network(compressed.network, int8), path)
 
 
-def _write(order: Order, network: bytes, path: Path) -> None:
+def _write(order: ExportInputs, network: bytes, path: Path) -> None:
     """Write a network, with what it says of itself behind it."""
     class_names = json.loads(order.metadata["class_names"])
     members = {
@@ -94,8 +94,11 @@ def read_metadata(path: Path) -> Mapping[str, str]:
 def build_network(network: TrainedNetwork, int8: Int8 | None = None) -> bytes:
     """Build a network, with `int8` the convolutions in int8, without what it says of itself."""
     side, version = network.side, detect_version(network.weights)
-    sheet, fires = Sheet(), {place: fire for fire, place in find_layout(version).fires.items()}
-    layers = Layers(sheet, network.weights, int8)
+    sheet, fires = (
+        TfliteBuilder(),
+        {place: fire for fire, place in find_architecture(version).fires.items()},
+    )
+    layers = TfliteLayers(sheet, network.weights, int8)
     image = sheet.declare("image", (-1, side, side, 3), "UINT8")
     x = layers.add_first(
         _add_views(sheet, sheet.add("CAST", [image], (-1, side, side, 3)), network.views)
@@ -124,10 +127,10 @@ def build_network(network: TrainedNetwork, int8: Int8 | None = None) -> bytes:
     return sheet.finish(image, probabilities, f"SqueezeNet {version}")
 
 
-class Layers:
+class TfliteLayers:
     """Adds the layers of SqueezeNet, in float32 or in int8."""
 
-    def __init__(self, sheet: Sheet, weights: Weights, int8: Int8 | None) -> None:
+    def __init__(self, sheet: TfliteBuilder, weights: Weights, int8: Int8 | None) -> None:
         self._sheet, self._weights, self._int8 = sheet, weights, int8
         self._activations: dict[int, str] = {}  # which activation a map in int8 is
 
@@ -250,7 +253,7 @@ class Layers:
         return x
 
 
-def _add_views(sheet: Sheet, x: int, views: int) -> int:
+def _add_views(sheet: TfliteBuilder, x: int, views: int) -> int:
     """Append the mirror images, and the middle 85 % of both."""
     shape = sheet.shape(x)
     side = shape[1]
@@ -274,7 +277,7 @@ def _add_views(sheet: Sheet, x: int, views: int) -> int:
     return x
 
 
-def _join(sheet: Sheet, parts: Sequence[int]) -> int:
+def _join(sheet: TfliteBuilder, parts: Sequence[int]) -> int:
     """Join along the channels."""
     shape = sheet.shape(parts[0])
     joined = (*shape[:-1], sum(sheet.shape(part)[-1] for part in parts))
@@ -284,11 +287,11 @@ def _join(sheet: Sheet, parts: Sequence[int]) -> int:
     )
 
 
-def _average(sheet: Sheet, x: int) -> int:
+def _average(sheet: TfliteBuilder, x: int) -> int:
     return sheet.add("MEAN", [x, sheet.hold("positions", [1, 2])], (-1, sheet.shape(x)[-1]))
 
 
-def _classify(sheet: Sheet, means: Sequence[int], network: TrainedNetwork) -> int:
+def _classify(sheet: TfliteBuilder, means: Sequence[int], network: TrainedNetwork) -> int:
     """Classify by the means of Fire modules, or their roots: logits."""
     x = _join(sheet, means)
     x = sheet.add("SQRT", [x], sheet.shape(x)) if network.use_roots else x
@@ -304,7 +307,7 @@ def _classify(sheet: Sheet, means: Sequence[int], network: TrainedNetwork) -> in
     return x
 
 
-def _classify_positions(sheet: Sheet, x: int, network: TrainedNetwork) -> int:
+def _classify_positions(sheet: TfliteBuilder, x: int, network: TrainedNetwork) -> int:
     """Classify at every position, and take the mean: logits."""
     [(weight, bias)] = network.head
     kernel = sheet.hold_kernel("head.0", np.ascontiguousarray(weight.T)[:, None, None, :])

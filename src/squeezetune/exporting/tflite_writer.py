@@ -13,7 +13,7 @@ FORMAT_VERSION = 3
 ZERO = -128  # the code of 0: activations follow a ReLU
 
 
-class Sheet:
+class TfliteBuilder:
     """A network that is being written; tensors are known by their numbers. A first length of -1 is
     any number.
 

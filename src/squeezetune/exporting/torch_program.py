@@ -12,9 +12,9 @@ import numpy as np
 from numpy.typing import NDArray
 from safetensors.numpy import save
 
-from squeezetune.exporting.export_inputs import Order
+from squeezetune.exporting.export_inputs import ExportInputs
 from squeezetune.network.trained import TrainedNetwork
-from squeezetune.network.weights import detect_version, find_layout
+from squeezetune.network.weights import detect_version, find_architecture
 from squeezetune.system.disk import write_file
 
 LOADER = Path(__file__).parent / "copied" / "squeezenet.py"
@@ -24,7 +24,7 @@ ABOUT = "metadata.json"  # the name of what a program says of itself, within it
 EXAMPLE_SHAPE = (2, 67, 71, 3)
 
 
-def write_torch(order: Order, path: Path) -> None:
+def write_torch(order: ExportInputs, path: Path) -> None:
     """Write a program, and beside it the parameters, what they mean, and a loader for plain
     torch.
     """
@@ -69,7 +69,7 @@ def read_metadata(path: Path) -> Mapping[str, str]:
     return found
 
 
-def describe_network(order: Order) -> dict[str, Any]:
+def describe_network(order: ExportInputs) -> dict[str, Any]:
     """Say in plain values all that the loader needs besides parameters, and what the export says of
     itself.
     """
@@ -77,7 +77,7 @@ def describe_network(order: Order) -> dict[str, Any]:
     class_names = json.loads(order.metadata["class_names"])
     return {
         "squeezenet": version,
-        "layers": find_layout(version).layers,
+        "layers": find_architecture(version).layers,
         "class_names": class_names,
         "image_side": network.side,
         "resize": network.resize,

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from squeezetune.finetune.recipe import Augmentation
 from squeezetune.finetune.torch_network import Tensor
-from squeezetune.network.activations import Activations, Rows
+from squeezetune.network.activations import ActivationRows, Activations
 from squeezetune.network.weights import MEAN, STD
 
 # isort: split
@@ -167,7 +167,7 @@ def cut_and_mix(images: Tensor, share: float, generator: Any) -> tuple[Tensor, T
 Positions = NDArray[np.int64]
 
 
-class Feed(Protocol):
+class BatchSource(Protocol):
     """Where images, or inner activations, come from; both methods may be called from several
     threads at once.
     """
@@ -191,12 +191,12 @@ class Feed(Protocol):
 
 
 @dataclass(frozen=True)
-class PixelFeed:
+class PixelBatches:
     """Images from kept pixels, rows of (height, width, 3) uint8; every step sees them changed
     anew.
     """
 
-    rows: Rows
+    rows: ActivationRows
     augmentation: Augmentation
 
     def draw(
@@ -214,7 +214,7 @@ class PixelFeed:
 
 
 @dataclass(frozen=True)
-class ActivationFeed:
+class ActivationBatches:
     """What a block reads, from kept activations of several views of every image; training draws one
     of the views.
     """

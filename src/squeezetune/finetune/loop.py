@@ -16,11 +16,11 @@ from numpy.typing import NDArray
 from squeezetune.events import EpochFinished, Notice, StageFinished, StageStarted, TrainingAdvanced
 from squeezetune.finetune.batches import Positions
 from squeezetune.finetune.optimiser import Optimiser, make_groups, schedule_rate
-from squeezetune.finetune.recipe import EpochPace, Pace, StagePlan
-from squeezetune.finetune.state import Kept, State
+from squeezetune.finetune.recipe import EpochPace, StagePlan, StageProgress
+from squeezetune.finetune.state import Snapshot, State
 from squeezetune.finetune.tapped import TappedNetwork
 from squeezetune.finetune.torch_network import Tensor
-from squeezetune.finetune.workers import Conditions, Crew, Task
+from squeezetune.finetune.workers import DataParallelWorkers, TrainerOptions, TrainingTask
 
 # isort: split
 # after `network`, which says how to install torch where it is missing
@@ -37,7 +37,7 @@ FINISHED = 1 - 1e-9
 
 
 @dataclass(frozen=True)
-class Tuned:
+class FinetuneResult:
     """What a stage left: the parameters by their names in the network, and the validation images'
     logits (n, classes).
 
@@ -54,11 +54,18 @@ class Tuned:
 
 
 # Is given what the run may go on from; it has to copy what it keeps.
-Keep: TypeAlias = Callable[[Kept], None]
+KeepSnapshot: TypeAlias = Callable[[Snapshot], None]
 
 
-def tune(network: TappedNetwork, task: Task, plan: StagePlan, pace: Pace, conditions: Conditions,
-         kept: Kept | None = None, keep: Keep | None = None) -> Tuned:  # fmt: skip
+def tune(
+    network: TappedNetwork,
+    task: TrainingTask,
+    plan: StagePlan,
+    pace: StageProgress,
+    conditions: TrainerOptions,
+    kept: Snapshot | None = None,
+    keep: KeepSnapshot | None = None,
+) -> FinetuneResult:
     """Train a network, which is changed, and return the better of its last and its averaged
     weights.
 
@@ -66,8 +73,8 @@ def tune(network: TappedNetwork, task: Task, plan: StagePlan, pace: Pace, condit
     end.
     """
     conditions.listen(StageStarted(conditions.stage, 100, "%"))
-    with Crew(network, task, plan.recipe, conditions) as crew:
-        loop = Loop(crew, plan, pace, kept, keep)
+    with DataParallelWorkers(network, task, plan.recipe, conditions) as crew:
+        loop = Trainer(crew, plan, pace, kept, keep)
         loop.run()
         tuned = loop.choose_weights()
     conditions.listen(StageFinished(conditions.stage, tuned.seconds))
@@ -75,12 +82,16 @@ def tune(network: TappedNetwork, task: Task, plan: StagePlan, pace: Pace, condit
 
 
 def measure_step(
-    network: TappedNetwork, task: Task, plan: StagePlan, conditions: Conditions, steps: int
+    network: TappedNetwork,
+    task: TrainingTask,
+    plan: StagePlan,
+    conditions: TrainerOptions,
+    steps: int,
 ) -> float:
     """Measure the seconds of a training step: the median of some, after one that is not counted."""
     seconds = []
-    with Crew(network, task, plan.recipe, conditions) as crew:
-        loop = Loop(crew, plan, EpochPace(steps + 1, 1.0, plan.side), None, None)
+    with DataParallelWorkers(network, task, plan.recipe, conditions) as crew:
+        loop = Trainer(crew, plan, EpochPace(steps + 1, 1.0, plan.side), None, None)
         for at in range(steps + 1):
             start = time.perf_counter()
             loop.take_step(task.train[at * crew.batch : (at + 1) * crew.batch])
@@ -88,11 +99,16 @@ def measure_step(
     return float(np.median(seconds[1:]))
 
 
-class Loop:
+class Trainer:
     """Steps, epochs, checkpoints, and what happens when training goes wrong."""
 
     def __init__(
-        self, crew: Crew, plan: StagePlan, pace: Pace, kept: Kept | None, keep: Keep | None
+        self,
+        crew: DataParallelWorkers,
+        plan: StagePlan,
+        pace: StageProgress,
+        kept: Snapshot | None,
+        keep: KeepSnapshot | None,
     ) -> None:
         self._crew = crew
         self._plan = plan
@@ -133,9 +149,9 @@ class Loop:
         if (
             self._keep_state and self.state.progress < FINISHED
         ):  # stopped: a resumed run goes on from here
-            self._keep_state(Kept(self.state, self._safe))
+            self._keep_state(Snapshot(self.state, self._safe))
 
-    def choose_weights(self) -> Tuned:
+    def choose_weights(self) -> FinetuneResult:
         """Judge the last and the averaged weights on some validation images, and the better ones on
         all.
         """
@@ -155,7 +171,7 @@ class Loop:
         logits = self._crew.infer(self._crew.task.validation, side, views)
         arrays = {name: value.clone().numpy() for name, value in parameters.items()}
         history, seconds = tuple(self.state.history), self.state.seconds
-        return Tuned(arrays, logits.numpy(), is_averaged, is_finished, history, seconds)
+        return FinetuneResult(arrays, logits.numpy(), is_averaged, is_finished, history, seconds)
 
     def _judge_weights(
         self, is_averaged: bool, side: int, views: int
@@ -323,5 +339,5 @@ class Loop:
         """Keep the state at the end of every epoch, and every half minute between."""
         now = time.perf_counter()
         if self._keep_state and now > self._kept_at + KEPT_EVERY_S:
-            self._keep_state(Kept(self.state, self._safe))
+            self._keep_state(Snapshot(self.state, self._safe))
             self._kept_at = now

@@ -21,8 +21,8 @@ from squeezetune.finetune.batches import Positions, normalise
 from squeezetune.finetune.recipe import OriginalRecipe
 from squeezetune.finetune.surgery import freeze, unfreeze_last
 from squeezetune.finetune.torch_network import SqueezeNet, Tensor, build_network
-from squeezetune.finetune.workers import Conditions
-from squeezetune.network.activations import Rows
+from squeezetune.finetune.workers import TrainerOptions
+from squeezetune.network.activations import ActivationRows
 from squeezetune.network.weights import Weights, detect_version
 from squeezetune.system.checkpoint import Checkpoint
 
@@ -37,16 +37,16 @@ TOLD_EVERY_S = 1.0
 NETWORK, MOMENTS = "network.", "moments."
 
 # Is given the tensors and the plain values that a run may go on from.
-Keep: TypeAlias = Callable[[Mapping[str, NDArray[Any]], Mapping[str, Any]], None]
+KeepState: TypeAlias = Callable[[Mapping[str, NDArray[Any]], Mapping[str, Any]], None]
 
 
 @dataclass(frozen=True)
-class Material:
+class OriginalInputs:
     """What is learnt from: the images' pixels (side, side, 3) uint8, their labels, and which train
     and which judge.
     """
 
-    rows: Rows
+    rows: ActivationRows
     labels: NDArray[np.int64]
     train: Positions
     judging: Positions
@@ -86,11 +86,11 @@ def build_original(weights: Weights, classes: int, recipe: OriginalRecipe, seed:
 
 def tune_original(
     network: SqueezeNet,
-    material: Material,
+    material: OriginalInputs,
     recipe: OriginalRecipe,
-    conditions: Conditions,
+    conditions: TrainerOptions,
     kept: Checkpoint | None = None,
-    keep: Keep | None = None,
+    keep: KeepState | None = None,
 ) -> OriginallyTuned:
     """Train a network, which is changed, for all epochs; `kept` is what `keep` was given after an
     earlier one.
@@ -116,9 +116,9 @@ class OriginalLoop:
     def __init__(
         self,
         network: SqueezeNet,
-        material: Material,
+        material: OriginalInputs,
         recipe: OriginalRecipe,
-        conditions: Conditions,
+        conditions: TrainerOptions,
     ) -> None:
         self._network = network
         self._material = material

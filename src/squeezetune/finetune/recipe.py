@@ -193,7 +193,7 @@ class OriginalRecipe:
         return f"{first} and convolution{trained if self.last_fires else ''}"
 
 
-class Pace(Protocol):
+class StageProgress(Protocol):
     """Says how far a step takes the stage."""
 
     def measure_share(self, progress: float, side: int, step_s: float) -> float:

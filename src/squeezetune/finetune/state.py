@@ -63,7 +63,7 @@ class State:
 
 
 @dataclass(frozen=True)
-class Kept:
+class Snapshot:
     """What a run goes on from: its state, and the one at the last epoch's end, to go back to if it
     diverges.
     """
@@ -79,7 +79,7 @@ Finished: TypeAlias = tuple[Mapping[str, NDArray[Any]], Mapping[str, Any]]
 
 
 @dataclass(frozen=True)
-class Keeper:
+class SnapshotWriter:
     """Keeps a run's states in a folder; `identity` says which run it is, so that no other goes on
     from them.
 
@@ -92,7 +92,7 @@ class Keeper:
     precision: Any
     earlier: tuple[Finished, ...] = ()
 
-    def keep(self, kept: Kept) -> None:
+    def keep(self, kept: Snapshot) -> None:
         """Write down the state, and the one at the last epoch's end; the disk is written to in the
         background.
         """
@@ -114,7 +114,7 @@ class Keeper:
 
 def load_kept(
     folder: CheckpointFolder, identity: Mapping[str, Any]
-) -> tuple[Kept, StagePlan, Any] | None:
+) -> tuple[Snapshot, StagePlan, Any] | None:
     """Load what an unfinished run kept, its plan and the type of number that it computed in; None
     if nothing is there.
 
@@ -131,7 +131,7 @@ def load_kept(
     }
     safe = _select(checkpoint.tensors, SAFE)
     about = checkpoint.about
-    kept = Kept(State.from_plain(own, about["state"]), State.from_plain(safe, about["safe"]))
+    kept = Snapshot(State.from_plain(own, about["state"]), State.from_plain(safe, about["safe"]))
     return kept, StagePlan.from_plain(about["plan"]), getattr(torch, about["precision"])
 
 

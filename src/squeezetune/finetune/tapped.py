@@ -5,10 +5,10 @@ five Fire modules.
 from collections.abc import Mapping
 
 from squeezetune.finetune.torch_network import SqueezeNet, Tensor, export_weights
-from squeezetune.heads.linear import Layers, Rows
+from squeezetune.heads.linear import DenseWeights, Rows
 from squeezetune.heads.scaling import Scaling
 from squeezetune.network.graph import TAPS
-from squeezetune.network.weights import FIRE_WIDTHS, find_layout
+from squeezetune.network.weights import FIRE_WIDTHS, find_architecture
 
 # isort: split
 # after `network`, which says how to install torch where it is missing
@@ -31,7 +31,7 @@ class TappedNetwork(nn.Module):  # type: ignore[misc]  # torch is not seen by th
         self, trunk: SqueezeNet, classes: int, start: str = "conv1", first_trained: str = "conv1"
     ) -> None:
         super().__init__()
-        self.places = {"conv1": 0, **find_layout(trunk.version).fires}
+        self.places = {"conv1": 0, **find_architecture(trunk.version).fires}
         self.start = start
         self.features = trunk.features
         self.first_trained = max(
@@ -85,7 +85,9 @@ class TappedNetwork(nn.Module):  # type: ignore[misc]  # torch is not seen by th
             for target, value in zip(own, values, strict=True):
                 target.copy_(torch.from_numpy(value))
 
-    def to_arrays(self, parameters: Mapping[str, Rows]) -> tuple[Scaling, Layers, dict[str, Rows]]:
+    def to_arrays(
+        self, parameters: Mapping[str, Rows]
+    ) -> tuple[Scaling, DenseWeights, dict[str, Rows]]:
         """Split parameters by name into the classifier with its scaling, and the layers under
         torchvision's names.
         """

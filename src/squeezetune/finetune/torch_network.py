@@ -13,7 +13,7 @@ from squeezetune.errors import INSTALL_TORCH, MissingExtraError, SettingsError, 
 from squeezetune.network.weights import (
     FIRE_WIDTHS,
     Weights,
-    find_layout,
+    find_architecture,
     identify_version,
     load_weights,
 )
@@ -68,7 +68,7 @@ class SqueezeNet(nn.Module):  # type: ignore[misc]  # torch is not seen by the t
 
     def __init__(self, version: str = "1.1", num_classes: int = 1000, dropout: float = 0.5) -> None:
         super().__init__()
-        layout = find_layout(version)
+        layout = find_architecture(version)
         check_class_count(num_classes)
         self.version = version
         self.num_classes = num_classes
@@ -163,7 +163,7 @@ def check_class_count(num_classes: int) -> None:
 
 def _make_features(version: str) -> list[Module]:
     """Make the layers of `features` in their places."""
-    layout = find_layout(version)
+    layout = find_architecture(version)
     width, side = layout.conv1
     layers = {place: nn.MaxPool2d(3, 2, ceil_mode=True) for place in layout.pools}
     # the pool comes first, the ReLU second: see the class

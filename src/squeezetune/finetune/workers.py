@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 
 from squeezetune.events import Listener
 from squeezetune.finetune.backprop import run_backward, run_forward
-from squeezetune.finetune.batches import Feed, Positions, cut_and_mix
+from squeezetune.finetune.batches import BatchSource, Positions, cut_and_mix
 from squeezetune.finetune.recipe import FIRST_BLOCK, Recipe, count_micro
 from squeezetune.finetune.tapped import TappedNetwork
 from squeezetune.finetune.torch_network import Module, Tensor
@@ -46,14 +46,14 @@ def leave_value(name: str, value: Tensor) -> Tensor:
 
 
 @dataclass(frozen=True)
-class Task:
+class TrainingTask:
     """What is to be learnt: where the images come from, and which of them train and which judge.
 
     Where there is a `teacher`, a network of the same kind, its probabilities are learnt instead of
     the labels.
     """
 
-    feed: Feed
+    feed: BatchSource
     labels: NDArray[np.int64]
     train: Positions
     validation: Positions
@@ -68,7 +68,7 @@ class Task:
 
 
 @dataclass(frozen=True)
-class Conditions:
+class TrainerOptions:
     """Under which a stage trains: its name, the seed, the threads, and the type of number of the
     convolutions.
 
@@ -88,13 +88,13 @@ class Conditions:
     rounding: Callable[[str, Tensor], Tensor] = leave_value
 
 
-class Crew:
+class DataParallelWorkers:
     """The threads and their common copy of the network, whose convolutions compute in
     `precision`.
     """
 
     def __init__(
-        self, network: TappedNetwork, task: Task, recipe: Recipe, conditions: Conditions
+        self, network: TappedNetwork, task: TrainingTask, recipe: Recipe, conditions: TrainerOptions
     ) -> None:
         self.network = network
         self.task = task
@@ -108,7 +108,7 @@ class Crew:
         self._labels = torch.from_numpy(task.labels)
         self._class_weights = torch.from_numpy(task.class_weights)
 
-    def __enter__(self) -> "Crew":
+    def __enter__(self) -> "DataParallelWorkers":
         # threads of our own share the work: those of torch would wait for each other, spinning, in
         # every layer
         self._threads_before = torch.get_num_threads()

@@ -7,7 +7,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from squeezetune.events import EpochFinished
-from squeezetune.heads.linear import Layers
+from squeezetune.heads.linear import DenseWeights
 
 Number = TypeVar("Number", np.int64, np.float64)
 
@@ -21,7 +21,7 @@ class Candidate:
     """
 
     name: str
-    layers: Layers
+    layers: DenseWeights
     views: int
     penalty: float | None
     is_correct: NDArray[np.bool_]

@@ -6,11 +6,11 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from squeezetune.heads.head_data import PILOT_IMAGES, Bench, apply_to_views
+from squeezetune.heads.head_data import PILOT_IMAGES, HeadData, apply_to_views
 from squeezetune.heads.linear import (
-    Layers,
+    DenseWeights,
     Rows,
-    Task,
+    WeightedRows,
     apply_layers,
     fit_linear,
     fit_temperature,
@@ -27,10 +27,10 @@ class Half:
     rows: Rows
     labels: NDArray[np.int64]
 
-    def make_task(self, views: int, weights: NDArray[np.float32]) -> Task:
+    def make_task(self, views: int, weights: NDArray[np.float32]) -> WeightedRows:
         """Make each of the first views of every image one row."""
         rows = self.rows[:, :views].reshape(len(self.rows) * views, -1)
-        return Task(rows, np.repeat(self.labels, views), weights)
+        return WeightedRows(rows, np.repeat(self.labels, views), weights)
 
 
 @dataclass(frozen=True)
@@ -72,7 +72,7 @@ class Pilot:
         temperature = fit_temperature(logits[is_judged], labels[is_judged])
         return np.where(is_judged, measure_losses(logits, labels, temperature), 0)
 
-    def _fit(self, half: Half, views: int, penalty: float) -> Layers:
+    def _fit(self, half: Half, views: int, penalty: float) -> DenseWeights:
         """Fit a linear head on one half."""
         threads = max(1, self.threads // 2)
         return fit_linear(
@@ -83,7 +83,7 @@ class Pilot:
         )
 
 
-def draw_pilot(bench: Bench, factor: Rows | None = None) -> Pilot:
+def draw_pilot(bench: HeadData, factor: Rows | None = None) -> Pilot:
     """Draw an even sample of at most `PILOT_IMAGES` of all images that are not tested."""
     labels, units = bench.labels, bench.units
     if not bench.is_judging_itself:
@@ -92,7 +92,7 @@ def draw_pilot(bench: Bench, factor: Rows | None = None) -> Pilot:
     size = min(len(labels), PILOT_IMAGES)
     chosen = np.arange(size) * len(labels) // size
     labels, units = labels[chosen], None if units is None else units[chosen]
-    folds = deal_folds(labels, units, 2)
+    folds = assign_folds(labels, units, 2)
     order = np.argsort(folds, kind="stable")
     first, second = (
         Half(take_rows(bench, chosen[own]), labels[own]) for own in (folds == 0, folds == 1)
@@ -106,7 +106,7 @@ def draw_pilot(bench: Bench, factor: Rows | None = None) -> Pilot:
     )
 
 
-def take_rows(bench: Bench, positions: NDArray[np.int64]) -> Rows:
+def take_rows(bench: HeadData, positions: NDArray[np.int64]) -> Rows:
     """Copy rows of training images, and of validation images as if these followed them."""
     seen = positions[positions < len(bench.rows)]
     return np.concatenate(
@@ -114,7 +114,7 @@ def take_rows(bench: Bench, positions: NDArray[np.int64]) -> Rows:
     )
 
 
-def deal_folds(
+def assign_folds(
     labels: NDArray[np.int64], units: NDArray[np.int64] | None, folds: int = FOLDS
 ) -> NDArray[np.int64]:
     """Deal the images of every class out to folds, (n,), in their order; those of one unit, if any,
@@ -124,16 +124,16 @@ def deal_folds(
     [0, 1, 2, 0, 1]
     """
     if units is None:
-        return count_up(labels) % folds
+        return rank_within_class(labels) % folds
     present, first, unit_of = np.unique(units, return_index=True, return_inverse=True)
     order = np.argsort(first)  # as the images come, whatever the units are numbered
     fold_of = np.empty(len(present), np.int64)
-    fold_of[order] = count_up(labels[first[order]]) % folds
+    fold_of[order] = rank_within_class(labels[first[order]]) % folds
     dealt: NDArray[np.int64] = fold_of[unit_of]
     return dealt
 
 
-def count_up(labels: NDArray[np.int64]) -> NDArray[np.int64]:
+def rank_within_class(labels: NDArray[np.int64]) -> NDArray[np.int64]:
     """Count the images of each class in their order, (n,)."""
     order = np.argsort(labels, kind="stable")
     counts = np.bincount(labels)
@@ -143,7 +143,7 @@ def count_up(labels: NDArray[np.int64]) -> NDArray[np.int64]:
 
 
 def cross_fit(
-    task: Task, penalty: float, folds: NDArray[np.int64], *, threads: int = 1
+    task: WeightedRows, penalty: float, folds: NDArray[np.int64], *, threads: int = 1
 ) -> NDArray[np.float32]:
     """Compute the logits (n, classes) of images by linear heads that are fitted without their fold,
     (n,).
@@ -154,7 +154,7 @@ def cross_fit(
     logits = np.empty((len(folds), len(task.class_weights)), np.float32)
     for fold in np.unique(folds):
         out, rows_out = folds == fold, np.repeat(folds == fold, views)
-        others = Task(task.rows[~rows_out], task.labels[~rows_out], task.class_weights)
+        others = WeightedRows(task.rows[~rows_out], task.labels[~rows_out], task.class_weights)
         layers = fit_linear(others, penalty, threads=threads)
         own = apply_layers(layers, task.rows[rows_out])
         logits[out] = own.reshape(int(out.sum()), views, -1).mean(axis=1)

@@ -1,4 +1,4 @@
-"""The rows that heads are fitted to, and those that judge them."""
+"""Training and validation features of a head, and how it is evaluated on them."""
 
 import time
 from concurrent.futures import ThreadPoolExecutor
@@ -10,9 +10,9 @@ from numpy.typing import NDArray
 from squeezetune.events import EpochFinished
 from squeezetune.heads.candidate import Candidate
 from squeezetune.heads.linear import (
-    Layers,
+    DenseWeights,
     Rows,
-    Task,
+    WeightedRows,
     apply_layers,
     fit_temperature,
     measure_loss,
@@ -38,7 +38,7 @@ VIEW_NAMES = {
 
 
 @dataclass(frozen=True)
-class Bench:
+class HeadData:
     """Training and validation rows (n, views, 2048), standardised, with labels, and the weights of
     the classes.
 
@@ -59,10 +59,10 @@ class Bench:
         """Say whether the training images judge, since none are held back."""
         return self.validation_rows is self.rows
 
-    def make_task(self, views: int) -> Task:
+    def make_task(self, views: int) -> WeightedRows:
         """Make every view of every image one row."""
         rows = self.rows[:, :views].reshape(len(self.rows) * views, -1)
-        return Task(rows, np.repeat(self.labels, views), self.class_weights)
+        return WeightedRows(rows, np.repeat(self.labels, views), self.class_weights)
 
     def measure_factor(self, penalty: float) -> Rows | None:
         """Factor the curvature of the loss, for all linear heads that are fitted here (see
@@ -76,13 +76,13 @@ class Bench:
         with ThreadPoolExecutor(self.threads) as pool:
             return precondition(np.array_split(rows, self.threads), penalty / len(self.rows), pool)
 
-    def take_watched(self) -> "Bench":
+    def take_watched(self) -> "HeadData":
         """Keep an even sample of the validation images, cheap enough to look at in every epoch."""
         step = -(-len(self.validation_labels) // WATCHED_IMAGES)
         rows, labels = self.validation_rows[::step], self.validation_labels[::step]
         return replace(self, validation_rows=rows, validation_labels=labels)
 
-    def infer(self, layers: Layers, views: int) -> NDArray[np.float32]:
+    def infer(self, layers: DenseWeights, views: int) -> NDArray[np.float32]:
         """Compute the logits (n, classes) of the validation images, averaged over the views."""
         parts = [
             apply_to_views(layers, self.validation_rows[b, :views])
@@ -110,7 +110,7 @@ class Bench:
         )
 
     def judge(
-        self, name: str, layers: Layers, views: int, penalty: float | None, start: float
+        self, name: str, layers: DenseWeights, views: int, penalty: float | None, start: float
     ) -> Candidate:
         """Measure layers on the validation part, averaging the logits of the views."""
         logits, labels = self.infer(layers, views), self.validation_labels
@@ -124,7 +124,7 @@ class Bench:
                          units=self.validation_units)  # fmt: skip
 
 
-def apply_to_views(layers: Layers, rows: Rows) -> NDArray[np.float32]:
+def apply_to_views(layers: DenseWeights, rows: Rows) -> NDArray[np.float32]:
     """Compute the logits (n, classes) of rows (n, views, features), averaged over the views."""
     count, views, _ = rows.shape
     logits = apply_layers(layers, rows.reshape(count * views, -1)).reshape(count, views, -1)

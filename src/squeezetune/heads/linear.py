@@ -17,11 +17,11 @@ Rows: TypeAlias = NDArray[np.float32]
 Labels: TypeAlias = NDArray[np.int64]
 # (inputs, outputs) weights and (outputs,) biases, first layer first; a ReLU stands between two
 # layers
-Layers: TypeAlias = tuple[tuple[NDArray[np.float32], NDArray[np.float32]], ...]
+DenseWeights: TypeAlias = tuple[tuple[NDArray[np.float32], NDArray[np.float32]], ...]
 
 
 @dataclass(frozen=True)
-class Task:
+class WeightedRows:
     """What to fit: standardised rows (n, features) float32, their labels (n,), and a weight for
     each class.
     """
@@ -30,16 +30,16 @@ class Task:
     labels: Labels
     class_weights: NDArray[np.float32]
 
-    def cut(self, count: int) -> list["Task"]:
+    def cut(self, count: int) -> list["WeightedRows"]:
         """Cut the rows into `count` tasks of about the same size; nothing is copied."""
         ends = [len(self.rows) * part // count for part in range(count + 1)]
         return [
-            Task(self.rows[start:end], self.labels[start:end], self.class_weights)
+            WeightedRows(self.rows[start:end], self.labels[start:end], self.class_weights)
             for start, end in pairwise(ends)
         ]
 
 
-def apply_layers(layers: Layers, rows: Rows) -> NDArray[np.float32]:
+def apply_layers(layers: DenseWeights, rows: Rows) -> NDArray[np.float32]:
     """Compute the logits (n, classes) of rows (n, features)."""
     for number, (weight, bias) in enumerate(layers):
         rows = np.maximum(rows, 0) if number else rows
@@ -47,7 +47,7 @@ def apply_layers(layers: Layers, rows: Rows) -> NDArray[np.float32]:
     return rows
 
 
-def mix_layers(linear: Layers, hidden: Layers, share: float) -> Layers:
+def mix_layers(linear: DenseWeights, hidden: DenseWeights, share: float) -> DenseWeights:
     """Write the mean of a linear head's and a hidden layer's logits, the latter with a share, as
     one hidden layer.
 
@@ -64,13 +64,13 @@ def mix_layers(linear: Layers, hidden: Layers, share: float) -> Layers:
 
 
 def fit_linear(
-    task: Task,
+    task: WeightedRows,
     penalty: float,
     *,
     threads: int = 1,
     max_iterations: int = 60,
     factor: Rows | None = None,
-) -> Layers:
+) -> DenseWeights:
     """Fit multinomial logistic regression with an L2 penalty on the weights, by L-BFGS.
 
     Minimises mean cross-entropy + penalty / (2 n) |W|^2. With many rows the search runs in
@@ -110,7 +110,9 @@ def fit_linear(
     return ((np.ascontiguousarray(table[:-1]), table[-1].copy()),)
 
 
-def _measure_linear(shard: Task, table: NDArray[np.float32], n: int) -> tuple[float, NDArray[Any]]:
+def _measure_linear(
+    shard: WeightedRows, table: NDArray[np.float32], n: int
+) -> tuple[float, NDArray[Any]]:
     """Return a shard's part of the loss, and of its gradient (features + 1, classes); the last row
     is the bias.
     """

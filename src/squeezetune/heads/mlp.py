@@ -11,9 +11,9 @@ from typing import Any, TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
-from squeezetune.heads.linear import Layers, Task, cross_entropy
+from squeezetune.heads.linear import DenseWeights, WeightedRows, cross_entropy
 
-Arrays: TypeAlias = list[NDArray[np.float32]]
+Parameters: TypeAlias = list[NDArray[np.float32]]
 # Rows of a parameter that one task updates: 256 kB of float32 at a width of 512, which stays in the
 # cache.
 BLOCK_ROWS = 128
@@ -43,19 +43,19 @@ class Epoch:
 
     number: int
     of: int
-    layers: Layers
+    layers: DenseWeights
     loss: float
     accuracy: float
 
 
 def fit_hidden(
-    task: Task,
+    task: WeightedRows,
     seed: int,
     options: HiddenOptions,
     report: Callable[[Epoch], Any],
     *,
     threads: int = 1,
-) -> Layers:
+) -> DenseWeights:
     """Fit one hidden layer with dropout and label smoothing; `report` hears of about 30 epochs at
     most.
 
@@ -66,7 +66,7 @@ def fit_hidden(
     seeds = np.random.SeedSequence(seed).spawn(2 + threads)
     order_rng, start_rng, *drop_rngs = (np.random.default_rng(each) for each in seeds)
     parameters = _start(start_rng, width, options.width, len(task.class_weights))
-    layers: Layers = ((parameters[0], parameters[1]), (parameters[2], parameters[3]))
+    layers: DenseWeights = ((parameters[0], parameters[1]), (parameters[2], parameters[3]))
     optimiser = Adam.start(parameters)
     batch = min(options.batch, max(16, n // 32), n)
     epochs = max(options.epochs, -(-options.min_steps // (n // batch)))
@@ -97,7 +97,7 @@ def fit_hidden(
     return layers
 
 
-def _start(rng: np.random.Generator, inputs: int, width: int, classes: int) -> Arrays:
+def _start(rng: np.random.Generator, inputs: int, width: int, classes: int) -> Parameters:
     """Draw He's initial weights (He et al. 2015)."""
     first = rng.standard_normal((inputs, width), np.float32) * np.float32(np.sqrt(2 / inputs))
     second = rng.standard_normal((width, classes), np.float32) * np.float32(np.sqrt(1 / width))
@@ -116,14 +116,14 @@ class _Part:
     named right.
     """
 
-    gradient: Arrays
+    gradient: Parameters
     loss: float
     correct: int
 
 
 def _measure_shard(
-    parameters: Arrays,
-    task: Task,
+    parameters: Parameters,
+    task: WeightedRows,
     batch: int,
     options: HiddenOptions,
     chosen: NDArray[np.int64],
@@ -155,12 +155,12 @@ def _schedule_rate(progress: float, top: float) -> float:
 class Adam:
     """The moments of Adam with decoupled weight decay; parameters are changed in place."""
 
-    means: Arrays
-    squares: Arrays
+    means: Parameters
+    squares: Parameters
     steps: int = 0
 
     @classmethod
-    def start(cls, parameters: Arrays) -> "Adam":
+    def start(cls, parameters: Parameters) -> "Adam":
         """Start with moments of zero."""
         return cls(
             [np.zeros_like(value) for value in parameters],
@@ -169,8 +169,8 @@ class Adam:
 
     def step(
         self,
-        parameters: Arrays,
-        parts: Sequence[Arrays],
+        parameters: Parameters,
+        parts: Sequence[Parameters],
         rate: float,
         decay: float,
         pool: ThreadPoolExecutor,
@@ -188,8 +188,8 @@ class Adam:
 
     def _step_block(
         self,
-        parameters: Arrays,
-        parts: Sequence[Arrays],
+        parameters: Parameters,
+        parts: Sequence[Parameters],
         rate: float,
         decay: float,
         number: int,

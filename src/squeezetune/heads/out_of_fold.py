@@ -18,7 +18,8 @@ from scipy.optimize import minimize
 from scipy.special import softmax
 from threadpoolctl import threadpool_limits
 
-from squeezetune.heads.cross_fit import count_up
+from squeezetune.array_types import Ints
+from squeezetune.heads.cross_fit import rank_within_class
 from squeezetune.heads.linear import Rows, cross_entropy, fit_temperature, precondition
 from squeezetune.heads.scaling import measure_scaling
 from squeezetune.system.scratch import IN_MEMORY, Scratch, list_blocks
@@ -34,11 +35,9 @@ MOST_OUTPUTS = 128
 # A class with fewer images in the other folds is not known well enough to doubt a label.
 NEEDED_IMAGES = 3
 
-Ints = NDArray[np.int64]
-
 
 @dataclass(frozen=True)
-class Opinions:
+class OutOfFoldPredictions:
     """What is thought of each image by a head that has not seen it: `probabilities` (n, classes)
     float32.
 
@@ -65,7 +64,7 @@ def deal_folds(units: Ints, keys: NDArray[np.uint64], labels: Ints, folds: int =
     own = labels[first]
     order = np.lexsort((keys[found], -sizes))
     fold_of_unit = np.zeros(len(keys), np.int64)
-    fold_of_unit[found[order]] = count_up(own[order]) % folds
+    fold_of_unit[found[order]] = rank_within_class(own[order]) % folds
     return fold_of_unit[units]
 
 
@@ -77,7 +76,7 @@ def predict_out_of_fold(
     *,
     threads: int = 1,
     scratch: Scratch = IN_MEMORY,
-) -> Opinions:
+) -> OutOfFoldPredictions:
     """Predict the class of every image, from features (n, views, 2048), by a head fitted on the
     other folds.
 
@@ -107,7 +106,7 @@ def predict_out_of_fold(
     )
     is_judged = (counts.sum(axis=0) - counts)[folds, labels] >= NEEDED_IMAGES
     temperature = np.float32(fit_temperature(logits[is_judged], labels[is_judged]))
-    return Opinions(softmax(logits / temperature, axis=1), is_judged)
+    return OutOfFoldPredictions(softmax(logits / temperature, axis=1), is_judged)
 
 
 def _average_views(features: NDArray[np.float16], scratch: Scratch) -> Rows:

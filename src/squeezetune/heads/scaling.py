@@ -5,7 +5,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from squeezetune.heads.linear import Layers, Rows
+from squeezetune.heads.linear import DenseWeights, Rows
 from squeezetune.system.scratch import Scratch, Selection, list_blocks
 
 
@@ -43,7 +43,7 @@ class Scaling:
             rows[block] = self.apply(features[block][:, : views or most])
         return rows
 
-    def fold(self, layers: Layers, temperature: float) -> Layers:
+    def fold(self, layers: DenseWeights, temperature: float) -> DenseWeights:
         """Rewrite layers on standardised rows as layers on the rows before, with logits divided by
         the temperature.
         """

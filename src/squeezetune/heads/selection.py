@@ -13,10 +13,10 @@ from numpy.typing import NDArray
 
 from squeezetune.events import EpochFinished, Listener, StageAdvanced, StageFinished, StageStarted
 from squeezetune.heads.candidate import Candidate, sum_groups
-from squeezetune.heads.cross_fit import Pilot, cross_fit, deal_folds, draw_pilot
-from squeezetune.heads.head_data import STAGE, VIEW_NAMES, Bench
+from squeezetune.heads.cross_fit import Pilot, assign_folds, cross_fit, draw_pilot
+from squeezetune.heads.head_data import STAGE, VIEW_NAMES, HeadData
 from squeezetune.heads.linear import (
-    Layers,
+    DenseWeights,
     Rows,
     apply_layers,
     fit_linear,
@@ -73,7 +73,7 @@ class Head:
     `candidates` are all that were tried; `chosen` is the one that these layers come from.
     """
 
-    layers: Layers
+    layers: DenseWeights
     views: int
     chosen: Candidate
     candidates: tuple[Candidate, ...]
@@ -111,7 +111,7 @@ def fit_head(
         scaling.spread(train.features, scratch),
         scaling.spread(validation.features, scratch),
     )
-    bench = Bench(
+    bench = HeadData(
         rows,
         train.labels,
         unseen,
@@ -138,7 +138,7 @@ def fit_head(
     return Head(scaling.fold(best.layers, best.temperature), best.views, best, tuple(candidates))
 
 
-def cross_judge(bench: Bench, linear: Candidate) -> Candidate:
+def cross_judge(bench: HeadData, linear: Candidate) -> Candidate:
     """Judge a linear head by training images that others like it, fitted for this, have not seen.
 
     So few images are worth more in training than held back: with five of a class, ETH-80 and
@@ -151,7 +151,9 @@ def cross_judge(bench: Bench, linear: Candidate) -> Candidate:
         return linear
     task = bench.make_task(linear.views)
     penalty = (linear.penalty or PENALTY) * linear.views
-    logits = cross_fit(task, penalty, deal_folds(bench.labels, bench.units), threads=bench.threads)
+    logits = cross_fit(
+        task, penalty, assign_folds(bench.labels, bench.units), threads=bench.threads
+    )
     temperature = fit_temperature(logits, bench.labels)
     is_correct = logits.argmax(axis=1) == bench.labels
     loss = measure_loss(logits, bench.labels, temperature)
@@ -169,7 +171,7 @@ def weigh_classes(labels: NDArray[np.int64], class_count: int, policy: str) -> N
 
 
 def choose_head(
-    bench: Bench, settings: Settings, listen: Listener
+    bench: HeadData, settings: Settings, listen: Listener
 ) -> tuple[Candidate, list[Candidate]]:
     """Fit a linear head, and mix a hidden layer in where there is something left to gain; return
     the head and all.
@@ -252,7 +254,7 @@ def is_clearly_less(losses: Losses, others: Losses, units: NDArray[np.int64] | N
 
 
 def fit_linear_candidate(
-    bench: Bench, views: int, penalty: float, factor: Rows | None = None
+    bench: HeadData, views: int, penalty: float, factor: Rows | None = None
 ) -> Candidate:
     """Fit one linear head and judge it."""
     start = time.perf_counter()
@@ -263,7 +265,7 @@ def fit_linear_candidate(
 
 
 def fit_hidden_candidate(
-    bench: Bench, views: int, settings: Settings, listen: Listener
+    bench: HeadData, views: int, settings: Settings, listen: Listener
 ) -> Candidate:
     """Train one hidden layer and judge it."""
     start = time.perf_counter()
@@ -287,7 +289,7 @@ def fit_hidden_candidate(
     return replace(candidate, history=tuple(history))
 
 
-def mix_candidates(bench: Bench, linear: Candidate, hidden: Candidate) -> Candidate | None:
+def mix_candidates(bench: HeadData, linear: Candidate, hidden: Candidate) -> Candidate | None:
     """Mix both heads in the share that is likeliest on the validation part; None where the linear
     head is enough.
 

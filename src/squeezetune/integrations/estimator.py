@@ -14,7 +14,7 @@ from squeezetune.data.split import Split, split_train_validation
 from squeezetune.errors import ClassesError, ImageError, MissingExtraError
 from squeezetune.events import ignore_event
 from squeezetune.model.classifier import Classifier
-from squeezetune.pipeline.context import open_workshop
+from squeezetune.pipeline.context import open_context
 from squeezetune.pipeline.fitting import RECIPES, make_manifest
 from squeezetune.settings import Settings, parse_settings
 from squeezetune.system.disk import open_cache
@@ -104,7 +104,7 @@ class SqueezeTuneClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[mis
         """
         settings = self._make_settings()
         labels, images = read_targets(y), hold_images(X)
-        workshop = open_workshop(
+        workshop = open_context(
             settings, open_cache(ignore_event) if self.use_cache else None, ignore_event
         )
         index = index_images(images, labels.tolist(), engine=workshop.engine)

@@ -62,7 +62,7 @@ class TensorBoardListener:
         self, folder: str | os.PathLike[str], settings: Mapping[str, Any] = NO_SETTINGS
     ) -> None:
         package = _import_extra("tensorboardX", "tensorboard")
-        self._metrics = Metrics()
+        self._metrics = EpochMetrics()
         try:
             # a second, so that somebody who watches need not wait for two minutes
             self._writer = package.SummaryWriter(logdir=str(Path(folder)), flush_secs=1)
@@ -118,7 +118,7 @@ class MLflowListener:
         os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
         os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", str(MLFLOW_TRIES))
         self._mlflow = _import_extra("mlflow", "mlflow")
-        self._metrics = Metrics()
+        self._metrics = EpochMetrics()
         try:
             self._client = self._mlflow.MlflowClient(tracking_uri)
             self._run = self._start_run(experiment, settings)
@@ -160,7 +160,7 @@ class MLflowListener:
             self._client.log_batch(self._run, metrics=metrics)
 
 
-class Metrics:
+class EpochMetrics:
     """Turns events into named numbers, each at a step.
 
     The step of an epoch counts the epochs of all stages; that of a running mean is the stage's

@@ -30,7 +30,7 @@ from squeezetune.events import Listener, StageAdvanced, StageStarted, ignore_eve
 from squeezetune.model.artifact import MODEL
 from squeezetune.model.classifier import Classifier
 from squeezetune.model.output import LineFile, Outcome, Row
-from squeezetune.system.executor import ThreadEngine
+from squeezetune.system.executor import ThreadExecutor
 
 MOST_LINE_BYTES = 1 << 16  # of a path on standard input
 STAGE = "predicting"
@@ -40,7 +40,7 @@ _CONTROLS = re.compile(rb"[\0-\x08\x0e-\x1f]")  # no list of paths begins with a
 
 
 @dataclass(frozen=True)
-class Batch:
+class ImageBatch:
     """Images of one source: `names` to read them by, perhaps found only as they are asked for, and
     how to show one.
 
@@ -105,7 +105,7 @@ class Members:
         return self.source.describe()
 
 
-def read_arguments(arguments: Sequence[str], columns: str = "") -> Iterator[Batch]:
+def read_arguments(arguments: Sequence[str], columns: str = "") -> Iterator[ImageBatch]:
     """Turn arguments into images: files, folders with everything below them, archives and tables,
     data sets by name.
 
@@ -118,7 +118,7 @@ def read_arguments(arguments: Sequence[str], columns: str = "") -> Iterator[Batc
         SettingsError: a table has no such column.
 
     """
-    openers: dict[str, Callable[[list[str]], Iterable[Batch]]] = {
+    openers: dict[str, Callable[[list[str]], Iterable[ImageBatch]]] = {
         "input": _read_standard_input,
         "folder": partial(_open_sources, open_folder, parse_columns(columns)),
         "source": partial(_open_sources, open_members, parse_columns(columns)),
@@ -130,7 +130,7 @@ def read_arguments(arguments: Sequence[str], columns: str = "") -> Iterator[Batc
 
 def predict_files(
     classifier: Classifier,
-    batches: Iterable[Batch],
+    batches: Iterable[ImageBatch],
     none_of_these: float | None = None,
     pictures: Pictures | None = None,
 ) -> Iterator[tuple[str, Outcome]]:
@@ -139,7 +139,7 @@ def predict_files(
 
     Into the folder of pictures comes one of each image: where its class is seen.
     """
-    engine = ThreadEngine()
+    engine = ThreadExecutor()
     threshold = classifier.find_threshold(none_of_these)
     for batch in batches:
         for name, outcome in classifier.stream(batch.source, batch.names, engine):
@@ -155,7 +155,7 @@ def predict_files(
 
 def predict_to_file(
     classifier: Classifier,
-    batches: Iterable[Batch],
+    batches: Iterable[ImageBatch],
     file: LineFile,
     none_of_these: float | None = None,
     pictures: Pictures | None = None,
@@ -187,7 +187,9 @@ def predict_to_file(
     return counts[0], counts[1]
 
 
-def skip_images(batches: Iterable[Batch], titles: Iterator[str], path: Path) -> Iterator[Batch]:
+def skip_images(
+    batches: Iterable[ImageBatch], titles: Iterator[str], path: Path
+) -> Iterator[ImageBatch]:
     """Leave out the first images, whose titles have to be these in this order; `path` is where
     these are from.
 
@@ -236,17 +238,19 @@ def _find_kind(word: str) -> str:
     return "source" if find_ending(locate_photos(path)) else "file"
 
 
-def _open_files(paths: list[str]) -> Iterator[Batch]:
-    yield Batch(FileSource(), paths)
+def _open_files(paths: list[str]) -> Iterator[ImageBatch]:
+    yield ImageBatch(FileSource(), paths)
 
 
-def _open_sources(opener: Lister, columns: Mapping[str, str], words: list[str]) -> Iterator[Batch]:
+def _open_sources(
+    opener: Lister, columns: Mapping[str, str], words: list[str]
+) -> Iterator[ImageBatch]:
     for word in words:
         source, found = opener(Path(word), columns)
         members = Members(source, found)
         is_table = opener is open_members and word.lower().endswith(".parquet")
         root = Path(word).parent if is_table else word  # the names in a table begin with its own
-        yield Batch(members, members.list_names(), _show_below(root))
+        yield ImageBatch(members, members.list_names(), _show_below(root))
 
 
 def _show_below(root: str | Path) -> Callable[[str], str]:
@@ -254,20 +258,20 @@ def _show_below(root: str | Path) -> Callable[[str], str]:
     return lambda name: f"{start}{name}"
 
 
-def _read_standard_input(words: list[str]) -> Iterator[Batch]:
+def _read_standard_input(words: list[str]) -> Iterator[ImageBatch]:
     """Read a photo, or a list of paths, one a line."""
     head = sys.stdin.buffer.read(HEAD_BYTES)
     try:
         recognise_format(head)
     except ImageError:
         if not _CONTROLS.search(head) or head.startswith(_WIDE):
-            yield Batch(FileSource(), _read_paths(head))
+            yield ImageBatch(FileSource(), _read_paths(head))
             return
         photo = head  # which says what it is instead
     else:
         photo = head + sys.stdin.buffer.read(MOST_BYTES)
     source = MemorySource([photo])
-    yield Batch(source, source.names, lambda _: "-")
+    yield ImageBatch(source, source.names, lambda _: "-")
 
 
 def _read_paths(head: bytes) -> Iterator[str]:

@@ -28,7 +28,7 @@ from squeezetune.model.artifact import (
 from squeezetune.model.onnx_file import check_count, check_signature, read_model_file
 from squeezetune.model.rejection import Threshold, choose_threshold
 from squeezetune.network.tensor_names import IMAGE
-from squeezetune.system.executor import Engine, ThreadEngine
+from squeezetune.system.executor import Executor, ThreadExecutor
 from squeezetune.system.monitor import release_memory
 from squeezetune.system.telemetry import import_onnxruntime
 
@@ -171,7 +171,7 @@ class Classifier:
         """Run the model on any number of images; ImageError where one cannot be read."""
         images, answers = hold_images(images), []
         source = MemorySource(images)
-        for name, outcome in self.stream(source, source.names, ThreadEngine()):
+        for name, outcome in self.stream(source, source.names, ThreadExecutor()):
             if isinstance(outcome, ImageError):
                 image = images[int(name)]
                 found = (
@@ -184,7 +184,7 @@ class Classifier:
         return answers
 
     def stream(
-        self, source: ImageSource, names: Iterable[str], engine: Engine
+        self, source: ImageSource, names: Iterable[str], engine: Executor
     ) -> Iterator[tuple[str, Answer | ImageError]]:
         """Yield each name with the model's answer, or the error of an image that cannot be read, in
         order.

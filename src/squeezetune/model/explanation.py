@@ -20,6 +20,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
+from squeezetune.array_types import Floats
 from squeezetune.data.decoding import open_image
 from squeezetune.data.pixels import prepare_pixels
 from squeezetune.data.sources.content import RawImage
@@ -32,7 +33,6 @@ from squeezetune.network.inference import RunOutputs, open_onnxruntime
 from squeezetune.network.trained import TrainedNetwork, read_network
 from squeezetune.system.disk import write_file
 
-Floats = NDArray[np.float32]
 # The margin that the views of the middle leave out on each side, as `build_classifier` has it.
 MARGIN = 3 / 40
 

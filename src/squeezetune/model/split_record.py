@@ -16,7 +16,7 @@ from safetensors import SafetensorError
 from safetensors.numpy import load, save
 
 from squeezetune.data.index import ImageIndex
-from squeezetune.data.inputs import Origin
+from squeezetune.data.inputs import PhotoInput
 from squeezetune.data.split import Split
 from squeezetune.errors import ArtifactError
 from squeezetune.network.trained import read_metadata
@@ -27,7 +27,7 @@ ABOUT = "squeezetune"
 
 
 @dataclass(frozen=True, eq=False)
-class Parts:
+class SplitRecord:
     """The digests (n, 16) of the photos of every part, and where they lay: source, class pattern,
     columns.
     """
@@ -46,7 +46,7 @@ class Parts:
         return int((~np.isin(keys, _as_keys(index.digests))).sum())
 
 
-def pack_parts(index: ImageIndex, split: Split, origin: Origin) -> bytes:
+def pack_parts(index: ImageIndex, split: Split, origin: PhotoInput) -> bytes:
     """Pack the digests of every part; the same always give the same bytes."""
     tensors = {name: np.ascontiguousarray(index.digests[getattr(split, name)]) for name in NAMES}
     is_path = isinstance(origin.photos, Path)
@@ -55,7 +55,7 @@ def pack_parts(index: ImageIndex, split: Split, origin: Origin) -> bytes:
     return save(tensors, metadata={ABOUT: json.dumps(about)})
 
 
-def read_parts(folder: Path) -> Parts:
+def read_parts(folder: Path) -> SplitRecord:
     """Read which photo of a model's was in which part.
 
     Raises:
@@ -68,7 +68,7 @@ def read_parts(folder: Path) -> Parts:
         about = read_metadata(payload)[ABOUT]
         if any(tensors[name].shape[1:] != (16,) for name in NAMES):
             raise ValueError("digests of another length")
-        return Parts({name: tensors[name] for name in NAMES}, json.loads(about))
+        return SplitRecord({name: tensors[name] for name in NAMES}, json.loads(about))
     except FileNotFoundError as error:
         raise ArtifactError(
             f"{folder} does not say which photos it was tested on: it has no {PARTS}",

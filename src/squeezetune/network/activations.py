@@ -18,7 +18,7 @@ from squeezetune.data.image_cache import ComputeBatch, RowBatch, RowWork, comput
 from squeezetune.data.index import ImageIndex
 from squeezetune.data.pixels import PixelSettings
 from squeezetune.events import Listener
-from squeezetune.network.backbone import FLOAT_RUNTIME, DrawSample, Trunk, recall_measurement
+from squeezetune.network.backbone import FLOAT_RUNTIME, Backbone, DrawSample, recall_measurement
 from squeezetune.network.graph import BLOCKS, TAPS, build_activations, count_features, measure_maps
 from squeezetune.network.inference import (
     Runtime,
@@ -27,8 +27,8 @@ from squeezetune.network.inference import (
     open_graph,
     open_outputs,
 )
-from squeezetune.network.weights import Layout, Weights, detect_version, find_layout
-from squeezetune.system.executor import Engine, count_cores
+from squeezetune.network.weights import Architecture, Weights, detect_version, find_architecture
+from squeezetune.system.executor import Executor, count_cores
 from squeezetune.system.store import RowStore
 
 STAGE = "activations"
@@ -185,7 +185,7 @@ class FrozenBlocks:
         return RowStore(folder / "activations" / self.key, (self.form.row_bytes,), "u1")
 
 
-class Rows(Protocol):
+class ActivationRows(Protocol):
     """Rows of numbers that need not be in memory."""
 
     def gather(self, positions: NDArray[np.int64]) -> NDArray[Any]:
@@ -200,12 +200,12 @@ class Activations:
     """
 
     form: ActivationForm
-    rows: Rows
+    rows: ActivationRows
 
 
 def prepare_activations(
     weights: Weights,
-    trunk: Trunk,
+    trunk: Backbone,
     options: ActivationOptions,
     index: ImageIndex,
     draw: DrawSample,
@@ -221,7 +221,7 @@ def prepare_activations(
         if options.kind == "uint8"
         else None
     )
-    layout, views = find_layout(detect_version(weights)), options.views + options.extra_views
+    layout, views = find_architecture(detect_version(weights)), options.views + options.extra_views
     form = make_form(options.block, options.kind, views, trunk.pixels.side, layout, scales)
     model = build_activations(weights, options.block, int8=trunk.int8, scales=scales)
     return FrozenBlocks(model, trunk.runtime, trunk.pixels, options, form)
@@ -232,7 +232,7 @@ def make_form(
     kind: str,
     views: int,
     side: int,
-    layout: Layout,
+    layout: Architecture,
     scales: NDArray[np.float32] | None = None,
 ) -> ActivationForm:
     """Say how what a block makes of pixels of this side lies in a row of bytes."""
@@ -264,7 +264,7 @@ def compute_activations(
     index: ImageIndex,
     frozen: FrozenBlocks,
     store: RowStore,
-    engine: Engine,
+    engine: Executor,
     listen: Listener,
     positions: NDArray[np.int64] | None = None,
 ) -> Activations:

@@ -25,7 +25,7 @@ from squeezetune.network.inference import (
     open_graph,
 )
 from squeezetune.network.int8_layers import Int8, Ranges
-from squeezetune.network.weights import Weights, detect_version, find_layout
+from squeezetune.network.weights import Weights, detect_version, find_architecture
 from squeezetune.system.machine import hash_bytes, read_json, recall_choice, write_json
 
 CALIBRATION_IMAGES = 64
@@ -53,7 +53,7 @@ def measure_maxima(weights: Weights, pixels: NDArray[np.uint8]) -> dict[str, NDA
     probe = open_graph(build_range_probe(weights), FLOAT_RUNTIME, 1)
     maxima, widths = (
         run_batches(probe, pixels).max(axis=0),
-        list_widths(find_layout(detect_version(weights))),
+        list_widths(find_architecture(detect_version(weights))),
     )
     ends = np.cumsum(list(widths.values()))
     return dict(zip(widths, np.split(maxima, ends[:-1]), strict=True))
@@ -80,7 +80,7 @@ DrawSample: TypeAlias = Callable[[], tuple[NDArray[np.uint8], NDArray[np.uint8]]
 
 
 @dataclass(frozen=True)
-class Trunk:
+class Backbone:
     """The frozen layers as a graph, what runs it, and what it expects; `key` names all that its
     features depend on.
 
@@ -111,7 +111,7 @@ class Trunk:
 
 
 @dataclass(frozen=True)
-class TrunkOptions:
+class BackboneOptions:
     """What the settings say about the frozen layers; `cache` is None where nothing may be kept."""
 
     pixels: PixelSettings
@@ -122,9 +122,13 @@ class TrunkOptions:
     cache: Path | None
 
 
-def prepare_trunk(
-    weights: Weights, options: TrunkOptions, index: ImageIndex, draw: DrawSample, listen: Listener
-) -> Trunk:
+def prepare_backbone(
+    weights: Weights,
+    options: BackboneOptions,
+    index: ImageIndex,
+    draw: DrawSample,
+    listen: Listener,
+) -> Backbone:
     """Choose the fastest runtime that loses nothing; calibrate and guard its int8 form where that
     is the one.
     """
@@ -136,7 +140,7 @@ def prepare_trunk(
         if distance <= GUARD_LIMIT or options.precision == "int8":
             int8 = make_int8(calibration["ranges"], runtime, options.pixels)
             model = build_trunk(weights, int8, views=options.views)
-            return Trunk(model, runtime, options.pixels, options.views, int8)
+            return Backbone(model, runtime, options.pixels, options.views, int8)
         listen(
             Notice(
                 f"int8 changes the features by {distance:.0%} on these photos, so they are "
@@ -146,10 +150,12 @@ def prepare_trunk(
         runtime = recall_runtime(
             [item for item in runtimes if item.precision != "int8"], weights, options
         )
-    return Trunk(build_trunk(weights, views=options.views), runtime, options.pixels, options.views)
+    return Backbone(
+        build_trunk(weights, views=options.views), runtime, options.pixels, options.views
+    )
 
 
-def recall_runtime(runtimes: list[Runtime], weights: Weights, options: TrunkOptions) -> Runtime:
+def recall_runtime(runtimes: list[Runtime], weights: Weights, options: BackboneOptions) -> Runtime:
     """Take the runtime that an earlier run on this machine chose, or time them now and keep the
     choice.
 
@@ -181,7 +187,7 @@ def recall_runtime(runtimes: list[Runtime], weights: Weights, options: TrunkOpti
 
 
 def recall_calibration(
-    weights: Weights, options: TrunkOptions, index: ImageIndex, draw: DrawSample
+    weights: Weights, options: BackboneOptions, index: ImageIndex, draw: DrawSample
 ) -> Mapping[str, Any]:
     """Take the ranges that these weights gave earlier on photos that are still in the index, or
     measure them now.
@@ -240,7 +246,7 @@ def _measure_int8_distance(weights: Weights, ranges: Ranges, pixels: NDArray[np.
     return measure_distance(run_batches(int8, pixels), run_batches(exact, pixels))
 
 
-def _build_timing_trunk(weights: Weights, runtime: Runtime, options: TrunkOptions) -> bytes:
+def _build_timing_trunk(weights: Weights, runtime: Runtime, options: BackboneOptions) -> bytes:
     """Build an int8 trunk of the right cost; its ranges are of the right order, its values do not
     matter.
     """

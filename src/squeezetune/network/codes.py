@@ -22,7 +22,7 @@ DAMPING, FINE_DAMPING = 0.01, 1.0
 
 
 @dataclass(frozen=True, eq=False)
-class Codes:
+class QuantizedTensor:
     """Whole numbers of `bits` bits and their scales, float16, which are broadcast over them: their
     product counts.
     """
@@ -42,13 +42,13 @@ class Codes:
 
 
 @dataclass(frozen=True, eq=False)
-class Product:
+class LowRankTensor:
     """Codes of two matrices, (inputs, rank) and (rank, outputs): a dense layer in less room, their
     product counts.
     """
 
-    first: Codes
-    second: Codes
+    first: QuantizedTensor
+    second: QuantizedTensor
 
     def decode(self) -> NDArray[np.float32]:
         """Compute the values that stand for the parameters."""
@@ -56,7 +56,7 @@ class Product:
         return product
 
 
-def round_rows(rows: Matrix, gram: Matrix, bits: int, damping: float = DAMPING) -> Codes:
+def round_rows(rows: Matrix, gram: Matrix, bits: int, damping: float = DAMPING) -> QuantizedTensor:
     """Round rows (outputs, inputs) to codes (outputs, inputs), each row with a scale of its own.
 
     `gram` (inputs, inputs) is the sum of x xT over what the layer reads: what a rounded value takes
@@ -73,10 +73,12 @@ def round_rows(rows: Matrix, gram: Matrix, bits: int, damping: float = DAMPING) 
         codes[:, order[at]] = code
         error = (rest[:, at] - code * scales) / carry[at, at]
         rest[:, at + 1 :] -= np.outer(error, carry[at, at + 1 :])
-    return Codes(codes, scales[:, None].astype(np.float16), bits)
+    return QuantizedTensor(codes, scales[:, None].astype(np.float16), bits)
 
 
-def factor_rows(rows: Matrix, gram: Matrix, weights: Matrix, rank: int, bits: int = 4) -> Product:
+def factor_rows(
+    rows: Matrix, gram: Matrix, weights: Matrix, rank: int, bits: int = 4
+) -> LowRankTensor:
     """Round rows (outputs, inputs) to a product of this rank that gives nearly the same outputs.
 
     `gram` is that of what the layer reads, `weights` (outputs,) says how much each output counts.
@@ -91,12 +93,12 @@ def factor_rows(rows: Matrix, gram: Matrix, weights: Matrix, rank: int, bits: in
     middle = first.decode().astype(np.float64)  # (rank, inputs)
     cross, own = gram @ middle.T, middle @ gram @ middle.T
     second = round_rows(rows @ cross @ np.linalg.inv(own + make_ridge(own, 1e-6)), own, bits)
-    return Product(transpose(first), transpose(second))
+    return LowRankTensor(transpose(first), transpose(second))
 
 
-def transpose(codes: Codes) -> Codes:
+def transpose(codes: QuantizedTensor) -> QuantizedTensor:
     """Turn rows (outputs, inputs) into what a dense layer's weights are, (inputs, outputs)."""
-    return Codes(codes.values.T.copy(), codes.scales.T.copy(), codes.bits)
+    return QuantizedTensor(codes.values.T.copy(), codes.scales.T.copy(), codes.bits)
 
 
 def choose_scales(rows: Matrix, power: Matrix, bits: int) -> Matrix:

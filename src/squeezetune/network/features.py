@@ -14,10 +14,10 @@ from squeezetune.data.pixels import load_indexed
 from squeezetune.data.thumbnails import make_look_rows
 from squeezetune.errors import ImageError
 from squeezetune.events import Listener, Notice, StageAdvanced, StageFinished, StageStarted
-from squeezetune.network.backbone import Trunk
+from squeezetune.network.backbone import Backbone
 from squeezetune.network.graph import FEATURE_COUNT
 from squeezetune.network.inference import RunGraph
-from squeezetune.system.executor import Engine
+from squeezetune.system.executor import Executor
 from squeezetune.system.scratch import IN_MEMORY, Scratch, list_blocks
 from squeezetune.system.store import RowStore
 
@@ -67,7 +67,7 @@ class FeatureStores:
 
 
 @dataclass(frozen=True)
-class Batch:
+class FeatureBatch:
     """The features of some images of an index and how these look, and the reasons of those that
     failed.
     """
@@ -81,9 +81,9 @@ class Batch:
 
 def compute_features(
     index: ImageIndex,
-    trunk: Trunk,
+    trunk: Backbone,
     stores: FeatureStores,
-    engine: Engine,
+    engine: Executor,
     threads: int,
     listen: Listener,
     positions: NDArray[np.int64] | None = None,
@@ -127,12 +127,12 @@ def _find_copies(digests: NDArray[np.uint8]) -> tuple[NDArray[np.int64], NDArray
 
 def _run_trunk(
     index: ImageIndex,
-    trunk: Trunk,
+    trunk: Backbone,
     missing: NDArray[np.int64],
-    engine: Engine,
+    engine: Executor,
     threads: int,
     listen: Listener,
-) -> Iterator[Batch]:
+) -> Iterator[FeatureBatch]:
     """Decode and run the missing images, batch by batch; each thread does both for its batch."""
     if not len(missing):
         return
@@ -148,8 +148,8 @@ def _run_trunk(
 
 
 def run_batch(
-    index: ImageIndex, trunk: Trunk, run: RunGraph, positions: NDArray[np.int64]
-) -> Batch:
+    index: ImageIndex, trunk: Backbone, run: RunGraph, positions: NDArray[np.int64]
+) -> FeatureBatch:
     """Decode the images at these positions of the index and run the frozen layers on them."""
     # always a full batch: engines may choose another kernel, with other rounding, for another batch
     # size
@@ -167,16 +167,16 @@ def run_batch(
         sizes.append(image_size)
     values = run(pixels)[: len(good)].astype(np.float16)
     own = np.array(sizes, np.int32).reshape(-1, 2)
-    return Batch(
+    return FeatureBatch(
         np.array(good, np.int64), values, make_look_rows(pixels[: len(good)], own), own, failures
     )
 
 
 def _keep_batches(
-    batches: Iterable[Batch], index: ImageIndex, stores: FeatureStores, listen: Listener
-) -> Iterator[Batch]:
+    batches: Iterable[FeatureBatch], index: ImageIndex, stores: FeatureStores, listen: Listener
+) -> Iterator[FeatureBatch]:
     """Pass batches on, and save them now and then; a full disk costs the cache, not the run."""
-    unsaved: list[Batch] = []
+    unsaved: list[FeatureBatch] = []
     saved_at = time.monotonic()
     try:
         for batch in batches:
@@ -191,7 +191,7 @@ def _keep_batches(
 
 
 def _save_batches(
-    batches: list[Batch], index: ImageIndex, stores: FeatureStores, listen: Listener
+    batches: list[FeatureBatch], index: ImageIndex, stores: FeatureStores, listen: Listener
 ) -> FeatureStores:
     if not any(len(batch.positions) for batch in batches):
         return stores

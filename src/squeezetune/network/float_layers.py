@@ -8,9 +8,16 @@ import numpy as np
 from numpy.typing import NDArray
 from onnx import TensorProto
 
-from squeezetune.network.codes import Codes, Product
+from squeezetune.network.codes import LowRankTensor, QuantizedTensor
 from squeezetune.network.onnx_builder import Graph
-from squeezetune.network.weights import MEAN, STD, Layout, Weights, detect_version, find_layout
+from squeezetune.network.weights import (
+    MEAN,
+    STD,
+    Architecture,
+    Weights,
+    detect_version,
+    find_architecture,
+)
 
 POOL: dict[str, Any] = {"kernel_shape": [3, 3], "strides": [2, 2], "ceil_mode": 1}
 
@@ -28,7 +35,7 @@ def unfold_normalisation(
 
 # Adds a parameter to a graph under a name; returns the name of the tensor that holds it, or stands
 # for it, in float32.
-Store: TypeAlias = Callable[[Graph, str, NDArray[Any]], str]
+WeightEncoder: TypeAlias = Callable[[Graph, str, NDArray[Any]], str]
 
 
 def store_floats(graph: Graph, name: str, value: NDArray[Any]) -> str:
@@ -60,8 +67,8 @@ class CodedStore:
     and convolves more slowly for it.
     """
 
-    codes: Mapping[str, Codes]
-    products: Mapping[str, Product] = field(default_factory=dict)
+    codes: Mapping[str, QuantizedTensor]
+    products: Mapping[str, LowRankTensor] = field(default_factory=dict)
 
     def __call__(self, graph: Graph, name: str, value: NDArray[Any]) -> str:
         """Add the codes of a parameter; the value itself only counts where there are none."""
@@ -76,13 +83,13 @@ class CodedStore:
             return graph.add("MatMul", *factors, name=name)
         return store_halves(graph, name, value)
 
-    def _add(self, graph: Graph, name: str, codes: Codes) -> str:
+    def _add(self, graph: Graph, name: str, codes: QuantizedTensor) -> str:
         whole = graph.codes(f"{name}.codes", codes)
         scale = store_halves(graph, f"{name}.scale", codes.scales)
         return graph.add("Mul", graph.add("Cast", whole, to=TensorProto.FLOAT), scale, name=name)
 
 
-class Layers(Protocol):
+class GraphLayers(Protocol):
     """Adds layers to a graph; each method takes and returns names of tensors, (n, channels, height,
     width).
 
@@ -90,7 +97,7 @@ class Layers(Protocol):
     """
 
     @property
-    def layout(self) -> Layout:
+    def layout(self) -> Architecture:
         """Which version of SqueezeNet the weights are of."""
         ...
 
@@ -138,8 +145,8 @@ def fold_normalisation(weights: Weights) -> tuple[NDArray[np.float32], NDArray[n
 class FloatLayers:
     """Layers that compute in float32; how their parameters are stored is another matter."""
 
-    def __init__(self, graph: Graph, weights: Weights, store: Store = store_floats) -> None:
-        self.layout = find_layout(detect_version(weights))
+    def __init__(self, graph: Graph, weights: Weights, store: WeightEncoder = store_floats) -> None:
+        self.layout = find_architecture(detect_version(weights))
         self._graph = graph
         self._weights = weights
         self._store = store

@@ -16,8 +16,8 @@ from numpy.typing import NDArray
 from squeezetune.heads.familiarity import Familiarity
 from squeezetune.network.float_layers import (
     FloatLayers,
-    Layers,
-    Store,
+    GraphLayers,
+    WeightEncoder,
     add_mirror,
     store_exactly,
     store_floats,
@@ -25,21 +25,21 @@ from squeezetune.network.float_layers import (
 from squeezetune.network.int8_layers import Int8, Int8Layers
 from squeezetune.network.onnx_builder import Graph, Output, Shape
 from squeezetune.network.tensor_names import FITTED, IMAGE
-from squeezetune.network.weights import FIRE_WIDTHS, Layout, Weights
+from squeezetune.network.weights import FIRE_WIDTHS, Architecture, Weights
 
 
 @dataclass(frozen=True)
-class Form:
+class WeightFormat:
     """How a classifier is stored and computed: how parameters are kept, and with `int8`
     convolutions in int8.
 
     Those keep their kernels as int8; `store` then says it of the dense layers alone.
     """
 
-    store: Store
+    store: WeightEncoder
     int8: Int8 | None = None
 
-    def make_layers(self, graph: Graph, weights: Weights) -> Layers:
+    def make_layers(self, graph: Graph, weights: Weights) -> GraphLayers:
         """Make what adds the layers to a graph."""
         return (
             FloatLayers(graph, weights, self.store)
@@ -48,7 +48,7 @@ class Form:
         )
 
 
-EXACT = Form(store_exactly)
+EXACT = WeightFormat(store_exactly)
 
 
 BLOCKS = ("conv1", *FIRE_WIDTHS)
@@ -73,7 +73,7 @@ def build_trunk(weights: Weights, int8: Int8 | None = None, *, views: int = 1) -
     `int8` the convolutions are of that kind.
     """
     graph = Graph()
-    layers = Form(store_floats, int8).make_layers(graph, weights)
+    layers = WeightFormat(store_floats, int8).make_layers(graph, weights)
     _add_features(graph, "pixels", layers, views, name="features")
     return graph.to_bytes("pixels", "features", ["n", views, FEATURE_COUNT])
 
@@ -95,7 +95,7 @@ def build_activations(
     fire5. Views and `int8` are those of `build_trunk`.
     """
     graph = Graph()
-    layers = Form(store_floats, int8).make_layers(graph, weights)
+    layers = WeightFormat(store_floats, int8).make_layers(graph, weights)
     x, means = _add_blocks(graph, "pixels", layers, block, views)
     x = layers.to_floats(
         layers.pool(x) if block in layers.layout.pooled and block != BLOCKS[0] else x
@@ -119,7 +119,7 @@ def build_activations(
     return graph.serialise("pixels", outputs)
 
 
-def count_channels(block: str, layout: Layout) -> int:
+def count_channels(block: str, layout: Architecture) -> int:
     """Count the channels that a block gives."""
     return layout.conv1[0] if block == "conv1" else 2 * FIRE_WIDTHS[block][1]
 
@@ -129,7 +129,7 @@ def count_features(taps: Iterable[str]) -> int:
     return sum(2 * FIRE_WIDTHS[tap][1] for tap in taps)
 
 
-def measure_maps(block: str, side: int, layout: Layout) -> tuple[int, int, int]:
+def measure_maps(block: str, side: int, layout: Architecture) -> tuple[int, int, int]:
     """Tell the height, width and channels of what `build_activations` gives for pixels of this
     side.
     """
@@ -155,7 +155,7 @@ def build_range_probe(weights: Weights) -> bytes:
     return graph.to_bytes("pixels", "maxima", ["n", sum(list_widths(layers.layout).values())])
 
 
-def list_widths(layout: Layout) -> dict[str, int]:
+def list_widths(layout: Architecture) -> dict[str, int]:
     """List the activations in the order of the data, with the number of channels of each."""
     fires = {f"{fire}.{part}": width for fire, (squeeze, expand) in FIRE_WIDTHS.items()
              for part, width in (("squeeze", squeeze), ("expand", 2 * expand))}  # fmt: skip
@@ -171,7 +171,7 @@ def build_classifier(
     resize: str,
     metadata: Mapping[str, str],
     use_roots: bool = True,
-    form: Form = EXACT,
+    form: WeightFormat = EXACT,
     familiarity: Familiarity | None = None,
 ) -> bytes:
     """Build the whole classifier: images of any size in, probabilities out.
@@ -205,7 +205,7 @@ def build_convolved(
     side: int,
     resize: str,
     metadata: Mapping[str, str],
-    form: Form = EXACT,
+    form: WeightFormat = EXACT,
 ) -> bytes:
     """Build SqueezeNet with a classifier of its own kind: images of any size in, probabilities out.
 
@@ -280,7 +280,7 @@ def _add_fit(graph: Graph, image: str, side: int, resize: str) -> str:
     )
 
 
-def _add_features(graph: Graph, pixels: str, layers: Layers, views: int, name: str) -> str:
+def _add_features(graph: Graph, pixels: str, layers: GraphLayers, views: int, name: str) -> str:
     """Add the further views, the trunk and the split into views: (n, h, w, 3) -> (n, views,
     2048).
     """
@@ -311,7 +311,7 @@ def _add_crops(graph: Graph, pixels: str) -> str:
     )
 
 
-def _add_trunk(graph: Graph, pixels: str, layers: Layers, views: int = 1) -> str:
+def _add_trunk(graph: Graph, pixels: str, layers: GraphLayers, views: int = 1) -> str:
     """Add the further views, conv1 ... fire9 and the five taps; returns the features, (views n,
     2048).
     """
@@ -320,7 +320,12 @@ def _add_trunk(graph: Graph, pixels: str, layers: Layers, views: int = 1) -> str
 
 
 def _add_blocks(
-    graph: Graph, pixels: str, layers: Layers, last: str, views: int, taps: Sequence[str] = TAPS
+    graph: Graph,
+    pixels: str,
+    layers: GraphLayers,
+    last: str,
+    views: int,
+    taps: Sequence[str] = TAPS,
 ) -> tuple[str, list[str]]:
     """Add the views and conv1 ... `last`; returns what that gives, and every channel's mean after
     each tap on the way.
@@ -339,7 +344,7 @@ def _add_blocks(
     return x, means
 
 
-def _add_first(graph: Graph, pixels: str, layers: Layers, views: int) -> str:
+def _add_first(graph: Graph, pixels: str, layers: GraphLayers, views: int) -> str:
     """Add the further views and conv1."""
     if views == 4:
         return layers.first(_add_crops(graph, add_mirror(graph, pixels)))
@@ -359,7 +364,7 @@ def _add_codes(graph: Graph, x: str, scales: NDArray[Any]) -> str:
     return graph.add("QuantizeLinear", codes, one, zero)
 
 
-def _add_head(graph: Graph, x: str, head: DenseLayers, store: Store) -> str:
+def _add_head(graph: Graph, x: str, head: DenseLayers, store: WeightEncoder) -> str:
     """Add dense layers with ReLUs between them: (n, views, 2048) -> (n, views, classes)."""
     for number, (weight, bias) in enumerate(head):
         x = graph.add("Relu", x) if number else x

@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from squeezetune.errors import SettingsError
-from squeezetune.system.executor import ThreadEngine
+from squeezetune.system.executor import ThreadExecutor
 from squeezetune.system.telemetry import RUNTIMES, import_onnxruntime, import_openvino
 
 # Runs a graph on pixels (n, side, side, 3) uint8; may be called from several threads at once.
@@ -145,13 +145,13 @@ def measure_cost(run: RunGraph, pixels: NDArray[np.uint8], threads: int) -> floa
     Time of the processor instead of the clock: the clock's hangs on what other programs do, and the
     choice with it.
     """
-    engine = ThreadEngine(threads)
+    engine = ThreadExecutor(threads)
     list(engine.map(lambda _: run(pixels), range(threads)))
     return min(_time_turn(run, pixels, engine, threads) for _ in range(TURNS))
 
 
 def _time_turn(
-    run: RunGraph, pixels: NDArray[np.uint8], engine: ThreadEngine, threads: int
+    run: RunGraph, pixels: NDArray[np.uint8], engine: ThreadExecutor, threads: int
 ) -> float:
     start = time.process_time()
 
@@ -180,7 +180,7 @@ def measure_speed(
             calls += 1
         return calls
 
-    engine = ThreadEngine(threads)
+    engine = ThreadExecutor(threads)
     list(engine.map(lambda _: run(pixels), range(threads)))
     start = time.perf_counter()
     calls = sum(engine.map(work, range(threads))) + threads

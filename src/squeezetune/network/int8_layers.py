@@ -9,10 +9,10 @@ import numpy as np
 from numpy.typing import NDArray
 from onnx import TensorProto
 
-from squeezetune.network.codes import Codes
+from squeezetune.network.codes import QuantizedTensor
 from squeezetune.network.float_layers import POOL, add_mirror, add_reversal, fold_normalisation
 from squeezetune.network.onnx_builder import Graph
-from squeezetune.network.weights import Weights, detect_version, find_layout
+from squeezetune.network.weights import Weights, detect_version, find_architecture
 
 # By name of an activation the value that uint8 255 stands for; activations follow a ReLU, so all
 # start at 0.
@@ -35,7 +35,7 @@ class Int8:
 
     ranges: Ranges
     side: int = 0
-    codes: Mapping[str, Codes] = field(default_factory=dict)
+    codes: Mapping[str, QuantizedTensor] = field(default_factory=dict)
     factors: Mapping[str, NDArray[np.float32]] = field(default_factory=dict)
 
 
@@ -48,7 +48,7 @@ class Int8Layers:
     """
 
     def __init__(self, graph: Graph, weights: Weights, int8: Int8) -> None:
-        self.layout = find_layout(detect_version(weights))
+        self.layout = find_architecture(detect_version(weights))
         self._graph = graph
         self._weights = weights
         self._int8 = int8

@@ -9,7 +9,7 @@ import onnx
 from numpy.typing import NDArray
 from onnx import TensorProto, helper, numpy_helper
 
-from squeezetune.network.codes import Codes, pack_nibbles
+from squeezetune.network.codes import QuantizedTensor, pack_nibbles
 
 # The set of operators and the version of the file. Usually: the first with antialiased Resize, and
 # what ONNX Runtime of 2022 already reads. With codes of four bits: the first that know INT4, which
@@ -50,7 +50,7 @@ class Graph:
         self.constants[name] = np.ascontiguousarray(value, dtype).reshape(np.shape(value))
         return name
 
-    def codes(self, name: str, codes: Codes) -> str:
+    def codes(self, name: str, codes: QuantizedTensor) -> str:
         """Keep codes of four bits as INT4, others as INT8."""
         if codes.bits > 4:
             return self.constant(name, codes.values, np.int8)

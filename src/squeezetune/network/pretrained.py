@@ -25,13 +25,13 @@ from squeezetune.network.weights import (
     WEIGHTS_SHA256,
     Weights,
     detect_version,
-    find_layout,
+    find_architecture,
     identify_version,
     load_weights,
     parse_safetensors,
     use_torchvision_names,
 )
-from squeezetune.system.disk import lend_folder
+from squeezetune.system.disk import cache_or_temporary
 from squeezetune.system.downloads import TIMEOUT_S, PublishedFile, fetch_file, name_file
 
 # torchvision's files (BSD-3-Clause), trained on ImageNet
@@ -69,7 +69,7 @@ def fetch_weights(
             checksum.
         WeightsError: the file cannot be had, or its content is not what its name promises.
     """
-    find_layout(version)
+    find_architecture(version)
     address = url or URLS[version]
     name, checksum = _parse_address(address)
     file = PublishedFile(
@@ -224,7 +224,7 @@ def load_pretrained(
     if source not in PUBLISHED:
         return read_pretrained(Path(source).expanduser())
     import_torch_reader()  # before anything is fetched that could not be read
-    with lend_folder(cache) as folder:
+    with cache_or_temporary(cache) as folder:
         return read_pretrained(fetch_weights(PUBLISHED[source], folder / "weights", listen=listen))
 
 

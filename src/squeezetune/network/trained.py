@@ -14,8 +14,8 @@ from safetensors.numpy import load, save
 
 from squeezetune.errors import ArtifactError, WeightsError
 from squeezetune.heads.familiarity import Familiarity
-from squeezetune.heads.linear import Layers
-from squeezetune.network.graph import EXACT, Form, build_classifier, build_convolved
+from squeezetune.heads.linear import DenseWeights
+from squeezetune.network.graph import EXACT, WeightFormat, build_classifier, build_convolved
 from squeezetune.network.weights import Weights, detect_version
 
 # What torch adds to the variance in a batch normalisation.
@@ -35,7 +35,7 @@ class TrainedNetwork:
     """
 
     weights: Weights
-    head: Layers
+    head: DenseWeights
     views: int
     side: int
     resize: str
@@ -50,7 +50,7 @@ class TrainedNetwork:
     def build_model(
         self,
         metadata: Mapping[str, str],
-        form: Form = EXACT,
+        form: WeightFormat = EXACT,
         familiarity: Familiarity | None = None,
     ) -> bytes:
         """Build the classifier as an ONNX file in some form: images in, probabilities out, perhaps
@@ -137,7 +137,7 @@ def read_metadata(payload: bytes) -> Mapping[str, str]:
     return found
 
 
-def _read_head(tensors: Mapping[str, NDArray[np.float32]]) -> Layers:
+def _read_head(tensors: Mapping[str, NDArray[np.float32]]) -> DenseWeights:
     if "head.0.weight" in tensors:
         count = sum(name.startswith("head.") and name.endswith(".weight") for name in tensors)
         return tuple(

@@ -35,7 +35,7 @@ Weights = Mapping[str, NDArray[np.float32]]
 
 
 @dataclass(frozen=True)
-class Layout:
+class Architecture:
     """What differs between the versions of SqueezeNet."""
 
     conv1: tuple[int, int]  # its channels and the side of its kernel
@@ -65,7 +65,7 @@ class Layout:
                      for pool in self.pools)  # fmt: skip
 
 
-LAYOUTS = {"1.0": Layout((96, 7), (2, 6, 11)), "1.1": Layout((64, 3), (2, 5, 8))}
+ARCHITECTURES = {"1.0": Architecture((96, 7), (2, 6, 11)), "1.1": Architecture((64, 3), (2, 5, 8))}
 # The channels of the squeeze layer, and of each of the two expand layers: the same in both
 # versions.
 FIRE_WIDTHS = {
@@ -153,11 +153,11 @@ def detect_version(weights: Mapping[str, NDArray[Any]]) -> str:
     """
     first = weights.get("features.0.weight", np.empty(0)).shape
     version = next(
-        (name for name, layout in LAYOUTS.items() if first == _shape_first(layout)), None
+        (name for name, layout in ARCHITECTURES.items() if first == _shape_first(layout)), None
     )
     if version is None:
         wanted = " or ".join(
-            f"{_shape_first(layout)} in {name}" for name, layout in LAYOUTS.items()
+            f"{_shape_first(layout)} in {name}" for name, layout in ARCHITECTURES.items()
         )
         found = (
             f"'features.0.weight' is {first}"
@@ -177,7 +177,7 @@ def list_shapes(version: str, num_classes: int = 1000) -> dict[str, tuple[int, .
     Raises:
         SettingsError: there is no such version.
     """
-    layout = find_layout(version)
+    layout = find_architecture(version)
     kernels = {"features.0": _shape_first(layout)}
     width = layout.conv1[0]
     for fire, place in layout.fires.items():
@@ -191,17 +191,17 @@ def list_shapes(version: str, num_classes: int = 1000) -> dict[str, tuple[int, .
             for part, shape in (("weight", kernel), ("bias", kernel[:1]))}  # fmt: skip
 
 
-def find_layout(version: str) -> Layout:
+def find_architecture(version: str) -> Architecture:
     """Look up a version of SqueezeNet.
 
     Raises:
         SettingsError: there is no such version.
     """
-    if version not in LAYOUTS:
+    if version not in ARCHITECTURES:
         raise SettingsError(
-            f"There is no SqueezeNet {version!r}.", f"Known versions: {', '.join(LAYOUTS)}."
+            f"There is no SqueezeNet {version!r}.", f"Known versions: {', '.join(ARCHITECTURES)}."
         )
-    return LAYOUTS[version]
+    return ARCHITECTURES[version]
 
 
 @cache
@@ -209,7 +209,7 @@ def _parse(payload: bytes) -> Weights:
     return use_torchvision_names(parse_safetensors(payload))
 
 
-def _shape_first(layout: Layout) -> tuple[int, ...]:
+def _shape_first(layout: Architecture) -> tuple[int, ...]:
     channels, side = layout.conv1
     return channels, 3, side, side
 

@@ -1,4 +1,4 @@
-"""Where and how a run does its work: what all of its steps share."""
+"""The context of a run: settings, cache, threads, listener, pretrained weights."""
 
 import math
 from dataclasses import dataclass
@@ -11,11 +11,11 @@ from squeezetune.network.pretrained import Pretrained, load_pretrained
 from squeezetune.planning.costs import Speeds
 from squeezetune.settings import Settings
 from squeezetune.system.checkpoint import CheckpointFolder
-from squeezetune.system.executor import Engine, ThreadEngine, count_cores
+from squeezetune.system.executor import Executor, ThreadExecutor, count_cores
 
 
 @dataclass(frozen=True)
-class Workshop:
+class RunContext:
     """Where and how the work is done; in `unfinished` the training of layers is kept, to be resumed
     after a kill.
 
@@ -27,7 +27,7 @@ class Workshop:
 
     settings: Settings
     cache: Path | None
-    engine: Engine
+    engine: Executor
     threads: int
     listen: Listener
     pretrained: Pretrained
@@ -45,9 +45,9 @@ class Workshop:
         return self.settings.to_dict() | {"weights": self.pretrained.sha256}
 
 
-def open_workshop(
-    settings: Settings, cache: Path | None, listen: Listener, engine: Engine | None = None
-) -> Workshop:
+def open_context(
+    settings: Settings, cache: Path | None, listen: Listener, engine: Executor | None = None
+) -> RunContext:
     """Load the pretrained weights and count the threads, as the settings say.
 
     Raises:
@@ -56,4 +56,6 @@ def open_workshop(
     """
     threads = settings.threads or count_cores()
     pretrained = load_pretrained(settings.weights, cache, listen)
-    return Workshop(settings, cache, engine or ThreadEngine(threads), threads, listen, pretrained)
+    return RunContext(
+        settings, cache, engine or ThreadExecutor(threads), threads, listen, pretrained
+    )

@@ -37,15 +37,20 @@ from squeezetune.events import (
 )
 from squeezetune.model.classifier import Classifier
 from squeezetune.network.features import FeatureStores, compute_features
-from squeezetune.pipeline.context import Workshop
+from squeezetune.pipeline.context import RunContext
 from squeezetune.pipeline.fitting import RECIPES, make_manifest
-from squeezetune.pipeline.preparation import count_work, measure_machine, open_scene, prepare_probed
-from squeezetune.pipeline.result import Trained
+from squeezetune.pipeline.preparation import (
+    count_work,
+    measure_machine,
+    prepare_probed,
+    prepare_run,
+)
+from squeezetune.pipeline.result import TrainingResult
 from squeezetune.planning.costs import forecast_features
 from squeezetune.planning.planner import check_torch, is_deep_wanted
 from squeezetune.settings import Settings, parse_folds
 from squeezetune.system.checkpoint import CheckpointFolder
-from squeezetune.system.disk import lend_folder
+from squeezetune.system.disk import cache_or_temporary
 from squeezetune.system.interrupts import catch_interrupts
 from squeezetune.system.machine import list_libraries, name_version
 
@@ -60,7 +65,7 @@ SEED_STEP = 2**31
 
 
 @dataclass(frozen=True)
-class Round:
+class FoldRun:
     """One training of a cross-validation: which fold is tested, in which repeat; both count
     from 0.
     """
@@ -71,7 +76,7 @@ class Round:
 
 
 @dataclass(frozen=True)
-class Scheme:
+class CrossValidation:
     """Cross-validation in so many folds, 0 for a fold a group; of the images that train, a share
     `validation` chooses.
 
@@ -100,7 +105,7 @@ class Scheme:
             self.join_pictures(index), self.validation, s.seed, group_by=s.group_by
         )
 
-    def split_round(self, index: ImageIndex, turn: Round) -> Split:
+    def split_round(self, index: ImageIndex, turn: FoldRun) -> Split:
         """Split the images for one round: its fold is the test part, and the rest is split as for
         the model itself.
         """
@@ -115,7 +120,7 @@ class Scheme:
             index if self.settings.near_duplicates == "together" else replace(index, pictures=None)
         )
 
-    def list_rounds(self, index: ImageIndex, listen: Listener = ignore_event) -> Iterator[Round]:
+    def list_rounds(self, index: ImageIndex, listen: Listener = ignore_event) -> Iterator[FoldRun]:
         """List the trainings, all folds of the first repeat first.
 
         Near-duplicates are in one fold, unless a class has too few other images, of which the
@@ -139,7 +144,7 @@ class Scheme:
                     )
                 )
                 folds = self._cut(replace(index, pictures=None), repeat)
-            yield from (Round(repeat, fold, folds) for fold in range(folds.count))
+            yield from (FoldRun(repeat, fold, folds) for fold in range(folds.count))
 
     def _cut(self, index: ImageIndex, repeat: int) -> Folds:
         seed, pattern = self.settings.seed + repeat * SEED_STEP, self.settings.group_by
@@ -150,7 +155,9 @@ class Scheme:
         )
 
 
-def choose_scheme(index: ImageIndex, settings: Settings, listen: Listener) -> Scheme | None:
+def choose_scheme(
+    index: ImageIndex, settings: Settings, listen: Listener
+) -> CrossValidation | None:
     """Choose how to measure: None is a test part.
 
     Raises:
@@ -168,7 +175,7 @@ def choose_scheme(index: ImageIndex, settings: Settings, listen: Listener) -> Sc
     validation = 0.0 if is_chosen_without(index, settings) else settings.validation
     is_automatic = settings.folds == "auto"
     count = AUTOMATIC_FOLDS if is_automatic else parse_folds(settings.folds) or 0
-    scheme = Scheme(count, settings, validation, is_automatic)
+    scheme = CrossValidation(count, settings, validation, is_automatic)
     next(scheme.list_rounds(index))  # what cannot be cut is refused before anything is computed
     if is_automatic:
         listen(
@@ -235,20 +242,20 @@ class RoundResult:
     positions.
     """
 
-    turn: Round
+    turn: FoldRun
     positions: NDArray[np.int64]
     probabilities: NDArray[np.float32]
 
 
 @dataclass(frozen=True)
-class Crossed:
+class CrossValidationResult:
     """The results of the rounds that were finished, of all those `planned`.
 
     `leaks` are the positions of images of which a near-duplicate is in another fold, where they
     were not kept together.
     """
 
-    scheme: Scheme
+    scheme: CrossValidation
     planned: int
     results: tuple[RoundResult, ...]
     leaks: NDArray[np.int64] = field(default_factory=lambda: np.empty(0, np.int64))
@@ -305,7 +312,7 @@ class Crossed:
         for repeat in range(self.scheme.settings.repeats):
             own = [result for result in self.results if result.turn.repeat == repeat]
             if own and len(own) == own[0].turn.folds.count:
-                pooled = Crossed(self.scheme, len(own), tuple(own)).pool()
+                pooled = CrossValidationResult(self.scheme, len(own), tuple(own)).pool()
                 shares.append(
                     float((pooled.probabilities.argmax(axis=1) == labels[pooled.positions]).mean())
                 )
@@ -323,7 +330,9 @@ def measure_deviation(values: Sequence[float]) -> float | None:
     return float(np.std(values, ddof=1)) if len(values) > 1 else None
 
 
-def share_budget(index: ImageIndex, scheme: Scheme, workshop: Workshop, end: float) -> Workshop:
+def share_budget(
+    index: ImageIndex, scheme: CrossValidation, workshop: RunContext, end: float
+) -> RunContext:
     """Look at all photos and measure the machine, once, before the rest of a budget is shared by
     all trainings.
 
@@ -331,7 +340,7 @@ def share_budget(index: ImageIndex, scheme: Scheme, workshop: Workshop, end: flo
         SettingsError: looking at the photos alone would take most of it.
 
     """
-    scene = open_scene(index, scheme.keep_all(index), workshop)
+    scene = prepare_run(index, scheme.keep_all(index), workshop)
     trunk, left_s = prepare_probed(scene), end - time.perf_counter()
     rounds = 1 + len(list(scheme.list_rounds(index)))
     speeds = measure_machine(
@@ -353,7 +362,7 @@ def share_budget(index: ImageIndex, scheme: Scheme, workshop: Workshop, end: flo
         )
     )
     shop = scene.workshop
-    with lend_folder(shop.cache) as folder:
+    with cache_or_temporary(shop.cache) as folder:
         stores = FeatureStores(scene.open_features(trunk), open_look_store(folder, trunk.pixels))
         compute_features(
             index,
@@ -368,8 +377,8 @@ def share_budget(index: ImageIndex, scheme: Scheme, workshop: Workshop, end: flo
 
 
 def cross_validate(
-    learned: Trained, scheme: Scheme, workshop: Workshop, end: float | None
-) -> Crossed:
+    learned: TrainingResult, scheme: CrossValidation, workshop: RunContext, end: float | None
+) -> CrossValidationResult:
     """Train once more for every fold, as the model itself was, and predict that fold.
 
     Rounds that an unfinished run had finished are taken from it. What is left of a budget until
@@ -401,7 +410,9 @@ def cross_validate(
     if not results:
         raise explain_stop(listen)
     listen(StageFinished(STAGE, time.perf_counter() - start))
-    return Crossed(scheme, len(rounds), tuple(results), rounds[0].folds.find_leaks(index))
+    return CrossValidationResult(
+        scheme, len(rounds), tuple(results), rounds[0].folds.find_leaks(index)
+    )
 
 
 def explain_stop(listen: Listener) -> KeyboardInterrupt:
@@ -423,7 +434,7 @@ def share_time(end: float | None, rounds: int) -> float | None:
 
 
 def train_round(
-    index: ImageIndex, scheme: Scheme, turn: Round, number: int, workshop: Workshop
+    index: ImageIndex, scheme: CrossValidation, turn: FoldRun, number: int, workshop: RunContext
 ) -> RoundResult | None:
     """Train for one fold and predict its images; None where somebody stopped the training."""
     place, listen = workshop.unfinished, hush(workshop.listen)
@@ -453,7 +464,7 @@ def train_round(
 
 
 def recall_round(
-    index: ImageIndex, scheme: Scheme, turn: Round, number: int, workshop: Workshop
+    index: ImageIndex, scheme: CrossValidation, turn: FoldRun, number: int, workshop: RunContext
 ) -> RoundResult | None:
     """Take what an unfinished run kept of a round; None where it is not to be gone on with, or had
     not come so far.
@@ -471,7 +482,7 @@ def recall_round(
     return RoundResult(turn, test[kept.tensors["rows"]], kept.tensors["probabilities"])
 
 
-def identify_round(index: ImageIndex, turn: Round, workshop: Workshop) -> dict[str, Any]:
+def identify_round(index: ImageIndex, turn: FoldRun, workshop: RunContext) -> dict[str, Any]:
     """Name all that the result of a round depends on."""
     return {
         "version": name_version(),

@@ -1,4 +1,4 @@
-"""What the frozen layers look at, and which images can be used at all."""
+"""Feature extraction: which images can be used, their features, and which are near-duplicates."""
 
 from collections.abc import Callable
 from contextlib import suppress
@@ -21,16 +21,16 @@ from squeezetune.data.image_cache import choose_pixel_side, find_pixel_rows, ope
 from squeezetune.data.index import ImageIndex
 from squeezetune.data.pixels import PixelSettings
 from squeezetune.data.split import Split
-from squeezetune.data.thumbnails import find_looks, open_look_store
+from squeezetune.data.thumbnails import load_thumbnails, open_look_store
 from squeezetune.errors import DataError, SourceError
 from squeezetune.events import Notice, StageFinished, StageStarted
-from squeezetune.network.backbone import Trunk
+from squeezetune.network.backbone import Backbone
 from squeezetune.network.features import Features, FeatureStores, compute_features
-from squeezetune.pipeline.context import Workshop
-from squeezetune.pipeline.preparation import Scene, thin_out
+from squeezetune.pipeline.context import RunContext
+from squeezetune.pipeline.preparation import PreparedRun, thin_out
 from squeezetune.planning.plan import LEAST_JUDGING, Plan
 from squeezetune.planning.planner import note_features, note_pixels
-from squeezetune.system.disk import lend_folder
+from squeezetune.system.disk import cache_or_temporary
 from squeezetune.system.scratch import Scratch
 
 NEAR_DUPLICATES = "near-duplicates"
@@ -39,7 +39,7 @@ CutIndex: TypeAlias = Callable[[ImageIndex], Split]
 
 
 @dataclass(frozen=True)
-class Survey:
+class ExtractedFeatures:
     """The images that can be used, their split, and the features of those that the frozen layers
     have looked at.
 
@@ -53,9 +53,9 @@ class Survey:
     features: Features
 
 
-def survey_images(
-    scene: Scene, cut: CutIndex, plan: Plan, trunk: Trunk, scratch: Scratch
-) -> tuple[Survey, Plan]:
+def extract_features(
+    scene: PreparedRun, cut: CutIndex, plan: Plan, trunk: Backbone, scratch: Scratch
+) -> tuple[ExtractedFeatures, Plan]:
     """Run the frozen layers over the images that the plan has them look at; also return the plan
     with their real speed.
 
@@ -69,7 +69,7 @@ def survey_images(
     index, (split, seen), shop = scene.index, choose_parts(scene.split, plan), scene.workshop
     # where time counts, test images are looked at by the finished model alone
     used = np.union1d(seen, split.validation) if scene.settings.budget else np.arange(len(index))
-    with lend_folder(shop.cache) as folder:
+    with cache_or_temporary(shop.cache) as folder:
         stores, started = (
             FeatureStores(scene.open_features(trunk), open_look_store(folder, trunk.pixels)),
             now(),
@@ -94,7 +94,7 @@ def survey_images(
         is_used = np.delete(is_used, list(features.failures))
         index, features = index.without(features.failures), features.without_failures()
     split = scene.split if index is scene.index else cut(index)
-    return Survey(index, *keep_used(split, plan, is_used), features), plan
+    return ExtractedFeatures(index, *keep_used(split, plan, is_used), features), plan
 
 
 def mark_near_duplicates(
@@ -102,7 +102,7 @@ def mark_near_duplicates(
     positions: NDArray[np.int64],
     pixels: PixelSettings,
     folder: Path,
-    workshop: Workshop,
+    workshop: RunContext,
     scratch: Scratch,
 ) -> ImageIndex:
     """Find out which of the images at some positions show the same picture, and note it in the
@@ -113,7 +113,7 @@ def mark_near_duplicates(
     pictures = load_pictures(path, index.digests)
     if pictures is None:
         try:
-            looks = find_looks(
+            looks = load_thumbnails(
                 index, pixels, open_look_store(folder, pixels), engine, listen, positions, scratch
             )
         except DataError as error:  # a full disk
@@ -153,14 +153,14 @@ def keep_used(
 
 
 def find_unreadable(
-    index: ImageIndex, workshop: Workshop, split: Split, side: int, sizes: NDArray[np.int32]
+    index: ImageIndex, workshop: RunContext, split: Split, side: int, sizes: NDArray[np.int32]
 ) -> dict[int, str]:
     """Decode all training and validation images, keep the pixels for the training of layers, and
     say what fails.
     """
     used = np.union1d(split.train, split.validation)
     pixels = PixelSettings(choose_pixel_side(side, sizes[used]), workshop.settings.resize)
-    with lend_folder(workshop.cache) as folder:
+    with cache_or_temporary(workshop.cache) as folder:
         store = open_pixel_store(folder, pixels)
         return find_pixel_rows(index, pixels, store, workshop.engine, workshop.listen, used)[1]
 

@@ -1,6 +1,4 @@
-"""An index and its split -> a trained network, how familiar photos look to it, and the file that
-predicts.
-"""
+"""An index and its split become a trained network, its out-of-distribution score and its files."""
 
 import json
 import time
@@ -22,16 +20,16 @@ from squeezetune.heads.scaling import transform
 from squeezetune.heads.selection import LabelledFeatures, fit_head
 from squeezetune.model.artifact import Manifest
 from squeezetune.model.rejection import tabulate_confidences, tabulate_scores
-from squeezetune.network.backbone import FLOAT_RUNTIME, Trunk
+from squeezetune.network.backbone import FLOAT_RUNTIME, Backbone
 from squeezetune.network.features import run_batch
 from squeezetune.network.graph import build_trunk
 from squeezetune.network.trained import TrainedNetwork, pack_network
-from squeezetune.pipeline.context import Workshop
-from squeezetune.pipeline.extraction import CutIndex, survey_images
-from squeezetune.pipeline.original import LearnedOriginal, learn_original, pack_files
-from squeezetune.pipeline.preparation import find_deadline, open_scene, plan_run
-from squeezetune.pipeline.result import Learned, Trained
-from squeezetune.pipeline.stage import Ground
+from squeezetune.pipeline.context import RunContext
+from squeezetune.pipeline.extraction import CutIndex, extract_features
+from squeezetune.pipeline.original import OriginalResult, learn_original, pack_files
+from squeezetune.pipeline.preparation import find_deadline, plan_run, prepare_run
+from squeezetune.pipeline.result import TrainingResult, TransferResult
+from squeezetune.pipeline.stage import StageInputs
 from squeezetune.pipeline.stages import train_stages
 from squeezetune.planning.costs import FAMILIAR_IMAGES
 from squeezetune.planning.planner import renew_head
@@ -47,7 +45,7 @@ LEAST_JUDGING = 10
 
 
 @dataclass(frozen=True)
-class Acquaintance:
+class FittedFamiliarity:
     """How familiar images look to a network, and the scores (n,) of some that it has not learnt."""
 
     familiarity: Familiarity
@@ -55,7 +53,7 @@ class Acquaintance:
 
 
 @dataclass(frozen=True)
-class Look:
+class RecomputedFeatures:
     """What a network's classifier reads of some images, (n, views, features), and the images'
     positions.
     """
@@ -64,9 +62,9 @@ class Look:
     rows: Rows
 
 
-def get_acquainted(
-    learned: Learned, network: TrainedNetwork, workshop: Workshop
-) -> Acquaintance | None:
+def fit_acquaintance(
+    learned: TransferResult, network: TrainedNetwork, workshop: RunContext
+) -> FittedFamiliarity | None:
     """Find out how the features of photos lie that were learnt, and how familiar others look.
 
     None where too few photos were held back to tell.
@@ -76,7 +74,7 @@ def get_acquainted(
         return None
     if learned.best:
         parts = [thin(learned.split.train, FAMILIAR_IMAGES), thin(judging, FAMILIAR_IMAGES)]
-        learnt, others = look_again(learned, network, parts, workshop)
+        learnt, others = recompute_features(learned, network, parts, workshop)
     else:
         learnt = recall(learned, network, thin(learned.survey.seen, LEARNT_IMAGES))
         others = recall(learned, network, thin(judging, JUDGING_IMAGES))
@@ -87,7 +85,7 @@ def get_acquainted(
         discriminants = fit_discriminants(learnt.rows.mean(axis=1), labels)
         logits = apply_to_views(network.head, others.rows)
         familiarity = weigh_parts(discriminants, others.rows, logits)
-        return Acquaintance(familiarity, familiarity.score(others.rows, logits))
+        return FittedFamiliarity(familiarity, familiarity.score(others.rows, logits))
 
 
 def thin(positions: NDArray[np.int64], most: int) -> NDArray[np.int64]:
@@ -95,22 +93,27 @@ def thin(positions: NDArray[np.int64], most: int) -> NDArray[np.int64]:
     return positions[:: -(-len(positions) // most)] if len(positions) else positions
 
 
-def recall(learned: Learned, network: TrainedNetwork, positions: NDArray[np.int64]) -> Look:
+def recall(
+    learned: TransferResult, network: TrainedNetwork, positions: NDArray[np.int64]
+) -> RecomputedFeatures:
     """Take the features that the frozen layers gave."""
     values = learned.features.values
     parts = [transform(values[positions[block]][:, : network.views], use_roots=network.use_roots)
              for block in list_blocks(len(positions))]  # fmt: skip
-    return Look(positions, np.concatenate(parts))
+    return RecomputedFeatures(positions, np.concatenate(parts))
 
 
-def look_again(
-    learned: Learned, network: TrainedNetwork, parts: list[NDArray[np.int64]], workshop: Workshop
-) -> tuple[Look, Look]:
+def recompute_features(
+    learned: TransferResult,
+    network: TrainedNetwork,
+    parts: list[NDArray[np.int64]],
+    workshop: RunContext,
+) -> tuple[RecomputedFeatures, RecomputedFeatures]:
     """Run layers that were trained over some photos; those that cannot be read any more are left
     out.
     """
     start, done = time.perf_counter(), 0
-    trunk = Trunk(
+    trunk = Backbone(
         build_trunk(network.weights, views=network.views),
         FLOAT_RUNTIME,
         learned.pixels,
@@ -129,14 +132,16 @@ def look_again(
             workshop.listen(StageAdvanced(STAGE, done))
         values = np.concatenate([batch.values for batch in batches])
         rows = transform(values, use_roots=network.use_roots)
-        looks.append(Look(np.concatenate([batch.positions for batch in batches]), rows))
+        looks.append(
+            RecomputedFeatures(np.concatenate([batch.positions for batch in batches]), rows)
+        )
     workshop.listen(StageFinished(STAGE, time.perf_counter() - start))
     return looks[0], looks[1]
 
 
-def learn_classifier(
-    index: ImageIndex, cut: CutIndex, workshop: Workshop, started: float | None = None
-) -> Learned:
+def fit_classifier(
+    index: ImageIndex, cut: CutIndex, workshop: RunContext, started: float | None = None
+) -> TransferResult:
     """Run the frozen layers once over every image, fit the head, and train layers where the
     settings ask for it.
 
@@ -148,12 +153,12 @@ def learn_classifier(
 
     """
     with tell_stage(PREPARING, workshop.listen):
-        scene = open_scene(index, cut(index), workshop)
+        scene = prepare_run(index, cut(index), workshop)
         workshop, settings, weights = scene.workshop, scene.settings, workshop.pretrained.weights
         deadline = workshop.run_ends or find_deadline(settings, started)
         plan, trunk = plan_run(scene, deadline, started=started)
     scratch = scene.open_scratch()
-    survey, plan = survey_images(scene, cut, plan, trunk, scratch)
+    survey, plan = extract_features(scene, cut, plan, trunk, scratch)
     plan = plan if deadline is None else renew_head(plan, settings, deadline - time.perf_counter())
     index, features = survey.index, survey.features
     train, validation = (
@@ -174,16 +179,16 @@ def learn_classifier(
             threads=workshop.threads,
             scratch=scratch,
         )
-    ground = Ground(index, survey.split, features, trunk, weights, head, scratch)
+    ground = StageInputs(index, survey.split, features, trunk, weights, head, scratch)
     trained, is_finished = train_stages(ground, plan, workshop, deadline)
     return make_files(
-        Learned(survey, trunk, head, workshop.pretrained, trained, is_finished), workshop
+        TransferResult(survey, trunk, head, workshop.pretrained, trained, is_finished), workshop
     )
 
 
 def learn_as_original(
-    index: ImageIndex, cut: CutIndex, workshop: Workshop, started: float | None = None
-) -> LearnedOriginal:
+    index: ImageIndex, cut: CutIndex, workshop: RunContext, started: float | None = None
+) -> OriginalResult:
     """Train as the original work did, whatever that takes; `started` means nothing here.
 
     Raises:
@@ -196,13 +201,13 @@ def learn_as_original(
 
 
 # The setting `recipe` says which of them trains.
-RECIPES: dict[str, Callable[[ImageIndex, CutIndex, Workshop, float | None], Trained]] = {
-    "auto": learn_classifier,
+RECIPES: dict[str, Callable[[ImageIndex, CutIndex, RunContext, float | None], TrainingResult]] = {
+    "auto": fit_classifier,
     "original": learn_as_original,
 }
 
 
-def make_files(learned: Learned, workshop: Workshop) -> Learned:
+def make_files(learned: TransferResult, workshop: RunContext) -> TransferResult:
     """Write the better network as `model.onnx`, which also says how familiar an image looks, and
     its parameters.
     """
@@ -213,7 +218,7 @@ def make_files(learned: Learned, workshop: Workshop) -> Learned:
     network = TrainedNetwork(
         weights, layers, learned.chosen.views, pixels.side, pixels.resize, use_roots
     )
-    known = get_acquainted(learned, network, workshop)
+    known = fit_acquaintance(learned, network, workshop)
     model = network.build_model(
         describe_model(learned), familiarity=known.familiarity if known else None
     )
@@ -221,7 +226,7 @@ def make_files(learned: Learned, workshop: Workshop) -> Learned:
     return replace(learned, model=model, network=pack_network(network), familiarities=table)
 
 
-def describe_model(learned: Trained) -> dict[str, str]:
+def describe_model(learned: TrainingResult) -> dict[str, str]:
     """Make the metadata of `model.onnx`, so that the file explains itself."""
     return {
         "class_names": json.dumps(learned.index.class_names),
@@ -237,7 +242,7 @@ def describe_model(learned: Trained) -> dict[str, str]:
 
 
 def make_manifest(
-    learned: Trained, settings: Settings, crossed: NDArray[np.float32] | None = None
+    learned: TrainingResult, settings: Settings, crossed: NDArray[np.float32] | None = None
 ) -> Manifest:
     """Say what the model is and what it was made from.
 
@@ -266,7 +271,9 @@ def make_manifest(
     )
 
 
-def measure_confidences(learned: Trained, crossed: NDArray[np.float32] | None) -> dict[str, Any]:
+def measure_confidences(
+    learned: TrainingResult, crossed: NDArray[np.float32] | None
+) -> dict[str, Any]:
     """Tabulate how sure the network is of photos that it has not learnt; nothing where none are
     known.
     """

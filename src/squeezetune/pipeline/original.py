@@ -1,4 +1,4 @@
-"""The original work's training on somebody's photos: what `learn_classifier` does with the recipe
+"""The original work's training on somebody's photos: what `fit_classifier` does with the recipe
 `original`.
 """
 
@@ -26,11 +26,11 @@ from squeezetune.heads.linear import measure_loss
 from squeezetune.network.graph import build_convolved
 from squeezetune.network.pretrained import Pretrained
 from squeezetune.network.weights import Weights, detect_version
-from squeezetune.pipeline.context import Workshop
+from squeezetune.pipeline.context import RunContext
 from squeezetune.pipeline.extraction import CutIndex
 from squeezetune.settings import Settings
 from squeezetune.system.checkpoint import CheckpointWriter
-from squeezetune.system.disk import lend_folder
+from squeezetune.system.disk import cache_or_temporary
 from squeezetune.system.interrupts import catch_interrupts
 from squeezetune.system.store import StoredRows
 
@@ -44,7 +44,7 @@ SIDE_PX = 224
 
 
 @dataclass(frozen=True)
-class Photos:
+class OriginalPhotos:
     """The photos that can be decoded, their split, and the pixels of those that train or judge."""
 
     index: ImageIndex
@@ -61,9 +61,9 @@ class Photos:
 
 
 @dataclass(frozen=True)
-class LearnedOriginal:
-    """A network trained by the original recipe: what `Learned` is for the others, under the same
-    names.
+class OriginalResult:
+    """A network trained by the original recipe: what `TransferResult` is for the others, under the
+    same names.
 
     `weights` are those of all layers by torchvision's names, with the batch normalisation as it was
     trained; `folded` are the classifier's (512, classes) and (classes,) with it folded in.
@@ -71,7 +71,7 @@ class LearnedOriginal:
     the file.
     """
 
-    photos: Photos
+    photos: OriginalPhotos
     recipe: OriginalRecipe
     pretrained: Pretrained
     weights: Weights
@@ -142,7 +142,7 @@ class LearnedOriginal:
         ]
 
 
-def learn_original(index: ImageIndex, cut: CutIndex, workshop: Workshop) -> LearnedOriginal:
+def learn_original(index: ImageIndex, cut: CutIndex, workshop: RunContext) -> OriginalResult:
     """Train as the original work did, or go on where an unfinished run stopped; the two files are
     not made yet.
 
@@ -162,7 +162,7 @@ def learn_original(index: ImageIndex, cut: CutIndex, workshop: Workshop) -> Lear
             pretrained.weights, len(photos.index.class_names), recipe, settings.seed
         )
         tuned = tune(network, photos, recipe, workshop)
-    return LearnedOriginal(
+    return OriginalResult(
         photos,
         recipe,
         pretrained,
@@ -181,14 +181,14 @@ def choose_recipe(settings: Settings) -> OriginalRecipe:
 
 
 @contextmanager
-def open_photos(index: ImageIndex, cut: CutIndex, workshop: Workshop) -> Iterator[Photos]:
+def open_photos(index: ImageIndex, cut: CutIndex, workshop: RunContext) -> Iterator[OriginalPhotos]:
     """Decode the photos that train or judge, once; they are split anew without those that cannot be
     decoded.
 
     Their pixels are in the cache, or for this run alone in a temporary folder.
     """
     pixels = PixelSettings(workshop.settings.image_side or SIDE_PX, workshop.settings.resize)
-    with lend_folder(workshop.cache) as folder:
+    with cache_or_temporary(workshop.cache) as folder:
         store = open_pixel_store(folder, pixels)
         while True:
             split = cut(index)
@@ -203,15 +203,15 @@ def open_photos(index: ImageIndex, cut: CutIndex, workshop: Workshop) -> Iterato
                 message = f"none of {len(used):,} images can be decoded, e.g. {name}: {reason}"
                 raise SourceError(message, "Replace the damaged files.")
             index = index.without(failures)
-        yield Photos(index, split, pixels, rows)
+        yield OriginalPhotos(index, split, pixels, rows)
 
 
 def tune(
-    network: "SqueezeNet", photos: Photos, recipe: OriginalRecipe, workshop: Workshop
+    network: "SqueezeNet", photos: OriginalPhotos, recipe: OriginalRecipe, workshop: RunContext
 ) -> "OriginallyTuned":
     """Train the network; the run is kept after every epoch, where there is a place for it."""
-    from squeezetune.finetune.original_loop import Material, tune_original
-    from squeezetune.finetune.workers import Conditions
+    from squeezetune.finetune.original_loop import OriginalInputs, tune_original
+    from squeezetune.finetune.workers import TrainerOptions
 
     identity, unfinished, listen = (
         identify_run(photos, recipe, workshop),
@@ -219,7 +219,7 @@ def tune(
         workshop.listen,
     )
     kept = unfinished.load(identity) if unfinished and workshop.is_resuming else None
-    material = Material(photos.rows, photos.index.labels, photos.split.train, photos.judging)
+    material = OriginalInputs(photos.rows, photos.index.labels, photos.split.train, photos.judging)
     with ExitStack() as stack:
         interruption = stack.enter_context(catch_interrupts(listen))
         keep = None
@@ -230,11 +230,13 @@ def tune(
                 writer.save(tensors, {"identity": identity, **about})
 
         seed, threads = workshop.settings.seed, workshop.threads
-        conditions = Conditions(STAGE, seed, threads, "float32", listen, interruption.poll)
+        conditions = TrainerOptions(STAGE, seed, threads, "float32", listen, interruption.poll)
         return tune_original(network, material, recipe, conditions, kept, keep)
 
 
-def identify_run(photos: Photos, recipe: OriginalRecipe, workshop: Workshop) -> dict[str, Any]:
+def identify_run(
+    photos: OriginalPhotos, recipe: OriginalRecipe, workshop: RunContext
+) -> dict[str, Any]:
     """Name all that the trained network depends on, so that an unfinished run goes on with the same
     only.
     """
@@ -247,7 +249,7 @@ def identify_run(photos: Photos, recipe: OriginalRecipe, workshop: Workshop) -> 
     }
 
 
-def judge(photos: Photos, recipe: OriginalRecipe, tuned: "OriginallyTuned") -> Candidate:
+def judge(photos: OriginalPhotos, recipe: OriginalRecipe, tuned: "OriginallyTuned") -> Candidate:
     """Judge the network as the last epoch left it; its probabilities stay as they are, without a
     temperature.
     """
@@ -257,7 +259,7 @@ def judge(photos: Photos, recipe: OriginalRecipe, tuned: "OriginallyTuned") -> C
     return Candidate(recipe.name, (), 1, None, is_correct, loss, 1.0, tuned.seconds, tuned.history)
 
 
-def pack_files(learned: LearnedOriginal, metadata: Mapping[str, str]) -> LearnedOriginal:
+def pack_files(learned: OriginalResult, metadata: Mapping[str, str]) -> OriginalResult:
     """Write the network as `model.onnx` and, with the batch normalisation as it was trained,
     `network.safetensors`.
     """

@@ -1,4 +1,4 @@
-"""What a run is about to work on, and the plan that is made for it before it starts."""
+"""A run made ready: its photos, split, image size and limits of memory; and its plan."""
 
 import math
 import time
@@ -17,12 +17,17 @@ from squeezetune.data.split import Split
 from squeezetune.errors import ImageError, SourceError
 from squeezetune.events import Notice
 from squeezetune.finetune.recipe import choose_recipe
-from squeezetune.network.backbone import CALIBRATION_IMAGES, Trunk, TrunkOptions, prepare_trunk
+from squeezetune.network.backbone import (
+    CALIBRATION_IMAGES,
+    Backbone,
+    BackboneOptions,
+    prepare_backbone,
+)
 from squeezetune.network.graph import FEATURE_COUNT
 from squeezetune.network.weights import detect_version
-from squeezetune.pipeline.context import Workshop
+from squeezetune.pipeline.context import RunContext
 from squeezetune.planning.costs import RESERVE_SHARE, Forecast, Speeds, Workload
-from squeezetune.planning.memory import Demand, MemoryPlan, apply_plan, plan_memory
+from squeezetune.planning.memory import MemoryInputs, MemoryPlan, apply_plan, plan_memory
 from squeezetune.planning.plan import Plan
 from squeezetune.planning.planner import (
     announce_plan,
@@ -32,12 +37,12 @@ from squeezetune.planning.planner import (
     make_plan,
 )
 from squeezetune.planning.shortage import PATIENCE_S
-from squeezetune.planning.speeds import Site, measure_frozen, measure_training
+from squeezetune.planning.speeds import BenchmarkSetup, measure_frozen, measure_training
 from squeezetune.planning.stage_plans import find_small_side, list_starts
 from squeezetune.quantities import parse_duration
 from squeezetune.settings import Settings
-from squeezetune.system.disk import lend_folder, measure_room
-from squeezetune.system.executor import ThreadEngine
+from squeezetune.system.disk import cache_or_temporary, measure_room
+from squeezetune.system.executor import ThreadExecutor
 from squeezetune.system.machine import has_bfloat16
 from squeezetune.system.scratch import Scratch
 from squeezetune.system.store import RowStore
@@ -51,7 +56,7 @@ MOST_ROOM_BYTES = 8_000_000_000
 
 
 @dataclass(frozen=True)
-class Scene:
+class PreparedRun:
     """What a run is planned for, and what it works with; its layers see images at `side` pixels.
 
     It was `opened` when the photos had been read, by `time.perf_counter`.
@@ -60,7 +65,7 @@ class Scene:
     index: ImageIndex
     split: Split
     side: int
-    workshop: Workshop
+    workshop: RunContext
     memory: MemoryPlan
     opened: float = field(default_factory=time.perf_counter)
 
@@ -69,18 +74,18 @@ class Scene:
         """The settings, as far as memory allows them."""
         return self.workshop.settings
 
-    def prepare_trunk(self, views: int) -> Trunk:
+    def prepare_trunk(self, views: int) -> Backbone:
         """Make the frozen layers ready for so many views."""
         settings, shop, pixels = (
             self.settings,
             self.workshop,
             PixelSettings(self.side, self.settings.resize),
         )
-        options = TrunkOptions(
+        options = BackboneOptions(
             pixels, views, settings.engine, settings.precision, shop.threads, shop.cache
         )
         train = self.split.train
-        return prepare_trunk(
+        return prepare_backbone(
             shop.pretrained.weights,
             options,
             self.index,
@@ -88,7 +93,7 @@ class Scene:
             shop.listen,
         )
 
-    def open_features(self, trunk: Trunk) -> RowStore | None:
+    def open_features(self, trunk: Backbone) -> RowStore | None:
         """Open the store of features, where anything may be kept."""
         cache = self.workshop.cache
         return (
@@ -127,8 +132,12 @@ def thin_out(positions: NDArray[np.int64], share: float, least: int = 0) -> NDAr
 
 
 def plan_run(
-    scene: Scene, deadline: float | None, *, started: float | None = None, is_forecast: bool = False
-) -> tuple[Plan, Trunk]:
+    scene: PreparedRun,
+    deadline: float | None,
+    *,
+    started: float | None = None,
+    is_forecast: bool = False,
+) -> tuple[Plan, Backbone]:
     """Plan the run, and make the frozen layers ready.
 
     If there is a budget, or a forecast is asked for, the machine is measured first, and the plan
@@ -178,20 +187,20 @@ def tell_reading(plan: Plan, read_s: float) -> Plan:
     )
 
 
-def prepare_probed(scene: Scene) -> Trunk:
+def prepare_probed(scene: PreparedRun) -> Backbone:
     """Make the frozen layers ready for the views that a plan begins with, where the machine is
     measured first.
     """
     return scene.prepare_trunk({"plain": 1, "crops": 4}.get(scene.settings.views, 2))
 
 
-def measure_machine(scene: Scene, trunk: Trunk, left_s: float, is_deep: bool) -> Speeds:
+def measure_machine(scene: PreparedRun, trunk: Backbone, left_s: float, is_deep: bool) -> Speeds:
     """Measure how fast this machine is at all that a training of so many seconds may do.
 
     How fast layers are trained is measured where there may be time for that training.
     """
     shop, started = scene.workshop, time.perf_counter()
-    site = Site(
+    site = BenchmarkSetup(
         scene.index, trunk, shop.pretrained.weights, shop.threads, shop.cache, shop.micro_pixels
     )
     speeds, batch = measure_frozen(site), choose_recipe(len(scene.split.train), 1.0).batch
@@ -204,7 +213,7 @@ def measure_machine(scene: Scene, trunk: Trunk, left_s: float, is_deep: bool) ->
     return measure_training(site, speeds, starts, find_small_side(scene.side), batch)
 
 
-def count_work(scene: Scene, trunk: Trunk | None) -> Workload:
+def count_work(scene: PreparedRun, trunk: Backbone | None) -> Workload:
     """Count what there is to do; what an earlier run has kept is taken into account if the trunk is
     given.
     """
@@ -220,7 +229,7 @@ def count_work(scene: Scene, trunk: Trunk | None) -> Workload:
         if store
         else looked_at
     )
-    with lend_folder(cache) as folder:
+    with cache_or_temporary(cache) as folder:
         room_bytes = min(MOST_ROOM_BYTES, measure_room(folder))
     pixels = PixelSettings(scene.side, scene.settings.resize)
     is_known = scene.settings.near_duplicates == "ignored" or (
@@ -243,7 +252,7 @@ def count_work(scene: Scene, trunk: Trunk | None) -> Workload:
     )
 
 
-def open_scene(index: ImageIndex, split: Split, workshop: Workshop) -> Scene:
+def prepare_run(index: ImageIndex, split: Split, workshop: RunContext) -> PreparedRun:
     """Choose the image size, and make the run fit into memory: the workshop becomes as small as it
     has to be.
 
@@ -263,9 +272,9 @@ def open_scene(index: ImageIndex, split: Split, workshop: Workshop) -> Scene:
             )
         )
     threads, micro_pixels = memory.provision.threads, memory.provision.micro_pixels
-    engine = ThreadEngine(threads) if memory.ceiling else workshop.engine
+    engine = ThreadExecutor(threads) if memory.ceiling else workshop.engine
     settings = apply_plan(memory, settings)
-    return Scene(
+    return PreparedRun(
         index,
         split,
         side,
@@ -278,14 +287,14 @@ def open_scene(index: ImageIndex, split: Split, workshop: Workshop) -> Scene:
 
 def count_demand(
     index: ImageIndex, split: Split, settings: Settings, side: int, version: str
-) -> Demand:
+) -> MemoryInputs:
     """Count what the memory of a run depends on."""
     is_deep = is_trainable(settings) and bool(len(split.validation))
     needs = [0]
     for position in split.train[:: max(1, len(split.train) // SAMPLE_FOR_SIDE)]:
         with suppress(ImageError), read_image(index.source, index.names[position]) as raw:
             needs.append(min(estimate_memory(raw, side), DECODING_BYTES))
-    return Demand(
+    return MemoryInputs(
         images=len(index),
         train=len(split.train),
         validation=len(split.validation),

@@ -1,4 +1,4 @@
-"""What training left, as record and report know it."""
+"""The result of a training run: its parts, its files and what is known of each image."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
@@ -13,18 +13,18 @@ from squeezetune.data.split import Split
 from squeezetune.events import EpochFinished
 from squeezetune.heads.candidate import Candidate, StageResult
 from squeezetune.heads.selection import Head
-from squeezetune.network.backbone import Trunk
+from squeezetune.network.backbone import Backbone
 from squeezetune.network.features import Features
 from squeezetune.network.pretrained import Pretrained
-from squeezetune.pipeline.extraction import Survey
-from squeezetune.pipeline.original import LearnedOriginal
-from squeezetune.pipeline.stage import Deepened, find_best
+from squeezetune.pipeline.extraction import ExtractedFeatures
+from squeezetune.pipeline.original import OriginalResult
+from squeezetune.pipeline.stage import TrainedStage, find_best
 from squeezetune.pipeline.stages import compare_stages
 from squeezetune.system.scratch import Selection
 
 
 @dataclass(frozen=True)
-class Learned:
+class TransferResult:
     """A trained network: its parts, the features it was trained on, and the bytes of its two files.
 
     `trained` is what every stage of training layers left, in order: candidates against the frozen
@@ -32,11 +32,11 @@ class Learned:
     table of `rejection`, or nothing.
     """
 
-    survey: Survey
-    trunk: Trunk
+    survey: ExtractedFeatures
+    trunk: Backbone
     head: Head
     pretrained: Pretrained
-    trained: tuple[Deepened, ...] = ()
+    trained: tuple[TrainedStage, ...] = ()
     is_finished: bool = True
     model: bytes = b""
     network: bytes = b""
@@ -58,12 +58,12 @@ class Learned:
         return self.survey.features
 
     @property
-    def deepened(self) -> Deepened | None:
+    def deepened(self) -> TrainedStage | None:
         """What the last stage of training layers left; None where none were trained."""
         return self.trained[-1] if self.trained else None
 
     @property
-    def best(self) -> Deepened | None:
+    def best(self) -> TrainedStage | None:
         """The stage whose network `model` holds; None where the frozen layers' head is better on
         validation.
         """
@@ -164,4 +164,4 @@ class Learned:
 
 
 # By whichever recipe: record and report know both by the names that they share.
-Trained: TypeAlias = Learned | LearnedOriginal
+TrainingResult: TypeAlias = TransferResult | OriginalResult

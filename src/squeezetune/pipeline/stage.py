@@ -20,36 +20,48 @@ from squeezetune.data.index import ImageIndex
 from squeezetune.data.pixels import PixelSettings
 from squeezetune.data.split import Split
 from squeezetune.events import EpochFinished
-from squeezetune.finetune.recipe import PROBE_IMAGES, DeadlinePace, EpochPace, Pace, StagePlan
+from squeezetune.finetune.recipe import (
+    PROBE_IMAGES,
+    DeadlinePace,
+    EpochPace,
+    StagePlan,
+    StageProgress,
+)
 from squeezetune.heads.candidate import Candidate
-from squeezetune.heads.linear import Layers, Task, fit_linear, fit_temperature, measure_loss
+from squeezetune.heads.linear import (
+    DenseWeights,
+    WeightedRows,
+    fit_linear,
+    fit_temperature,
+    measure_loss,
+)
 from squeezetune.heads.scaling import Scaling, measure_scaling
 from squeezetune.heads.selection import PENALTY, Head, weigh_classes
-from squeezetune.network.backbone import Trunk
+from squeezetune.network.backbone import Backbone
 from squeezetune.network.features import Features
 from squeezetune.network.graph import BLOCKS
 from squeezetune.network.weights import Weights, detect_version
-from squeezetune.pipeline.context import Workshop
+from squeezetune.pipeline.context import RunContext
 from squeezetune.pipeline.preparation import draw_sample
 from squeezetune.planning.stage_plans import MOST_EPOCHS
 from squeezetune.settings import Settings
 from squeezetune.system.checkpoint import CheckpointWriter
-from squeezetune.system.disk import lend_folder
+from squeezetune.system.disk import cache_or_temporary
 from squeezetune.system.interrupts import catch_interrupts
 from squeezetune.system.machine import name_version
 from squeezetune.system.scratch import IN_MEMORY, Scratch, Selection
 
 if TYPE_CHECKING:
-    from squeezetune.finetune.batches import Feed
-    from squeezetune.finetune.loop import Tuned
+    from squeezetune.finetune.batches import BatchSource
+    from squeezetune.finetune.loop import FinetuneResult
     from squeezetune.finetune.tapped import TappedNetwork
-    from squeezetune.finetune.workers import Task as TuningTask
+    from squeezetune.finetune.workers import TrainingTask as TuningTask
 
 WEIGHTS = "weights."
 
 
 @dataclass(frozen=True)
-class Deepened:
+class TrainedStage:
     """A network whose layers were trained, as a candidate against the frozen layers' head.
 
     `layers` are the classifier with scaling and temperature folded in; they act on the features,
@@ -66,7 +78,7 @@ class Deepened:
     is_finished: bool
 
     @property
-    def layers(self) -> Layers:
+    def layers(self) -> DenseWeights:
         """The classifier with scaling and temperature folded in; it acts on the features, not on
         their roots.
         """
@@ -94,7 +106,9 @@ class Deepened:
         return arrays, {"plan": asdict(self.plan), "candidate": about, "history": history}
 
     @classmethod
-    def from_plain(cls, arrays: Mapping[str, NDArray[Any]], about: Mapping[str, Any]) -> "Deepened":
+    def from_plain(
+        cls, arrays: Mapping[str, NDArray[Any]], about: Mapping[str, Any]
+    ) -> "TrainedStage":
         """Make a finished stage of what `to_plain` gave."""
         candidate = Candidate(
             layers=((arrays["classifier.weight"], arrays["classifier.bias"]),),
@@ -117,7 +131,7 @@ class Deepened:
         )
 
 
-def find_best(trained: Sequence[Deepened], frozen: Candidate) -> Deepened | None:
+def find_best(trained: Sequence[TrainedStage], frozen: Candidate) -> TrainedStage | None:
     """Find the stage that is best on the validation images; None where the frozen layers' head
     is.
     """
@@ -129,7 +143,7 @@ def find_best(trained: Sequence[Deepened], frozen: Candidate) -> Deepened | None
 
 
 @dataclass(frozen=True)
-class Ground:
+class StageInputs:
     """What fine-tuning stands on: the photos, their split, and what the frozen layers made of
     them.
     """
@@ -137,7 +151,7 @@ class Ground:
     index: ImageIndex
     split: Split
     features: Features
-    trunk: Trunk
+    trunk: Backbone
     weights: Weights
     head: Head
     scratch: Scratch = IN_MEMORY
@@ -150,9 +164,12 @@ class Ground:
         return min(2, self.head.views)
 
 
-def deepen(
-    ground: Ground, plan: StagePlan, workshop: Workshop, earlier: tuple[Deepened, ...] = ()
-) -> Deepened:
+def train_stage(
+    ground: StageInputs,
+    plan: StagePlan,
+    workshop: RunContext,
+    earlier: tuple[TrainedStage, ...] = (),
+) -> TrainedStage:
     """Train the layers as planned, from the best so far, or go on where an unfinished run stopped.
 
     It begins with the best of the `earlier` stages, or with a linear probe where none of them
@@ -166,8 +183,8 @@ def deepen(
 
     """
     from squeezetune.finetune.loop import tune
-    from squeezetune.finetune.state import Keeper, load_kept
-    from squeezetune.finetune.workers import Conditions, recall_precision
+    from squeezetune.finetune.state import SnapshotWriter, load_kept
+    from squeezetune.finetune.workers import TrainerOptions, recall_precision
 
     start, settings, listen = time.perf_counter(), workshop.settings, workshop.listen
     identity = identify_run(ground, workshop)
@@ -188,8 +205,8 @@ def deepen(
         if workshop.unfinished:
             writer = stack.enter_context(CheckpointWriter(workshop.unfinished, listen))
             finished = tuple(deepened.to_plain() for deepened in earlier)
-            keep = Keeper(writer, identity, plan, precision, finished).keep
-        conditions = Conditions(
+            keep = SnapshotWriter(writer, identity, plan, precision, finished).keep
+        conditions = TrainerOptions(
             plan.name,
             settings.seed,
             workshop.threads,
@@ -203,7 +220,7 @@ def deepen(
     return judge(ground, plan, network, tuned, time.perf_counter() - start)
 
 
-def resume_stages(ground: Ground, workshop: Workshop) -> tuple[Deepened, ...]:
+def resume_stages(ground: StageInputs, workshop: RunContext) -> tuple[TrainedStage, ...]:
     """Load the stages that an unfinished run had finished; none where nothing is to be gone on
     with.
 
@@ -216,10 +233,10 @@ def resume_stages(ground: Ground, workshop: Workshop) -> tuple[Deepened, ...]:
     if not workshop.unfinished or not workshop.is_resuming:
         return ()
     finished = load_earlier(workshop.unfinished, identify_run(ground, workshop))
-    return tuple(Deepened.from_plain(arrays, plain) for arrays, plain in finished)
+    return tuple(TrainedStage.from_plain(arrays, plain) for arrays, plain in finished)
 
 
-def make_pace(plan: StagePlan, steps: int, workshop: Workshop) -> Pace:
+def make_pace(plan: StagePlan, steps: int, workshop: RunContext) -> StageProgress:
     """Say how the training gets on: by its epochs, or so that it ends in time."""
     if workshop.ending is None:
         return EpochPace(steps, plan.epochs, plan.side)
@@ -228,7 +245,7 @@ def make_pace(plan: StagePlan, steps: int, workshop: Workshop) -> Pace:
     return DeadlinePace(most, workshop.ending)
 
 
-def identify_run(ground: Ground, workshop: Workshop) -> dict[str, Any]:
+def identify_run(ground: StageInputs, workshop: RunContext) -> dict[str, Any]:
     """Name all that the trained network depends on, so that an unfinished run goes on with the same
     only.
 
@@ -248,7 +265,7 @@ def identify_run(ground: Ground, workshop: Workshop) -> dict[str, Any]:
 
 
 def build_tapped(
-    ground: Ground, plan: StagePlan, workshop: Workshop, origin: Deepened | None
+    ground: StageInputs, plan: StagePlan, workshop: RunContext, origin: TrainedStage | None
 ) -> "TappedNetwork":
     """Build the network as an earlier stage left it, or with the pretrained layers and a linear
     probe behind them.
@@ -269,7 +286,9 @@ def build_tapped(
     return network
 
 
-def fit_probe(ground: Ground, settings: Settings, threads: int) -> tuple[Scaling, Layers]:
+def fit_probe(
+    ground: StageInputs, settings: Settings, threads: int
+) -> tuple[Scaling, DenseWeights]:
     """Fit a linear classifier on standardised features, whose roots fine-tuning could not bear near
     zero.
     """
@@ -284,20 +303,22 @@ def fit_probe(ground: Ground, settings: Settings, threads: int) -> tuple[Scaling
     rows = scaling.spread(features, ground.scratch, ground.views).reshape(
         len(labels) * ground.views, -1
     )
-    task = Task(rows, np.repeat(labels, ground.views), class_weights)
+    task = WeightedRows(rows, np.repeat(labels, ground.views), class_weights)
     with threadpool_limits(1):  # our own threads share the work
         return scaling, fit_linear(task, PENALTY * ground.views, threads=threads)
 
 
 @contextmanager
-def open_feed(ground: Ground, plan: StagePlan, workshop: Workshop) -> Iterator["Feed"]:
+def open_feed(
+    ground: StageInputs, plan: StagePlan, workshop: RunContext
+) -> Iterator["BatchSource"]:
     """Give what training reads: kept pixels, or what the frozen blocks make of them, in the cache
     or a folder for now.
 
     Neither is held in memory.
     """
     used = np.union1d(ground.split.train, ground.split.validation)
-    with lend_folder(workshop.cache) as folder:
+    with cache_or_temporary(workshop.cache) as folder:
         if plan.is_whole:
             yield feed_pixels(ground, plan, workshop, folder, used)
         else:
@@ -305,10 +326,14 @@ def open_feed(ground: Ground, plan: StagePlan, workshop: Workshop) -> Iterator["
 
 
 def feed_pixels(
-    ground: Ground, plan: StagePlan, workshop: Workshop, folder: Path, used: NDArray[np.int64]
-) -> "Feed":
+    ground: StageInputs,
+    plan: StagePlan,
+    workshop: RunContext,
+    folder: Path,
+    used: NDArray[np.int64],
+) -> "BatchSource":
     """Keep the pixels of the images that take part, a little larger than they are trained at."""
-    from squeezetune.finetune.batches import PixelFeed
+    from squeezetune.finetune.batches import PixelBatches
 
     pixels = PixelSettings(
         choose_pixel_side(plan.side, ground.features.sizes[used]), workshop.settings.resize
@@ -316,16 +341,20 @@ def feed_pixels(
     store = open_pixel_store(folder, pixels)
     rows = compute_pixel_rows(ground.index, pixels, store, workshop.engine, workshop.listen, used)
     # photos whose mirror image did harm, such as writing, are not mirrored in training either
-    return PixelFeed(rows, replace(plan.recipe.augmentation, mirror=ground.views == 2))
+    return PixelBatches(rows, replace(plan.recipe.augmentation, mirror=ground.views == 2))
 
 
 def feed_activations(
-    ground: Ground, plan: StagePlan, workshop: Workshop, folder: Path, used: NDArray[np.int64]
-) -> "Feed":
+    ground: StageInputs,
+    plan: StagePlan,
+    workshop: RunContext,
+    folder: Path,
+    used: NDArray[np.int64],
+) -> "BatchSource":
     """Keep what the block before the first trained one makes of the images that take part, in
     several views.
     """
-    from squeezetune.finetune.batches import ActivationFeed
+    from squeezetune.finetune.batches import ActivationBatches
     from squeezetune.network.activations import (
         ActivationOptions,
         compute_activations,
@@ -354,14 +383,14 @@ def feed_activations(
         ground.weights, ground.trunk, options, ground.index, draw, workshop.cache
     )
     store = frozen.open_store(folder)
-    return ActivationFeed(
+    return ActivationBatches(
         compute_activations(ground.index, frozen, store, workshop.engine, workshop.listen, used)
     )
 
 
-def make_task(ground: Ground, feed: "Feed", settings: Settings) -> "TuningTask":
+def make_task(ground: StageInputs, feed: "BatchSource", settings: Settings) -> "TuningTask":
     """Say what is to be learnt from which photos."""
-    from squeezetune.finetune.workers import Task as TuningTask
+    from squeezetune.finetune.workers import TrainingTask as TuningTask
 
     index, split = ground.index, ground.split
     class_weights = weigh_classes(
@@ -373,8 +402,12 @@ def make_task(ground: Ground, feed: "Feed", settings: Settings) -> "TuningTask":
 
 
 def judge(
-    ground: Ground, plan: StagePlan, network: "TappedNetwork", tuned: "Tuned", seconds: float
-) -> Deepened:
+    ground: StageInputs,
+    plan: StagePlan,
+    network: "TappedNetwork",
+    tuned: "FinetuneResult",
+    seconds: float,
+) -> TrainedStage:
     """Turn what training left into arrays that need no torch, and judge it on the validation
     images.
     """
@@ -394,7 +427,7 @@ def judge(
         ground.split.find_units(ground.split.validation),
     )
     probabilities = softmax(tuned.logits / temperature, axis=1).astype(np.float32)
-    return Deepened(
+    return TrainedStage(
         plan, candidate, scaling, round_weights(weights), probabilities, tuned.is_finished
     )
 

@@ -1,6 +1,4 @@
-"""The stages of training one after another, each from the best so far; a budget's rest is planned
-anew before each.
-"""
+"""The planned stages of fine-tuning in order; the rest is planned anew before each."""
 
 import time
 from collections.abc import Sequence
@@ -13,12 +11,18 @@ from squeezetune.events import PlanChanged
 from squeezetune.finetune.recipe import Ending, StagePlan, choose_recipe
 from squeezetune.heads.candidate import Candidate, StageResult
 from squeezetune.heads.selection import Head
-from squeezetune.pipeline.context import Workshop
-from squeezetune.pipeline.stage import Deepened, Ground, deepen, find_best, resume_stages
+from squeezetune.pipeline.context import RunContext
+from squeezetune.pipeline.stage import (
+    StageInputs,
+    TrainedStage,
+    find_best,
+    resume_stages,
+    train_stage,
+)
 from squeezetune.planning.costs import forecast_judgement, forecast_stage, measure_image
 from squeezetune.planning.plan import Plan
 from squeezetune.planning.planner import is_trainable, is_worth_timing, note_training, plan_rest
-from squeezetune.planning.speeds import Site, measure_training
+from squeezetune.planning.speeds import BenchmarkSetup, measure_training
 from squeezetune.planning.stage_plans import find_small_side, list_starts
 from squeezetune.system.interrupts import Stopped
 
@@ -30,8 +34,8 @@ SAME_EPOCHS = (0.75, 1.33)
 
 
 def train_stages(
-    ground: Ground, plan: Plan, workshop: Workshop, deadline: float | None
-) -> tuple[tuple[Deepened, ...], bool]:
+    ground: StageInputs, plan: Plan, workshop: RunContext, deadline: float | None
+) -> tuple[tuple[TrainedStage, ...], bool]:
     """Train the stages that are planned, or go on where an unfinished run stopped.
 
     Returns what every one left, in order, and whether nobody stopped them. The run has to be over
@@ -56,7 +60,7 @@ def train_stages(
             return trained, True
         here = replace(workshop, ending=find_ending(plan, stages, deadline))
         try:
-            trained = (*trained, deepen(ground, stages[0], here, trained))
+            trained = (*trained, train_stage(ground, stages[0], here, trained))
         except Stopped:
             return trained, False
         if not trained[-1].is_finished:
@@ -66,7 +70,7 @@ def train_stages(
         workshop = replace(workshop, is_resuming=False)
 
 
-def time_training(plan: Plan, ground: Ground, workshop: Workshop, deadline: float) -> Plan:
+def time_training(plan: Plan, ground: StageInputs, workshop: RunContext, deadline: float) -> Plan:
     """Measure how fast layers are trained, if nobody has yet and time has turned up for it."""
     work, speeds, settings = plan.work, plan.speeds, workshop.settings
     left_s, batch = (
@@ -79,7 +83,7 @@ def time_training(plan: Plan, ground: Ground, workshop: Workshop, deadline: floa
         replace(work, unseen=0, compared=0), settings, speeds, left_s, batch
     ):
         return plan
-    site = Site(
+    site = BenchmarkSetup(
         ground.index,
         ground.trunk,
         ground.weights,
@@ -95,7 +99,7 @@ def time_training(plan: Plan, ground: Ground, workshop: Workshop, deadline: floa
 
 
 def renew_plan(
-    plan: Plan, trained: Sequence[Deepened], workshop: Workshop, deadline: float
+    plan: Plan, trained: Sequence[TrainedStage], workshop: RunContext, deadline: float
 ) -> Plan:
     """Plan the rest of a run from the time that is left and the speeds that were seen; tell if it
     is another one.
@@ -110,7 +114,7 @@ def renew_plan(
     return renewed
 
 
-def list_rest(plan: Plan, trained: Sequence[Deepened]) -> tuple[StagePlan, ...]:
+def list_rest(plan: Plan, trained: Sequence[TrainedStage]) -> tuple[StagePlan, ...]:
     """List the planned stages that are still to come."""
     done = {deepened.plan.start for deepened in trained}
     return tuple(stage for stage in plan.stages if stage.start not in done)
@@ -158,7 +162,7 @@ def explain_refusal(candidate: Candidate, best: Candidate) -> str:
 
 
 def compare_stages(
-    head: Head, trained: Sequence[Deepened], is_correct_test: NDArray[np.bool_] | None
+    head: Head, trained: Sequence[TrainedStage], is_correct_test: NDArray[np.bool_] | None
 ) -> tuple[StageResult, ...]:
     """Put the frozen layers' head and all stages side by side; nothing where no layers were
     trained.

@@ -7,7 +7,7 @@ from squeezetune.finetune.recipe import PROBE_IMAGES, Recipe, StagePlan
 from squeezetune.heads.head_data import PILOT_IMAGES, WATCHED_IMAGES
 from squeezetune.network.activations import make_form
 from squeezetune.network.graph import BLOCKS
-from squeezetune.network.weights import find_layout
+from squeezetune.network.weights import find_architecture
 
 # Kept back of a budget: a share of it, and what the start of Python, writing the report and leaving
 # take, where a plain loop of Python takes so long (`probing.time_python`).
@@ -233,7 +233,8 @@ def measure_room(stage: StagePlan, work: Workload) -> int:
     """
     block = BLOCKS[BLOCKS.index(stage.start) - 1]
     return (
-        work.unkept * make_form(block, "uint8", 1, stage.side, find_layout(work.version)).row_bytes
+        work.unkept
+        * make_form(block, "uint8", 1, stage.side, find_architecture(work.version)).row_bytes
     )
 
 

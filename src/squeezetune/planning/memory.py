@@ -55,7 +55,7 @@ NOT_BELOW = 10 * MB  # ceilings are named in steps of this
 
 
 @dataclass(frozen=True)
-class Demand:
+class MemoryInputs:
     """What the memory of a run depends on: counts of images and classes, the size they are seen at,
     and the photos.
 
@@ -79,7 +79,7 @@ class Demand:
 
 
 @dataclass(frozen=True)
-class Provision:
+class ResourceLimits:
     """What a run may use: threads, an engine, views, rows in memory, and pixels at once in
     training.
 
@@ -109,7 +109,7 @@ class MemoryPlan:
     is one.
     """
 
-    provision: Provision
+    provision: ResourceLimits
     stages: tuple[StageMemory, ...]
     ceiling: int | None = None
 
@@ -119,7 +119,7 @@ class MemoryPlan:
         return max(stage.peak for stage in self.stages)
 
 
-def plan_memory(demand: Demand, settings: Settings, threads: int) -> MemoryPlan:
+def plan_memory(demand: MemoryInputs, settings: Settings, threads: int) -> MemoryPlan:
     """Find what a run may use under the ceiling of the settings, giving up first what costs least.
 
     Raises:
@@ -170,7 +170,7 @@ def count_views(settings: Settings) -> int:
     return {"auto": wanted, "plain": 1, "mirror": 2, "crops": 4}[settings.views]
 
 
-def forecast_memory(demand: Demand, provision: Provision) -> tuple[StageMemory, ...]:
+def forecast_memory(demand: MemoryInputs, provision: ResourceLimits) -> tuple[StageMemory, ...]:
     """Forecast the most that each stage holds; what a stage freed is given back before the next."""
     has_openvino = provision.engine == "openvino" or (
         provision.engine == "auto" and find_spec("openvino") is not None
@@ -209,7 +209,7 @@ def forecast_memory(demand: Demand, provision: Provision) -> tuple[StageMemory, 
     return tuple(stages)
 
 
-def _forecast_rows(demand: Demand, provision: Provision, held: int) -> StageMemory:
+def _forecast_rows(demand: MemoryInputs, provision: ResourceLimits, held: int) -> StageMemory:
     """Forecast the pass that keeps what the training of layers reads: pixels, or activations from
     an engine.
     """
@@ -218,13 +218,13 @@ def _forecast_rows(demand: Demand, provision: Provision, held: int) -> StageMemo
     return StageMemory("pixels", held + UNSAVED_PIXELS + _run_engine(demand, provision) * 2 // 3)
 
 
-def _provide(demand: Demand, settings: Settings, threads: int) -> Provision:
+def _provide(demand: MemoryInputs, settings: Settings, threads: int) -> ResourceLimits:
     """Say what a run takes where nothing limits it."""
     views = min(count_views(settings), 2 if settings.budget or demand.is_deep else 4)
-    return Provision(threads, settings.engine, views, HELD_BYTES, inf, demand.is_deep)
+    return ResourceLimits(threads, settings.engine, views, HELD_BYTES, inf, demand.is_deep)
 
 
-def _list_savings(provision: Provision, settings: Settings) -> Iterator[dict[str, Any]]:
+def _list_savings(provision: ResourceLimits, settings: Settings) -> Iterator[dict[str, Any]]:
     """List what may be given up for memory, what costs least first."""
     yield from ({"held_bytes": held} for held in SMALLER_HELD)
     yield from ({"micro_pixels": MICRO_PIXELS[True] // share} for share in (2, 4, 8))
@@ -240,7 +240,7 @@ def _list_savings(provision: Provision, settings: Settings) -> Iterator[dict[str
         yield {"is_deep": False}
 
 
-def _refuse(plan: MemoryPlan, demand: Demand, settings: Settings) -> SettingsError:
+def _refuse(plan: MemoryPlan, demand: MemoryInputs, settings: Settings) -> SettingsError:
     """Say that nothing fits, and what would."""
     largest = max(plan.stages, key=lambda stage: stage.peak)
     hint = f"Give --max-ram {format_size(plan.peak)} or more"
@@ -269,7 +269,7 @@ def format_size(size: int) -> str:
     return f"{ceil(size / NOT_BELOW) * NOT_BELOW // MB}MB"
 
 
-def _hold(images: int, views: int, number_bytes: int, provision: Provision) -> int:
+def _hold(images: int, views: int, number_bytes: int, provision: ResourceLimits) -> int:
     """Count what rows of features take of memory: nothing where they are so many that they go to
     the disk.
     """
@@ -277,7 +277,7 @@ def _hold(images: int, views: int, number_bytes: int, provision: Provision) -> i
     return size if size <= provision.held_bytes else 0
 
 
-def _run_engine(demand: Demand, provision: Provision) -> int:
+def _run_engine(demand: MemoryInputs, provision: ResourceLimits) -> int:
     """Count what the frozen layers take: with large images a batch is one, and larger than
     others.
     """
@@ -289,11 +289,11 @@ def _run_engine(demand: Demand, provision: Provision) -> int:
     return ENGINE + engine + _decode(demand, provision)
 
 
-def _wait_for_saving(provision: Provision) -> int:
+def _wait_for_saving(provision: ResourceLimits) -> int:
     return 2 * UNSAVED_IMAGES * provision.views * FEATURE_COUNT * 2
 
 
-def _fit_head(demand: Demand, provision: Provision) -> int:
+def _fit_head(demand: MemoryInputs, provision: ResourceLimits) -> int:
     rows = (
         _hold(count, provision.views, 4, provision) for count in (demand.train, demand.validation)
     )
@@ -301,13 +301,13 @@ def _fit_head(demand: Demand, provision: Provision) -> int:
     return sum(rows) + HEAD + sample + HEAD_CLASS * demand.classes * (1 + provision.threads) // 4
 
 
-def _train_layers(demand: Demand, provision: Provision) -> int:
+def _train_layers(demand: MemoryInputs, provision: ResourceLimits) -> int:
     images = count_micro(demand.side, provision.micro_pixels, has_bfloat16=demand.has_bfloat16)
     pixel = round(NETWORK_PIXEL[demand.has_bfloat16] * SHARES[demand.version])
     return NETWORK + provision.threads * (NETWORK_THREAD + pixel * images * demand.side**2)
 
 
-def _measure_model(demand: Demand, provision: Provision) -> int:
+def _measure_model(demand: MemoryInputs, provision: ResourceLimits) -> int:
     """Count what `model.onnx` takes, with the photos that wait for it and those that it makes
     smaller.
     """
@@ -321,6 +321,6 @@ def _measure_model(demand: Demand, provision: Provision) -> int:
     )
 
 
-def _decode(demand: Demand, provision: Provision) -> int:
+def _decode(demand: MemoryInputs, provision: ResourceLimits) -> int:
     """Count what photos take while all threads decode: no more than these may take together."""
     return min(provision.threads * demand.decoded_bytes, DECODING_BYTES)

@@ -21,18 +21,18 @@ from squeezetune.data.pixels import load_indexed
 from squeezetune.errors import ImageError
 from squeezetune.events import ignore_event
 from squeezetune.finetune.recipe import FIRST_BLOCK, Phase, Recipe, StagePlan
-from squeezetune.heads.linear import Task, fit_linear
+from squeezetune.heads.linear import WeightedRows, fit_linear
 from squeezetune.network.activations import Activations, draw_view, make_form
-from squeezetune.network.backbone import FLOAT_RUNTIME, Trunk
+from squeezetune.network.backbone import FLOAT_RUNTIME, Backbone
 from squeezetune.network.graph import BLOCKS, FEATURE_COUNT, build_trunk, count_channels
 from squeezetune.network.inference import RunGraph, batch_size, measure_speed, open_graph
-from squeezetune.network.weights import Layout, Weights, detect_version, find_layout
+from squeezetune.network.weights import Architecture, Weights, detect_version, find_architecture
 from squeezetune.planning.costs import Speeds
-from squeezetune.system.executor import Engine, ThreadEngine
+from squeezetune.system.executor import Executor, ThreadExecutor
 from squeezetune.system.monitor import release_memory
 
 if TYPE_CHECKING:
-    from squeezetune.finetune.batches import Feed
+    from squeezetune.finetune.batches import BatchSource
 
 READ_IMAGES, DRAWN_VIEWS = 48, 48
 # Rows of activations are timed with so many views, of which a step of training takes one.
@@ -49,28 +49,28 @@ STEPS = 3
 
 
 @dataclass(frozen=True)
-class Site:
+class BenchmarkSetup:
     """What is measured on: the photos, the frozen layers as they will be run, and the threads.
 
     In `cache` choices that timings make are kept, None where nothing may be.
     """
 
     index: ImageIndex
-    trunk: Trunk
+    trunk: Backbone
     weights: Weights
     threads: int
     cache: Path | None
     micro_pixels: float = math.inf
 
 
-def measure_frozen(site: Site) -> Speeds:
+def measure_frozen(site: BenchmarkSetup) -> Speeds:
     """Measure how fast this machine reads, runs the frozen layers, fits a head and compares images:
     in a second or two.
 
     What is measured several times, in turn, counts by its median: a slow moment of the machine is
     nobody's speed.
     """
-    engine, linear_s = ThreadEngine(site.threads), time_linear(site.threads)
+    engine, linear_s = ThreadExecutor(site.threads), time_linear(site.threads)
     view_s, file_s = time_graphs(
         site.trunk.open(site.threads),
         open_graph(build_trunk(site.weights), FLOAT_RUNTIME, site.threads),
@@ -89,7 +89,7 @@ def measure_frozen(site: Site) -> Speeds:
 
 
 def measure_training(
-    site: Site, speeds: Speeds, starts: Sequence[str], side: int, batch: int
+    site: BenchmarkSetup, speeds: Speeds, starts: Sequence[str], side: int, batch: int
 ) -> Speeds:
     """Measure as well how fast the layers from each of these blocks on are trained, for which torch
     is loaded.
@@ -104,11 +104,11 @@ def measure_training(
         pixel_s=image_s and image_s / side**2,
         step_s=step_s,
         last_s=time_step(site, last[0], site.trunk.pixels.side, batch) / batch if last else None,
-        draw_s=time_drawing(site, ThreadEngine(site.threads)) if last else None,
+        draw_s=time_drawing(site, ThreadExecutor(site.threads)) if last else None,
     )
 
 
-def time_reading(site: Site, engine: Engine) -> float:
+def time_reading(site: BenchmarkSetup, engine: Executor) -> float:
     """Time how long an image takes to be decoded, with all threads at work."""
     step = max(1, len(site.index) // READ_IMAGES)
     positions = range(0, len(site.index), step)
@@ -122,7 +122,7 @@ def time_reading(site: Site, engine: Engine) -> float:
     return _time_once(lambda: list(engine.map(read, positions))) / len(positions)
 
 
-def time_graphs(trunk: RunGraph, file: RunGraph, site: Site) -> tuple[float, float]:
+def time_graphs(trunk: RunGraph, file: RunGraph, site: BenchmarkSetup) -> tuple[float, float]:
     """Time how long the frozen layers, and `model.onnx`, take over an image, with all threads at
     work.
     """
@@ -182,13 +182,13 @@ def time_linear(threads: int) -> float:
     rng = np.random.default_rng(0)
     rows = rng.standard_normal((LINEAR_ROWS, FEATURE_COUNT), np.float32)
     labels = rng.integers(0, LINEAR_CLASSES, LINEAR_ROWS)
-    task = Task(rows, labels, np.ones(LINEAR_CLASSES, np.float32))
+    task = WeightedRows(rows, labels, np.ones(LINEAR_CLASSES, np.float32))
     with threadpool_limits(1):
         seconds = _time_once(lambda: fit_linear(task, 80.0, threads=threads, max_iterations=30))
     return LINEAR_TIMES * seconds / LINEAR_ROWS
 
 
-def time_drawing(site: Site, engine: Engine) -> float:
+def time_drawing(site: BenchmarkSetup, engine: Executor) -> float:
     """Time how long a random view of an image takes to be drawn, with all threads at work."""
     side = site.trunk.pixels.side
     pixels = np.random.default_rng(0).integers(0, 256, (side, side, 3), dtype=np.uint8)
@@ -199,7 +199,7 @@ def time_drawing(site: Site, engine: Engine) -> float:
     return _time_once(lambda: list(engine.map(draw, range(DRAWN_VIEWS)))) / DRAWN_VIEWS
 
 
-def time_whole(site: Site, side: int, batch: int) -> tuple[float, float]:
+def time_whole(site: BenchmarkSetup, side: int, batch: int) -> tuple[float, float]:
     """Time how long an image takes in training all layers, and a step besides where it has few
     images to share it.
     """
@@ -213,23 +213,23 @@ def time_whole(site: Site, side: int, batch: int) -> tuple[float, float]:
     return (few_s - step_s) / batch, step_s
 
 
-def time_step(site: Site, start: str, side: int, batch: int) -> float:
+def time_step(site: BenchmarkSetup, start: str, side: int, batch: int) -> float:
     """Time a step of training from a block on, augmentation included."""
     from squeezetune.finetune.loop import measure_step
     from squeezetune.finetune.tapped import TappedNetwork
     from squeezetune.finetune.torch_network import build_network
-    from squeezetune.finetune.workers import Conditions, recall_precision
-    from squeezetune.finetune.workers import Task as TuningTask
+    from squeezetune.finetune.workers import TrainerOptions, recall_precision
+    from squeezetune.finetune.workers import TrainingTask as TuningTask
 
     release_memory()  # of the engines: both together would take the most of the whole run
     recipe = Recipe(batch=batch)
     positions = np.arange(recipe.batch * (STEPS + 1))
     version = detect_version(site.weights)
-    feed = make_feed(start, side, recipe, find_layout(version))
+    feed = make_feed(start, side, recipe, find_architecture(version))
     task = TuningTask(feed, positions % 2, positions, positions[:0], np.ones(2, np.float32))
     plan = StagePlan("probe", start, (Phase(side, 1.0),), 1.0, recipe)
     precision = recall_precision(site.cache)
-    conditions = Conditions(
+    conditions = TrainerOptions(
         "probe", 0, site.threads, precision, ignore_event, micro_pixels=site.micro_pixels
     )
     network = TappedNetwork(
@@ -238,19 +238,19 @@ def time_step(site: Site, start: str, side: int, batch: int) -> float:
     return measure_step(network, task, plan, conditions, STEPS)
 
 
-def make_feed(start: str, side: int, recipe: Recipe, layout: Layout) -> "Feed":
+def make_feed(start: str, side: int, recipe: Recipe, layout: Architecture) -> "BatchSource":
     """Make noise in the form of what training from a block on reads."""
-    from squeezetune.finetune.batches import ActivationFeed, PixelFeed
+    from squeezetune.finetune.batches import ActivationBatches, PixelBatches
 
     rng = np.random.default_rng(0)
     if start == FIRST_BLOCK:
         pixels = rng.integers(0, 256, (recipe.batch, side, side, 3), dtype=np.uint8)
-        return PixelFeed(_Repeated(pixels), recipe.augmentation)
+        return PixelBatches(_Repeated(pixels), recipe.augmentation)
     block = BLOCKS[BLOCKS.index(start) - 1]
     scales = np.ones(count_channels(block, layout), np.float32)
     form = make_form(block, "uint8", ACTIVATION_VIEWS, side, layout, scales)
     rows = rng.integers(0, 64, (recipe.batch, form.row_bytes), dtype=np.uint8)
-    return ActivationFeed(Activations(form, _Repeated(rows)))
+    return ActivationBatches(Activations(form, _Repeated(rows)))
 
 
 @dataclass(frozen=True)

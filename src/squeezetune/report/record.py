@@ -15,8 +15,8 @@ from squeezetune.evaluation.metrics import Evaluation, wilson_interval
 from squeezetune.events import EpochFinished, Event, PlanChanged, PlanMade, StageFinished
 from squeezetune.heads.candidate import Candidate, StageResult
 from squeezetune.heads.head_data import VIEW_NAMES
-from squeezetune.pipeline.cross_validation import Crossed
-from squeezetune.pipeline.result import Trained
+from squeezetune.pipeline.cross_validation import CrossValidationResult
+from squeezetune.pipeline.result import TrainingResult
 from squeezetune.quantities import parse_size
 from squeezetune.settings import Settings
 from squeezetune.system.machine import describe_machine, measure_peak_memory, name_version
@@ -37,7 +37,7 @@ class Run:
     """
 
     settings: Settings
-    learned: Trained
+    learned: TrainingResult
     measured: Measured
     evaluation: Evaluation
     command: str
@@ -46,7 +46,7 @@ class Run:
     total_s: float
     compared: Measured | None = None
     held: Mapping[str, int] = field(default_factory=dict)
-    crossed: Crossed | None = None
+    crossed: CrossValidationResult | None = None
 
 
 def make_record(run: Run) -> dict[str, Any]:

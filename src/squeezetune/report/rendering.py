@@ -7,10 +7,11 @@ from base64 import b64encode
 from collections.abc import Callable, Mapping
 from functools import cache
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined, Template
 
+Json: TypeAlias = Mapping[str, Any]
 # File names may hold control characters or bytes that are no UTF-8 (lone surrogates); HTML may not.
 _UNPRINTABLE = re.compile("[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f\ud800-\udfff]")
 

@@ -14,7 +14,7 @@ from PIL import Image
 
 from squeezetune.events import name_stage
 from squeezetune.report.curves import Curve, Span, lay_out, trace_curves, write_csv
-from squeezetune.report.rendering import embed_picture, render_page
+from squeezetune.report.rendering import Json, embed_picture, render_page
 
 GALLERY_LIMIT = 24  # pictures in each gallery; a thumbnail is some 10 kB
 MATRIX_LIMIT = 25  # classes; a wider matrix is no longer read, only scrolled
@@ -24,8 +24,6 @@ PAINTED_PX, PAINT_RIGHT, PAINT_WRONG = 800, (62, 132, 186), (208, 98, 48)
 SHADES = 6  # steps of a cell's colour, each with a text colour of enough contrast
 UNKNOWN = "–"
 LEAST_TOLD_S = 0.05
-
-Json = Mapping[str, Any]
 
 
 def render_report(report: Json, thumbnails: Mapping[str, bytes]) -> str:
@@ -344,7 +342,7 @@ def _sort_classes(per_class: Sequence[Json]) -> list[Json]:
 
 
 @dataclass(frozen=True)
-class Picture:
+class ReportPicture:
     """A test image with what was said about it; `uri` is empty where there is no thumbnail."""
 
     record: Json
@@ -352,9 +350,9 @@ class Picture:
     uri: str
 
 
-def _hang_gallery(records: Sequence[Json], thumbnails: Mapping[str, bytes]) -> list[Picture]:
+def _hang_gallery(records: Sequence[Json], thumbnails: Mapping[str, bytes]) -> list[ReportPicture]:
     return [
-        Picture(
+        ReportPicture(
             record,
             record["true"] == record["predicted"],
             embed_picture(thumbnails.get(record["image"])),

@@ -16,10 +16,10 @@ from starlette.routing import Route
 from squeezetune.serving.batching import Batcher, Work
 from squeezetune.serving.docs import CONTENT_POLICY, describe_api, write_docs_page
 from squeezetune.serving.limits import Access, Limits
-from squeezetune.serving.models import ModelSlot
-from squeezetune.serving.observability import CONTENT_TYPE, Journal, Metrics, Watchman
-from squeezetune.serving.refusals import Refusal
-from squeezetune.serving.requests import Hold, Room, check_head, read_images
+from squeezetune.serving.models import ModelReloader
+from squeezetune.serving.observability import CONTENT_TYPE, JsonLog, RequestObserver, ServerMetrics
+from squeezetune.serving.refusals import RequestError
+from squeezetune.serving.requests import BodyBudget, BodyReservation, check_head, read_images
 from squeezetune.serving.responses import JsonResponse, answer_images, answer_refusal
 
 
@@ -27,29 +27,29 @@ from squeezetune.serving.responses import JsonResponse, answer_images, answer_re
 class Service:
     """All that the routes need; every route is a method."""
 
-    slot: ModelSlot
+    slot: ModelReloader
     batcher: Batcher
     limits: Limits
     access: Access
-    metrics: Metrics
+    metrics: ServerMetrics
     is_stopping: Callable[[], bool] = lambda: False
-    room: Room = field(init=False)
+    room: BodyBudget = field(init=False)
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "room", Room(self.limits.held_bytes))
+        object.__setattr__(self, "room", BodyBudget(self.limits.held_bytes))
 
     async def predict(self, request: Request) -> Response:
         """Classify the image, or the images, of a request."""
         self.access.check(request.headers.get("authorization"))
         kind = check_head(request, self.limits)
         deadline = time.monotonic() + self.limits.time_s
-        with Hold(self.room) as hold:
+        with BodyReservation(self.room) as hold:
             try:
                 images = await asyncio.wait_for(
                     read_images(request, kind, self.limits, hold), self.limits.time_s
                 )
             except TimeoutError as error:
-                raise Refusal(
+                raise RequestError(
                     "too-slow",
                     f"The body did not arrive within {self.limits.time_s:g} s",
                     "Send it faster, or a smaller photo.",
@@ -80,7 +80,7 @@ class Service:
     async def ready(self, request: Request) -> Response:
         """Say that requests are taken."""
         if self.is_stopping():
-            raise Refusal("busy", "The server is stopping", "Ask another one.")
+            raise RequestError("busy", "The server is stopping", "Ask another one.")
         return JsonResponse({"status": "ready", "model": self.slot.model.version})
 
 
@@ -98,8 +98,8 @@ async def _wait_for(work: Work, request: Request, deadline: float) -> Any:
         if work.future.done():
             return work.future.result()
         if gone.done():
-            raise Refusal("vanished", "The client has closed the connection")
-        raise Refusal(
+            raise RequestError("vanished", "The client has closed the connection")
+        raise RequestError(
             "busy", "The images could not be classified in time", "Ask again in a moment."
         )
     finally:
@@ -107,7 +107,7 @@ async def _wait_for(work: Work, request: Request, deadline: float) -> Any:
         gone.cancel()
 
 
-def build_application(service: Service, journal: Journal) -> Starlette:
+def build_application(service: Service, journal: JsonLog) -> Starlette:
     """Build the application: routes, answers to what goes wrong, and a line in the journal for each
     request.
     """
@@ -135,7 +135,7 @@ def build_application(service: Service, journal: Journal) -> Starlette:
     ]
     paths = frozenset(route.path for route in routes)
     watchman = Middleware(
-        Watchman,
+        RequestObserver,
         journal=journal,
         metrics=service.metrics,
         slot=service.slot,
@@ -143,7 +143,7 @@ def build_application(service: Service, journal: Journal) -> Starlette:
         header_bytes=service.limits.header_bytes,
     )
     handlers: dict[Any, Any] = {
-        Refusal: _refuse,
+        RequestError: _refuse,
         HTTPException: _refuse_route,
         Exception: _refuse_all,
     }
@@ -152,7 +152,7 @@ def build_application(service: Service, journal: Journal) -> Starlette:
     return application
 
 
-async def _refuse(request: Request, refusal: Refusal) -> Response:
+async def _refuse(request: Request, refusal: RequestError) -> Response:
     return answer_refusal(refusal)
 
 
@@ -160,13 +160,13 @@ async def _refuse_route(request: Request, error: HTTPException) -> Response:
     """Answer a path or a method that there is not, which Starlette has found."""
     if error.status_code == 405:
         response = answer_refusal(
-            Refusal("wrong-method", "This path takes another method", "See /docs.")
+            RequestError("wrong-method", "This path takes another method", "See /docs.")
         )
         response.headers["Allow"] = (error.headers or {}).get("Allow", "")
         return response
-    return answer_refusal(Refusal("not-found", "There is nothing at this path", "See /docs."))
+    return answer_refusal(RequestError("not-found", "There is nothing at this path", "See /docs."))
 
 
 async def _refuse_all(request: Request, error: Exception) -> Response:
     """Answer when we have failed; where, is in the journal."""
-    return answer_refusal(Refusal("internal", "The server has failed", "Its log says where."))
+    return answer_refusal(RequestError("internal", "The server has failed", "Its log says where."))

@@ -11,8 +11,9 @@ from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
-from squeezetune.serving.models import Outcome, ServedModel
-from squeezetune.serving.refusals import Refusal
+from squeezetune.model.output import Outcome
+from squeezetune.serving.models import ServedModel
+from squeezetune.serving.refusals import RequestError
 
 # At most so many images are taken at once: what costs a moment for each turn is then shared by
 # enough of them.
@@ -47,7 +48,7 @@ class Work:
 
 
 @dataclass(frozen=True)
-class Job:
+class ImageJob:
     """One image of a request."""
 
     work: Work
@@ -65,7 +66,7 @@ class Batcher:
         note_batch: Callable[[int], None] = lambda count: None,
     ) -> None:
         self._waiting, self._max_pixels, self._note_batch = waiting, max_pixels, note_batch
-        self._jobs: deque[Job] = deque()
+        self._jobs: deque[ImageJob] = deque()
         self._changed = threading.Condition()
         self._is_closed = False
         self._busy = 0
@@ -100,12 +101,12 @@ class Batcher:
         work = Work(model, images, asyncio.get_running_loop().create_future())
         with self._changed:
             if len(self._jobs) + len(images) > self._waiting:
-                raise Refusal(
+                raise RequestError(
                     "busy",
                     f"{len(self._jobs)} images are waiting already",
                     "Ask again in a moment.",
                 )
-            self._jobs.extend(Job(work, place) for place in range(len(images)))
+            self._jobs.extend(ImageJob(work, place) for place in range(len(images)))
             self._changed.notify(len(images))
         return work
 
@@ -122,7 +123,7 @@ class Batcher:
             self._note_batch(len(batch))
             _settle_soon(batch)
 
-    def _classify(self, batch: list[Job]) -> None:
+    def _classify(self, batch: list[ImageJob]) -> None:
         images, model = [job.work.images[job.place] for job in batch], batch[0].work.model
         if len(images) == self._busy == 1 and not self._jobs:
             outcomes = [model.classify_lone(images[0], self._max_pixels)]
@@ -131,13 +132,13 @@ class Batcher:
         for job, outcome in zip(batch, outcomes, strict=True):
             job.work.outcomes[job.place] = outcome
 
-    def _classify_alone(self, job: Job) -> None:
+    def _classify_alone(self, job: ImageJob) -> None:
         try:
             self._classify([job])
         except Exception as error:  # the thread lives on, and the request hears of it
             job.work.error = error
 
-    def _take(self) -> list[Job]:
+    def _take(self) -> list[ImageJob]:
         """Wait for images, and take this thread's share of them, all for one model; nothing at the
         end.
         """
@@ -149,8 +150,8 @@ class Batcher:
                     return batch
                 self._changed.wait()
 
-    def _pick(self, count: int) -> list[Job]:
-        batch: list[Job] = []
+    def _pick(self, count: int) -> list[ImageJob]:
+        batch: list[ImageJob] = []
         while self._jobs and len(batch) < count:
             job = self._jobs[0]
             if batch and job.work.model is not batch[0].work.model:
@@ -161,7 +162,7 @@ class Batcher:
         return batch
 
 
-def _settle_soon(batch: list[Job]) -> None:
+def _settle_soon(batch: list[ImageJob]) -> None:
     """Let the event loop settle the requests of a batch: in one call, since each wakes it up."""
     works = {id(job.work): job.work for job in batch}
 

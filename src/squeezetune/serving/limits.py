@@ -4,7 +4,7 @@ import hmac
 from dataclasses import dataclass, field, fields
 
 from squeezetune.errors import SettingsError
-from squeezetune.serving.refusals import Refusal
+from squeezetune.serving.refusals import RequestError
 from squeezetune.settings import judge_number
 
 MB = 1_000_000
@@ -94,7 +94,7 @@ class Access:
         scheme, _, shown = (authorization or "").partition(" ")
         is_right = hmac.compare_digest(shown.strip().encode(errors="replace"), self.token.encode())
         if scheme.lower() != "bearer" or not is_right:
-            raise Refusal(
+            raise RequestError(
                 "no-token",
                 "This server asks for a token, and the request shows none or a wrong one",
                 "Send it as a header: Authorization: Bearer TOKEN",

@@ -19,7 +19,8 @@ from numpy.typing import NDArray
 from squeezetune.data.pixels import prepare_pixels
 from squeezetune.errors import ArtifactError, ImageError, SqueezeTuneError
 from squeezetune.model.artifact import MANIFEST, MODEL, NETWORK
-from squeezetune.model.classifier import Answer, Classifier, Prediction, load
+from squeezetune.model.classifier import Answer, Classifier, load
+from squeezetune.model.output import Outcome
 from squeezetune.network.tensor_names import FITTED, IMAGE
 from squeezetune.system.telemetry import import_onnxruntime
 
@@ -43,7 +44,7 @@ SCHEMA: dict[str, dict[str, tuple[int, str]]] = {
 UINT8 = 2  # TensorProto.DataType
 
 
-class Fit:
+class ResizeModel:
     """The first operators of a model, those that resize.
 
     Run on what they give they change nothing, so that the whole model gives for a fitted image what
@@ -63,7 +64,7 @@ class Fit:
         )
         options.log_severity_level = 3
         try:
-            graph = cut_fit(payload)
+            graph = extract_resize(payload)
             self._session: Any = onnxruntime.InferenceSession(
                 graph, options, providers=["CPUExecutionProvider"]
             )
@@ -90,7 +91,7 @@ class Fit:
         return fitted
 
 
-def cut_fit(payload: bytes) -> bytes:
+def extract_resize(payload: bytes) -> bytes:
     """Cut the operators that resize from the beginning of a model."""
     model = _declare_model().FromString(payload)
     graph, read = model.graph, {FITTED}
@@ -144,7 +145,6 @@ def _declare_field(name: str, number: int, kind: str) -> FieldDescriptorProto:
     return field
 
 
-Outcome: TypeAlias = Prediction | ImageError
 # What tells that a file was written again: its number on the disk, the time and the size.
 Mark: TypeAlias = tuple[tuple[int, int, int] | None, ...]
 # A lone image of up to so many pixels is resized on its way through the network; what a larger one
@@ -161,7 +161,7 @@ class ServedModel:
 
     classifier: Classifier
     lone: Classifier
-    fit: Fit
+    fit: ResizeModel
     file_bytes: int
 
     @property
@@ -244,7 +244,7 @@ def open_model(place: Path, threads: int = 1) -> ServedModel:
     payload, manifest = found.read_model(), found.manifest
     classifier = replace(found, model=payload)
     lone = replace(classifier, threads=threads) if threads > 1 else classifier
-    model = ServedModel(classifier, lone, Fit(payload), len(payload))
+    model = ServedModel(classifier, lone, ResizeModel(payload), len(payload))
     blank = np.zeros((manifest.image_side, manifest.image_side, 3), np.uint8)
     try:
         for each, count in ((classifier, 1), (classifier, classifier.batch_images), (lone, 1)):
@@ -279,7 +279,7 @@ LOOK_EVERY_S = 1.0
 TellChange = Callable[[ServedModel, SqueezeTuneError | None], None]
 
 
-class ModelSlot:
+class ModelReloader:
     """Holds the model in use; a request keeps the one that it began with.
 
     Within a `with` block its folder or file is looked at again and again. A new model is loaded and
@@ -300,7 +300,7 @@ class ModelSlot:
         self._is_done = threading.Event()
         self._thread = threading.Thread(target=self._watch, name="watch-model", daemon=True)
 
-    def __enter__(self) -> "ModelSlot":
+    def __enter__(self) -> "ModelReloader":
         self._thread.start()
         return self
 

@@ -23,12 +23,12 @@ from prometheus_client import (
 )
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from squeezetune.serving.models import ModelSlot
+from squeezetune.serving.models import ModelReloader
 from squeezetune.serving.refusals import refuse_headers
 from squeezetune.serving.responses import answer_refusal
 
 
-class Journal:
+class JsonLog:
     """Writes lines to a stream; may be used from any thread."""
 
     def __init__(self, stream: TextIO | None = None) -> None:
@@ -51,7 +51,7 @@ class Journal:
 
 
 @contextmanager
-def capture_errors() -> Iterator[Journal]:
+def capture_errors() -> Iterator[JsonLog]:
     """Give a journal on standard error, and pass on to it line by line whatever else is written
     there meanwhile.
 
@@ -62,11 +62,11 @@ def capture_errors() -> Iterator[Journal]:
         sys.stderr.flush()
         place = sys.stderr.fileno()
     except (OSError, ValueError):  # no file: a program around us collects what is written
-        yield Journal()
+        yield JsonLog()
         return
     kept, (end, begin) = os.dup(place), os.pipe()
     with os.fdopen(kept, "w", encoding="utf-8") as stream, os.fdopen(end, "rb") as lines:
-        journal = Journal(stream)
+        journal = JsonLog(stream)
         reader = threading.Thread(target=_pass_on, args=(lines, journal), daemon=True)
         os.dup2(begin, place)
         os.close(begin)
@@ -81,7 +81,7 @@ def capture_errors() -> Iterator[Journal]:
             reader.join()
 
 
-def _pass_on(lines: BinaryIO, journal: Journal) -> None:
+def _pass_on(lines: BinaryIO, journal: JsonLog) -> None:
     for line in lines:
         if words := line.decode(errors="backslashreplace").strip():
             journal.write("stderr", message=words)
@@ -90,7 +90,7 @@ def _pass_on(lines: BinaryIO, journal: Journal) -> None:
 class JournalHandler(logging.Handler):
     """Passes the words of the HTTP server itself on to the journal."""
 
-    def __init__(self, journal: Journal) -> None:
+    def __init__(self, journal: JsonLog) -> None:
         super().__init__(logging.WARNING)
         self._journal = journal
 
@@ -107,7 +107,7 @@ SECONDS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0)
 IMAGES = (1.0, 2.0, 4.0, 8.0, 16.0, 32.0)
 
 
-class Metrics:
+class ServerMetrics:
     """Counts requests, images, batches and changes of the model; may be used from any thread."""
 
     def __init__(self) -> None:
@@ -167,15 +167,15 @@ VANISHED = 499
 METHODS = frozenset({"GET", "HEAD", "POST", "PUT", "DELETE", "OPTIONS", "PATCH"})
 
 
-class Watchman:
+class RequestObserver:
     """An application around the application."""
 
     def __init__(
         self,
         app: ASGIApp,
-        journal: Journal,
-        metrics: Metrics,
-        slot: ModelSlot,
+        journal: JsonLog,
+        metrics: ServerMetrics,
+        slot: ModelReloader,
         paths: frozenset[str],
         header_bytes: int,
     ) -> None:

@@ -10,7 +10,7 @@ import h11
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
 from squeezetune.serving.limits import Limits
-from squeezetune.serving.refusals import Refusal, refuse_headers
+from squeezetune.serving.refusals import RequestError, refuse_headers
 
 # How long a client that was refused may go on sending before the connection is cut.
 LINGER_S = 1.0
@@ -43,7 +43,9 @@ class _LimitedProtocol(H11Protocol):
         """Begin with the time for the first request."""
         super().connection_made(transport)
         if len(self.connections) > self.limits_kept.connections:
-            self._refuse(Refusal("busy", "Too many connections are open", "Ask again in a moment."))
+            self._refuse(
+                RequestError("busy", "Too many connections are open", "Ask again in a moment.")
+            )
             return
         self._watch_idle()
 
@@ -82,9 +84,9 @@ class _LimitedProtocol(H11Protocol):
         if isinstance(error, h11.RemoteProtocolError) and error.error_status_hint == 431:
             self._refuse(refuse_headers(self.limits_kept.header_bytes))
         else:
-            self._refuse(Refusal("bad-request", "This is no valid HTTP/1.1 request"))
+            self._refuse(RequestError("bad-request", "This is no valid HTTP/1.1 request"))
 
-    def _refuse(self, refusal: Refusal) -> None:
+    def _refuse(self, refusal: RequestError) -> None:
         """Answer and hang up, whatever the state of the conversation.
 
         The connection is closed a moment later: closing while something unread is there would take
@@ -122,7 +124,7 @@ class _LimitedProtocol(H11Protocol):
             self.transport.close()
 
 
-def _write_answer(refusal: Refusal) -> bytes:
+def _write_answer(refusal: RequestError) -> bytes:
     body = json.dumps(refusal.describe()).encode()
     head: dict[str, Any] = {
         "Content-Type": "application/json",

@@ -25,7 +25,7 @@ _HEADERS: Mapping[int, dict[str, str]] = {
 }
 
 
-class Refusal(Exception):  # noqa: N818  # what is wrong is the request
+class RequestError(Exception):  # what is wrong is the request
     """A request that is not served, and why; `hint` says what to do about it."""
 
     def __init__(self, code: str, message: str, hint: str = "") -> None:
@@ -43,8 +43,8 @@ class Refusal(Exception):  # noqa: N818  # what is wrong is the request
         return {"error": {"code": self.code, "message": self.message, "hint": self.hint}}
 
 
-def refuse_headers(limit: int) -> Refusal:
+def refuse_headers(limit: int) -> RequestError:
     """Refuse headers that are too long."""
-    return Refusal(
+    return RequestError(
         "long-headers", f"The headers have more than {limit:,} bytes", "Send fewer or shorter ones."
     )

@@ -11,7 +11,7 @@ from python_multipart.multipart import MultipartParser
 from starlette.requests import ClientDisconnect, Request
 
 from squeezetune.serving.limits import Limits
-from squeezetune.serving.refusals import Refusal
+from squeezetune.serving.refusals import RequestError
 
 # RFC 2046, 5.1.1
 _BOUNDARY = re.compile(r"[0-9A-Za-z'()+_,\-./:=? ]{0,69}[0-9A-Za-z'()+_,\-./:=?]")
@@ -34,7 +34,9 @@ def find_boundary(content_type: str) -> bytes:
     header["content-type"] = content_type
     boundary = header.get_param("boundary")
     if not (isinstance(boundary, str) and _BOUNDARY.fullmatch(boundary)):
-        raise Refusal("bad-request", "The Content-Type of the form names no valid boundary", HINT)
+        raise RequestError(
+            "bad-request", "The Content-Type of the form names no valid boundary", HINT
+        )
     return boundary.encode()
 
 
@@ -61,7 +63,7 @@ class FormReader:
 
     def _begin(self) -> None:
         if len(self.parts) == self._most:
-            raise Refusal(
+            raise RequestError(
                 "too-many-images",
                 f"There are more than {self._most} images; at most {self._most} come in a request",
                 "Send the others in further requests.",
@@ -73,7 +75,7 @@ class FormReader:
         self._name.clear()
         self._value.clear()
         if name == b"content-transfer-encoding" and value not in PLAIN:
-            raise Refusal(
+            raise RequestError(
                 "bad-request",
                 "A part of the form is encoded; needed are the bytes as they are",
                 HINT,
@@ -93,7 +95,7 @@ def split_form(body: bytes, boundary: bytes, most: int) -> list[bytes]:
     delimiter = b"--" + boundary
     found = body.find(b"\r\n" + delimiter)
     if found < 0 and not body.startswith(delimiter):
-        raise Refusal(
+        raise RequestError(
             "bad-request", "The form is cut short or damaged: its boundary is not in it", HINT
         )
     start = 0 if body.startswith(delimiter) else found + 2  # what stands before is left out
@@ -103,9 +105,11 @@ def split_form(body: bytes, boundary: bytes, most: int) -> list[bytes]:
     try:
         parser.write(body[start:])
     except MultipartParseError as error:
-        raise Refusal("bad-request", f"The form is cut short or damaged: {error}", HINT) from error
+        raise RequestError(
+            "bad-request", f"The form is cut short or damaged: {error}", HINT
+        ) from error
     if not reader.is_whole:
-        raise Refusal("bad-request", "The form is cut short or damaged", HINT)
+        raise RequestError("bad-request", "The form is cut short or damaged", HINT)
     return [bytes(part) for part in reader.parts]
 
 
@@ -113,7 +117,7 @@ FORM = "multipart/form-data"
 BINARY = "application/octet-stream"
 
 
-class Room:
+class BodyBudget:
     """How many bytes the bodies of all requests hold, and may hold."""
 
     def __init__(self, most_bytes: int) -> None:
@@ -121,10 +125,10 @@ class Room:
         self.held_bytes = 0
 
 
-class Hold:
+class BodyReservation:
     """The part of the room that one request holds, within a `with` block."""
 
-    def __init__(self, room: Room) -> None:
+    def __init__(self, room: BodyBudget) -> None:
         self._room = room
         self._bytes = 0
 
@@ -136,11 +140,13 @@ class Hold:
 
         """
         if self._room.held_bytes + count > self._room.most_bytes:
-            raise Refusal("busy", "Too many requests are being received", "Ask again in a moment.")
+            raise RequestError(
+                "busy", "Too many requests are being received", "Ask again in a moment."
+            )
         self._room.held_bytes += count
         self._bytes += count
 
-    def __enter__(self) -> "Hold":
+    def __enter__(self) -> "BodyReservation":
         return self
 
     def __exit__(
@@ -161,11 +167,11 @@ def check_head(request: Request, limits: Limits) -> str:
     """
     kind = request.headers.get("content-type", BINARY).partition(";")[0].strip().lower()
     if not (kind.startswith("image/") or kind in (FORM, BINARY)):
-        raise Refusal(
+        raise RequestError(
             "wrong-type", f"The Content-Type is none of image/*, {BINARY} and {FORM}", HINT
         )
     if request.headers.get("content-encoding", "identity").lower() != "identity":
-        raise Refusal(
+        raise RequestError(
             "wrong-type",
             "The body has a Content-Encoding; needed are the bytes as they are",
             "Photos are compressed already: send the file itself.",
@@ -176,7 +182,9 @@ def check_head(request: Request, limits: Limits) -> str:
     return kind
 
 
-async def read_images(request: Request, kind: str, limits: Limits, hold: Hold) -> list[bytes]:
+async def read_images(
+    request: Request, kind: str, limits: Limits, hold: BodyReservation
+) -> list[bytes]:
     """Read the body and return the images in it, as bytes.
 
     Raises:
@@ -191,7 +199,7 @@ async def read_images(request: Request, kind: str, limits: Limits, hold: Hold) -
             hold.add(len(chunk))
             body += chunk
     except ClientDisconnect as error:
-        raise Refusal("vanished", "The client has closed the connection") from error
+        raise RequestError("vanished", "The client has closed the connection") from error
     if kind == FORM:
         boundary = find_boundary(request.headers["content-type"])
         hold.add(len(body))  # the parts are copies
@@ -199,7 +207,7 @@ async def read_images(request: Request, kind: str, limits: Limits, hold: Hold) -
     else:
         images = [bytes(body)] if body else []
     if not images:
-        raise Refusal(
+        raise RequestError(
             "bad-request",
             "The request holds no image",
             "Send the bytes of a photo, or a form with files.",
@@ -207,6 +215,6 @@ async def read_images(request: Request, kind: str, limits: Limits, hold: Hold) -
     return images
 
 
-def _refuse_size(limits: Limits) -> Refusal:
-    return Refusal("too-large", f"The body has more than {limits.body_bytes:,} bytes",
+def _refuse_size(limits: Limits) -> RequestError:
+    return RequestError("too-large", f"The body has more than {limits.body_bytes:,} bytes",
                    "Send a smaller photo, or fewer of them at once.")  # fmt: skip

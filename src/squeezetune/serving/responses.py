@@ -7,8 +7,8 @@ from typing import Any
 from starlette.responses import Response
 
 from squeezetune.errors import ImageError
-from squeezetune.serving.models import Outcome
-from squeezetune.serving.refusals import Refusal
+from squeezetune.model.output import Outcome
+from squeezetune.serving.refusals import RequestError
 
 VERSION_HEADER = "SqueezeTune-Model"
 
@@ -44,12 +44,12 @@ def answer_images(version: str, outcomes: Sequence[Outcome]) -> JsonResponse:
             if len(errors) == 1
             else f"none of the {len(errors)} images can be read"
         )
-        refusal = Refusal("no-image", words, errors[0].hint)
+        refusal = RequestError("no-image", words, errors[0].hint)
         status, content = refusal.status, {**refusal.describe(), **content}
     return JsonResponse(content, status, {VERSION_HEADER: version})
 
 
-def answer_refusal(refusal: Refusal) -> JsonResponse:
+def answer_refusal(refusal: RequestError) -> JsonResponse:
     """Answer a request that is refused as a whole."""
     return JsonResponse(refusal.describe(), refusal.status, refusal.headers)
 

@@ -15,8 +15,8 @@ from squeezetune.errors import SettingsError, SqueezeTuneError
 from squeezetune.serving.application import Service, build_application
 from squeezetune.serving.batching import Batcher
 from squeezetune.serving.limits import Access, Limits
-from squeezetune.serving.models import LOOK_EVERY_S, ModelSlot, ServedModel
-from squeezetune.serving.observability import Journal, JournalHandler, Metrics, capture_errors
+from squeezetune.serving.models import LOOK_EVERY_S, ModelReloader, ServedModel
+from squeezetune.serving.observability import JournalHandler, JsonLog, ServerMetrics, capture_errors
 from squeezetune.serving.protocol import limit_protocol
 from squeezetune.system.executor import count_cores
 
@@ -31,7 +31,7 @@ GRACE_S = 5
 
 
 @dataclass(frozen=True)
-class Place:
+class ServerAddress:
     """Where and how a server runs; port 0 takes a free one, `threads` 0 is one for each physical
     core.
     """
@@ -50,7 +50,7 @@ class Place:
             return self.host == "localhost"
 
 
-PLACE, LIMITS, EVERYBODY = Place(), Limits(), Access()
+PLACE, LIMITS, EVERYBODY = ServerAddress(), Limits(), Access()
 # Told once, when requests are taken: the server, which stops when its `should_exit` is set, and its
 # address.
 Announce = Callable[[uvicorn.Server, str], None]
@@ -58,11 +58,11 @@ Announce = Callable[[uvicorn.Server, str], None]
 
 def serve(
     source: Path,
-    place: Place = PLACE,
+    place: ServerAddress = PLACE,
     limits: Limits = LIMITS,
     access: Access = EVERYBODY,
     *,
-    journal: Journal | None = None,
+    journal: JsonLog | None = None,
     announce: Announce = lambda server, address: None,
 ) -> None:
     """Serve a model, a folder or an ONNX file, until SIGTERM or Ctrl-C; what has begun is finished
@@ -81,10 +81,15 @@ def serve(
 
 
 def _run(
-    source: Path, place: Place, limits: Limits, access: Access, journal: Journal, announce: Announce
+    source: Path,
+    place: ServerAddress,
+    limits: Limits,
+    access: Access,
+    journal: JsonLog,
+    announce: Announce,
 ) -> None:
     """Open the model and the door, and serve until a stop is asked for."""
-    metrics = Metrics()
+    metrics = ServerMetrics()
 
     def tell_change(model: ServedModel, error: SqueezeTuneError | None) -> None:
         outcome = "refused" if error else "loaded"
@@ -94,7 +99,7 @@ def _run(
 
     with ExitStack() as parts:
         threads = place.threads or count_cores()
-        slot = parts.enter_context(ModelSlot(source, tell_change, place.look_every_s, threads))
+        slot = parts.enter_context(ModelReloader(source, tell_change, place.look_every_s, threads))
         batcher = parts.enter_context(
             Batcher(threads, limits.waiting, limits.pixels, metrics.add_batch)
         )
@@ -114,7 +119,7 @@ def _run(
     journal.write("stopped")
 
 
-def _configure(service: Service, journal: Journal) -> uvicorn.Config:
+def _configure(service: Service, journal: JsonLog) -> uvicorn.Config:
     limits = service.limits
     return uvicorn.Config(
         build_application(service, journal),
@@ -131,7 +136,7 @@ def _configure(service: Service, journal: Journal) -> uvicorn.Config:
     )
 
 
-def _open_door(place: Place) -> socket.socket:
+def _open_door(place: ServerAddress) -> socket.socket:
     """Open the socket, which says at once whether the address can be had."""
     family = socket.AF_INET6 if ":" in place.host else socket.AF_INET
     try:
@@ -168,7 +173,7 @@ def _end_quietly() -> Iterator[None]:
 
 
 @contextmanager
-def _keep_words(journal: Journal) -> Iterator[None]:
+def _keep_words(journal: JsonLog) -> Iterator[None]:
     """Pass on to the journal what the HTTP server and the event loop say."""
     handler, loggers = JournalHandler(journal), [logging.getLogger(name) for name in LOGGERS]
     former = [(logger, logger.propagate) for logger in loggers]

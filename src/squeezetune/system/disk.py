@@ -65,18 +65,18 @@ def open_cache(listen: Listener) -> Path | None:
 
 
 @contextmanager
-def lend_folder(cache: Path | None) -> Iterator[Path]:
+def cache_or_temporary(cache: Path | None) -> Iterator[Path]:
     """Lend the cache's folder, or one that is deleted at the end where nothing may be kept."""
     if cache:
         yield cache
         return
     with TemporaryDirectory(
-        prefix="squeezetune-", dir=find_roomy_folder(), ignore_cleanup_errors=True
+        prefix="squeezetune-", dir=find_large_temporary_folder(), ignore_cleanup_errors=True
     ) as folder:
         yield Path(folder)
 
 
-def find_roomy_folder() -> Path:
+def find_large_temporary_folder() -> Path:
     """Find where large temporary files may go: many systems keep /tmp in memory, where they must
     not.
     """

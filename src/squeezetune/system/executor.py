@@ -14,7 +14,7 @@ Item = TypeVar("Item")
 Result = TypeVar("Result")
 
 
-class Engine(Protocol):
+class Executor(Protocol):
     """Runs a function over many items, possibly at once."""
 
     def map(self, function: Callable[[Item], Result], items: Iterable[Item]) -> Iterator[Result]:
@@ -25,7 +25,7 @@ class Engine(Protocol):
 
 
 @dataclass(frozen=True)
-class ThreadEngine:
+class ThreadExecutor:
     """Threads of this process: right for work that releases the interpreter's lock, as decoding and
     hashing do.
     """

@@ -74,7 +74,7 @@ def release_memory() -> None:
 
 
 @dataclass
-class MemoryGauge:
+class MemoryMonitor:
     """Notes the most memory that is held in every stage, from a thread of its own, within a `with`
     block.
 
@@ -94,7 +94,7 @@ class MemoryGauge:
         """The most that was held in any stage."""
         return max(self.peaks.values(), default=None)
 
-    def __enter__(self) -> "MemoryGauge":
+    def __enter__(self) -> "MemoryMonitor":
         self._look()
         self._thread = threading.Thread(target=self._watch, daemon=True)
         self._thread.start()
@@ -135,7 +135,7 @@ class MemoryGauge:
 
 
 @dataclass
-class Clock:
+class RunRecorder:
     """Passes events on and notes when those came that the record tells of; within a `with` block,
     also memory held.
     """
@@ -143,9 +143,9 @@ class Clock:
     listen: Listener
     started: float = field(default_factory=time.perf_counter)
     heard: list[tuple[Event, float]] = field(default_factory=list)
-    gauge: MemoryGauge = field(default_factory=MemoryGauge)
+    gauge: MemoryMonitor = field(default_factory=MemoryMonitor)
 
-    def __enter__(self) -> "Clock":
+    def __enter__(self) -> "RunRecorder":
         self.gauge.__enter__()
         return self
 

@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import DTypeLike, NDArray
 
 from squeezetune.errors import DataError
-from squeezetune.system.disk import check_room, explain_full_disk, find_roomy_folder
+from squeezetune.system.disk import check_room, explain_full_disk, find_large_temporary_folder
 
 # Larger arrays than this are not held in memory unless somebody says so.
 HELD_BYTES = 256_000_000
@@ -44,7 +44,7 @@ class Scratch:
         size = prod(shape) * np.dtype(dtype).itemsize
         if size <= self.held_bytes:
             return np.zeros(shape, dtype)
-        folder = self.folder or find_roomy_folder()
+        folder = self.folder or find_large_temporary_folder()
         try:
             return _map_zeros(folder, shape, np.dtype(dtype), size)
         except (DataError, OSError) as error:

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-Floats = NDArray[np.float32]
+from squeezetune.array_types import Floats
 
 PATCHES = 8  # a side
 # Further a copy is not cropped: shares of the side.
@@ -17,7 +17,7 @@ MOST_SHIFT = 0.12
 
 
 @dataclass(frozen=True)
-class Overlay:
+class Alignment:
     """How images fit after one was laid over the other; figures (p,) of the part that both show.
 
     `likeness` is the correlation of their brightness, `detail` that of its Laplacian, which hears
@@ -34,7 +34,7 @@ class Overlay:
     place: Floats
 
 
-def overlay_images(first: Floats, second: Floats, place: Floats, steps: int) -> Overlay:
+def overlay_images(first: Floats, second: Floats, place: Floats, steps: int) -> Alignment:
     """Lay the brightness of images (p, side, side) over that of others in so many steps from a
     place (p, 4).
 
@@ -60,14 +60,14 @@ def overlay_images(first: Floats, second: Floats, place: Floats, steps: int) -> 
     return _compare(first, *_move(second, place), place)
 
 
-def join_overlays(count: int, parts: Iterable[tuple[NDArray[np.int64], Overlay]]) -> Overlay:
+def join_overlays(count: int, parts: Iterable[tuple[NDArray[np.int64], Alignment]]) -> Alignment:
     """Put the overlays of parts of all pairs in their rows."""
     likeness, detail, difference, patch = np.zeros((4, count), np.float32)
     place = np.zeros((count, 4), np.float32)
     for rows, part in parts:
         likeness[rows], detail[rows], difference[rows] = part.likeness, part.detail, part.difference
         patch[rows], place[rows] = part.patch, part.place
-    return Overlay(likeness, detail, difference, patch, place)
+    return Alignment(likeness, detail, difference, patch, place)
 
 
 def _undo_step(place: Floats, step: Floats) -> Floats:
@@ -131,13 +131,13 @@ def _measure(images: Floats, shown: Floats) -> tuple[Floats, Floats]:
     return mean, spread
 
 
-def _compare(first: Floats, moved: Floats, shown: Floats, place: Floats) -> Overlay:
+def _compare(first: Floats, moved: Floats, shown: Floats, place: Floats) -> Alignment:
     errors = (_level(moved, shown, first) - first) * shown
     difference = np.sqrt((errors**2).sum(axis=(1, 2)) / np.maximum(shown.sum(axis=(1, 2)), 1))
     detail = _correlate(_find_edges(first), _find_edges(moved), shown[:, 1:-1, 1:-1])
     points = (first.shape[1] // PATCHES) ** 2
     patches = _sum_patches(errors) / np.maximum(_sum_patches(shown), points / 2)
-    return Overlay(
+    return Alignment(
         _correlate(first, moved, shown), detail, difference, np.abs(patches).max(axis=(1, 2)), place
     )
 

@@ -14,11 +14,9 @@ from functools import cache
 import numpy as np
 from numpy.typing import NDArray
 
-from squeezetune.system.executor import Engine
+from squeezetune.array_types import Floats, Ints
+from squeezetune.system.executor import Executor
 from squeezetune.system.scratch import list_blocks
-
-Floats = NDArray[np.float32]
-Ints = NDArray[np.int64]
 
 LUMA = np.array([0.299, 0.587, 0.114], np.float32)  # Rec. 601
 FREQUENCIES = 6
@@ -58,7 +56,7 @@ class Pairs:
 
 
 @dataclass(frozen=True)
-class Descriptions:
+class DctDescriptors:
     """The low frequencies of images (n, 6, 6), of length 1, without the mean.
 
     `changes` (n, 5, 35) are orthonormal directions in which a description moves if the image is
@@ -71,11 +69,11 @@ class Descriptions:
     is_blank: NDArray[np.bool_]
 
 
-def describe_thumbs(thumbs: NDArray[np.uint8]) -> Descriptions:
+def describe_thumbs(thumbs: NDArray[np.uint8]) -> DctDescriptors:
     """Describe thumbnails (n, side, side, 3); n is at least 1."""
     parts = [_describe_block(thumbs[block]) for block in list_blocks(len(thumbs))]
     values, changes, is_blank = (np.concatenate(column) for column in zip(*parts, strict=True))
-    return Descriptions(values, changes, is_blank)
+    return DctDescriptors(values, changes, is_blank)
 
 
 def _describe_block(thumbs: NDArray[np.uint8]) -> tuple[Floats, Floats, NDArray[np.bool_]]:
@@ -160,7 +158,7 @@ class _Versions:
         return self.cut(np.argsort(self.values[:, 0], kind="stable"))
 
 
-def find_candidates(descriptions: Descriptions, engine: Engine) -> Pairs:
+def find_candidates(descriptions: DctDescriptors, engine: Executor) -> Pairs:
     """Find the pairs of images that may show the same picture, all in one order."""
     queries, known = (versions.sort() for versions in _turn_upright(descriptions))
     changes = _turn_changes(descriptions.changes, known)
@@ -185,7 +183,7 @@ def find_candidates(descriptions: Descriptions, engine: Engine) -> Pairs:
     )
 
 
-def _turn_upright(descriptions: Descriptions) -> tuple[_Versions, _Versions]:
+def _turn_upright(descriptions: DctDescriptors) -> tuple[_Versions, _Versions]:
     """Turn every image as it may have to be to be compared, and in the one way in which it is
     compared with.
 

@@ -13,11 +13,11 @@ from scipy.sparse import coo_array
 from scipy.sparse.csgraph import connected_components
 from threadpoolctl import threadpool_limits
 
-from squeezetune.data.duplicates.alignment import Overlay, join_overlays, overlay_images
+from squeezetune.array_types import Floats
+from squeezetune.data.duplicates.alignment import Alignment, join_overlays, overlay_images
 from squeezetune.data.duplicates.candidates import (
     LUMA,
     TURNS,
-    Floats,
     Pairs,
     describe_thumbs,
     find_candidates,
@@ -25,9 +25,9 @@ from squeezetune.data.duplicates.candidates import (
 )
 from squeezetune.data.index import ImageIndex
 from squeezetune.data.pixels import PixelSettings, load_indexed
-from squeezetune.data.thumbnails import LOOK_SIDE, LOOKS_VERSION, Looks
+from squeezetune.data.thumbnails import LOOK_SIDE, LOOKS_VERSION, Thumbnails
 from squeezetune.errors import ImageError
-from squeezetune.system.executor import Engine
+from squeezetune.system.executor import Executor
 from squeezetune.system.sealed import read_sealed, write_sealed
 
 # Part of the key of what is kept: raise it when the same images would have other near-duplicates.
@@ -52,19 +52,19 @@ class Level:
     close: tuple[float, float]
     passing: tuple[float, float] = (0.0, 0.0)
 
-    def accepts(self, overlay: Overlay) -> NDArray[np.bool_]:
+    def accepts(self, overlay: Alignment) -> NDArray[np.bool_]:
         """Say which pairs show the same picture, (p,)."""
         is_near, is_close = (overlay.patch <= limit for limit in (self.patch, self.patch / 2))
         return (is_near & _reaches(overlay, self.alike)) | (
             is_close & _reaches(overlay, self.close)
         )
 
-    def passes(self, overlay: Overlay) -> NDArray[np.bool_]:
+    def passes(self, overlay: Alignment) -> NDArray[np.bool_]:
         """Say which pairs may show the same picture, (p,)."""
         return _reaches(overlay, self.passing)
 
 
-def _reaches(overlay: Overlay, figures: tuple[float, float]) -> NDArray[np.bool_]:
+def _reaches(overlay: Alignment, figures: tuple[float, float]) -> NDArray[np.bool_]:
     return (overlay.likeness >= figures[0]) & (overlay.detail >= figures[1])
 
 
@@ -77,7 +77,7 @@ LEVELS = (
 
 
 @dataclass(frozen=True)
-class Likeness:
+class DuplicatePairs:
     """Pairs of images that show the same picture: positions `first` < `second` (p,) in the index.
 
     `turned` (p,) is the turn, one of eight, that maps the first on the second, 0 where there is
@@ -94,7 +94,9 @@ class Likeness:
         return len(self.first)
 
 
-def find_near_duplicates(index: ImageIndex, looks: Looks, resize: str, engine: Engine) -> Likeness:
+def find_near_duplicates(
+    index: ImageIndex, looks: Thumbnails, resize: str, engine: Executor
+) -> DuplicatePairs:
     """Find the pairs of images that show the same picture, by how they look in small and, if need
     be, in larger.
 
@@ -109,7 +111,7 @@ def find_near_duplicates(index: ImageIndex, looks: Looks, resize: str, engine: E
         return _compare_pairs(pairs, index, looks, resize, engine)
 
 
-def join_pairs(count: int, likeness: Likeness) -> NDArray[np.int64]:
+def join_pairs(count: int, likeness: DuplicatePairs) -> NDArray[np.int64]:
     """Give the images (count,) numbers: one for those joined by pairs, directly or through
     others.
     """
@@ -160,8 +162,8 @@ def save_pictures(path: Path, digests: NDArray[np.uint8], numbers: NDArray[np.in
 
 
 def _compare_pairs(
-    pairs: Pairs, index: ImageIndex, looks: Looks, resize: str, engine: Engine
-) -> Likeness:
+    pairs: Pairs, index: ImageIndex, looks: Thumbnails, resize: str, engine: Executor
+) -> DuplicatePairs:
     """Compare candidates size by size, up to the size that both images really have."""
     own = np.minimum(looks.sizes[pairs.first].min(axis=1), looks.sizes[pairs.second].min(axis=1))
     last = np.clip(
@@ -181,11 +183,18 @@ def _compare_pairs(
     rows, difference = np.concatenate(found, axis=1)
     order = np.argsort(rows)
     same = pairs.take(rows[order].astype(np.int64))
-    return Likeness(same.first, same.second, same.turned, difference[order].astype(np.float32))
+    return DuplicatePairs(
+        same.first, same.second, same.turned, difference[order].astype(np.float32)
+    )
 
 
 def _load_grey(
-    images: list[int], side: int, index: ImageIndex, looks: Looks, resize: str, engine: Engine
+    images: list[int],
+    side: int,
+    index: ImageIndex,
+    looks: Thumbnails,
+    resize: str,
+    engine: Executor,
 ) -> Floats:
     """Load the brightness of images at some size (n, side, side): from their looks, or anew where
     these are smaller.
@@ -212,8 +221,8 @@ def _load_one(index: ImageIndex, pixels: PixelSettings, position: int) -> Floats
 
 
 def _overlay_pairs(
-    pairs: Pairs, images: list[int], grey: Floats, place: Floats, level: Level, engine: Engine
-) -> Overlay:
+    pairs: Pairs, images: list[int], grey: Floats, place: Floats, level: Level, engine: Executor
+) -> Alignment:
     """Lay the first images of pairs over the second ones; `grey` are those of all `images`, by
     their positions.
     """
@@ -228,7 +237,7 @@ def _overlay_pairs(
         for at in range(0, len(rows), at_once)
     ]
 
-    def overlay(rows: NDArray[np.int64]) -> Overlay:
+    def overlay(rows: NDArray[np.int64]) -> Alignment:
         turned = np.ascontiguousarray(turn_images(grey[first[rows]], int(pairs.turned[rows[0]])))
         return overlay_images(turned, grey[second[rows]], place[rows], level.steps)
 

@@ -36,7 +36,7 @@ from squeezetune.data.sources.source import (
     stamp_inner,
 )
 from squeezetune.errors import DataError, ImageError, SourceError
-from squeezetune.system.disk import find_roomy_folder, measure_room
+from squeezetune.system.disk import find_large_temporary_folder, measure_room
 
 # By the first bytes of a file: names are not to be trusted, since browsers unpack on the way and
 # keep the name.
@@ -88,7 +88,7 @@ def unpack_file(path: Path, opener: Callable[[Path], Any]) -> Unpacked:
         DataError: it unpacks to more than the disk has room for.
 
     """
-    folder, size, damage = find_roomy_folder(), 0, ""
+    folder, size, damage = find_large_temporary_folder(), 0, ""
     most = max(UNSUSPICIOUS_BYTES, MOST_RATIO * path.stat().st_size)
     file = TemporaryFile(dir=folder)  # noqa: SIM115  # lives as long as what is returned, and no longer
     for block in _read_blocks(path, opener):
@@ -141,7 +141,7 @@ def _explain_full(path: Path, folder: Path, size: int) -> DataError:
 
 ENCRYPTED = 0x1
 _DRIVE = re.compile("[A-Za-z]:")  # of Windows, at the beginning of a whole path
-Item = TypeVar("Item")
+Value = TypeVar("Value")
 
 
 @dataclass(frozen=True)
@@ -375,8 +375,8 @@ def _clean_name(name: str) -> str:
 
 
 def _list_entries(
-    found: Mapping[str, Item], refuse: Callable[[Item], str], hidden: Mapping[str, int]
-) -> tuple[dict[str, Item], Listing]:
+    found: Mapping[str, Value], refuse: Callable[[Value], str], hidden: Mapping[str, int]
+) -> tuple[dict[str, Value], Listing]:
     """List the files of an archive as they would be listed below a folder; the one folder around
     all goes away.
 

@@ -28,7 +28,7 @@ from squeezetune.data.sources.source import (
     stamp_file,
 )
 from squeezetune.errors import ImageError, SettingsError, SourceError
-from squeezetune.system.disk import find_roomy_folder
+from squeezetune.system.disk import find_large_temporary_folder
 
 # No photo is larger.
 MOST_BYTES = 1 << 29
@@ -351,7 +351,7 @@ def _sort_entries(entries: Iterator[Found]) -> Iterator[Found]:
     with ExitStack() as stack:
         parts: list[Iterable[Found]] = []
         while len(block := sorted(islice(entries, SORTED_AT_ONCE), key=_order)) == SORTED_AT_ONCE:
-            file = stack.enter_context(TemporaryFile("w+", dir=find_roomy_folder()))
+            file = stack.enter_context(TemporaryFile("w+", dir=find_large_temporary_folder()))
             file.writelines(f"{json.dumps(found)}\n" for found in block)
             file.seek(0)
             parts.append(_read_back(file))

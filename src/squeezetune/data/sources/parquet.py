@@ -163,7 +163,7 @@ def open_parquets(
 
 
 @dataclass(frozen=True)
-class Rows:
+class ParquetRows:
     """What a file says of all its images but the images themselves; `note` is what was made of its
     columns.
     """
@@ -174,7 +174,7 @@ class Rows:
     note: str
 
 
-def _read_rows(path: Path, columns: Mapping[str, str], needed: Sequence[str]) -> Rows:
+def _read_rows(path: Path, columns: Mapping[str, str], needed: Sequence[str]) -> ParquetRows:
     """Read the classes and groups of all rows of a file."""
     pyarrow, stamped = _import_pyarrow(), stamp_file(str(path))
     try:
@@ -207,7 +207,7 @@ def _read_rows(path: Path, columns: Mapping[str, str], needed: Sequence[str]) ->
     column = f"{said['path']}.bytes" if is_nested else said["path"]
     held = ParquetTable(path, tuple(accumulate(sizes)), column, stamped)
     stripped = [label.strip() for label in labels]
-    return Rows(held, stripped, groups, describe_places(path, schema.names, places))
+    return ParquetRows(held, stripped, groups, describe_places(path, schema.names, places))
 
 
 def find_columns(

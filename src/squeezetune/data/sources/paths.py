@@ -16,7 +16,7 @@ PARTS = {"train": 0, "training": 0, "val": 1, "valid": 1, "validation": 1, "test
 
 
 @dataclass(frozen=True)
-class Place:
+class ClassAndPart:
     """Where an image belongs: the name of its class, and its part: 0, 1, 2, or -1 if there are no
     parts.
     """
@@ -26,7 +26,7 @@ class Place:
 
 
 @dataclass(frozen=True)
-class Layout:
+class PathLayout:
     """How paths are read: whether the first folder names the part, and the pattern that names the
     class.
 
@@ -41,7 +41,7 @@ class Layout:
         """The number of folders above the folder of a class."""
         return 1 if self.is_split else 0
 
-    def place(self, name: str) -> Place | str:
+    def place(self, name: str) -> ClassAndPart | str:
         """Return the place of an image, or the reason why it has none."""
         folders = name.split("/")[:-1]
         if self.is_split and not folders:
@@ -50,11 +50,13 @@ class Layout:
         if self.pattern:
             class_name = match_name(self.pattern, name)
             return (
-                Place(class_name, part) if class_name else "its path does not match class_pattern"
+                ClassAndPart(class_name, part)
+                if class_name
+                else "its path does not match class_pattern"
             )
         if len(folders) <= self.class_depth:
             return "not in the folder of a class"
-        return Place(folders[self.class_depth], part)
+        return ClassAndPart(folders[self.class_depth], part)
 
     def find_empty(self, folders: Iterable[str], class_names: Iterable[str]) -> list[str]:
         """Return the folders of classes, out of all folders, whose class has no image at all."""
@@ -63,7 +65,7 @@ class Layout:
         return [folder for folder in found if folder.rpartition("/")[2] not in known]
 
 
-def find_layout(names: Iterable[str], pattern: "re.Pattern[str] | None" = None) -> Layout:
+def find_layout(names: Iterable[str], pattern: "re.Pattern[str] | None" = None) -> PathLayout:
     """Find out from the paths of all images whether their folders are the parts of a split.
 
     They are if every folder with images at the top is called like a part, train and another part
@@ -79,7 +81,7 @@ def find_layout(names: Iterable[str], pattern: "re.Pattern[str] | None" = None) 
     tops = {name.partition("/")[0] for name in nested}
     parts = {PARTS.get(top.lower(), -1) for top in tops}
     if -1 in parts or 0 not in parts or len(parts) < 2:
-        return Layout(False, pattern)
+        return PathLayout(False, pattern)
     flat = tops - {name.partition("/")[0] for name in nested if name.count("/") > 1}
     if flat and flat != tops and not pattern:
         found = ", ".join(quote_name(top) for top in sorted(flat))
@@ -88,7 +90,7 @@ def find_layout(names: Iterable[str], pattern: "re.Pattern[str] | None" = None) 
             "Put them into class folders as well (test/<class>/<image>), or move them out of the "
             "folder.",
         )
-    return Layout(pattern is not None or not flat, pattern)
+    return PathLayout(pattern is not None or not flat, pattern)
 
 
 def find_shard_parts(names: Sequence[str]) -> dict[str, int]:
@@ -150,7 +152,7 @@ class Places:
     `reasons` says by position why an image has none.
     """
 
-    kinds: tuple[Place, ...]
+    kinds: tuple[ClassAndPart, ...]
     numbers: NDArray[np.int32]
     reasons: Mapping[int, str]
 
@@ -160,9 +162,9 @@ class Places:
         return self.numbers >= 0
 
 
-def number_places(found: Iterable[Place | str]) -> Places:
+def number_places(found: Iterable[ClassAndPart | str]) -> Places:
     """Give the place of each image a number; a string is the reason why it has none."""
-    kinds: dict[Place, int] = {}
+    kinds: dict[ClassAndPart, int] = {}
     numbers, reasons = array("i"), {}
     for position, place in enumerate(found):
         if isinstance(place, str):
