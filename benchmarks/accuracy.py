@@ -92,11 +92,11 @@ class Field:
 
     def train(self, cut: CutIndex, settings: Settings) -> Result:
         """Train on a split, and measure the file on its test part."""
-        start, workshop = time.perf_counter(), open_context(settings, self.cache, ignore_event)
-        learned = fit_classifier(self.index, cut, workshop)
+        start, context = time.perf_counter(), open_context(settings, self.cache, ignore_event)
+        learned = fit_classifier(self.index, cut, context)
         classifier = Classifier(learned.model, make_manifest(learned, settings))
         measured = run_classifier(
-            classifier, learned.index, learned.split.test, workshop.engine, ignore_event
+            classifier, learned.index, learned.split.test, context.engine, ignore_event
         )
         correct = measured.probabilities.argmax(axis=1) == learned.index.labels[measured.positions]
         seconds = time.perf_counter() - start
@@ -104,7 +104,7 @@ class Field:
             int(correct.sum()),
             len(correct),
             seconds,
-            str(learned.trunk.runtime),
+            str(learned.backbone.runtime),
             learned.chosen.name,
             learned.head.chosen.validation_accuracy,
             learned.chosen.validation_accuracy,

@@ -42,7 +42,7 @@ from squeezetune.network.backbone import (
     measure_ranges,
 )
 from squeezetune.network.features import FeatureStores, compute_features
-from squeezetune.network.graph import FEATURE_COUNT, TAPS, build_activations, build_trunk
+from squeezetune.network.graph import FEATURE_COUNT, TAPS, build_activations, build_backbone
 from squeezetune.network.inference import list_runtimes, open_graph
 from squeezetune.network.weights import ARCHITECTURES, load_weights
 from squeezetune.system.executor import ThreadExecutor, count_cores
@@ -140,8 +140,8 @@ def measure_speed(index: ImageIndex, side: int, rounds: int) -> Iterator[list[st
     for runtime in list_runtimes():
         pixels = PixelSettings(side)
         own = make_int8(ranges, runtime, pixels) if runtime.precision == "int8" else None
-        trunk = Backbone(build_trunk(load_weights(), own), runtime, pixels, 1, own)
-        found = [measure_round(index, trunk, sample) for _ in range(rounds)]
+        backbone = Backbone(build_backbone(load_weights(), own), runtime, pixels, 1, own)
+        found = [measure_round(index, backbone, sample) for _ in range(rounds)]
         features, uint8, bfloat16 = zip(*found, strict=True)
         ratios = (
             [other / base for other, base in zip(kind, features, strict=True)]
@@ -154,7 +154,7 @@ def measure_speed(index: ImageIndex, side: int, rounds: int) -> Iterator[list[st
         ]
 
 
-def measure_round(index: ImageIndex, trunk: Backbone, sample: Callable[[], Any]) -> list[float]:
+def measure_round(index: ImageIndex, backbone: Backbone, sample: Callable[[], Any]) -> list[float]:
     """Measure images a second of the features, and of the activations as uint8 and as bfloat16."""
     engine, threads = ThreadExecutor(), count_cores()
     with TemporaryDirectory() as name:
@@ -162,12 +162,12 @@ def measure_round(index: ImageIndex, trunk: Backbone, sample: Callable[[], Any])
         store = RowStore(folder / "features", (1, FEATURE_COUNT))
         jobs: list[Callable[[], object]] = [
             lambda: compute_features(
-                index, trunk, FeatureStores(store), engine, threads, ignore_event
+                index, backbone, FeatureStores(store), engine, threads, ignore_event
             )
         ]
         for kind in ("uint8", "bfloat16"):
             options = ActivationOptions(SPEED_BLOCK, kind)
-            frozen = prepare_activations(load_weights(), trunk, options, index, sample, folder)
+            frozen = prepare_activations(load_weights(), backbone, options, index, sample, folder)
             rows = frozen.open_store(folder)
             jobs.append(partial(compute_activations, index, frozen, rows, engine, ignore_event))
         return [len(index) / time_call(job) for job in jobs]

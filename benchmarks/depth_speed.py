@@ -30,7 +30,7 @@ from ablation import Regime, open_task
 from ablation import Task as PhotoTask
 from figures import format_mean, format_spread, print_machine, print_table
 from photos import add_photo_options
-from seed_recipe import build_classifier, build_trunk
+from seed_recipe import build_backbone, build_classifier
 from torch import nn
 from torch.nn import functional
 
@@ -59,7 +59,7 @@ LAYOUT = find_architecture("1.1")
 def time_plain(side: int, steps: int) -> float:
     """Measure images a second of the plain loop."""
     network = (
-        nn.Sequential(build_trunk(), build_classifier(CLASSES, 0)).requires_grad_(True).train()
+        nn.Sequential(build_backbone(), build_classifier(CLASSES, 0)).requires_grad_(True).train()
     )
     optimiser = torch.optim.AdamW(network.parameters(), 1e-3)
     images, labels = torch.randn(PLAIN_BATCH, 3, side, side), torch.arange(PLAIN_BATCH) % CLASSES
@@ -179,13 +179,12 @@ def train_both(task: PhotoTask, epochs: float) -> tuple[float, float]:
     """Train the last four Fire modules, and all layers; their accuracies on the validation
     images.
     """
-    side, images = task.ground.trunk.pixels.side, len(task.ground.split.train)
+    side, images = task.ground.backbone.pixels.side, len(task.ground.split.train)
     recipe = choose_recipe(images, epochs)
     last = StagePlan("last 4 blocks", BLOCKS[-4], (Phase(side, 1.0),), epochs, recipe, EXTRA_VIEWS)
     plans = last, task.plan
     first, second = (
-        train_stage(task.ground, plan, task.workshop).candidate.validation_accuracy
-        for plan in plans
+        train_stage(task.ground, plan, task.context).candidate.validation_accuracy for plan in plans
     )
     return first, second
 

@@ -80,26 +80,26 @@ def measure_draw(photos: ImageIndex, others: ImageIndex, settings: Settings, cac
     """Train on some photos, and set what is reported against the truth; features are kept in the
     cache.
     """
-    workshop, scheme = (
+    context, scheme = (
         open_context(settings, cache, ignore_event),
         choose_scheme(photos, settings, ignore_event),
     )
     if scheme:
-        learned = fit_classifier(photos, scheme.keep_all, workshop)
-        measured = cross_validate(learned, scheme, workshop, None).pool()
+        learned = fit_classifier(photos, scheme.keep_all, context)
+        measured = cross_validate(learned, scheme, context, None).pool()
     else:
-        learned = fit_classifier(photos, lambda images: split_photos(images, settings), workshop)
+        learned = fit_classifier(photos, lambda images: split_photos(images, settings), context)
         measured = Measured(learned.split.test, learned.recall(learned.split.test), {})
     return Draw(measured.evaluate(photos, learned.split), measure_truth(learned, others, cache))
 
 
 def measure_truth(learned: TransferResult, others: ImageIndex, cache: Path) -> Evaluation:
     """Measure the head on other images, which the same frozen layers look at."""
-    trunk = learned.trunk
-    store = RowStore(cache / "features" / trunk.key, (trunk.views, FEATURE_COUNT))
+    backbone = learned.backbone
+    store = RowStore(cache / "features" / backbone.key, (backbone.views, FEATURE_COUNT))
     shop = open_context(Settings(), cache, ignore_event)
     features = compute_features(
-        others, trunk, FeatureStores(store), shop.engine, shop.threads, ignore_event
+        others, backbone, FeatureStores(store), shop.engine, shop.threads, ignore_event
     )
     probabilities = learned.head.predict(Selection(features.values, np.arange(len(others))))
     return evaluate_probabilities(probabilities, others.labels, others.class_names)

@@ -66,9 +66,9 @@ class Fire(nn.Module):  # type: ignore[misc]  # torch is not seen by the type ch
         return torch.cat([functional.relu(part, inplace=True) for part in wide], 1)
 
 
-def build_trunk() -> Any:
+def build_backbone() -> Any:
     """Build SqueezeNet 1.1 up to fire9 with the pretrained weights, frozen."""
-    trunk = nn.Sequential(
+    backbone = nn.Sequential(
         nn.Conv2d(3, 64, 3, stride=2), nn.ReLU(inplace=True), nn.MaxPool2d(3, 2, ceil_mode=True),
         Fire(64, 16, 64), Fire(128, 16, 64), nn.MaxPool2d(3, 2, ceil_mode=True),
         Fire(128, 32, 128), Fire(256, 32, 128), nn.MaxPool2d(3, 2, ceil_mode=True),
@@ -76,10 +76,10 @@ def build_trunk() -> Any:
     )  # fmt: skip
     prefix = "features."
     named = {name: torch.from_numpy(value.copy()) for name, value in load_weights().items()}
-    trunk.load_state_dict(
+    backbone.load_state_dict(
         {name[len(prefix) :]: value for name, value in named.items() if name.startswith(prefix)}
     )
-    return trunk.requires_grad_(False).eval()
+    return backbone.requires_grad_(False).eval()
 
 
 def build_classifier(class_count: int, seed: int) -> Any:
@@ -89,12 +89,12 @@ def build_classifier(class_count: int, seed: int) -> Any:
     )
 
 
-def pool_taps(trunk: Any, x: Any) -> Any:
+def pool_taps(backbone: Any, x: Any) -> Any:
     """Compute what our graph computes, the mean of each channel after fire5 ... fire9: (n,
     2048).
     """
     means = []
-    for place, layer in enumerate(trunk):
+    for place, layer in enumerate(backbone):
         x = layer(x)
         if place in TAPS:
             means.append(x.mean((2, 3)))
@@ -153,8 +153,11 @@ def measure_pace(recipe: Recipe, slice_images: int) -> Pace:
     """Run the recipe on some training and as many validation images, from the files on, and time
     both.
     """
-    trunk, classifier = build_trunk(), build_classifier(len(recipe.index.class_names), recipe.seed)
-    model = nn.Sequential(trunk, classifier)
+    backbone, classifier = (
+        build_backbone(),
+        build_classifier(len(recipe.index.class_names), recipe.seed),
+    )
+    model = nn.Sequential(backbone, classifier)
     optimiser = torch.optim.Adam(classifier.parameters(), RATE)
     train, validation = (
         thin_out(part, slice_images) for part in (recipe.split.train, recipe.split.validation)
@@ -233,10 +236,10 @@ def compute_maps(recipe: Recipe, work: Path) -> NDArray[np.float16]:
         count = len(recipe.index)
         maps = np.lib.format.open_memmap(partial, "w+", np.float16, (count, *MAP_SHAPE))
         # another memory layout, twice as fast: this pass is not timed
-        trunk, done = build_trunk().to(memory_format=torch.channels_last), 0
+        backbone, done = build_backbone().to(memory_format=torch.channels_last), 0
         with torch.inference_mode():
             for images, _ in recipe.read_batches(np.arange(count)):
-                maps[done : done + len(images)] = trunk(
+                maps[done : done + len(images)] = backbone(
                     images.to(memory_format=torch.channels_last)
                 ).numpy()
                 done += len(images)

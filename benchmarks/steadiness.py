@@ -150,21 +150,23 @@ def read_features(
     if not path.exists():
         options.work.mkdir(parents=True, exist_ok=True)
         pixels, threads = PixelSettings(SIDES[file]), count_cores()
-        trunk_options = BackboneOptions(pixels, 2, runtime.engine, runtime.precision, threads, None)
+        backbone_options = BackboneOptions(
+            pixels, 2, runtime.engine, runtime.precision, threads, None
+        )
         known = (
             np.arange(len(index))
             if index.parts is None
             else np.flatnonzero(np.asarray(index.parts) != TEST)
         )
-        trunk = prepare_backbone(
+        backbone = prepare_backbone(
             load_weights(),
-            trunk_options,
+            backbone_options,
             index,
             lambda: draw_sample(index, known, pixels),
             ignore_event,
         )
         found = compute_features(
-            index, trunk, FeatureStores(None), ThreadExecutor(threads), threads, ignore_event
+            index, backbone, FeatureStores(None), ThreadExecutor(threads), threads, ignore_event
         )
         np.save(path, found.values)
     return np.load(path, mmap_mode="r")  # type: ignore[no-any-return]

@@ -20,7 +20,7 @@ import torch
 from figures import format_spread, print_machine, print_table
 from numpy.typing import NDArray
 from photos import add_photo_options, prepare_photos, scan_photos
-from seed_recipe import build_trunk, normalise_pixels, pool_taps
+from seed_recipe import build_backbone, normalise_pixels, pool_taps
 
 from squeezetune.data.pixels import PixelSettings
 from squeezetune.network import graph
@@ -46,14 +46,14 @@ def list_contenders(pixels: NDArray[np.uint8], side: int) -> dict[str, Measure]:
     """Open everything that takes part; the first is what the others are compared with."""
     threads = count_cores()
     torch.set_num_threads(threads)
-    trunk, x = build_trunk(), normalise_pixels(pixels)
+    backbone, x = build_backbone(), normalise_pixels(pixels)
     contenders: dict[str, Measure] = {
-        BASELINE: partial(measure_torch, trunk, list(x.split(TORCH_BATCH)))
+        BASELINE: partial(measure_torch, backbone, list(x.split(TORCH_BATCH)))
     }
     last = torch.channels_last
     batches = list(x.to(memory_format=last).split(TORCH_BATCH))
     contenders["torch eager, channels_last, float32"] = partial(
-        measure_torch, build_trunk().to(memory_format=last), batches
+        measure_torch, build_backbone().to(memory_format=last), batches
     )
     size = batch_size(side)
     ours = [pixels[at : at + size] for at in range(0, len(pixels) - size + 1, size)]
@@ -68,22 +68,22 @@ def list_contenders(pixels: NDArray[np.uint8], side: int) -> dict[str, Measure]:
 def build_models(pixels: NDArray[np.uint8]) -> dict[Runtime, bytes]:
     """Build the graph of each runtime of this machine; int8 takes its ranges from the photos."""
     weights = load_weights()
-    floats = graph.build_trunk(weights)
+    floats = graph.build_backbone(weights)
     ranges, settings = measure_ranges(weights, pixels), PixelSettings(pixels.shape[1])
     return {
-        runtime: graph.build_trunk(weights, make_int8(ranges, runtime, settings))
+        runtime: graph.build_backbone(weights, make_int8(ranges, runtime, settings))
         if runtime.precision == "int8"
         else floats
         for runtime in list_runtimes()
     }
 
 
-def measure_torch(trunk: Any, batches: Sequence[Any], seconds: float) -> float:
+def measure_torch(backbone: Any, batches: Sequence[Any], seconds: float) -> float:
     """Run batches one after the other, as a script does."""
     start, done = time.perf_counter(), 0
     with torch.inference_mode():
         for batch in take_for(batches, start + seconds):
-            done += len(pool_taps(trunk, batch))
+            done += len(pool_taps(backbone, batch))
     return done / (time.perf_counter() - start)
 
 

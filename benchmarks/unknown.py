@@ -55,12 +55,12 @@ def measure_refused(
     classifier: Classifier,
     index: ImageIndex,
     positions: NDArray[np.int64],
-    workshop: RunContext,
+    context: RunContext,
     rate: float,
 ) -> list[float]:
     """Measure the share of photos that are refused: by familiarity, and by confidence."""
     names = [index.names[at] for at in positions]
-    found = [answer for _, answer in classifier.stream(index.source, names, workshop.engine)]
+    found = [answer for _, answer in classifier.stream(index.source, names, context.engine)]
     answers = [answer for answer in found if isinstance(answer, Answer)]
     by_confidence = replace(classifier, manifest=replace(classifier.manifest, familiarities={}))
     thresholds = [each.find_threshold(rate) for each in (classifier, by_confidence)]
@@ -78,9 +78,9 @@ def measure_draw(
     index, settings = indexes[name], PHOTO_SETS[name].make_settings(seed=draw)
     count = len(index.class_names)
     left_out = [(draw * LEFT_OUT[name] + step) % count for step in range(LEFT_OUT[name])]
-    workshop = open_context(settings, cache, ignore_event)
+    context = open_context(settings, cache, ignore_event)
     learned = fit_classifier(
-        leave_out(index, left_out), lambda photos: split_photos(photos, settings), workshop
+        leave_out(index, left_out), lambda photos: split_photos(photos, settings), context
     )
     classifier = Classifier(learned.model, make_manifest(learned, settings))
     strangers = np.flatnonzero(np.isin(index.labels, left_out))
@@ -91,7 +91,7 @@ def measure_draw(
         (far, thin(np.arange(len(far)), options.strangers)),
     ]
     shares = [
-        measure_refused(classifier, photos, part, workshop, options.rate) for photos, part in groups
+        measure_refused(classifier, photos, part, context, options.rate) for photos, part in groups
     ]
     print(
         f"{name} without {', '.join(index.class_names[at] for at in left_out)}: "

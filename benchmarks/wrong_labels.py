@@ -76,8 +76,8 @@ def take_images(index: ImageIndex, positions: Ints, labels: Ints) -> ImageIndex:
 
 def find_suggestions(name: str, index: ImageIndex, seed: int, cache: Path) -> LabelErrors:
     """Find the suggestions as `check` does."""
-    workshop = open_context(PHOTO_SETS[name].make_settings(seed=seed), cache, ignore_event)
-    return inspect_photos(index, workshop).doubts
+    context = open_context(PHOTO_SETS[name].make_settings(seed=seed), cache, ignore_event)
+    return inspect_photos(index, context).doubts
 
 
 def measure_seed(
@@ -117,12 +117,12 @@ def train_on(
 ) -> float:
     """Train with these labels, and measure the file on the test part, whose labels are right."""
     settings = PHOTO_SETS[name].make_settings(seed=seed)
-    workshop = open_context(settings, cache, ignore_event)
+    context = open_context(settings, cache, ignore_event)
     learned = fit_classifier(
-        replace(index, labels=labels), partial(keep_split, split=split), workshop
+        replace(index, labels=labels), partial(keep_split, split=split), context
     )
     classifier = Classifier(learned.model, make_manifest(learned, settings))
-    measured = run_classifier(classifier, index, split.test, workshop.engine, ignore_event)
+    measured = run_classifier(classifier, index, split.test, context.engine, ignore_event)
     return float((measured.probabilities.argmax(axis=1) == index.labels[measured.positions]).mean())
 
 

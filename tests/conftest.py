@@ -219,9 +219,9 @@ def make_learn(shape_folder: Path) -> Callable[..., Callable[..., TransferResult
             index: ImageIndex = shapes,
             **changes: object,
         ) -> TransferResult:
-            workshop = open_context(replace(settings, **changes), cache, listen, engine)
+            context = open_context(replace(settings, **changes), cache, listen, engine)
             return fit_classifier(
-                index, cut, replace(workshop, unfinished=unfinished, is_resuming=resume)
+                index, cut, replace(context, unfinished=unfinished, is_resuming=resume)
             )
 
         return learn

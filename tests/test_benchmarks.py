@@ -16,7 +16,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from squeezetune.network.graph import build_trunk
+from squeezetune.network.graph import build_backbone
 from squeezetune.network.inference import Runtime, open_graph
 from squeezetune.network.weights import load_weights
 from squeezetune.settings import Settings
@@ -174,10 +174,10 @@ def test_a_process_is_weighed_without_its_parent(load_program, tmp_path):
 def test_the_torch_network_equals_our_graph(load_program):
     recipe = load_program("seed_recipe")
     pixels = np.random.default_rng(0).integers(0, 256, (2, 96, 96, 3), dtype=np.uint8)
-    ours = open_graph(build_trunk(load_weights()), Runtime("onnxruntime", "float32"), 1)(pixels)[
+    ours = open_graph(build_backbone(load_weights()), Runtime("onnxruntime", "float32"), 1)(pixels)[
         :, 0
     ]
-    theirs = recipe.pool_taps(recipe.build_trunk(), recipe.normalise_pixels(pixels)).numpy()
+    theirs = recipe.pool_taps(recipe.build_backbone(), recipe.normalise_pixels(pixels)).numpy()
     assert np.abs(theirs - ours).max() <= 1e-3
 
 
@@ -185,14 +185,14 @@ def test_the_torch_network_equals_our_graph(load_program):
 def test_the_recipe_learns_its_classifier_alone(load_program):
     recipe = load_program("seed_recipe")
     torch = load_program("torch")
-    trunk, classifier = recipe.build_trunk(), recipe.build_classifier(2, 0)
-    before = torch.nn.utils.parameters_to_vector(trunk.parameters())
+    backbone, classifier = recipe.build_backbone(), recipe.build_classifier(2, 0)
+    before = torch.nn.utils.parameters_to_vector(backbone.parameters())
     images, labels = torch.randn(4, 3, 64, 64), torch.tensor([0, 1, 0, 1])
-    model, first = torch.nn.Sequential(trunk, classifier), classifier[1].weight.clone()
+    model, first = torch.nn.Sequential(backbone, classifier), classifier[1].weight.clone()
     recipe.train_model(
         model, torch.optim.Adam(classifier.parameters(), 1e-3), iter([(images, labels)])
     )
-    assert torch.equal(before, torch.nn.utils.parameters_to_vector(trunk.parameters()))
+    assert torch.equal(before, torch.nn.utils.parameters_to_vector(backbone.parameters()))
     assert not torch.equal(first, classifier[1].weight)
 
 

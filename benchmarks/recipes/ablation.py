@@ -75,14 +75,14 @@ class Task:
 
     name: str
     ground: StageInputs
-    workshop: RunContext
+    context: RunContext
     regime: Regime
 
     @cached_property
     def plan(self) -> StagePlan:
         """The plan for the training of all layers of which the tables change a number."""
         side, images, sides = (
-            self.ground.trunk.pixels.side,
+            self.ground.backbone.pixels.side,
             len(self.ground.split.train),
             self.regime.sides,
         )
@@ -94,7 +94,7 @@ class Task:
 
     def train(self, plan: StagePlan) -> Figures:
         """Train the layers as planned."""
-        deepened = train_stage(self.ground, plan, self.workshop)
+        deepened = train_stage(self.ground, plan, self.context)
         last = deepened.candidate.history[-1]
         accuracy = deepened.candidate.validation_accuracy
         return {"validation": accuracy, "training": last.train_accuracy, "seconds": last.seconds}
@@ -156,7 +156,7 @@ def use_taps(*taps: str) -> Row:
     """Fit the linear head on the frozen layers' features of these Fire modules only."""
 
     def run(task: Task) -> Figures:
-        start, ground, settings = time.perf_counter(), task.ground, task.workshop.settings
+        start, ground, settings = time.perf_counter(), task.ground, task.context.settings
         is_used = np.concatenate([np.full(count_features([tap]), tap in taps) for tap in TAPS])
         train, validation = (
             LabelledFeatures(
@@ -166,7 +166,7 @@ def use_taps(*taps: str) -> Row:
         )
         classes = len(ground.index.class_names)
         head = fit_head(
-            train, validation, classes, settings, ignore_event, threads=task.workshop.threads
+            train, validation, classes, settings, ignore_event, threads=task.context.threads
         )
         seconds = time.perf_counter() - start
         return {"validation": head.chosen.validation_accuracy, "training": None, "seconds": seconds}
@@ -257,15 +257,15 @@ def open_task(
     if name == "cifar1000":
         chosen = np.random.default_rng(seed).permutation(split.train)[:1000]
         split = replace(split, train=np.sort(chosen), validation=split.validation[::4])
-    workshop = open_context(settings, cache, ignore_event)
-    learned = fit_classifier(index, lambda _: split, workshop)
+    context = open_context(settings, cache, ignore_event)
+    learned = fit_classifier(index, lambda _: split, context)
     ground = StageInputs(
-        index, split, learned.features, learned.trunk, load_weights(), learned.head
+        index, split, learned.features, learned.backbone, load_weights(), learned.head
     )
     return Task(
         name,
         ground,
-        replace(workshop, listen=show_epoch if options.verbose else ignore_event),
+        replace(context, listen=show_epoch if options.verbose else ignore_event),
         regime,
     )
 

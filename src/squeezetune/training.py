@@ -75,18 +75,18 @@ class TrainingJob:
 
     origin: PhotoInput
     output: Path
-    workshop: RunContext
+    context: RunContext
     clock: RunRecorder
     created: str = field(default_factory=lambda: datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ"))
 
     @property
     def settings(self) -> Settings:
         """The settings, as the user gave them."""
-        return self.workshop.settings
+        return self.context.settings
 
     def scan(self) -> ImageIndex:
         """Find the photos."""
-        return self.origin.scan(self.workshop.engine, self.clock, self.workshop.cache)
+        return self.origin.scan(self.context.engine, self.clock, self.context.cache)
 
     def cut_index(self, index: ImageIndex) -> Split:
         """Split the photos as the settings say; near-duplicates are parted where a class has too
@@ -156,8 +156,8 @@ def train(
     target = name_target(origin, output)
     with hold_output(target), open_job(origin, target, settings, use_cache, listen) as job:
         unfinished = open_unfinished(job, resume)
-        workshop = replace(job.workshop, unfinished=unfinished, is_resuming=resume)
-        learned, crossed = learn_and_measure(job, workshop)
+        context = replace(job.context, unfinished=unfinished, is_resuming=resume)
+        learned, crossed = train_and_measure(job, context)
         with stage_artifact(job.output) as staging:
             staging.write(NETWORK, learned.network)
             staging.write(PARTS, pack_parts(learned.index, learned.split, origin))
@@ -169,8 +169,8 @@ def train(
     return load(job.output)
 
 
-def learn_and_measure(
-    job: TrainingJob, workshop: RunContext
+def train_and_measure(
+    job: TrainingJob, context: RunContext
 ) -> tuple[TrainingResult, CrossValidationResult | None]:
     """Train the model; where folds measure it, train it on all photos, and once more for each
     fold.
@@ -178,11 +178,11 @@ def learn_and_measure(
     index, settings, started = job.scan(), job.settings, job.clock.started
     learn, scheme = RECIPES[settings.recipe], choose_scheme(index, settings, job.clock)
     if scheme is None:
-        return learn(index, job.cut_index, workshop, started), None
+        return learn(index, job.cut_index, context, started), None
     with cache_or_temporary(
-        workshop.cache
+        context.cache
     ) as folder:  # features are computed once even where nothing may be kept
-        shop, end = replace(workshop, cache=folder), find_deadline(settings, started)
+        shop, end = replace(context, cache=folder), find_deadline(settings, started)
         shop = shop if end is None else share_budget(index, scheme, shop, end)
         learned = learn(index, scheme.keep_all, shop, started)
         return learned, cross_validate(learned, scheme, shop, end)
@@ -223,15 +223,15 @@ def forecast(
         )
     origin = parse_input(photos, class_pattern, columns)
     settings = group_photos(origin.photos, settings, listen)
-    workshop = open_context(settings, open_cache(clock) if use_cache else None, clock)
-    job = TrainingJob(origin, Path(), workshop, clock)
+    context = open_context(settings, open_cache(clock) if use_cache else None, clock)
+    job = TrainingJob(origin, Path(), context, clock)
     index = job.scan()
     scheme, end = choose_scheme(index, settings, clock), find_deadline(settings, clock.started)
     if scheme is None:
-        scene = prepare_run(index, job.cut_index(index), workshop)
+        scene = prepare_run(index, job.cut_index(index), context)
         return plan_run(scene, end, started=clock.started, is_forecast=True)[0]
     rounds = len(list(scheme.list_rounds(index)))
-    scene = prepare_run(index, scheme.keep_all(index), workshop)
+    scene = prepare_run(index, scheme.keep_all(index), context)
     plan, _ = plan_run(scene, share_time(end, rounds + 1), started=clock.started, is_forecast=True)
     return add_rounds(plan, rounds)
 
@@ -254,9 +254,9 @@ def open_job(
     check_target(target)
     ceiling = parse_size(settings.max_ram) if settings.max_ram else None
     clock = RunRecorder(listen, gauge=MemoryMonitor(ceiling))
-    workshop = open_context(settings, open_cache(clock) if use_cache else None, clock)
+    context = open_context(settings, open_cache(clock) if use_cache else None, clock)
     with clock:
-        yield TrainingJob(origin, target, workshop, clock)
+        yield TrainingJob(origin, target, context, clock)
 
 
 def open_unfinished(job: TrainingJob, resume: bool) -> CheckpointFolder:
@@ -310,7 +310,7 @@ def measure_file(
     Where folds have measured, their predictions are taken for those of the test images.
     """
     path = staging.write(MODEL, learned.model)
-    store, cache, engine = None, job.workshop.cache, job.workshop.engine
+    store, cache, engine = None, job.context.cache, job.context.engine
     if cache:
         store = open_measurements(cache, staging.checksums[MODEL], manifest)
     classifier = Classifier(path, manifest)
@@ -375,7 +375,7 @@ def repeat_command(job: TrainingJob, learned: TrainingResult) -> str:
     machine chose.
     """
     words = ["squeezetune", "train", str(job.origin), "--output", str(job.output)]
-    settings = replace(job.settings, threads=job.workshop.threads, **learned.timed_choices)
+    settings = replace(job.settings, threads=job.context.threads, **learned.timed_choices)
     for item in fields(Settings):
         value = getattr(settings, item.name)
         if value != item.default:

@@ -14,9 +14,9 @@ from safetensors.numpy import save_file
 
 from squeezetune.cli.main import main
 from squeezetune.errors import WeightsError
-from squeezetune.network import backbone as trunk
+from squeezetune.network import backbone as backbone
 from squeezetune.network.inference import Runtime
-from squeezetune.pipeline import context as workshop
+from squeezetune.pipeline import context as context
 from squeezetune.settings import Settings
 
 
@@ -67,16 +67,16 @@ def test_the_command_repeats_what_a_timing_chose_with_an_empty_cache(
     run, shape_folder, tmp_path, monkeypatch, chosen
 ):
     engine, precision = chosen.split()
-    monkeypatch.setattr(trunk, "choose_runtime", lambda *_: Runtime(engine, precision))
-    monkeypatch.setattr(workshop, "count_cores", lambda: 2)
+    monkeypatch.setattr(backbone, "choose_runtime", lambda *_: Runtime(engine, precision))
+    monkeypatch.setattr(context, "count_cores", lambda: 2)
     monkeypatch.setenv("SQUEEZETUNE_CACHE", str(tmp_path / "cache"))
     assert run("train", shape_folder, "--output", tmp_path / "model", *SMALL).exit_code == 0
     first = (tmp_path / "model" / "model.onnx").read_bytes()
     command = json.loads((tmp_path / "model" / "report.json").read_text())["command"]
     assert f"--engine {engine} --precision {precision} --threads 2" in command
     (tmp_path / "model").rename(tmp_path / "earlier")
-    monkeypatch.setattr(trunk, "choose_runtime", lambda *_: pytest.fail("timed"))
-    monkeypatch.setattr(workshop, "count_cores", lambda: 5)  # another machine
+    monkeypatch.setattr(backbone, "choose_runtime", lambda *_: pytest.fail("timed"))
+    monkeypatch.setattr(context, "count_cores", lambda: 5)  # another machine
     monkeypatch.setenv("SQUEEZETUNE_CACHE", str(tmp_path / "empty"))
     assert run(*command.split()[1:]).exit_code == 0
     assert (tmp_path / "model" / "model.onnx").read_bytes() == first

@@ -9,7 +9,7 @@ from squeezetune.network.backbone import (
     measure_maxima,
     measure_ranges,
 )
-from squeezetune.network.graph import ACTIVATIONS, build_trunk
+from squeezetune.network.graph import ACTIVATIONS, build_backbone
 from squeezetune.network.inference import Runtime, open_graph
 from squeezetune.network.int8_layers import Int8
 from squeezetune.network.trained import TrainedNetwork
@@ -40,9 +40,9 @@ def equalised(either_weights, maxima):
 
 
 def compute(weights, photos, int8=None, views=1):
-    return open_graph(build_trunk(weights, int8, views=views), INT8 if int8 else FLOAT_RUNTIME, 1)(
-        photos
-    )
+    return open_graph(
+        build_backbone(weights, int8, views=views), INT8 if int8 else FLOAT_RUNTIME, 1
+    )(photos)
 
 
 def test_equalised_layers_give_the_same_times_the_factors(either_weights, equalised, photos):

@@ -18,7 +18,7 @@ from squeezetune.exporting.onnx_formats import HIDDEN_SIZE
 from squeezetune.network.backbone import FLOAT_RUNTIME
 from squeezetune.network.codes import QuantizedTensor
 from squeezetune.network.float_layers import CodedStore
-from squeezetune.network.graph import WeightFormat, build_trunk
+from squeezetune.network.graph import WeightFormat, build_backbone
 from squeezetune.network.inference import open_graph
 from squeezetune.network.trained import TrainedNetwork
 
@@ -55,7 +55,7 @@ def features(network, layers, photos):
 
 
 def compute_features(weights, photos):
-    return open_graph(build_trunk(weights, views=2), FLOAT_RUNTIME, 1)(photos)
+    return open_graph(build_backbone(weights, views=2), FLOAT_RUNTIME, 1)(photos)
 
 
 def run(model, photos):

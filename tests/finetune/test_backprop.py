@@ -25,8 +25,8 @@ def fuses(request, monkeypatch):
 
 def make_network(version="1.1", start="conv1", first_trained="conv1", kind=torch.float32):
     torch.manual_seed(1)
-    trunk = build_network() if version == "1.1" else SqueezeNet(version)
-    network = TappedNetwork(trunk, 5, start, first_trained)
+    backbone = build_network() if version == "1.1" else SqueezeNet(version)
+    network = TappedNetwork(backbone, 5, start, first_trained)
     network.features.to(kind, memory_format=torch.channels_last)
     return network
 

@@ -55,9 +55,9 @@ class InceptionNetwork(nn.Module):
 
 def make_linear():
     """Make a network as torchvision's MobileNets are: Dropout and Linear in a Sequential."""
-    trunk = nn.Sequential(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4), nn.ReLU())
+    backbone = nn.Sequential(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4), nn.ReLU())
     return nn.Sequential(
-        trunk,
+        backbone,
         nn.AdaptiveAvgPool2d(1),
         nn.Flatten(),
         nn.Sequential(nn.Dropout(0.4), nn.Linear(4, 10)),
@@ -65,10 +65,10 @@ def make_linear():
 
 
 def make_nested():
-    trunk = nn.Sequential(
+    backbone = nn.Sequential(
         nn.Conv2d(3, 4, 3), nn.ReLU(), nn.Sequential(nn.Sequential(nn.Conv2d(4, 10, 1, bias=False)))
     )
-    return nn.Sequential(trunk, nn.AdaptiveAvgPool2d(1), nn.Flatten())
+    return nn.Sequential(backbone, nn.AdaptiveAvgPool2d(1), nn.Flatten())
 
 
 NETWORKS = {

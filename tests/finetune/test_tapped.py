@@ -3,7 +3,7 @@ import pytest
 
 from squeezetune.heads.linear import apply_layers
 from squeezetune.heads.scaling import Scaling
-from squeezetune.network.graph import BLOCKS, TAPS, build_activations, build_trunk
+from squeezetune.network.graph import BLOCKS, TAPS, build_activations, build_backbone
 from squeezetune.network.inference import Runtime, open_graph, open_outputs
 from squeezetune.network.weights import detect_version
 
@@ -62,7 +62,7 @@ def run_blocks(weights, block, pixels):
 
 
 def test_features_are_those_of_the_graph(either_weights, pixels):
-    expected = open_graph(build_trunk(either_weights), Runtime("onnxruntime", "float32"), 1)(
+    expected = open_graph(build_backbone(either_weights), Runtime("onnxruntime", "float32"), 1)(
         pixels
     )[:, 0]
     network = TappedNetwork(
@@ -91,8 +91,8 @@ def test_logits_are_those_of_dense_layers_on_standardised_features(pixels):
 def test_starting_at_a_later_block_gives_what_the_graph_up_to_it_leads_to(
     either_weights, pixels, block
 ):
-    trunk = build_network(either_weights, version=detect_version(either_weights))
-    network, later = TappedNetwork(trunk, 7), TappedNetwork(trunk, 7, block)
+    backbone = build_network(either_weights, version=detect_version(either_weights))
+    network, later = TappedNetwork(backbone, 7), TappedNetwork(backbone, 7, block)
     images = normalise(torch.from_numpy(pixels))
     before = BLOCKS[BLOCKS.index(block) - 1] if block != "conv1" else None
     maps, taps = run_blocks(either_weights, before, pixels) if before else (images, None)

@@ -6,7 +6,7 @@ import pytest
 from torchvision_models import load_models
 
 from squeezetune.errors import SettingsError, WeightsError
-from squeezetune.network.graph import TAPS, build_trunk
+from squeezetune.network.graph import TAPS, build_backbone
 from squeezetune.network.inference import Runtime, open_graph
 from squeezetune.network.weights import (
     ARCHITECTURES,
@@ -126,7 +126,7 @@ def test_values_and_gradients_are_those_of_the_plain_order(version):
 
 def test_outputs_are_those_of_the_graph(either_weights):
     pixels = np.random.default_rng(0).integers(0, 256, (2, 96, 96, 3), dtype=np.uint8)
-    expected = open_graph(build_trunk(either_weights), Runtime("onnxruntime", "float32"), 1)(
+    expected = open_graph(build_backbone(either_weights), Runtime("onnxruntime", "float32"), 1)(
         pixels
     )[:, 0]
     network = build_network(either_weights, version=detect_version(either_weights)).eval()

@@ -21,7 +21,7 @@ from squeezetune.network.activations import (
     round_to_bfloat16,
 )
 from squeezetune.network.backbone import Backbone, make_int8, measure_distance, measure_ranges
-from squeezetune.network.graph import FEATURE_COUNT, build_activations, build_trunk
+from squeezetune.network.graph import FEATURE_COUNT, build_activations, build_backbone
 from squeezetune.network.inference import Runtime, open_outputs
 from squeezetune.network.weights import detect_version
 
@@ -53,27 +53,27 @@ def draw(photos):
     return draw_counted
 
 
-def make_trunk(weights, photos, runtime=FLOAT):
+def make_backbone(weights, photos, runtime=FLOAT):
     is_int8 = runtime.precision == "int8"
     int8 = (
         make_int8(measure_ranges(weights, read_pixels(photos)), runtime, PIXELS)
         if is_int8
         else None
     )
-    return Backbone(build_trunk(weights, int8), runtime, PIXELS, 1, int8)
+    return Backbone(build_backbone(weights, int8), runtime, PIXELS, 1, int8)
 
 
 @pytest.fixture
-def trunk(weights, photos):
-    return make_trunk(weights, photos)
+def backbone(weights, photos):
+    return make_backbone(weights, photos)
 
 
 @pytest.fixture
-def run(weights, trunk, photos, draw, engine, tmp_path):
+def run(weights, backbone, photos, draw, engine, tmp_path):
     """Compute the activations of the photos, or of other ones."""
 
-    def compute(options, index=photos, listen=ignore_event, positions=None, trunk=trunk):
-        frozen = prepare_activations(weights, trunk, options, index, draw, tmp_path)
+    def compute(options, index=photos, listen=ignore_event, positions=None, backbone=backbone):
+        frozen = prepare_activations(weights, backbone, options, index, draw, tmp_path)
         return compute_activations(
             index, frozen, frozen.open_store(tmp_path), engine, listen, positions
         )
@@ -81,9 +81,9 @@ def run(weights, trunk, photos, draw, engine, tmp_path):
     return compute
 
 
-def run_directly(weights, block, pixels, trunk):
+def run_directly(weights, block, pixels, backbone):
     """Run images (n, side, side, 3) one by one: float activations (n, *shape) and taps (n, t)."""
-    run = open_outputs(build_activations(weights, block, int8=trunk.int8), trunk.runtime, 1)
+    run = open_outputs(build_activations(weights, block, int8=backbone.int8), backbone.runtime, 1)
     results = [run(image[None]) for image in pixels]
     maps = np.concatenate([result[0][:, 0] for result in results])
     if len(results[0]) == 1:
@@ -99,11 +99,11 @@ def run_directly(weights, block, pixels, trunk):
     ("block", "kind"), [("fire5", "uint8"), ("fire5", "bfloat16"), ("conv1", "uint8")]
 )
 def test_rows_are_the_activations_of_each_image(weights, photos, run, block, kind, runtime):
-    trunk = make_trunk(weights, photos, runtime)
-    found = run(ActivationOptions(block, kind), trunk=trunk)
+    backbone = make_backbone(weights, photos, runtime)
+    found = run(ActivationOptions(block, kind), backbone=backbone)
     order = np.random.default_rng(0).permutation(30)[:12]
     maps, taps = found.form.decode(found.rows.gather(order))
-    expected, expected_taps = run_directly(weights, block, read_pixels(photos)[order], trunk)
+    expected, expected_taps = run_directly(weights, block, read_pixels(photos)[order], backbone)
     assert maps.shape == (12, 1, *found.form.shape) == (12, 1, *expected.shape[1:])
     assert (maps.dtype, taps.dtype) == (np.float32, np.float32)
     step = np.broadcast_to(
@@ -166,17 +166,17 @@ def test_bfloat16_is_rounded_to_the_nearest_even(value, bits):
 # ---- views
 
 
-def test_the_second_view_is_the_mirror_image(weights, photos, run, trunk):
+def test_the_second_view_is_the_mirror_image(weights, photos, run, backbone):
     found = run(ActivationOptions("fire5", "bfloat16", views=2))
     maps, taps = found.form.decode(found.rows.gather(np.arange(4)))
     pixels = read_pixels(photos)[:4]
     for view, images in enumerate((pixels, np.ascontiguousarray(pixels[:, :, ::-1]))):
-        expected, means = run_directly(weights, "fire5", images, trunk)
+        expected, means = run_directly(weights, "fire5", images, backbone)
         np.testing.assert_allclose(maps[:, view], expected, rtol=2**-8, atol=1e-3)
         np.testing.assert_allclose(taps[:, view], means, rtol=2e-3, atol=1e-3)
 
 
-def test_random_views_follow_and_are_those_of_content_and_seed(weights, photos, run, trunk):
+def test_random_views_follow_and_are_those_of_content_and_seed(weights, photos, run, backbone):
     options = ActivationOptions("fire5", "bfloat16", views=1, extra_views=2, seed=3)
     found = run(options)
     maps, _ = found.form.decode(found.rows.gather(np.arange(5)))
@@ -185,7 +185,7 @@ def test_random_views_follow_and_are_those_of_content_and_seed(weights, photos, 
     for view in range(3):
         np.testing.assert_allclose(
             maps[:, view],
-            run_directly(weights, "fire5", views[:, view], trunk)[0],
+            run_directly(weights, "fire5", views[:, view], backbone)[0],
             rtol=2**-8,
             atol=1e-3,
         )
@@ -266,10 +266,10 @@ def test_a_batch_of_one_is_the_same_as_a_batch_of_many(photos, run, tmp_path):
 
 
 def test_the_key_names_all_that_activations_depend_on(
-    weights, old_weights, trunk, photos, draw, monkeypatch
+    weights, old_weights, backbone, photos, draw, monkeypatch
 ):
-    def find_key(options, trunk=trunk, weights=weights):
-        return prepare_activations(weights, trunk, options, photos, draw, None).key
+    def find_key(options, backbone=backbone, weights=weights):
+        return prepare_activations(weights, backbone, options, photos, draw, None).key
 
     options = ActivationOptions("fire5")
     changed = [
@@ -281,8 +281,8 @@ def test_the_key_names_all_that_activations_depend_on(
         {"draw": lambda pixels, rng: pixels},
     ]
     keys = [find_key(replace(options, **change)) for change in changed]
-    keys += [find_key(options, replace(trunk, pixels=replace(PIXELS, resize="crop")))]
-    keys += [find_key(options, make_trunk(weights, photos, INT8))]
+    keys += [find_key(options, replace(backbone, pixels=replace(PIXELS, resize="crop")))]
+    keys += [find_key(options, make_backbone(weights, photos, INT8))]
     keys += [find_key(options, weights=other) for other in (perturb(weights), old_weights)]
     key = find_key(options)
     assert key == find_key(replace(options, seed=5, threads=7))  # neither matters here
@@ -305,8 +305,8 @@ def test_scales_are_kept_while_half_of_their_photos_are_there(weights, photos, d
     assert draw.count == 3
 
 
-def test_scales_reach_beyond_the_largest_values_of_the_sample(weights, photos, draw, trunk):
-    maps, _ = run_directly(weights, "fire5", read_pixels(photos), trunk)
+def test_scales_reach_beyond_the_largest_values_of_the_sample(weights, photos, draw, backbone):
+    maps, _ = run_directly(weights, "fire5", read_pixels(photos), backbone)
     found = recall_scales(weights, PIXELS, "fire5", photos, draw, None)
     np.testing.assert_allclose(
         found, MARGIN * np.maximum(maps.max(axis=(0, 1, 2)), 1e-3), rtol=1e-3
@@ -324,8 +324,8 @@ def test_the_other_blocks_in_torch_give_the_features(
     torch = pytest.importorskip("torch", reason="torch is an extra")
     from squeezetune.finetune.torch_network import build_network
 
-    trunk, options = make_trunk(either_weights, photos), ActivationOptions(block, "bfloat16")
-    frozen = prepare_activations(either_weights, trunk, options, photos, draw, tmp_path)
+    backbone, options = make_backbone(either_weights, photos), ActivationOptions(block, "bfloat16")
+    frozen = prepare_activations(either_weights, backbone, options, photos, draw, tmp_path)
     found = compute_activations(photos, frozen, frozen.open_store(tmp_path), engine, ignore_event)
     maps, taps = found.form.decode(found.rows.gather(np.arange(30)), np.zeros(30, np.int64))
     network = build_network(either_weights, version=detect_version(either_weights))
@@ -344,7 +344,7 @@ def test_the_other_blocks_in_torch_give_the_features(
             if place in tapped:
                 means.append(x.mean((2, 3)).numpy())
     features = np.concatenate(means, axis=1)
-    whole = open_outputs(build_trunk(either_weights), FLOAT, 1)
+    whole = open_outputs(build_backbone(either_weights), FLOAT, 1)
     expected = np.concatenate([whole(image[None])[0][:, 0] for image in read_pixels(photos)])
     assert features.shape == (30, FEATURE_COUNT)
     assert measure_distance(features, expected) < 0.004

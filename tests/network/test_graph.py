@@ -20,9 +20,9 @@ from squeezetune.network.graph import (
     FEATURE_COUNT,
     TAPS,
     build_activations,
+    build_backbone,
     build_classifier,
     build_range_probe,
-    build_trunk,
     count_features,
     measure_maps,
 )
@@ -76,15 +76,15 @@ def run_model(model, image):
 def test_the_graph_equals_the_slow_network(either_weights, side):
     photos = make_photos(2, side, side)
     expected = [take_features(run_slowly(either_weights, photo)) for photo in photos]
-    features = open_graph(build_trunk(either_weights), FLOAT, 1)(photos)
+    features = open_graph(build_backbone(either_weights), FLOAT, 1)(photos)
     assert features.shape == (2, 1, FEATURE_COUNT)
     np.testing.assert_allclose(features[:, 0], expected, rtol=1e-3, atol=1e-3)
 
 
 def test_the_second_view_is_the_mirror_image(weights):
     photos = make_photos(3, 64, 64)
-    both = open_graph(build_trunk(weights, views=2), FLOAT, 1)(photos)
-    run = open_graph(build_trunk(weights), FLOAT, 1)
+    both = open_graph(build_backbone(weights, views=2), FLOAT, 1)(photos)
+    run = open_graph(build_backbone(weights), FLOAT, 1)
     assert both.shape == (3, 2, FEATURE_COUNT)
     np.testing.assert_allclose(both[:, :1], run(photos), rtol=1e-5, atol=1e-5)
     np.testing.assert_allclose(
@@ -95,7 +95,7 @@ def test_the_second_view_is_the_mirror_image(weights):
 
 def test_an_image_does_not_depend_on_its_neighbours(weights):
     photos = make_photos(4, 64, 64)
-    run = open_graph(build_trunk(weights, views=2), FLOAT, 1)
+    run = open_graph(build_backbone(weights, views=2), FLOAT, 1)
     one_by_one = np.concatenate([run(photos[at : at + 1]) for at in range(4)])
     np.testing.assert_allclose(run(photos), one_by_one, rtol=1e-5, atol=1e-5)
 
@@ -114,10 +114,10 @@ def test_the_range_probe_finds_the_largest_value_of_every_channel(either_weights
 def test_int8_is_near_float(either_weights, views):
     photos = make_photos(12, 96, 96)
     int8 = Int8(measure_ranges(either_weights, photos))
-    found = open_graph(build_trunk(either_weights, int8, views=views), INT8, 1)(photos)
+    found = open_graph(build_backbone(either_weights, int8, views=views), INT8, 1)(photos)
     assert (
         measure_distance(
-            found, open_graph(build_trunk(either_weights, views=views), FLOAT, 1)(photos)
+            found, open_graph(build_backbone(either_weights, views=views), FLOAT, 1)(photos)
         )
         < 0.08
     )
@@ -128,7 +128,7 @@ def test_int8_is_near_float(either_weights, views):
 def test_int8_for_one_side_gives_what_int8_for_all_does(either_weights, views, side):
     photos = make_photos(3, side, side)
     ranges = measure_ranges(either_weights, photos)
-    fast, slow = (open_graph(build_trunk(either_weights, int8, views=views), INT8, 1)(photos)
+    fast, slow = (open_graph(build_backbone(either_weights, int8, views=views), INT8, 1)(photos)
                   for int8 in (Int8(ranges, side), Int8(ranges)))  # fmt: skip
     np.testing.assert_allclose(fast, slow, rtol=1e-4, atol=1e-4)
 
@@ -162,13 +162,13 @@ def test_activations_equal_the_slow_network(either_weights, block, side):
 
 @pytest.mark.parametrize("is_int8", [False, True])
 @pytest.mark.parametrize("views", [2, 4])
-def test_views_of_activations_are_those_of_the_trunk(weights, views, is_int8):
+def test_views_of_activations_are_those_of_the_backbone(weights, views, is_int8):
     photos = make_photos(3, 64, 64)
     int8, runtime = (Int8(measure_ranges(weights, photos), 64), INT8) if is_int8 else (None, FLOAT)
     maps, taps = open_outputs(
         build_activations(weights, "fire8", int8=int8, views=views), runtime, 1
     )(photos)
-    features = open_graph(build_trunk(weights, int8, views=views), runtime, 1)(photos)
+    features = open_graph(build_backbone(weights, int8, views=views), runtime, 1)(photos)
     assert maps.shape == (3, views, *measure_maps("fire8", 64, ARCHITECTURES["1.1"]))
     np.testing.assert_allclose(taps, features[:, :, : taps.shape[2]], rtol=1e-4, atol=1e-4)
     mirrored = np.ascontiguousarray(photos[:, :, ::-1])
@@ -199,11 +199,11 @@ def test_activations_can_be_codes(weights, is_int8, views):
 
 @pytest.mark.parametrize("resize", ["squash", "crop", "pad"])
 @pytest.mark.parametrize(("height", "width"), [(64, 64), (47, 83), (211, 97), (20, 31)])
-def test_the_file_equals_pixels_then_trunk_then_head(weights, resize, height, width):
+def test_the_file_equals_pixels_then_backbone_then_head(weights, resize, height, width):
     photo = make_photos(1, height, width)[0]
     head = make_head(FEATURE_COUNT, 5)
     pixels = fit_image(Image.fromarray(photo), PixelSettings(64, resize))
-    features = open_graph(build_trunk(weights, views=2), FLOAT, 1)(pixels[None])[0]
+    features = open_graph(build_backbone(weights, views=2), FLOAT, 1)(pixels[None])[0]
     model = build_classifier(weights, head, views=2, side=64, resize=resize, metadata={})
     np.testing.assert_allclose(
         run_model(model, photo[None])[0], apply_head_slowly(head, features), atol=5e-3
@@ -214,7 +214,7 @@ def test_the_file_equals_pixels_then_trunk_then_head(weights, resize, height, wi
 @pytest.mark.parametrize("widths", [(FEATURE_COUNT, 4), (FEATURE_COUNT, 16, 4)])
 def test_the_head_in_the_file_equals_the_slow_one(weights, views, widths):
     photos, head = make_photos(3, 64, 64), make_head(*widths)
-    features = open_graph(build_trunk(weights, views=views), FLOAT, 1)(photos)
+    features = open_graph(build_backbone(weights, views=views), FLOAT, 1)(photos)
     model = build_classifier(weights, head, views=views, side=64, resize="squash", metadata={})
     expected = [apply_head_slowly(head, row) for row in features]
     np.testing.assert_allclose(run_model(model, photos), expected, atol=1e-5)
@@ -227,7 +227,7 @@ def test_the_file_says_how_familiar_an_image_looks(weights, use_roots):
         make_photos(6, 64, 64),
         make_head(FEATURE_COUNT, 3),
     )
-    features = open_graph(build_trunk(weights, views=2), FLOAT, 1)(photos)
+    features = open_graph(build_backbone(weights, views=2), FLOAT, 1)(photos)
     rows = np.sqrt(features) if use_roots else features
     learnt = np.repeat(rows.mean(axis=1), 5, axis=0) + rng.normal(size=(30, FEATURE_COUNT)).astype(
         np.float32
@@ -270,18 +270,18 @@ def test_the_file_explains_itself(weights):
 def test_the_layers_in_the_file_are_half_as_large(weights):
     head = make_head(FEATURE_COUNT, 2)
     model = build_classifier(weights, head, views=1, side=64, resize="squash", metadata={})
-    assert len(model) < 0.55 * len(build_trunk(weights))
+    assert len(model) < 0.55 * len(build_backbone(weights))
 
 
 BUILD = """
 import hashlib, numpy as np
-from squeezetune.network.graph import build_classifier, build_trunk, ACTIVATIONS
+from squeezetune.network.graph import build_classifier, build_backbone, ACTIVATIONS
 from squeezetune.network.int8_layers import Int8
 from squeezetune.network.weights import load_weights
 weights, head = load_weights(), [(np.ones((2048, 3), np.float32), np.zeros(3, np.float32))]
 about = {"b": "1", "a": "2", "c": "3"}
 model = build_classifier(weights, head, views=2, side=64, resize="pad", metadata=about)
-int8 = build_trunk(weights, Int8(dict.fromkeys(ACTIVATIONS, 9.0), 64), views=2)
+int8 = build_backbone(weights, Int8(dict.fromkeys(ACTIVATIONS, 9.0), 64), views=2)
 print(hashlib.sha256(model + int8).hexdigest())
 """
 
@@ -316,8 +316,8 @@ def test_constants_keep_their_shape():
 
 def test_four_views_are_image_mirror_image_and_their_middles(weights):
     photos = make_photos(3, 79, 79)
-    four = open_graph(build_trunk(weights, views=4), FLOAT, 1)(photos)
-    run = open_graph(build_trunk(weights), FLOAT, 1)
+    four = open_graph(build_backbone(weights, views=4), FLOAT, 1)(photos)
+    run = open_graph(build_backbone(weights), FLOAT, 1)
     height, width = photos.shape[1:3]
     top, left = height * 3 // 40, width * 3 // 40
     box = (left, top, width - left, height - top)

@@ -11,7 +11,7 @@ import pytest
 from squeezetune.errors import MissingExtraError, SettingsError
 from squeezetune.network import inference
 from squeezetune.network.backbone import measure_distance, measure_ranges
-from squeezetune.network.graph import FEATURE_COUNT, build_activations, build_trunk, measure_maps
+from squeezetune.network.graph import FEATURE_COUNT, build_activations, build_backbone, measure_maps
 from squeezetune.network.inference import (
     Runtime,
     batch_size,
@@ -208,7 +208,7 @@ def test_batches_stay_in_the_processors_cache(side, views, size):
 
 @needs_openvino
 def test_openvino_equals_onnx_runtime_in_float32(weights, photos):
-    model = build_trunk(weights, views=2)
+    model = build_backbone(weights, views=2)
     ours, theirs = (
         open_graph(model, Runtime(name, "float32"), 2)(photos)
         for name in ("onnxruntime", "openvino")
@@ -218,11 +218,11 @@ def test_openvino_equals_onnx_runtime_in_float32(weights, photos):
 
 @needs_openvino
 def test_openvino_in_int8_is_near_float(weights, photos):
-    model = build_trunk(weights, Int8(measure_ranges(weights, photos)))
+    model = build_backbone(weights, Int8(measure_ranges(weights, photos)))
     int8 = open_graph(model, Runtime("openvino", "int8"), 2)(photos)
     assert (
         measure_distance(
-            int8, open_graph(build_trunk(weights), Runtime("onnxruntime", "float32"), 1)(photos)
+            int8, open_graph(build_backbone(weights), Runtime("onnxruntime", "float32"), 1)(photos)
         )
         < 0.1
     )
@@ -230,7 +230,7 @@ def test_openvino_in_int8_is_near_float(weights, photos):
 
 @pytest.mark.parametrize("engine", ["onnxruntime", pytest.param("openvino", marks=needs_openvino)])
 def test_many_threads_at_once_compute_the_same(weights, photos, engine):
-    run = open_graph(build_trunk(weights), Runtime(engine, "float32"), 3)
+    run = open_graph(build_backbone(weights), Runtime(engine, "float32"), 3)
     alone = [run(photo[None]) for photo in photos]
     with ThreadPoolExecutor(6) as pool:
         together = list(pool.map(lambda at: run(photos[at % 8][None]), range(48)))
@@ -241,11 +241,11 @@ def test_many_threads_at_once_compute_the_same(weights, photos, engine):
 FIRST_RUN = """
 from threading import Barrier, Thread
 import numpy as np
-from squeezetune.network.graph import build_trunk
+from squeezetune.network.graph import build_backbone
 from squeezetune.network.int8_layers import Int8
 from squeezetune.network.inference import Runtime, open_graph
 from squeezetune.network.weights import load_weights
-run = open_graph(build_trunk(load_weights()), Runtime("openvino", "float32"), 2)
+run = open_graph(build_backbone(load_weights()), Runtime("openvino", "float32"), 2)
 barrier, pixels = Barrier(4), np.zeros((1, 32, 32, 3), np.uint8)
 threads = [Thread(target=lambda: (barrier.wait(), run(pixels))) for _ in range(4)]
 for thread in threads: thread.start()
@@ -263,7 +263,7 @@ def test_the_first_run_of_a_process_may_be_on_several_threads(attempt):
 def test_a_graph_of_several_outputs(weights, photos, engine):
     runtime = Runtime(engine, "float32")
     maps, taps = open_outputs(build_activations(weights, "fire6"), runtime, 1)(photos)
-    features = open_graph(build_trunk(weights), runtime, 1)(photos)
+    features = open_graph(build_backbone(weights), runtime, 1)(photos)
     assert maps.shape == (8, 1, *measure_maps("fire6", 64, ARCHITECTURES["1.1"]))
     np.testing.assert_allclose(taps, features[:, :, : taps.shape[2]], rtol=1e-4, atol=1e-4)
     np.testing.assert_array_equal(
@@ -273,7 +273,7 @@ def test_a_graph_of_several_outputs(weights, photos, engine):
 
 @needs_openvino
 def test_results_are_not_overwritten_by_the_next_call(weights, photos):
-    run = open_graph(build_trunk(weights), Runtime("openvino", "float32"), 1)
+    run = open_graph(build_backbone(weights), Runtime("openvino", "float32"), 1)
     first = run(photos[:1])
     kept = first.copy()
     run(photos[1:2])

@@ -108,14 +108,14 @@ def test_every_photo_is_measured_once_and_none_is_given_up(folded):
 def test_the_pooled_predictions_are_those_of_models_that_never_saw_the_photo(
     few_shapes, folded_settings, engine
 ):
-    workshop = open_context(folded_settings, find_cache_folder(), ignore_event, engine)
+    context = open_context(folded_settings, find_cache_folder(), ignore_event, engine)
     index = index_photos(few_shapes, engine=engine)
     scheme = choose_scheme(index, folded_settings, ignore_event)
-    learned = fit_classifier(index, scheme.keep_all, workshop)
-    crossed = cross_validate(learned, scheme, workshop, None)
+    learned = fit_classifier(index, scheme.keep_all, context)
+    crossed = cross_validate(learned, scheme, context, None)
     for result, turn in zip(crossed.results, scheme.list_rounds(index), strict=True):
         alone = fit_classifier(
-            index, lambda photos, turn=turn: scheme.split_round(photos, turn), workshop
+            index, lambda photos, turn=turn: scheme.split_round(photos, turn), context
         )
         assert not set(alone.split.train) & set(result.positions)
         np.testing.assert_array_equal(result.probabilities, alone.recall(result.positions))

@@ -186,11 +186,11 @@ def run_stored(network, pixels):
     tensors = {
         name: torch.from_numpy(value).float() for name, value in unpack_tensors(network).items()
     }
-    trunk = SqueezeNet(about["squeezenet"])
-    trunk.features.load_state_dict(
+    backbone = SqueezeNet(about["squeezenet"])
+    backbone.features.load_state_dict(
         {name[9:]: value for name, value in tensors.items() if "features." in name}
     )
-    tapped = TappedNetwork(trunk, len(tensors["head.0.bias"]))
+    tapped = TappedNetwork(backbone, len(tensors["head.0.bias"]))
     tapped.classifier.load_state_dict(
         {"weight": tensors["head.0.weight"].T, "bias": tensors["head.0.bias"]}
     )
@@ -595,8 +595,8 @@ def run(name):
     '''Train, or go on, and leave a digest.'''
     engine, unfinished = ThreadExecutor(2), CheckpointFolder(place / f".{name}.unfinished")
     index = index_photos(photos, engine=engine)
-    workshop = open_context(settings, place / "cache", ignore_event, engine)
-    learned = fit_classifier(index, cut, replace(workshop, unfinished=unfinished, is_resuming=True))
+    context = open_context(settings, place / "cache", ignore_event, engine)
+    learned = fit_classifier(index, cut, replace(context, unfinished=unfinished, is_resuming=True))
     arrays = [*learned.deepened.weights.values(), *learned.deepened.layers[0], learned.deepened.probabilities]
     (place / name).write_bytes(b"".join(array.tobytes() for array in arrays))
 

@@ -28,11 +28,13 @@ def survey(engine, fixed_settings, tmp_path):
 
     def run(folder, plan):
         index = index_photos(folder, engine=engine)
-        workshop = open_context(
+        context = open_context(
             replace(fixed_settings, budget="5m"), tmp_path / "cache", ignore_event, engine
         )
-        scene = prepare_run(index, cut(index), workshop)
-        return extract_features(scene, cut, plan, scene.prepare_trunk(1), scene.open_scratch())[0]
+        scene = prepare_run(index, cut(index), context)
+        return extract_features(scene, cut, plan, scene.prepare_backbone(1), scene.open_scratch())[
+            0
+        ]
 
     return run
 

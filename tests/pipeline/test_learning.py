@@ -20,7 +20,7 @@ from squeezetune.events import ignore_event
 from squeezetune.heads.linear import apply_layers
 from squeezetune.model.classifier import Classifier
 from squeezetune.network.backbone import FLOAT_RUNTIME
-from squeezetune.network.graph import FEATURE_COUNT, build_trunk
+from squeezetune.network.graph import FEATURE_COUNT, build_backbone
 from squeezetune.network.inference import open_graph
 from squeezetune.network.weights import WEIGHTS_SHA256
 from squeezetune.pipeline.context import open_context
@@ -64,7 +64,7 @@ def read_pixels(learned, count):
 )
 def test_settings_say_how_many_views_are_computed(learn, settings, views):
     learned = learn(**settings)
-    assert learned.trunk.views == views
+    assert learned.backbone.views == views
     assert learned.features.values.shape == (60, views, FEATURE_COUNT)
 
 
@@ -143,13 +143,13 @@ def test_images_that_cannot_be_decoded_are_skipped_and_the_rest_is_split_anew(
     for name in ("box/001.png", "disc/005.png"):
         (photos / name).write_bytes((photos / name).read_bytes()[:-2000])
     index = index_photos(photos, engine=engine)
-    workshop = open_context(fixed_settings, None, ignore_event, engine)
-    learned = fit_classifier(index, cut, workshop)
+    context = open_context(fixed_settings, None, ignore_event, engine)
+    learned = fit_classifier(index, cut, context)
     assert {item.name for item in learned.index.skipped} == {"box/001.png", "disc/005.png"}
     assert len(learned.index) == len(learned.features.values) == 28
     parts = np.concatenate([learned.split.train, learned.split.validation, learned.split.test])
     assert sorted(parts.tolist()) == list(range(28))
-    whole = fit_classifier(learned.index, cut, workshop)
+    whole = fit_classifier(learned.index, cut, context)
     assert whole.network == learned.network
 
 
@@ -161,8 +161,8 @@ def test_a_head_is_fitted_on_other_weights(learn, fixed_settings, tmp_path):
     save_file(exact, tmp_path / "mine.safetensors", metadata={"license": "CC0-1.0"})
     learned, packaged = learn(weights=str(tmp_path / "mine.safetensors")), learn()
     assert learned.network_name == "SqueezeNet 1.0, frozen"
-    assert learned.trunk.key != packaged.trunk.key
-    expected = open_graph(build_trunk(learned.pretrained.weights, views=2), FLOAT_RUNTIME, 1)
+    assert learned.backbone.key != packaged.backbone.key
+    expected = open_graph(build_backbone(learned.pretrained.weights, views=2), FLOAT_RUNTIME, 1)
     pixels = read_pixels(learned, 4)
     np.testing.assert_allclose(learned.features.values[:4], expected(pixels), rtol=2e-3, atol=1e-3)
     about = {item.key: item.value for item in onnx.load_from_string(learned.model).metadata_props}
@@ -186,7 +186,9 @@ def test_the_stored_network_is_that_of_the_model_file(learn, fixed_settings, tmp
         if name.startswith("features.")
     }
     pixels = read_pixels(learned, 12)
-    features = open_graph(build_trunk(stored, views=learned.chosen.views), FLOAT_RUNTIME, 1)(pixels)
+    features = open_graph(build_backbone(stored, views=learned.chosen.views), FLOAT_RUNTIME, 1)(
+        pixels
+    )
     expected = softmax(apply_layers(layers, np.sqrt(features)).mean(axis=1), axis=1)
     classifier = Classifier(learned.model, make_manifest(learned, fixed_settings))
     np.testing.assert_allclose(classifier.run(list(pixels)), expected, atol=1e-4)

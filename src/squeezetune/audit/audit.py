@@ -135,8 +135,8 @@ def check(
     folder = name_folder(origin, output)
     with hold_output(folder):
         check_target(folder, AUDIT_FOLDER)
-        workshop = open_context(settings, open_cache(listen) if use_cache else None, listen)
-        inspection = inspect_photos(origin.scan(workshop.engine, listen, workshop.cache), workshop)
+        context = open_context(settings, open_cache(listen) if use_cache else None, listen)
+        inspection = inspect_photos(origin.scan(context.engine, listen, context.cache), context)
         audit = make_audit(inspection, str(origin), folder, started)
         write_audit(audit)
     return audit

@@ -45,7 +45,7 @@ class Inspection:
     outliers: Outliers
 
 
-def inspect_photos(index: ImageIndex, workshop: RunContext) -> Inspection:
+def inspect_photos(index: ImageIndex, context: RunContext) -> Inspection:
     """Look at every image: once decoded, it is kept in the cache for the next time, and for
     training.
 
@@ -55,11 +55,11 @@ def inspect_photos(index: ImageIndex, workshop: RunContext) -> Inspection:
         SourceError: no image can be decoded.
 
     """
-    with tell_stage(PREPARING, workshop.listen):
-        scene = _open_whole(index, workshop)
-        trunk = scene.prepare_trunk(VIEWS)
-    index, features, looks = _look_at_all(scene, trunk)
-    shop = scene.workshop
+    with tell_stage(PREPARING, context.listen):
+        scene = _open_whole(index, context)
+        backbone = scene.prepare_backbone(VIEWS)
+    index, features, looks = _look_at_all(scene, backbone)
+    shop = scene.context
     with tell_stage("near-duplicates", shop.listen):
         likeness = find_near_duplicates(index, looks, shop.settings.resize, shop.engine)
     index = replace(index, pictures=join_pairs(len(index), likeness))
@@ -72,29 +72,29 @@ def inspect_photos(index: ImageIndex, workshop: RunContext) -> Inspection:
     )
 
 
-def _open_whole(index: ImageIndex, workshop: RunContext) -> PreparedRun:
+def _open_whole(index: ImageIndex, context: RunContext) -> PreparedRun:
     """Make the workshop ready for an index that is not split."""
     none = np.empty(0, np.int64)
     halves = np.ascontiguousarray(index.digests).view("<u8")
     # the order of a split, so that the same images are looked at first whatever they are called
     everything = np.lexsort((halves[:, 1], halves[:, 0], index.labels)).astype(np.int64)
-    return prepare_run(index, Split(everything, none, none), workshop)
+    return prepare_run(index, Split(everything, none, none), context)
 
 
-def _look_at_all(scene: PreparedRun, trunk: Backbone) -> tuple[ImageIndex, Features, Thumbnails]:
+def _look_at_all(scene: PreparedRun, backbone: Backbone) -> tuple[ImageIndex, Features, Thumbnails]:
     """Run the frozen layers over all images; those that cannot be decoded are left out."""
-    index, shop, scratch = scene.index, scene.workshop, scene.open_scratch()
+    index, shop, scratch = scene.index, scene.context, scene.open_scratch()
     with cache_or_temporary(shop.cache) as folder:
-        look_store = open_look_store(folder, trunk.pixels)
-        stores = FeatureStores(scene.open_features(trunk), look_store)
+        look_store = open_look_store(folder, backbone.pixels)
+        stores = FeatureStores(scene.open_features(backbone), look_store)
         features = compute_features(
-            index, trunk, stores, shop.engine, shop.threads, shop.listen, scratch=scratch
+            index, backbone, stores, shop.engine, shop.threads, shop.listen, scratch=scratch
         )
         if features.failures:
             check_readable(index, features)
             index, features = index.without(features.failures), features.without_failures()
         looks = load_thumbnails(
-            index, trunk.pixels, look_store, shop.engine, shop.listen, scratch=scratch
+            index, backbone.pixels, look_store, shop.engine, shop.listen, scratch=scratch
         )
     return index, features, looks
 
@@ -111,7 +111,7 @@ def _ask_opinions(
         index.labels,
         folds,
         len(index.class_names),
-        threads=scene.workshop.threads,
+        threads=scene.context.threads,
         scratch=scene.open_scratch(),
     )
 
@@ -119,5 +119,5 @@ def _ask_opinions(
 def _find_outliers(index: ImageIndex, features: Features, scene: PreparedRun) -> Outliers:
     """Find the outliers among images of different content: a copy would keep an outlier company."""
     firsts = np.sort(np.unique(index.digests, axis=0, return_index=True)[1])
-    found = find_outliers(Selection(features.values, firsts), scene.workshop.engine)
+    found = find_outliers(Selection(features.values, firsts), scene.context.engine)
     return replace(found, positions=firsts[found.positions])

@@ -22,7 +22,7 @@ from squeezetune.model.onnx_file import ARITHMETIC
 from squeezetune.network.backbone import FLOAT_RUNTIME, measure_maxima, run_batches
 from squeezetune.network.codes import FINE_DAMPING
 from squeezetune.network.float_layers import store_floats, store_halves
-from squeezetune.network.graph import WeightFormat, build_trunk
+from squeezetune.network.graph import WeightFormat, build_backbone
 from squeezetune.network.inference import Runtime, open_graph
 from squeezetune.network.int8_layers import Int8
 from squeezetune.network.trained import TrainedNetwork
@@ -111,9 +111,11 @@ def fit_head(order: ExportInputs, compressed: Compressed, int8: Int8 | None = No
     """Compress the dense layers, fitted to what the compressed layers, or those in int8, give."""
     views = order.network.views
     pixels = order.draw(count_images(HEAD_IMAGES, order.network.side, MOST_HEAD_VIEWS // views))
-    exact = open_graph(build_trunk(order.network.weights, views=views), FLOAT_RUNTIME, 1)
+    exact = open_graph(build_backbone(order.network.weights, views=views), FLOAT_RUNTIME, 1)
     weights = compressed.network.weights
-    changed = open_graph(build_trunk(weights, int8, views=views), Runtime("onnxruntime", "int8"), 1)
+    changed = open_graph(
+        build_backbone(weights, int8, views=views), Runtime("onnxruntime", "int8"), 1
+    )
     features = [run_batches(run, pixels) for run in (exact, changed)]
     with threadpool_limits(1):  # as above
         if int8:

@@ -28,12 +28,12 @@ class TappedNetwork(nn.Module):  # type: ignore[misc]  # torch is not seen by th
     """
 
     def __init__(
-        self, trunk: SqueezeNet, classes: int, start: str = "conv1", first_trained: str = "conv1"
+        self, backbone: SqueezeNet, classes: int, start: str = "conv1", first_trained: str = "conv1"
     ) -> None:
         super().__init__()
-        self.places = {"conv1": 0, **find_architecture(trunk.version).fires}
+        self.places = {"conv1": 0, **find_architecture(backbone.version).fires}
         self.start = start
-        self.features = trunk.features
+        self.features = backbone.features
         self.first_trained = max(
             self.places[start], self.places[first_trained]
         )  # a place in `features`

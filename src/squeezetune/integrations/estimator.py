@@ -104,10 +104,10 @@ class SqueezeTuneClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[mis
         """
         settings = self._make_settings()
         labels, images = read_targets(y), hold_images(X)
-        workshop = open_context(
+        context = open_context(
             settings, open_cache(ignore_event) if self.use_cache else None, ignore_event
         )
-        index = index_images(images, labels.tolist(), engine=workshop.engine)
+        index = index_images(images, labels.tolist(), engine=context.engine)
         _refuse_skipped(index)
 
         def cut(images: ImageIndex) -> Split:
@@ -116,7 +116,7 @@ class SqueezeTuneClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[mis
                 replace(images, pictures=pictures), settings.validation, settings.seed
             )
 
-        learned = RECIPES[settings.recipe](index, cut, workshop, None)
+        learned = RECIPES[settings.recipe](index, cut, context, None)
         _refuse_skipped(learned.index)  # now also those that could not be decoded
         self.classes_ = np.unique(labels)
         self.classifier_ = Classifier(learned.model, make_manifest(learned, settings))

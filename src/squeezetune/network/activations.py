@@ -205,7 +205,7 @@ class Activations:
 
 def prepare_activations(
     weights: Weights,
-    trunk: Backbone,
+    backbone: Backbone,
     options: ActivationOptions,
     index: ImageIndex,
     draw: DrawSample,
@@ -217,14 +217,14 @@ def prepare_activations(
     run kept them.
     """
     scales = (
-        recall_scales(weights, trunk.pixels, options.block, index, draw, cache)
+        recall_scales(weights, backbone.pixels, options.block, index, draw, cache)
         if options.kind == "uint8"
         else None
     )
     layout, views = find_architecture(detect_version(weights)), options.views + options.extra_views
-    form = make_form(options.block, options.kind, views, trunk.pixels.side, layout, scales)
-    model = build_activations(weights, options.block, int8=trunk.int8, scales=scales)
-    return FrozenBlocks(model, trunk.runtime, trunk.pixels, options, form)
+    form = make_form(options.block, options.kind, views, backbone.pixels.side, layout, scales)
+    model = build_activations(weights, options.block, int8=backbone.int8, scales=scales)
+    return FrozenBlocks(model, backbone.runtime, backbone.pixels, options, form)
 
 
 def make_form(

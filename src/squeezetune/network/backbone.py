@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from squeezetune.data.index import ImageIndex
 from squeezetune.data.pixels import PixelSettings
 from squeezetune.events import Listener, Notice
-from squeezetune.network.graph import ACTIVATIONS, build_range_probe, build_trunk, list_widths
+from squeezetune.network.graph import ACTIVATIONS, build_backbone, build_range_probe, list_widths
 from squeezetune.network.inference import (
     RunGraph,
     Runtime,
@@ -139,7 +139,7 @@ def prepare_backbone(
         distance = calibration["distance"]
         if distance <= GUARD_LIMIT or options.precision == "int8":
             int8 = make_int8(calibration["ranges"], runtime, options.pixels)
-            model = build_trunk(weights, int8, views=options.views)
+            model = build_backbone(weights, int8, views=options.views)
             return Backbone(model, runtime, options.pixels, options.views, int8)
         listen(
             Notice(
@@ -151,7 +151,7 @@ def prepare_backbone(
             [item for item in runtimes if item.precision != "int8"], weights, options
         )
     return Backbone(
-        build_trunk(weights, views=options.views), runtime, options.pixels, options.views
+        build_backbone(weights, views=options.views), runtime, options.pixels, options.views
     )
 
 
@@ -174,9 +174,9 @@ def recall_runtime(runtimes: list[Runtime], weights: Weights, options: BackboneO
     ]
 
     def choose() -> str:
-        floats = build_trunk(weights, views=options.views)
+        floats = build_backbone(weights, views=options.views)
         models = {
-            runtime: _build_timing_trunk(weights, runtime, options)
+            runtime: _build_timing_backbone(weights, runtime, options)
             if runtime.precision == "int8"
             else floats
             for runtime in runtimes
@@ -241,14 +241,16 @@ def make_int8(ranges: Ranges, runtime: Runtime, pixels: PixelSettings) -> Int8:
 
 def _measure_int8_distance(weights: Weights, ranges: Ranges, pixels: NDArray[np.uint8]) -> float:
     """Measure how far int8 moves the features, in the same engine."""
-    int8 = open_graph(build_trunk(weights, Int8(ranges)), Runtime(FLOAT_RUNTIME.engine, "int8"), 1)
-    exact = open_graph(build_trunk(weights), FLOAT_RUNTIME, 1)
+    int8 = open_graph(
+        build_backbone(weights, Int8(ranges)), Runtime(FLOAT_RUNTIME.engine, "int8"), 1
+    )
+    exact = open_graph(build_backbone(weights), FLOAT_RUNTIME, 1)
     return measure_distance(run_batches(int8, pixels), run_batches(exact, pixels))
 
 
-def _build_timing_trunk(weights: Weights, runtime: Runtime, options: BackboneOptions) -> bytes:
+def _build_timing_backbone(weights: Weights, runtime: Runtime, options: BackboneOptions) -> bytes:
     """Build an int8 trunk of the right cost; its ranges are of the right order, its values do not
     matter.
     """
     ranges = dict.fromkeys(ACTIVATIONS, 1000.0)
-    return build_trunk(weights, make_int8(ranges, runtime, options.pixels), views=options.views)
+    return build_backbone(weights, make_int8(ranges, runtime, options.pixels), views=options.views)

@@ -81,7 +81,7 @@ class FeatureBatch:
 
 def compute_features(
     index: ImageIndex,
-    trunk: Backbone,
+    backbone: Backbone,
     stores: FeatureStores,
     engine: Executor,
     threads: int,
@@ -94,7 +94,7 @@ def compute_features(
     With `positions` only the images at these are computed; the rows of others that the store does
     not know are zero.
     """
-    values = scratch.make_zeros((len(index), trunk.views, FEATURE_COUNT), np.float16)
+    values = scratch.make_zeros((len(index), backbone.views, FEATURE_COUNT), np.float16)
     sizes = np.zeros((len(index), 2), np.int32)
     store = stores.features
     known = store.load(index.digests, values, sizes) if store else np.zeros(len(index), np.bool_)
@@ -103,7 +103,7 @@ def compute_features(
     missing = np.unique(first[missing if positions is None else np.intersect1d(missing, positions)])
     failures: dict[int, str] = {}
     for batch in _keep_batches(
-        _run_trunk(index, trunk, missing, engine, threads, listen), index, stores, listen
+        _run_backbone(index, backbone, missing, engine, threads, listen), index, stores, listen
     ):
         values[batch.positions], sizes[batch.positions] = batch.values, batch.sizes
         failures |= batch.failures
@@ -125,9 +125,9 @@ def _find_copies(digests: NDArray[np.uint8]) -> tuple[NDArray[np.int64], NDArray
     return origin, np.flatnonzero(origin != np.arange(len(digests)))
 
 
-def _run_trunk(
+def _run_backbone(
     index: ImageIndex,
-    trunk: Backbone,
+    backbone: Backbone,
     missing: NDArray[np.int64],
     engine: Executor,
     threads: int,
@@ -136,11 +136,11 @@ def _run_trunk(
     """Decode and run the missing images, batch by batch; each thread does both for its batch."""
     if not len(missing):
         return
-    start, done, size = time.perf_counter(), 0, trunk.batch_size
+    start, done, size = time.perf_counter(), 0, backbone.batch_size
     listen(StageStarted(STAGE, len(missing)))
-    run = trunk.open(threads)
+    run = backbone.open(threads)
     parts = [missing[at : at + size] for at in range(0, len(missing), size)]
-    for batch in engine.map(lambda part: run_batch(index, trunk, run, part), parts):
+    for batch in engine.map(lambda part: run_batch(index, backbone, run, part), parts):
         yield batch
         done += len(batch.positions) + len(batch.failures)
         listen(StageAdvanced(STAGE, done))
@@ -148,18 +148,20 @@ def _run_trunk(
 
 
 def run_batch(
-    index: ImageIndex, trunk: Backbone, run: RunGraph, positions: NDArray[np.int64]
+    index: ImageIndex, backbone: Backbone, run: RunGraph, positions: NDArray[np.int64]
 ) -> FeatureBatch:
     """Decode the images at these positions of the index and run the frozen layers on them."""
     # always a full batch: engines may choose another kernel, with other rounding, for another batch
     # size
-    pixels = np.zeros((trunk.batch_size, trunk.pixels.side, trunk.pixels.side, 3), np.uint8)
+    pixels = np.zeros(
+        (backbone.batch_size, backbone.pixels.side, backbone.pixels.side, 3), np.uint8
+    )
     good: list[int] = []
     sizes: list[tuple[int, int]] = []
     failures: dict[int, str] = {}
     for position in positions:
         try:
-            pixels[len(good)], image_size = load_indexed(index, int(position), trunk.pixels)
+            pixels[len(good)], image_size = load_indexed(index, int(position), backbone.pixels)
         except ImageError as error:
             failures[int(position)] = error.message
             continue

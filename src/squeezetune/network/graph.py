@@ -65,7 +65,7 @@ KEEP_ASPECT = {"squash": "stretch", "crop": "not_smaller", "pad": "not_larger"}
 DenseLayers = Sequence[tuple[NDArray[np.float32], NDArray[np.float32]]]
 
 
-def build_trunk(weights: Weights, int8: Int8 | None = None, *, views: int = 1) -> bytes:
+def build_backbone(weights: Weights, int8: Int8 | None = None, *, views: int = 1) -> bytes:
     """Build the frozen layers: pixels in, the mean of every channel after fire5 ... fire9 out.
 
     Input `pixels` (n, side, side, 3) uint8; output `features` (n, views, 2048) float32. One view is
@@ -92,7 +92,7 @@ def build_activations(
     channels) is what `block` gives, behind the max pool where one follows: float32, or with
     `scales` (channels,) uint8 of which 255 stands for the channel's scale. Output `taps` (n, views,
     t) float32 are the means of the taps up to `block`, as the trunk has them; there is none before
-    fire5. Views and `int8` are those of `build_trunk`.
+    fire5. Views and `int8` are those of `build_backbone`.
     """
     graph = Graph()
     layers = WeightFormat(store_floats, int8).make_layers(graph, weights)
@@ -148,7 +148,7 @@ def build_range_probe(weights: Weights) -> bytes:
     """
     graph = Graph()
     layers = FloatLayers(graph, weights)
-    _add_trunk(graph, "pixels", layers)
+    _add_backbone(graph, "pixels", layers)
     axes = graph.constant("hw", [2, 3])
     maxima = [graph.add("ReduceMax", name, axes, keepdims=0) for name in ACTIVATIONS]
     graph.add("Concat", *maxima, name="maxima", axis=1)
@@ -284,7 +284,7 @@ def _add_features(graph: Graph, pixels: str, layers: GraphLayers, views: int, na
     """Add the further views, the trunk and the split into views: (n, h, w, 3) -> (n, views,
     2048).
     """
-    stacked = _add_trunk(graph, pixels, layers, views)
+    stacked = _add_backbone(graph, pixels, layers, views)
     return _add_split(
         graph, stacked, graph.constant("views", [views, -1, FEATURE_COUNT]), name, axes=3
     )
@@ -311,7 +311,7 @@ def _add_crops(graph: Graph, pixels: str) -> str:
     )
 
 
-def _add_trunk(graph: Graph, pixels: str, layers: GraphLayers, views: int = 1) -> str:
+def _add_backbone(graph: Graph, pixels: str, layers: GraphLayers, views: int = 1) -> str:
     """Add the further views, conv1 ... fire9 and the five taps; returns the features, (views n,
     2048).
     """

@@ -85,9 +85,11 @@ def pack_network(network: TrainedNetwork) -> bytes:
     The layers of SqueezeNet are float16; the classifier is float32 and acts on the features or on
     their roots.
     """
-    trunk = {name: value for name, value in network.weights.items() if name.startswith("features.")}
+    backbone = {
+        name: value for name, value in network.weights.items() if name.startswith("features.")
+    }
     tensors: dict[str, NDArray[Any]] = {
-        name: value.astype(np.float16) for name, value in trunk.items()
+        name: value.astype(np.float16) for name, value in backbone.items()
     }
     for number, (weight, bias) in enumerate(network.head):
         tensors[f"head.{number}.weight"], tensors[f"head.{number}.bias"] = weight, bias

@@ -331,7 +331,7 @@ def measure_deviation(values: Sequence[float]) -> float | None:
 
 
 def share_budget(
-    index: ImageIndex, scheme: CrossValidation, workshop: RunContext, end: float
+    index: ImageIndex, scheme: CrossValidation, context: RunContext, end: float
 ) -> RunContext:
     """Look at all photos and measure the machine, once, before the rest of a budget is shared by
     all trainings.
@@ -340,44 +340,46 @@ def share_budget(
         SettingsError: looking at the photos alone would take most of it.
 
     """
-    scene = prepare_run(index, scheme.keep_all(index), workshop)
-    trunk, left_s = prepare_probed(scene), end - time.perf_counter()
+    scene = prepare_run(index, scheme.keep_all(index), context)
+    backbone, left_s = prepare_probed(scene), end - time.perf_counter()
     rounds = 1 + len(list(scheme.list_rounds(index)))
     speeds = measure_machine(
-        scene, trunk, left_s / rounds, check_torch(scene.settings, workshop.listen)
+        scene, backbone, left_s / rounds, check_torch(scene.settings, context.listen)
     )
-    needed_s = forecast_features(trunk.views, count_work(scene, trunk).unseen, speeds)
+    needed_s = forecast_features(backbone.views, count_work(scene, backbone).unseen, speeds)
     if needed_s > MOST_LOOKING * left_s:
         raise SettingsError(
             f"looking at the photos takes about {needed_s:.0f} s, and {rounds} trainings follow: "
             "too much for a budget "
-            f"of {workshop.settings.budget}",
+            f"of {context.settings.budget}",
             "Give more time, or measure on a test part: --folds none.",
         )
     each_s = (left_s - needed_s) / rounds
-    workshop.listen(
+    context.listen(
         Notice(
             f"{rounds} trainings share the budget: about {each_s:,.0f} s for the model and for "
             f"each fold"
         )
     )
-    shop = scene.workshop
+    shop = scene.context
     with cache_or_temporary(shop.cache) as folder:
-        stores = FeatureStores(scene.open_features(trunk), open_look_store(folder, trunk.pixels))
+        stores = FeatureStores(
+            scene.open_features(backbone), open_look_store(folder, backbone.pixels)
+        )
         compute_features(
             index,
-            trunk,
+            backbone,
             stores,
             shop.engine,
             shop.threads,
             shop.listen,
             scratch=scene.open_scratch(),
         )
-    return replace(workshop, speeds=speeds, run_ends=share_time(end, rounds))
+    return replace(context, speeds=speeds, run_ends=share_time(end, rounds))
 
 
 def cross_validate(
-    learned: TrainingResult, scheme: CrossValidation, workshop: RunContext, end: float | None
+    learned: TrainingResult, scheme: CrossValidation, context: RunContext, end: float | None
 ) -> CrossValidationResult:
     """Train once more for every fold, as the model itself was, and predict that fold.
 
@@ -391,7 +393,7 @@ def cross_validate(
 
     """
     index, start, results = learned.index, time.perf_counter(), list[RoundResult]()
-    rounds, listen = list(scheme.list_rounds(index, workshop.listen)), workshop.listen
+    rounds, listen = list(scheme.list_rounds(index, context.listen)), context.listen
     if not learned.is_finished:
         raise explain_stop(listen)
     listen(StageStarted(STAGE, len(rounds), "folds"))
@@ -399,7 +401,7 @@ def cross_validate(
         for number, turn in enumerate(rounds, 1):
             if interruption.poll():
                 break
-            shop = replace(workshop, run_ends=share_time(end, len(rounds) - number + 1))
+            shop = replace(context, run_ends=share_time(end, len(rounds) - number + 1))
             result = recall_round(index, scheme, turn, number, shop) or train_round(
                 index, scheme, turn, number, shop
             )
@@ -434,12 +436,12 @@ def share_time(end: float | None, rounds: int) -> float | None:
 
 
 def train_round(
-    index: ImageIndex, scheme: CrossValidation, turn: FoldRun, number: int, workshop: RunContext
+    index: ImageIndex, scheme: CrossValidation, turn: FoldRun, number: int, context: RunContext
 ) -> RoundResult | None:
     """Train for one fold and predict its images; None where somebody stopped the training."""
-    place, listen = workshop.unfinished, hush(workshop.listen)
+    place, listen = context.unfinished, hush(context.listen)
     own = CheckpointFolder(place.path / f"fold-{number:03}") if place else None
-    settings, shop = workshop.settings, replace(workshop, listen=listen, unfinished=own)
+    settings, shop = context.settings, replace(context, listen=listen, unfinished=own)
     learned = RECIPES[settings.recipe](
         index, lambda photos: scheme.split_round(photos, turn), shop, None
     )
@@ -450,13 +452,13 @@ def train_round(
         measured = Measured(test, learned.recall(test), {})
     else:
         classifier = Classifier(learned.model, make_manifest(learned, settings))
-        measured = run_classifier(classifier, learned.index, test, workshop.engine, listen)
+        measured = run_classifier(classifier, learned.index, test, context.engine, listen)
     # a photo that has become unreadable meanwhile has moved the others up
     names = {learned.index.names[at] for at in measured.positions}
     own_test = scheme.split_round(index, turn).test
     rows = np.array([row for row, at in enumerate(own_test) if index.names[at] in names], np.int64)
     if place and own:
-        about = {"identity": identify_round(index, turn, workshop)}
+        about = {"identity": identify_round(index, turn, context)}
         tensors: dict[str, NDArray[Any]] = {"rows": rows, "probabilities": measured.probabilities}
         name_result(place, number).save(tensors, about)
         own.remove()
@@ -464,7 +466,7 @@ def train_round(
 
 
 def recall_round(
-    index: ImageIndex, scheme: CrossValidation, turn: FoldRun, number: int, workshop: RunContext
+    index: ImageIndex, scheme: CrossValidation, turn: FoldRun, number: int, context: RunContext
 ) -> RoundResult | None:
     """Take what an unfinished run kept of a round; None where it is not to be gone on with, or had
     not come so far.
@@ -472,9 +474,9 @@ def recall_round(
     Raises:
         CheckpointError: it is of other photos or settings.
     """
-    if not workshop.unfinished or not workshop.is_resuming:
+    if not context.unfinished or not context.is_resuming:
         return None
-    kept = name_result(workshop.unfinished, number).load(identify_round(index, turn, workshop))
+    kept = name_result(context.unfinished, number).load(identify_round(index, turn, context))
     if kept is None:
         return None
     # by their content, as the split orders them: files may have other names now
@@ -482,13 +484,13 @@ def recall_round(
     return RoundResult(turn, test[kept.tensors["rows"]], kept.tensors["probabilities"])
 
 
-def identify_round(index: ImageIndex, turn: FoldRun, workshop: RunContext) -> dict[str, Any]:
+def identify_round(index: ImageIndex, turn: FoldRun, context: RunContext) -> dict[str, Any]:
     """Name all that the result of a round depends on."""
     return {
         "version": name_version(),
         "photos": index.fingerprint,
-        "settings": workshop.identify_settings(),
-        "threads": workshop.threads,
+        "settings": context.identify_settings(),
+        "threads": context.threads,
         "libraries": list_libraries(),
         "round": [turn.repeat, turn.fold],
     }

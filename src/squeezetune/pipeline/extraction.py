@@ -54,7 +54,7 @@ class ExtractedFeatures:
 
 
 def extract_features(
-    scene: PreparedRun, cut: CutIndex, plan: Plan, trunk: Backbone, scratch: Scratch
+    scene: PreparedRun, cut: CutIndex, plan: Plan, backbone: Backbone, scratch: Scratch
 ) -> tuple[ExtractedFeatures, Plan]:
     """Run the frozen layers over the images that the plan has them look at; also return the plan
     with their real speed.
@@ -66,22 +66,22 @@ def extract_features(
     Raises:
         DataError: no image can be decoded, or too few of a class.
     """
-    index, (split, seen), shop = scene.index, choose_parts(scene.split, plan), scene.workshop
+    index, (split, seen), shop = scene.index, choose_parts(scene.split, plan), scene.context
     # where time counts, test images are looked at by the finished model alone
     used = np.union1d(seen, split.validation) if scene.settings.budget else np.arange(len(index))
     with cache_or_temporary(shop.cache) as folder:
         stores, started = (
-            FeatureStores(scene.open_features(trunk), open_look_store(folder, trunk.pixels)),
+            FeatureStores(scene.open_features(backbone), open_look_store(folder, backbone.pixels)),
             now(),
         )
         features = compute_features(
-            index, trunk, stores, shop.engine, shop.threads, shop.listen, used, scratch
+            index, backbone, stores, shop.engine, shop.threads, shop.listen, used, scratch
         )
         plan = note_features(plan, now() - started)
         if scene.settings.near_duplicates != "ignored":
             involved = np.concatenate([split.train, split.validation, split.test])
             readable = np.setdiff1d(involved, list(features.failures))
-            index = mark_near_duplicates(index, readable, trunk.pixels, folder, shop, scratch)
+            index = mark_near_duplicates(index, readable, backbone.pixels, folder, shop, scratch)
     if plan.head_share < 1 and plan.stage:
         unreadable = find_unreadable(index, shop, split, plan.stage.side, features.sizes)
         features, plan = (
@@ -102,13 +102,13 @@ def mark_near_duplicates(
     positions: NDArray[np.int64],
     pixels: PixelSettings,
     folder: Path,
-    workshop: RunContext,
+    context: RunContext,
     scratch: Scratch,
 ) -> ImageIndex:
     """Find out which of the images at some positions show the same picture, and note it in the
     index.
     """
-    engine, listen = workshop.engine, workshop.listen
+    engine, listen = context.engine, context.listen
     path = locate_pictures(folder, index.digests, positions, pixels)
     pictures = load_pictures(path, index.digests)
     if pictures is None:
@@ -153,16 +153,16 @@ def keep_used(
 
 
 def find_unreadable(
-    index: ImageIndex, workshop: RunContext, split: Split, side: int, sizes: NDArray[np.int32]
+    index: ImageIndex, context: RunContext, split: Split, side: int, sizes: NDArray[np.int32]
 ) -> dict[int, str]:
     """Decode all training and validation images, keep the pixels for the training of layers, and
     say what fails.
     """
     used = np.union1d(split.train, split.validation)
-    pixels = PixelSettings(choose_pixel_side(side, sizes[used]), workshop.settings.resize)
-    with cache_or_temporary(workshop.cache) as folder:
+    pixels = PixelSettings(choose_pixel_side(side, sizes[used]), context.settings.resize)
+    with cache_or_temporary(context.cache) as folder:
         store = open_pixel_store(folder, pixels)
-        return find_pixel_rows(index, pixels, store, workshop.engine, workshop.listen, used)[1]
+        return find_pixel_rows(index, pixels, store, context.engine, context.listen, used)[1]
 
 
 def check_readable(index: ImageIndex, features: Features) -> None:

@@ -22,7 +22,7 @@ from squeezetune.model.artifact import Manifest
 from squeezetune.model.rejection import tabulate_confidences, tabulate_scores
 from squeezetune.network.backbone import FLOAT_RUNTIME, Backbone
 from squeezetune.network.features import run_batch
-from squeezetune.network.graph import build_trunk
+from squeezetune.network.graph import build_backbone
 from squeezetune.network.trained import TrainedNetwork, pack_network
 from squeezetune.pipeline.context import RunContext
 from squeezetune.pipeline.extraction import CutIndex, extract_features
@@ -63,7 +63,7 @@ class RecomputedFeatures:
 
 
 def fit_acquaintance(
-    learned: TransferResult, network: TrainedNetwork, workshop: RunContext
+    learned: TransferResult, network: TrainedNetwork, context: RunContext
 ) -> FittedFamiliarity | None:
     """Find out how the features of photos lie that were learnt, and how familiar others look.
 
@@ -74,7 +74,7 @@ def fit_acquaintance(
         return None
     if learned.best:
         parts = [thin(learned.split.train, FAMILIAR_IMAGES), thin(judging, FAMILIAR_IMAGES)]
-        learnt, others = recompute_features(learned, network, parts, workshop)
+        learnt, others = recompute_features(learned, network, parts, context)
     else:
         learnt = recall(learned, network, thin(learned.survey.seen, LEARNT_IMAGES))
         others = recall(learned, network, thin(judging, JUDGING_IMAGES))
@@ -107,40 +107,40 @@ def recompute_features(
     learned: TransferResult,
     network: TrainedNetwork,
     parts: list[NDArray[np.int64]],
-    workshop: RunContext,
+    context: RunContext,
 ) -> tuple[RecomputedFeatures, RecomputedFeatures]:
     """Run layers that were trained over some photos; those that cannot be read any more are left
     out.
     """
     start, done = time.perf_counter(), 0
-    trunk = Backbone(
-        build_trunk(network.weights, views=network.views),
+    backbone = Backbone(
+        build_backbone(network.weights, views=network.views),
         FLOAT_RUNTIME,
         learned.pixels,
         network.views,
     )
-    run, size, looks = trunk.open(workshop.threads), trunk.batch_size, []
-    workshop.listen(StageStarted(STAGE, sum(map(len, parts))))
+    run, size, looks = backbone.open(context.threads), backbone.batch_size, []
+    context.listen(StageStarted(STAGE, sum(map(len, parts))))
     for positions in parts:
         pieces = [positions[at : at + size] for at in range(0, len(positions), size)]
         batches = []
-        for batch in workshop.engine.map(
-            lambda piece: run_batch(learned.index, trunk, run, piece), pieces
+        for batch in context.engine.map(
+            lambda piece: run_batch(learned.index, backbone, run, piece), pieces
         ):
             batches.append(batch)
             done += len(batch.positions) + len(batch.failures)
-            workshop.listen(StageAdvanced(STAGE, done))
+            context.listen(StageAdvanced(STAGE, done))
         values = np.concatenate([batch.values for batch in batches])
         rows = transform(values, use_roots=network.use_roots)
         looks.append(
             RecomputedFeatures(np.concatenate([batch.positions for batch in batches]), rows)
         )
-    workshop.listen(StageFinished(STAGE, time.perf_counter() - start))
+    context.listen(StageFinished(STAGE, time.perf_counter() - start))
     return looks[0], looks[1]
 
 
 def fit_classifier(
-    index: ImageIndex, cut: CutIndex, workshop: RunContext, started: float | None = None
+    index: ImageIndex, cut: CutIndex, context: RunContext, started: float | None = None
 ) -> TransferResult:
     """Run the frozen layers once over every image, fit the head, and train layers where the
     settings ask for it.
@@ -152,13 +152,13 @@ def fit_classifier(
         DataError: no image can be decoded, or too few of a class.
 
     """
-    with tell_stage(PREPARING, workshop.listen):
-        scene = prepare_run(index, cut(index), workshop)
-        workshop, settings, weights = scene.workshop, scene.settings, workshop.pretrained.weights
-        deadline = workshop.run_ends or find_deadline(settings, started)
-        plan, trunk = plan_run(scene, deadline, started=started)
+    with tell_stage(PREPARING, context.listen):
+        scene = prepare_run(index, cut(index), context)
+        context, settings, weights = scene.context, scene.settings, context.pretrained.weights
+        deadline = context.run_ends or find_deadline(settings, started)
+        plan, backbone = plan_run(scene, deadline, started=started)
     scratch = scene.open_scratch()
-    survey, plan = extract_features(scene, cut, plan, trunk, scratch)
+    survey, plan = extract_features(scene, cut, plan, backbone, scratch)
     plan = plan if deadline is None else renew_head(plan, settings, deadline - time.perf_counter())
     index, features = survey.index, survey.features
     train, validation = (
@@ -175,19 +175,19 @@ def fit_classifier(
             validation,
             len(index.class_names),
             replace(settings, head=plan.head),
-            workshop.listen,
-            threads=workshop.threads,
+            context.listen,
+            threads=context.threads,
             scratch=scratch,
         )
-    ground = StageInputs(index, survey.split, features, trunk, weights, head, scratch)
-    trained, is_finished = train_stages(ground, plan, workshop, deadline)
+    ground = StageInputs(index, survey.split, features, backbone, weights, head, scratch)
+    trained, is_finished = train_stages(ground, plan, context, deadline)
     return make_files(
-        TransferResult(survey, trunk, head, workshop.pretrained, trained, is_finished), workshop
+        TransferResult(survey, backbone, head, context.pretrained, trained, is_finished), context
     )
 
 
 def learn_as_original(
-    index: ImageIndex, cut: CutIndex, workshop: RunContext, started: float | None = None
+    index: ImageIndex, cut: CutIndex, context: RunContext, started: float | None = None
 ) -> OriginalResult:
     """Train as the original work did, whatever that takes; `started` means nothing here.
 
@@ -196,7 +196,7 @@ def learn_as_original(
         DataError: no image can be decoded, or too few of a class.
 
     """
-    learned = learn_original(index, cut, workshop)
+    learned = learn_original(index, cut, context)
     return pack_files(learned, describe_model(learned))
 
 
@@ -207,18 +207,18 @@ RECIPES: dict[str, Callable[[ImageIndex, CutIndex, RunContext, float | None], Tr
 }
 
 
-def make_files(learned: TransferResult, workshop: RunContext) -> TransferResult:
+def make_files(learned: TransferResult, context: RunContext) -> TransferResult:
     """Write the better network as `model.onnx`, which also says how familiar an image looks, and
     its parameters.
     """
-    weights, layers, use_roots = workshop.pretrained.weights, learned.head.layers, True
+    weights, layers, use_roots = context.pretrained.weights, learned.head.layers, True
     if best := learned.best:
         weights, layers, use_roots = best.weights, best.layers, False
     pixels = learned.pixels
     network = TrainedNetwork(
         weights, layers, learned.chosen.views, pixels.side, pixels.resize, use_roots
     )
-    known = fit_acquaintance(learned, network, workshop)
+    known = fit_acquaintance(learned, network, context)
     model = network.build_model(
         describe_model(learned), familiarity=known.familiarity if known else None
     )

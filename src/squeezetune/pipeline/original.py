@@ -142,7 +142,7 @@ class OriginalResult:
         ]
 
 
-def learn_original(index: ImageIndex, cut: CutIndex, workshop: RunContext) -> OriginalResult:
+def learn_original(index: ImageIndex, cut: CutIndex, context: RunContext) -> OriginalResult:
     """Train as the original work did, or go on where an unfinished run stopped; the two files are
     not made yet.
 
@@ -155,13 +155,13 @@ def learn_original(index: ImageIndex, cut: CutIndex, workshop: RunContext) -> Or
     from squeezetune.finetune.original_loop import build_original, fold_classifier
     from squeezetune.finetune.torch_network import export_weights
 
-    settings, pretrained = workshop.settings, workshop.pretrained
+    settings, pretrained = context.settings, context.pretrained
     recipe = choose_recipe(settings)
-    with open_photos(index, cut, workshop) as photos:
+    with open_photos(index, cut, context) as photos:
         network = build_original(
             pretrained.weights, len(photos.index.class_names), recipe, settings.seed
         )
-        tuned = tune(network, photos, recipe, workshop)
+        tuned = tune(network, photos, recipe, context)
     return OriginalResult(
         photos,
         recipe,
@@ -181,20 +181,20 @@ def choose_recipe(settings: Settings) -> OriginalRecipe:
 
 
 @contextmanager
-def open_photos(index: ImageIndex, cut: CutIndex, workshop: RunContext) -> Iterator[OriginalPhotos]:
+def open_photos(index: ImageIndex, cut: CutIndex, context: RunContext) -> Iterator[OriginalPhotos]:
     """Decode the photos that train or judge, once; they are split anew without those that cannot be
     decoded.
 
     Their pixels are in the cache, or for this run alone in a temporary folder.
     """
-    pixels = PixelSettings(workshop.settings.image_side or SIDE_PX, workshop.settings.resize)
-    with cache_or_temporary(workshop.cache) as folder:
+    pixels = PixelSettings(context.settings.image_side or SIDE_PX, context.settings.resize)
+    with cache_or_temporary(context.cache) as folder:
         store = open_pixel_store(folder, pixels)
         while True:
             split = cut(index)
             used = np.union1d(split.train, split.validation)
             rows, failures = find_pixel_rows(
-                index, pixels, store, workshop.engine, workshop.listen, used
+                index, pixels, store, context.engine, context.listen, used
             )
             if not failures:
                 break
@@ -207,18 +207,18 @@ def open_photos(index: ImageIndex, cut: CutIndex, workshop: RunContext) -> Itera
 
 
 def tune(
-    network: "SqueezeNet", photos: OriginalPhotos, recipe: OriginalRecipe, workshop: RunContext
+    network: "SqueezeNet", photos: OriginalPhotos, recipe: OriginalRecipe, context: RunContext
 ) -> "OriginallyTuned":
     """Train the network; the run is kept after every epoch, where there is a place for it."""
     from squeezetune.finetune.original_loop import OriginalInputs, tune_original
     from squeezetune.finetune.workers import TrainerOptions
 
     identity, unfinished, listen = (
-        identify_run(photos, recipe, workshop),
-        workshop.unfinished,
-        workshop.listen,
+        identify_run(photos, recipe, context),
+        context.unfinished,
+        context.listen,
     )
-    kept = unfinished.load(identity) if unfinished and workshop.is_resuming else None
+    kept = unfinished.load(identity) if unfinished and context.is_resuming else None
     material = OriginalInputs(photos.rows, photos.index.labels, photos.split.train, photos.judging)
     with ExitStack() as stack:
         interruption = stack.enter_context(catch_interrupts(listen))
@@ -229,21 +229,21 @@ def tune(
             def keep(tensors: Mapping[str, NDArray[Any]], about: Mapping[str, Any]) -> None:
                 writer.save(tensors, {"identity": identity, **about})
 
-        seed, threads = workshop.settings.seed, workshop.threads
+        seed, threads = context.settings.seed, context.threads
         conditions = TrainerOptions(STAGE, seed, threads, "float32", listen, interruption.poll)
         return tune_original(network, material, recipe, conditions, kept, keep)
 
 
 def identify_run(
-    photos: OriginalPhotos, recipe: OriginalRecipe, workshop: RunContext
+    photos: OriginalPhotos, recipe: OriginalRecipe, context: RunContext
 ) -> dict[str, Any]:
     """Name all that the trained network depends on, so that an unfinished run goes on with the same
     only.
     """
     return {
         "photos": photos.index.fingerprint,
-        "settings": workshop.identify_settings(),
-        "threads": workshop.threads,
+        "settings": context.identify_settings(),
+        "threads": context.threads,
         "recipe": asdict(recipe),
         "torch": version("torch"),
     }

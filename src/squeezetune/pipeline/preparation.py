@@ -65,20 +65,20 @@ class PreparedRun:
     index: ImageIndex
     split: Split
     side: int
-    workshop: RunContext
+    context: RunContext
     memory: MemoryPlan
     opened: float = field(default_factory=time.perf_counter)
 
     @property
     def settings(self) -> Settings:
         """The settings, as far as memory allows them."""
-        return self.workshop.settings
+        return self.context.settings
 
-    def prepare_trunk(self, views: int) -> Backbone:
+    def prepare_backbone(self, views: int) -> Backbone:
         """Make the frozen layers ready for so many views."""
         settings, shop, pixels = (
             self.settings,
-            self.workshop,
+            self.context,
             PixelSettings(self.side, self.settings.resize),
         )
         options = BackboneOptions(
@@ -93,18 +93,18 @@ class PreparedRun:
             shop.listen,
         )
 
-    def open_features(self, trunk: Backbone) -> RowStore | None:
+    def open_features(self, backbone: Backbone) -> RowStore | None:
         """Open the store of features, where anything may be kept."""
-        cache = self.workshop.cache
+        cache = self.context.cache
         return (
-            RowStore(cache / "features" / trunk.key, (trunk.views, FEATURE_COUNT))
+            RowStore(cache / "features" / backbone.key, (backbone.views, FEATURE_COUNT))
             if cache
             else None
         )
 
     def open_scratch(self) -> Scratch:
         """Open the room for arrays that are too large for memory."""
-        folder = self.workshop.cache and self.workshop.cache / "scratch"
+        folder = self.context.cache and self.context.cache / "scratch"
         return Scratch(
             folder, self.memory.provision.held_bytes, is_strict=self.memory.ceiling is not None
         )
@@ -147,14 +147,14 @@ def plan_run(
         SettingsError: the budget is much too short.
 
     """
-    settings, shop = scene.settings, scene.workshop
+    settings, shop = scene.settings, scene.context
     is_deep = check_torch(settings, shop.listen) and bool(len(scene.split.validation))
     if deadline is None and not is_forecast:
         plan = make_plan(count_work(scene, None), settings, None, math.inf, is_deep)
-        return replace(plan, peak_memory=scene.memory.peak), scene.prepare_trunk(plan.views)
-    trunk = prepare_probed(scene)
+        return replace(plan, peak_memory=scene.memory.peak), scene.prepare_backbone(plan.views)
+    backbone = prepare_probed(scene)
     left_s = math.inf if deadline is None else deadline - time.perf_counter()
-    speeds = shop.speeds or measure_machine(scene, trunk, left_s, is_deep)
+    speeds = shop.speeds or measure_machine(scene, backbone, left_s, is_deep)
     now = time.perf_counter()
     left_s, spent_s = (
         (math.inf if deadline is None else deadline - now),
@@ -165,13 +165,19 @@ def plan_run(
         math.inf if shop.speeds else PATIENCE_S
     )  # one of several trainings is not refused among them
     plan = make_plan(
-        count_work(scene, trunk), settings, speeds, left_s, is_deep, spent_s, patience_s=patience_s
+        count_work(scene, backbone),
+        settings,
+        speeds,
+        left_s,
+        is_deep,
+        spent_s,
+        patience_s=patience_s,
     )
     plan = replace(plan, peak_memory=scene.memory.peak)
     if started:
         plan = tell_reading(plan, scene.opened - started)
     announce_plan(plan, settings, shop.listen)
-    return plan, trunk if plan.views == trunk.views else scene.prepare_trunk(plan.views)
+    return plan, backbone if plan.views == backbone.views else scene.prepare_backbone(plan.views)
 
 
 def tell_reading(plan: Plan, read_s: float) -> Plan:
@@ -191,39 +197,39 @@ def prepare_probed(scene: PreparedRun) -> Backbone:
     """Make the frozen layers ready for the views that a plan begins with, where the machine is
     measured first.
     """
-    return scene.prepare_trunk({"plain": 1, "crops": 4}.get(scene.settings.views, 2))
+    return scene.prepare_backbone({"plain": 1, "crops": 4}.get(scene.settings.views, 2))
 
 
-def measure_machine(scene: PreparedRun, trunk: Backbone, left_s: float, is_deep: bool) -> Speeds:
+def measure_machine(scene: PreparedRun, backbone: Backbone, left_s: float, is_deep: bool) -> Speeds:
     """Measure how fast this machine is at all that a training of so many seconds may do.
 
     How fast layers are trained is measured where there may be time for that training.
     """
-    shop, started = scene.workshop, time.perf_counter()
+    shop, started = scene.context, time.perf_counter()
     site = BenchmarkSetup(
-        scene.index, trunk, shop.pretrained.weights, shop.threads, shop.cache, shop.micro_pixels
+        scene.index, backbone, shop.pretrained.weights, shop.threads, shop.cache, shop.micro_pixels
     )
     speeds, batch = measure_frozen(site), choose_recipe(len(scene.split.train), 1.0).batch
     left_s -= time.perf_counter() - started
     if not is_deep or not is_worth_timing(
-        count_work(scene, trunk), scene.settings, speeds, left_s, batch
+        count_work(scene, backbone), scene.settings, speeds, left_s, batch
     ):
         return speeds
     starts = list_starts(scene.settings, scene.side, left_s)
     return measure_training(site, speeds, starts, find_small_side(scene.side), batch)
 
 
-def count_work(scene: PreparedRun, trunk: Backbone | None) -> Workload:
+def count_work(scene: PreparedRun, backbone: Backbone | None) -> Workload:
     """Count what there is to do; what an earlier run has kept is taken into account if the trunk is
     given.
     """
-    split, cache = scene.split, scene.workshop.cache
+    split, cache = scene.split, scene.context.cache
     involved = np.concatenate([split.train, split.validation, split.test])
     used = np.union1d(split.train, split.validation)
     looked_at = (
         used if scene.settings.budget else involved
     )  # where time counts, the file alone looks at test images
-    store = scene.open_features(trunk) if trunk else None
+    store = scene.open_features(backbone) if backbone else None
     unseen = (
         np.intersect1d(looked_at, store.open_rows(scene.index.digests).missing)
         if store
@@ -246,13 +252,13 @@ def count_work(scene: PreparedRun, trunk: Backbone | None) -> Workload:
         ),
         room_bytes=room_bytes,
         is_kept=cache is not None,
-        version=detect_version(scene.workshop.pretrained.weights),
+        version=detect_version(scene.context.pretrained.weights),
         compared=0 if is_known else len(involved),
         unlooked=len(involved) - len(looked_at),
     )
 
 
-def prepare_run(index: ImageIndex, split: Split, workshop: RunContext) -> PreparedRun:
+def prepare_run(index: ImageIndex, split: Split, context: RunContext) -> PreparedRun:
     """Choose the image size, and make the run fit into memory: the workshop becomes as small as it
     has to be.
 
@@ -260,26 +266,26 @@ def prepare_run(index: ImageIndex, split: Split, workshop: RunContext) -> Prepar
         SettingsError: the run cannot fit under the ceiling of the settings.
 
     """
-    settings = workshop.settings
+    settings = context.settings
     side = settings.image_side or choose_side(index, split.train)
-    demand = count_demand(index, split, settings, side, detect_version(workshop.pretrained.weights))
-    memory = plan_memory(demand, settings, workshop.threads)
+    demand = count_demand(index, split, settings, side, detect_version(context.pretrained.weights))
+    memory = plan_memory(demand, settings, context.threads)
     if demand.is_deep and not memory.provision.is_deep:
-        workshop.listen(
+        context.listen(
             Notice(
                 f"layers cannot be trained within {settings.max_ram} of memory, so the head alone "
                 f"is"
             )
         )
     threads, micro_pixels = memory.provision.threads, memory.provision.micro_pixels
-    engine = ThreadExecutor(threads) if memory.ceiling else workshop.engine
+    engine = ThreadExecutor(threads) if memory.ceiling else context.engine
     settings = apply_plan(memory, settings)
     return PreparedRun(
         index,
         split,
         side,
         replace(
-            workshop, settings=settings, engine=engine, threads=threads, micro_pixels=micro_pixels
+            context, settings=settings, engine=engine, threads=threads, micro_pixels=micro_pixels
         ),
         memory,
     )

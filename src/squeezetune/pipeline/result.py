@@ -33,7 +33,7 @@ class TransferResult:
     """
 
     survey: ExtractedFeatures
-    trunk: Backbone
+    backbone: Backbone
     head: Head
     pretrained: Pretrained
     trained: tuple[TrainedStage, ...] = ()
@@ -84,12 +84,12 @@ class TransferResult:
     @property
     def side(self) -> int:
         """The size in pixels at which the network that `model` holds sees images."""
-        return self.best.plan.side if self.best else self.trunk.pixels.side
+        return self.best.plan.side if self.best else self.backbone.pixels.side
 
     @property
     def pixels(self) -> PixelSettings:
         """How an image becomes what the network in `model` sees."""
-        return replace(self.trunk.pixels, side=self.side)
+        return replace(self.backbone.pixels, side=self.side)
 
     @property
     def sizes(self) -> NDArray[np.int32]:
@@ -107,14 +107,17 @@ class TransferResult:
     @property
     def engine_name(self) -> str:
         """Name what ran the frozen layers."""
-        return str(self.trunk.runtime)
+        return str(self.backbone.runtime)
 
     @property
     def timed_choices(self) -> dict[str, Any]:
         """Return the settings that a timing has chosen, so that a run can be repeated without
         one.
         """
-        return {"engine": self.trunk.runtime.engine, "precision": self.trunk.runtime.precision}
+        return {
+            "engine": self.backbone.runtime.engine,
+            "precision": self.backbone.runtime.precision,
+        }
 
     @property
     def candidates(self) -> tuple[Candidate, ...]:

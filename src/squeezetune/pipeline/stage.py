@@ -151,7 +151,7 @@ class StageInputs:
     index: ImageIndex
     split: Split
     features: Features
-    trunk: Backbone
+    backbone: Backbone
     weights: Weights
     head: Head
     scratch: Scratch = IN_MEMORY
@@ -167,7 +167,7 @@ class StageInputs:
 def train_stage(
     ground: StageInputs,
     plan: StagePlan,
-    workshop: RunContext,
+    context: RunContext,
     earlier: tuple[TrainedStage, ...] = (),
 ) -> TrainedStage:
     """Train the layers as planned, from the best so far, or go on where an unfinished run stopped.
@@ -186,41 +186,41 @@ def train_stage(
     from squeezetune.finetune.state import SnapshotWriter, load_kept
     from squeezetune.finetune.workers import TrainerOptions, recall_precision
 
-    start, settings, listen = time.perf_counter(), workshop.settings, workshop.listen
-    identity = identify_run(ground, workshop)
+    start, settings, listen = time.perf_counter(), context.settings, context.listen
+    identity = identify_run(ground, context)
     found = (
-        load_kept(workshop.unfinished, identity)
-        if workshop.unfinished and workshop.is_resuming
+        load_kept(context.unfinished, identity)
+        if context.unfinished and context.is_resuming
         else None
     )
-    kept, plan, precision = found or (None, plan, recall_precision(workshop.cache))
-    network = build_tapped(ground, plan, workshop, find_best(earlier, ground.head.chosen))
+    kept, plan, precision = found or (None, plan, recall_precision(context.cache))
+    network = build_tapped(ground, plan, context, find_best(earlier, ground.head.chosen))
     with ExitStack() as stack:
         interruption = stack.enter_context(catch_interrupts(listen))
         feed = stack.enter_context(
-            open_feed(ground, plan, replace(workshop, listen=interruption.tell))
+            open_feed(ground, plan, replace(context, listen=interruption.tell))
         )
         task = make_task(ground, feed, settings)
         keep = None
-        if workshop.unfinished:
-            writer = stack.enter_context(CheckpointWriter(workshop.unfinished, listen))
+        if context.unfinished:
+            writer = stack.enter_context(CheckpointWriter(context.unfinished, listen))
             finished = tuple(deepened.to_plain() for deepened in earlier)
             keep = SnapshotWriter(writer, identity, plan, precision, finished).keep
         conditions = TrainerOptions(
             plan.name,
             settings.seed,
-            workshop.threads,
+            context.threads,
             precision,
             listen,
             interruption.poll,
-            workshop.micro_pixels,
+            context.micro_pixels,
         )
-        pace = make_pace(plan, max(1, len(task.train) // plan.recipe.batch), workshop)
+        pace = make_pace(plan, max(1, len(task.train) // plan.recipe.batch), context)
         tuned = tune(network, task, plan, pace, conditions, kept, keep)
     return judge(ground, plan, network, tuned, time.perf_counter() - start)
 
 
-def resume_stages(ground: StageInputs, workshop: RunContext) -> tuple[TrainedStage, ...]:
+def resume_stages(ground: StageInputs, context: RunContext) -> tuple[TrainedStage, ...]:
     """Load the stages that an unfinished run had finished; none where nothing is to be gone on
     with.
 
@@ -230,22 +230,22 @@ def resume_stages(ground: StageInputs, workshop: RunContext) -> tuple[TrainedSta
     """
     from squeezetune.finetune.state import load_earlier
 
-    if not workshop.unfinished or not workshop.is_resuming:
+    if not context.unfinished or not context.is_resuming:
         return ()
-    finished = load_earlier(workshop.unfinished, identify_run(ground, workshop))
+    finished = load_earlier(context.unfinished, identify_run(ground, context))
     return tuple(TrainedStage.from_plain(arrays, plain) for arrays, plain in finished)
 
 
-def make_pace(plan: StagePlan, steps: int, workshop: RunContext) -> StageProgress:
+def make_pace(plan: StagePlan, steps: int, context: RunContext) -> StageProgress:
     """Say how the training gets on: by its epochs, or so that it ends in time."""
-    if workshop.ending is None:
+    if context.ending is None:
         return EpochPace(steps, plan.epochs, plan.side)
     # the plan's epochs were a forecast: a faster machine makes more of them
-    most = EpochPace(steps, workshop.settings.epochs or MOST_EPOCHS, plan.side)
-    return DeadlinePace(most, workshop.ending)
+    most = EpochPace(steps, context.settings.epochs or MOST_EPOCHS, plan.side)
+    return DeadlinePace(most, context.ending)
 
 
-def identify_run(ground: StageInputs, workshop: RunContext) -> dict[str, Any]:
+def identify_run(ground: StageInputs, context: RunContext) -> dict[str, Any]:
     """Name all that the trained network depends on, so that an unfinished run goes on with the same
     only.
 
@@ -256,16 +256,16 @@ def identify_run(ground: StageInputs, workshop: RunContext) -> dict[str, Any]:
     return {
         "version": name_version(),
         "photos": ground.index.fingerprint,
-        "settings": workshop.identify_settings(),
-        "threads": workshop.threads,
-        "frozen layers": ground.trunk.key,
+        "settings": context.identify_settings(),
+        "threads": context.threads,
+        "frozen layers": ground.backbone.key,
         "images": len(ground.split.train),
         "torch": version("torch"),
     }
 
 
 def build_tapped(
-    ground: StageInputs, plan: StagePlan, workshop: RunContext, origin: TrainedStage | None
+    ground: StageInputs, plan: StagePlan, context: RunContext, origin: TrainedStage | None
 ) -> "TappedNetwork":
     """Build the network as an earlier stage left it, or with the pretrained layers and a linear
     probe behind them.
@@ -278,7 +278,7 @@ def build_tapped(
         weights = {**weights, **origin.weights}
         scaling, ((weight, bias),) = origin.scaling, origin.candidate.layers
     else:
-        scaling, ((weight, bias),) = fit_probe(ground, workshop.settings, workshop.threads)
+        scaling, ((weight, bias),) = fit_probe(ground, context.settings, context.threads)
     squeezenet = build_network(weights, version=detect_version(weights))
     classes = len(ground.index.class_names)
     network = TappedNetwork(squeezenet, classes, plan.start, plan.recipe.first_trained)
@@ -309,26 +309,24 @@ def fit_probe(
 
 
 @contextmanager
-def open_feed(
-    ground: StageInputs, plan: StagePlan, workshop: RunContext
-) -> Iterator["BatchSource"]:
+def open_feed(ground: StageInputs, plan: StagePlan, context: RunContext) -> Iterator["BatchSource"]:
     """Give what training reads: kept pixels, or what the frozen blocks make of them, in the cache
     or a folder for now.
 
     Neither is held in memory.
     """
     used = np.union1d(ground.split.train, ground.split.validation)
-    with cache_or_temporary(workshop.cache) as folder:
+    with cache_or_temporary(context.cache) as folder:
         if plan.is_whole:
-            yield feed_pixels(ground, plan, workshop, folder, used)
+            yield feed_pixels(ground, plan, context, folder, used)
         else:
-            yield feed_activations(ground, plan, workshop, folder, used)
+            yield feed_activations(ground, plan, context, folder, used)
 
 
 def feed_pixels(
     ground: StageInputs,
     plan: StagePlan,
-    workshop: RunContext,
+    context: RunContext,
     folder: Path,
     used: NDArray[np.int64],
 ) -> "BatchSource":
@@ -336,10 +334,10 @@ def feed_pixels(
     from squeezetune.finetune.batches import PixelBatches
 
     pixels = PixelSettings(
-        choose_pixel_side(plan.side, ground.features.sizes[used]), workshop.settings.resize
+        choose_pixel_side(plan.side, ground.features.sizes[used]), context.settings.resize
     )
     store = open_pixel_store(folder, pixels)
-    rows = compute_pixel_rows(ground.index, pixels, store, workshop.engine, workshop.listen, used)
+    rows = compute_pixel_rows(ground.index, pixels, store, context.engine, context.listen, used)
     # photos whose mirror image did harm, such as writing, are not mirrored in training either
     return PixelBatches(rows, replace(plan.recipe.augmentation, mirror=ground.views == 2))
 
@@ -347,7 +345,7 @@ def feed_pixels(
 def feed_activations(
     ground: StageInputs,
     plan: StagePlan,
-    workshop: RunContext,
+    context: RunContext,
     folder: Path,
     used: NDArray[np.int64],
 ) -> "BatchSource":
@@ -371,20 +369,20 @@ def feed_activations(
         "uint8",
         ground.views,
         plan.extra_views,
-        workshop.settings.seed,
-        workshop.threads,
+        context.settings.seed,
+        context.threads,
         draw_extra,
     )
 
     def draw() -> tuple[NDArray[np.uint8], NDArray[np.uint8]]:
-        return draw_sample(ground.index, ground.split.train, ground.trunk.pixels)
+        return draw_sample(ground.index, ground.split.train, ground.backbone.pixels)
 
     frozen = prepare_activations(
-        ground.weights, ground.trunk, options, ground.index, draw, workshop.cache
+        ground.weights, ground.backbone, options, ground.index, draw, context.cache
     )
     store = frozen.open_store(folder)
     return ActivationBatches(
-        compute_activations(ground.index, frozen, store, workshop.engine, workshop.listen, used)
+        compute_activations(ground.index, frozen, store, context.engine, context.listen, used)
     )
 
 

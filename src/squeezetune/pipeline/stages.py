@@ -34,7 +34,7 @@ SAME_EPOCHS = (0.75, 1.33)
 
 
 def train_stages(
-    ground: StageInputs, plan: Plan, workshop: RunContext, deadline: float | None
+    ground: StageInputs, plan: Plan, context: RunContext, deadline: float | None
 ) -> tuple[tuple[TrainedStage, ...], bool]:
     """Train the stages that are planned, or go on where an unfinished run stopped.
 
@@ -43,22 +43,20 @@ def train_stages(
     left. Somebody who asks to stop gets what there is by then.
     """
     # photos that cannot be decoded may have left nothing to judge by
-    is_growing = (
-        deadline is not None and not workshop.is_resuming and is_trainable(workshop.settings)
-    )
+    is_growing = deadline is not None and not context.is_resuming and is_trainable(context.settings)
     if not (plan.stages or is_growing) or not len(ground.split.validation):
         return (), True
-    trained = resume_stages(ground, workshop)
+    trained = resume_stages(ground, context)
     while True:
         if (
-            deadline is not None and not workshop.is_resuming
+            deadline is not None and not context.is_resuming
         ):  # an unfinished stage goes on with the plan that it had
-            plan = time_training(plan, ground, workshop, deadline) if is_growing else plan
-            plan = renew_plan(plan, trained, workshop, deadline)
+            plan = time_training(plan, ground, context, deadline) if is_growing else plan
+            plan = renew_plan(plan, trained, context, deadline)
         stages = list_rest(plan, trained)
         if not stages:
             return trained, True
-        here = replace(workshop, ending=find_ending(plan, stages, deadline))
+        here = replace(context, ending=find_ending(plan, stages, deadline))
         try:
             trained = (*trained, train_stage(ground, stages[0], here, trained))
         except Stopped:
@@ -67,12 +65,12 @@ def train_stages(
             return trained, False
         history = trained[-1].candidate.history
         plan = note_training(plan, trained[-1].plan, history[-1].images_per_s if history else None)
-        workshop = replace(workshop, is_resuming=False)
+        context = replace(context, is_resuming=False)
 
 
-def time_training(plan: Plan, ground: StageInputs, workshop: RunContext, deadline: float) -> Plan:
+def time_training(plan: Plan, ground: StageInputs, context: RunContext, deadline: float) -> Plan:
     """Measure how fast layers are trained, if nobody has yet and time has turned up for it."""
-    work, speeds, settings = plan.work, plan.speeds, workshop.settings
+    work, speeds, settings = plan.work, plan.speeds, context.settings
     left_s, batch = (
         deadline - time.perf_counter(),
         choose_recipe(len(ground.split.train), 1.0).batch,
@@ -85,32 +83,32 @@ def time_training(plan: Plan, ground: StageInputs, workshop: RunContext, deadlin
         return plan
     site = BenchmarkSetup(
         ground.index,
-        ground.trunk,
+        ground.backbone,
         ground.weights,
-        workshop.threads,
-        workshop.cache,
-        workshop.micro_pixels,
+        context.threads,
+        context.cache,
+        context.micro_pixels,
     )
     starts, side = (
-        list_starts(settings, ground.trunk.pixels.side, left_s),
-        find_small_side(ground.trunk.pixels.side),
+        list_starts(settings, ground.backbone.pixels.side, left_s),
+        find_small_side(ground.backbone.pixels.side),
     )
     return replace(plan, speeds=measure_training(site, speeds, starts, side, batch))
 
 
 def renew_plan(
-    plan: Plan, trained: Sequence[TrainedStage], workshop: RunContext, deadline: float
+    plan: Plan, trained: Sequence[TrainedStage], context: RunContext, deadline: float
 ) -> Plan:
     """Plan the rest of a run from the time that is left and the speeds that were seen; tell if it
     is another one.
     """
     left_s = deadline - time.perf_counter()
     renewed = plan_rest(
-        plan, workshop.settings, left_s, [deepened.plan.start for deepened in trained]
+        plan, context.settings, left_s, [deepened.plan.start for deepened in trained]
     )
     if not is_same(list_rest(plan, trained), renewed.stages):
         parts = tuple((item.part, item.seconds) for item in renewed.forecasts)
-        workshop.listen(PlanChanged(parts, renewed.total_s, left_s))
+        context.listen(PlanChanged(parts, renewed.total_s, left_s))
     return renewed
 
 

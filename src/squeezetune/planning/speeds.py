@@ -24,7 +24,7 @@ from squeezetune.finetune.recipe import FIRST_BLOCK, Phase, Recipe, StagePlan
 from squeezetune.heads.linear import WeightedRows, fit_linear
 from squeezetune.network.activations import Activations, draw_view, make_form
 from squeezetune.network.backbone import FLOAT_RUNTIME, Backbone
-from squeezetune.network.graph import BLOCKS, FEATURE_COUNT, build_trunk, count_channels
+from squeezetune.network.graph import BLOCKS, FEATURE_COUNT, build_backbone, count_channels
 from squeezetune.network.inference import RunGraph, batch_size, measure_speed, open_graph
 from squeezetune.network.weights import Architecture, Weights, detect_version, find_architecture
 from squeezetune.planning.costs import Speeds
@@ -56,7 +56,7 @@ class BenchmarkSetup:
     """
 
     index: ImageIndex
-    trunk: Backbone
+    backbone: Backbone
     weights: Weights
     threads: int
     cache: Path | None
@@ -72,13 +72,13 @@ def measure_frozen(site: BenchmarkSetup) -> Speeds:
     """
     engine, linear_s = ThreadExecutor(site.threads), time_linear(site.threads)
     view_s, file_s = time_graphs(
-        site.trunk.open(site.threads),
-        open_graph(build_trunk(site.weights), FLOAT_RUNTIME, site.threads),
+        site.backbone.open(site.threads),
+        open_graph(build_backbone(site.weights), FLOAT_RUNTIME, site.threads),
         site,
     )
     return Speeds(
         read_s=time_reading(site, engine),
-        view_s=view_s / site.trunk.views,
+        view_s=view_s / site.backbone.views,
         file_s=file_s,
         linear_s=linear_s,
         hidden_s=HIDDEN_TIMES * linear_s,
@@ -103,7 +103,7 @@ def measure_training(
         speeds,
         pixel_s=image_s and image_s / side**2,
         step_s=step_s,
-        last_s=time_step(site, last[0], site.trunk.pixels.side, batch) / batch if last else None,
+        last_s=time_step(site, last[0], site.backbone.pixels.side, batch) / batch if last else None,
         draw_s=time_drawing(site, ThreadExecutor(site.threads)) if last else None,
     )
 
@@ -115,25 +115,25 @@ def time_reading(site: BenchmarkSetup, engine: Executor) -> float:
 
     def read(position: int) -> None:
         try:
-            load_indexed(site.index, position, site.trunk.pixels)
+            load_indexed(site.index, position, site.backbone.pixels)
         except ImageError:  # it took its time all the same
             return
 
     return _time_once(lambda: list(engine.map(read, positions))) / len(positions)
 
 
-def time_graphs(trunk: RunGraph, file: RunGraph, site: BenchmarkSetup) -> tuple[float, float]:
+def time_graphs(backbone: RunGraph, file: RunGraph, site: BenchmarkSetup) -> tuple[float, float]:
     """Time how long the frozen layers, and `model.onnx`, take over an image, with all threads at
     work.
     """
-    side, started = site.trunk.pixels.side, time.perf_counter()
+    side, started = site.backbone.pixels.side, time.perf_counter()
     rng, found = np.random.default_rng(0), list[tuple[float, float]]()
     pixels = [rng.integers(0, 256, (batch_size(side, views), side, side, 3), dtype=np.uint8)
-              for views in (site.trunk.views, 1)]  # fmt: skip
+              for views in (site.backbone.views, 1)]  # fmt: skip
     while len(found) < PROBE_ROUNDS and time.perf_counter() < started + MOST_PROBE_S:
         first, second = (
             1 / measure_speed(run, images, site.threads, PROBE_S)
-            for run, images in zip((trunk, file), pixels, strict=True)
+            for run, images in zip((backbone, file), pixels, strict=True)
         )
         found.append((first, second))
     view_s, file_s = np.median(found, axis=0).tolist()
@@ -190,7 +190,7 @@ def time_linear(threads: int) -> float:
 
 def time_drawing(site: BenchmarkSetup, engine: Executor) -> float:
     """Time how long a random view of an image takes to be drawn, with all threads at work."""
-    side = site.trunk.pixels.side
+    side = site.backbone.pixels.side
     pixels = np.random.default_rng(0).integers(0, 256, (side, side, 3), dtype=np.uint8)
 
     def draw(seed: int) -> NDArray[np.uint8]:

@@ -8,7 +8,7 @@ from squeezetune.data.index import index_images
 from squeezetune.data.pixels import PixelSettings
 from squeezetune.errors import SettingsError
 from squeezetune.events import Notice
-from squeezetune.network import backbone as trunk_module
+from squeezetune.network import backbone as backbone_module
 from squeezetune.network.backbone import (
     Backbone,
     BackboneOptions,
@@ -16,7 +16,7 @@ from squeezetune.network.backbone import (
     recall_calibration,
     recall_runtime,
 )
-from squeezetune.network.graph import FEATURE_COUNT, build_trunk
+from squeezetune.network.graph import FEATURE_COUNT, build_backbone
 from squeezetune.network.inference import Runtime
 
 FLOAT, INT8 = Runtime("onnxruntime", "float32"), Runtime("onnxruntime", "int8")
@@ -54,34 +54,35 @@ def draw(index, photos):
 
 
 def test_the_key_names_all_that_features_depend_on(weights):
-    trunk = Backbone(build_trunk(weights), FLOAT, PixelSettings(64), 1)
+    backbone = Backbone(build_backbone(weights), FLOAT, PixelSettings(64), 1)
     others = [
-        replace(trunk, model=build_trunk(weights, views=2), views=2),
-        replace(trunk, runtime=INT8),
-        replace(trunk, pixels=PixelSettings(65)),
-        replace(trunk, pixels=PixelSettings(64, "crop")),
+        replace(backbone, model=build_backbone(weights, views=2), views=2),
+        replace(backbone, runtime=INT8),
+        replace(backbone, pixels=PixelSettings(65)),
+        replace(backbone, pixels=PixelSettings(64, "crop")),
         replace(
-            trunk, model=build_trunk({**weights, "features.0.bias": weights["features.0.bias"] + 1})
+            backbone,
+            model=build_backbone({**weights, "features.0.bias": weights["features.0.bias"] + 1}),
         ),
     ]
-    assert trunk.key == replace(trunk).key
-    assert len({trunk.key, *(other.key for other in others)}) == 6
+    assert backbone.key == replace(backbone).key
+    assert len({backbone.key, *(other.key for other in others)}) == 6
 
 
 def test_the_key_changes_with_the_engines_version(weights, monkeypatch):
-    trunk = Backbone(build_trunk(weights), FLOAT, PixelSettings(64), 1)
-    before = trunk.key
+    backbone = Backbone(build_backbone(weights), FLOAT, PixelSettings(64), 1)
+    before = backbone.key
     monkeypatch.setattr("onnxruntime.__version__", "99.0")
-    assert trunk.key != before
+    assert backbone.key != before
 
 
 # ---- the runtime
 
 
 def test_the_chosen_runtime_is_kept(weights, old_weights, options, monkeypatch):
-    monkeypatch.setattr(trunk_module, "choose_runtime", lambda *_: INT8)
+    monkeypatch.setattr(backbone_module, "choose_runtime", lambda *_: INT8)
     assert recall_runtime([FLOAT, INT8], weights, options) == INT8
-    monkeypatch.setattr(trunk_module, "choose_runtime", lambda *_: FLOAT)
+    monkeypatch.setattr(backbone_module, "choose_runtime", lambda *_: FLOAT)
     assert recall_runtime([FLOAT, INT8], weights, options) == INT8
     assert recall_runtime([FLOAT, INT8], weights, replace(options, threads=1)) == FLOAT
     assert recall_runtime([FLOAT, INT8], weights, replace(options, cache=None)) == FLOAT
@@ -91,7 +92,7 @@ def test_the_chosen_runtime_is_kept(weights, old_weights, options, monkeypatch):
 
 @pytest.mark.parametrize("content", ["", "[]", "{", '{"runtime": "abacus float32"}', "\udcff"])
 def test_a_damaged_choice_is_made_again(weights, options, monkeypatch, content):
-    monkeypatch.setattr(trunk_module, "choose_runtime", lambda *_: INT8)
+    monkeypatch.setattr(backbone_module, "choose_runtime", lambda *_: INT8)
     recall_runtime([FLOAT, INT8], weights, options)
     [path] = (options.cache / "runtimes").iterdir()
     path.write_bytes(content.encode(errors="surrogateescape"))
@@ -99,7 +100,7 @@ def test_a_damaged_choice_is_made_again(weights, options, monkeypatch, content):
 
 
 def test_one_runtime_is_not_timed(weights, options, monkeypatch):
-    monkeypatch.setattr(trunk_module, "choose_runtime", lambda *_: pytest.fail("timed"))
+    monkeypatch.setattr(backbone_module, "choose_runtime", lambda *_: pytest.fail("timed"))
     assert recall_runtime([FLOAT], weights, options) == FLOAT
 
 
@@ -150,30 +151,30 @@ def prepare(weights, options, index, draw):
     return prepare_backbone(weights, options, index, draw, said.append), said
 
 
-def test_the_trunk_runs_as_it_was_asked_for(weights, options, index, draw, photos):
-    trunk, said = prepare(weights, replace(options, precision="float32", views=2), index, draw)
-    assert (trunk.runtime, trunk.views, trunk.pixels.side, said, draw.count) == (
+def test_the_backbone_runs_as_it_was_asked_for(weights, options, index, draw, photos):
+    backbone, said = prepare(weights, replace(options, precision="float32", views=2), index, draw)
+    assert (backbone.runtime, backbone.views, backbone.pixels.side, said, draw.count) == (
         FLOAT,
         2,
         64,
         [],
         0,
     )
-    assert trunk.open(1)(photos).shape == (12, 2, FEATURE_COUNT)
+    assert backbone.open(1)(photos).shape == (12, 2, FEATURE_COUNT)
 
 
 def test_int8_is_calibrated_on_the_photos(weights, options, index, draw):
-    trunk, said = prepare(weights, options, index, draw)
-    assert (trunk.runtime, said, draw.count) == (INT8, [], 1)
-    assert b"QuantizeLinear" in trunk.model
+    backbone, said = prepare(weights, options, index, draw)
+    assert (backbone.runtime, said, draw.count) == (INT8, [], 1)
+    assert b"QuantizeLinear" in backbone.model
 
 
 def test_int8_that_loses_too_much_is_not_taken(weights, options, index, draw, monkeypatch):
-    monkeypatch.setattr(trunk_module, "choose_runtime", lambda *_: INT8)
-    monkeypatch.setattr(trunk_module, "measure_distance", lambda *_: 0.11)
-    trunk, said = prepare(weights, replace(options, precision="auto"), index, draw)
-    assert trunk.runtime == FLOAT
-    assert b"QuantizeLinear" not in trunk.model
+    monkeypatch.setattr(backbone_module, "choose_runtime", lambda *_: INT8)
+    monkeypatch.setattr(backbone_module, "measure_distance", lambda *_: 0.11)
+    backbone, said = prepare(weights, replace(options, precision="auto"), index, draw)
+    assert backbone.runtime == FLOAT
+    assert b"QuantizeLinear" not in backbone.model
     assert said == [
         Notice("int8 changes the features by 11% on these photos, so they are computed in float")
     ]
@@ -182,7 +183,7 @@ def test_int8_that_loses_too_much_is_not_taken(weights, options, index, draw, mo
 def test_int8_that_was_asked_for_is_taken_whatever_it_loses(
     weights, options, index, draw, monkeypatch
 ):
-    monkeypatch.setattr(trunk_module, "measure_distance", lambda *_: 0.5)
+    monkeypatch.setattr(backbone_module, "measure_distance", lambda *_: 0.5)
     assert prepare(weights, options, index, draw)[0].runtime == INT8
 
 
@@ -194,7 +195,8 @@ def test_the_guard_sees_a_bad_calibration(weights, options, index, photos):
         weights, replace(options, cache=None), index, lambda: (index.digests, photos)
     )
     assert (
-        trunk_module._measure_int8_distance(weights, dark["ranges"], photos) > 3 * fair["distance"]
+        backbone_module._measure_int8_distance(weights, dark["ranges"], photos)
+        > 3 * fair["distance"]
     )
 
 
@@ -208,5 +210,5 @@ def test_a_cache_that_cannot_be_written_costs_nothing_but_the_cache(
     weights, options, index, draw, tmp_path
 ):
     (tmp_path / "full").write_text("a file where the folder should be")
-    trunk, _ = prepare(weights, replace(options, cache=tmp_path / "full"), index, draw)
-    assert trunk.runtime == INT8
+    backbone, _ = prepare(weights, replace(options, cache=tmp_path / "full"), index, draw)
+    assert backbone.runtime == INT8
