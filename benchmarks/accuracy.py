@@ -96,7 +96,7 @@ class Field:
         learned = fit_classifier(self.index, cut, context)
         classifier = Classifier(learned.model, make_manifest(learned, settings))
         measured = run_classifier(
-            classifier, learned.index, learned.split.test, context.engine, ignore_event
+            classifier, learned.index, learned.split.test, context.executor, ignore_event
         )
         correct = measured.probabilities.argmax(axis=1) == learned.index.labels[measured.positions]
         seconds = time.perf_counter() - start

@@ -156,20 +156,20 @@ def measure_speed(index: ImageIndex, side: int, rounds: int) -> Iterator[list[st
 
 def measure_round(index: ImageIndex, backbone: Backbone, sample: Callable[[], Any]) -> list[float]:
     """Measure images a second of the features, and of the activations as uint8 and as bfloat16."""
-    engine, threads = ThreadExecutor(), count_cores()
+    executor, threads = ThreadExecutor(), count_cores()
     with TemporaryDirectory() as name:
         folder = Path(name)
         store = RowStore(folder / "features", (1, FEATURE_COUNT))
         jobs: list[Callable[[], object]] = [
             lambda: compute_features(
-                index, backbone, FeatureStores(store), engine, threads, ignore_event
+                index, backbone, FeatureStores(store), executor, threads, ignore_event
             )
         ]
         for kind in ("uint8", "bfloat16"):
             options = ActivationOptions(SPEED_BLOCK, kind)
             frozen = prepare_activations(load_weights(), backbone, options, index, sample, folder)
             rows = frozen.open_store(folder)
-            jobs.append(partial(compute_activations, index, frozen, rows, engine, ignore_event))
+            jobs.append(partial(compute_activations, index, frozen, rows, executor, ignore_event))
         return [len(index) / time_call(job) for job in jobs]
 
 

@@ -99,7 +99,7 @@ def measure_truth(learned: TransferResult, others: ImageIndex, cache: Path) -> E
     store = RowStore(cache / "features" / backbone.key, (backbone.views, FEATURE_COUNT))
     shop = open_context(Settings(), cache, ignore_event)
     features = compute_features(
-        others, backbone, FeatureStores(store), shop.engine, shop.threads, ignore_event
+        others, backbone, FeatureStores(store), shop.executor, shop.threads, ignore_event
     )
     probabilities = learned.head.predict(Selection(features.values, np.arange(len(others))))
     return evaluate_probabilities(probabilities, others.labels, others.class_names)

@@ -139,7 +139,7 @@ def index_source(kind: str, path: Path) -> None:
     The seconds of the processor tell more where other programs run; they begin with the process.
     """
     started = time.perf_counter()
-    index = index_photos(path, engine=ThreadExecutor(), cache=find_cache_folder())
+    index = index_photos(path, executor=ThreadExecutor(), cache=find_cache_folder())
     seconds = [time.perf_counter() - started, time.process_time()]
     if kind == "split":
         index = give_contents(index)

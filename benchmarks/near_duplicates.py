@@ -89,10 +89,12 @@ def look_for(index: ImageIndex, side: int, cache: Path) -> tuple[DuplicatePairs,
     """Look for near-duplicates; also return the seconds that this takes when the looks are
     known.
     """
-    pixels, engine = PixelSettings(side), ThreadExecutor()
-    looks = load_thumbnails(index, pixels, open_look_store(cache, pixels), engine, ignore_event)
+    pixels, executor = PixelSettings(side), ThreadExecutor()
+    looks = load_thumbnails(index, pixels, open_look_store(cache, pixels), executor, ignore_event)
     started = time.perf_counter()
-    return find_near_duplicates(index, looks, pixels.resize, engine), time.perf_counter() - started
+    return find_near_duplicates(
+        index, looks, pixels.resize, executor
+    ), time.perf_counter() - started
 
 
 def measure_found(name: str, index: ImageIndex, options: argparse.Namespace) -> None:
@@ -105,7 +107,9 @@ def measure_found(name: str, index: ImageIndex, options: argparse.Namespace) -> 
         ways, copies = zip(*copy_photos(index, chosen, rng), strict=True)
         photos = [index.source.read(photo) for photo in index.names]
         mixed = index_images(
-            [*photos, *copies], [0, 1] * ((len(photos) + len(copies)) // 2), engine=ThreadExecutor()
+            [*photos, *copies],
+            [0, 1] * ((len(photos) + len(copies)) // 2),
+            executor=ThreadExecutor(),
         )
         likeness, taken_s = look_for(mixed, SIDES[name], options.work / "cache")
         pairs = set(zip(likeness.first.tolist(), likeness.second.tolist(), strict=True))

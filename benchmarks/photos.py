@@ -115,7 +115,9 @@ def draw_photos(root: Path, target: Path, count: int) -> Path:
 
 def scan_photos(name: str, root: Path) -> ImageIndex:
     """Index a set's photos."""
-    return index_photos(root, engine=ThreadExecutor(), class_pattern=PHOTO_SETS[name].class_pattern)
+    return index_photos(
+        root, executor=ThreadExecutor(), class_pattern=PHOTO_SETS[name].class_pattern
+    )
 
 
 def split_photos(index: ImageIndex, settings: Settings) -> Split:

@@ -66,7 +66,7 @@ def read_photos(name: str, count: int, options: argparse.Namespace) -> list[Phot
 
 def inspect(photos: Sequence[Photo], cache: Path) -> Inspection:
     """Look at photos in memory; their classes do not matter."""
-    index = index_images(photos, np.arange(len(photos)) % 2, engine=ThreadExecutor())
+    index = index_images(photos, np.arange(len(photos)) % 2, executor=ThreadExecutor())
     return inspect_photos(index, open_context(Settings(), cache, ignore_event))
 
 

@@ -41,7 +41,7 @@ def measure_round(root: Path, pattern: str, is_from_disk: bool) -> list[float]:
             started = time.perf_counter()
             cache = None if case == CASES[0] else Path(folder)
             indexes.append(
-                index_photos(root, engine=ThreadExecutor(), class_pattern=pattern, cache=cache)
+                index_photos(root, executor=ThreadExecutor(), class_pattern=pattern, cache=cache)
             )
             seconds.append(time.perf_counter() - started)
     for index in indexes[1:]:

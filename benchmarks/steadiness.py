@@ -104,7 +104,7 @@ def read_set(name: str, runtimes: Sequence[Runtime], options: argparse.Namespace
     file = FILES.get(name, name)
     pattern = PHOTO_SETS[file].class_pattern if file in PHOTO_SETS else ""
     index = index_photos(
-        options.data / f"{file}.zip", engine=ThreadExecutor(), class_pattern=pattern
+        options.data / f"{file}.zip", executor=ThreadExecutor(), class_pattern=pattern
     )
     names = [index.names[at] for at in range(len(index))]
     objects = (

@@ -88,11 +88,11 @@ def measure_torch(backbone: Any, batches: Sequence[Any], seconds: float) -> floa
 
 
 def measure_ours(
-    run: RunGraph, batches: Sequence[NDArray[np.uint8]], engine: ThreadExecutor, seconds: float
+    run: RunGraph, batches: Sequence[NDArray[np.uint8]], executor: ThreadExecutor, seconds: float
 ) -> float:
     """Run a batch on each thread, as `learn.features` does."""
     start = time.perf_counter()
-    done = sum(engine.map(lambda batch: len(run(batch)), take_for(batches, start + seconds)))
+    done = sum(executor.map(lambda batch: len(run(batch)), take_for(batches, start + seconds)))
     return done / (time.perf_counter() - start)
 
 

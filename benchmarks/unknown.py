@@ -60,7 +60,7 @@ def measure_refused(
 ) -> list[float]:
     """Measure the share of photos that are refused: by familiarity, and by confidence."""
     names = [index.names[at] for at in positions]
-    found = [answer for _, answer in classifier.stream(index.source, names, context.engine)]
+    found = [answer for _, answer in classifier.stream(index.source, names, context.executor)]
     answers = [answer for answer in found if isinstance(answer, Answer)]
     by_confidence = replace(classifier, manifest=replace(classifier.manifest, familiarities={}))
     thresholds = [each.find_threshold(rate) for each in (classifier, by_confidence)]

@@ -122,7 +122,7 @@ def train_on(
         replace(index, labels=labels), partial(keep_split, split=split), context
     )
     classifier = Classifier(learned.model, make_manifest(learned, settings))
-    measured = run_classifier(classifier, index, split.test, context.engine, ignore_event)
+    measured = run_classifier(classifier, index, split.test, context.executor, ignore_event)
     return float((measured.probabilities.argmax(axis=1) == index.labels[measured.positions]).mean())
 
 

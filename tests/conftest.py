@@ -38,7 +38,7 @@ sys.modules.setdefault("openvino_telemetry", None)
 
 
 @pytest.fixture
-def engine() -> ThreadExecutor:
+def executor() -> ThreadExecutor:
     return ThreadExecutor(2)
 
 
@@ -203,8 +203,8 @@ def make_learn(shape_folder: Path) -> Callable[..., Callable[..., TransferResult
     """Make a function that learns the shapes with these settings; its further arguments are others
     of these.
     """
-    engine = ThreadExecutor(2)
-    shapes = index_photos(shape_folder, engine=engine)
+    executor = ThreadExecutor(2)
+    shapes = index_photos(shape_folder, executor=executor)
 
     def cut_evenly(index: ImageIndex) -> Split:
         return split_index(index, validation=0.2, test=0.2, seed=0)
@@ -219,7 +219,7 @@ def make_learn(shape_folder: Path) -> Callable[..., Callable[..., TransferResult
             index: ImageIndex = shapes,
             **changes: object,
         ) -> TransferResult:
-            context = open_context(replace(settings, **changes), cache, listen, engine)
+            context = open_context(replace(settings, **changes), cache, listen, executor)
             return fit_classifier(
                 index, cut, replace(context, unfinished=unfinished, is_resuming=resume)
             )

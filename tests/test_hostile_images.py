@@ -205,7 +205,7 @@ class FailingSession:
 
 
 def test_what_the_runtime_fails_over_is_an_error_of_that_image(
-    model_folder, write_files, make_photo, monkeypatch, engine
+    model_folder, write_files, make_photo, monkeypatch, executor
 ):
     classifier = load(model_folder)
     failing = FailingSession(classifier._session)
@@ -213,7 +213,7 @@ def test_what_the_runtime_fails_over_is_an_error_of_that_image(
     photos = {f"{at}.png": make_photo(at, 13 if at == 2 else 16, 16, "PNG") for at in range(5)}
     root = write_files(photos)
     names = [str(root / name) for name in photos]
-    outcomes = [outcome for _, outcome in classifier.stream(FileSource(), names, engine)]
+    outcomes = [outcome for _, outcome in classifier.stream(FileSource(), names, executor)]
     assert [isinstance(outcome, ImageError) for outcome in outcomes] == [
         False,
         False,
@@ -235,24 +235,24 @@ def test_photos_that_are_renumbered_do_not_spoil_what_is_kept(write_shapes, tmp_
     """Files that change places between index and decoding are left out; nothing is kept of them as
     of the others.
     """
-    root, engine, pixels = (
+    root, executor, pixels = (
         write_shapes(tmp_path / "photos", 4),
         ThreadExecutor(2),
         PixelSettings(32),
     )
-    index = index_photos(root, engine=engine)
+    index = index_photos(root, executor=executor)
     clean = load_thumbnails(
-        index, pixels, open_look_store(tmp_path / "clean", pixels), engine, ignore_event
+        index, pixels, open_look_store(tmp_path / "clean", pixels), executor, ignore_event
     )
     first, second = (root / name for name in index.names[:2])
     first.rename(tmp_path / "aside")
     second.rename(first)
     (tmp_path / "aside").rename(second)
     store = open_look_store(tmp_path / "kept", pixels)
-    mixed = load_thumbnails(index, pixels, store, engine, ignore_event)
+    mixed = load_thumbnails(index, pixels, store, executor, ignore_event)
     assert mixed.sizes[:2].tolist() == [[0, 0], [0, 0]]  # not looked at
     assert (mixed.sizes[2:] > 0).all()
-    again = index_photos(root, engine=engine)
-    after = load_thumbnails(again, pixels, store, engine, ignore_event)
+    again = index_photos(root, executor=executor)
+    after = load_thumbnails(again, pixels, store, executor, ignore_event)
     order = [again.digests.tolist().index(digest) for digest in index.digests.tolist()]
     assert (after.thumbs[order] == clean.thumbs).all()

@@ -55,8 +55,8 @@ def read_models(folder):
     return [(folder / name).read_bytes() for name in ("network.safetensors", "model.onnx")]
 
 
-def cut_again(folder, settings, engine):
-    index = index_photos(folder, engine=engine)
+def cut_again(folder, settings, executor):
+    index = index_photos(folder, executor=executor)
     return index, split_index(
         index, validation=settings.validation, test=settings.test, seed=settings.seed
     )
@@ -86,10 +86,10 @@ def test_no_file_is_a_pickle_or_knows_where_it_was_made(model_folder, shape_fold
 
 
 def test_the_reported_accuracy_is_that_of_the_file(
-    model_folder, shape_folder, fixed_settings, engine
+    model_folder, shape_folder, fixed_settings, executor
 ):
     report = json.loads((model_folder / "report.json").read_bytes())
-    index, split = cut_again(shape_folder, fixed_settings, engine)
+    index, split = cut_again(shape_folder, fixed_settings, executor)
     session = open_session(model_folder / "model.onnx")
     correct, confusion = 0, np.zeros((3, 3), int)
     for at in split.test:

@@ -230,10 +230,11 @@ def test_an_archive_is_seen_as_a_whole(tmp_path):
     assert look_at(path) != first
 
 
-def test_copies_are_counted(write_files, make_photo, engine):
+def test_copies_are_counted(write_files, make_photo, executor):
     def index(folder, *names):
         return index_photos(
-            write_files({name: make_photo(int(name[-5])) for name in names}, folder), engine=engine
+            write_files({name: make_photo(int(name[-5])) for name in names}, folder),
+            executor=executor,
         )
 
     before = index("before", "a/x0.jpg", "a/y0.jpg", "a/x1.jpg", "b/x2.jpg", "b/x3.jpg")

@@ -86,7 +86,7 @@ class TrainingJob:
 
     def scan(self) -> ImageIndex:
         """Find the photos."""
-        return self.origin.scan(self.context.engine, self.clock, self.context.cache)
+        return self.origin.scan(self.context.executor, self.clock, self.context.cache)
 
     def cut_index(self, index: ImageIndex) -> Split:
         """Split the photos as the settings say; near-duplicates are parted where a class has too
@@ -310,20 +310,24 @@ def measure_file(
     Where folds have measured, their predictions are taken for those of the test images.
     """
     path = staging.write(MODEL, learned.model)
-    store, cache, engine = None, job.context.cache, job.context.engine
+    store, cache, executor = None, job.context.cache, job.context.executor
     if cache:
         store = open_measurements(cache, staging.checksums[MODEL], manifest)
     classifier = Classifier(path, manifest)
     measured = (
         crossed.pool()
         if crossed
-        else run_classifier(classifier, learned.index, learned.split.test, engine, job.clock, store)
+        else run_classifier(
+            classifier, learned.index, learned.split.test, executor, job.clock, store
+        )
     )
     if not crossed and learned.knows(measured.positions):
         return measured, None
     judging = learned.split.validation if len(learned.split.validation) else learned.split.train
     sample = judging[:: -(-len(judging) // COMPARED_IMAGES)]
-    return measured, run_classifier(classifier, learned.index, sample, engine, ignore_event, store)
+    return measured, run_classifier(
+        classifier, learned.index, sample, executor, ignore_event, store
+    )
 
 
 def write_report(

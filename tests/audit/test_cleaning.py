@@ -82,7 +82,7 @@ def test_train_takes_the_table_on_the_spot(audit, tmp_path):
     assert model.report["data"]["skipped"] == []
 
 
-def test_parts_and_groups_of_a_table_are_kept(planted, tmp_path, engine):
+def test_parts_and_groups_of_a_table_are_kept(planted, tmp_path, executor):
     names = sorted(path.relative_to(planted.parent).as_posix() for path in planted.rglob("*.png"))
     parts = ("train", "train", "validation", "test")
     lines = [
@@ -92,20 +92,23 @@ def test_parts_and_groups_of_a_table_are_kept(planted, tmp_path, engine):
     table.write_text("path,label,split,group\n" + "\n".join(lines))
     audit = run_check(table, tmp_path / "check")
     cleaned = apply_audit(audit, tmp_path / "clean.csv", kinds=())
-    before, after = (index_photos(path, engine=engine) for path in (table, cleaned.path))
+    before, after = (index_photos(path, executor=executor) for path in (table, cleaned.path))
     assert after.fingerprint == before.fingerprint
     assert after.parts.tolist() == before.parts.tolist()
     assert after.groups == before.groups
 
 
-def test_odd_names_survive(write_shapes, tmp_path, engine):
+def test_odd_names_survive(write_shapes, tmp_path, executor):
     root = write_shapes(tmp_path / "photos", 12)
     for at, name in enumerate(
         (' "quoted", and.png', "back\\slash.png", "new\nline.png", " leading.png", "ünï.png")
     ):
         (root / "box" / f"{at:03d}.png").rename(root / "box" / name)
     cleaned = apply_audit(run_check(root, tmp_path / "check"), tmp_path / "clean.csv", kinds=())
-    before, after = index_photos(root, engine=engine), index_photos(cleaned.path, engine=engine)
+    before, after = (
+        index_photos(root, executor=executor),
+        index_photos(cleaned.path, executor=executor),
+    )
     assert after.skipped == ()
     assert after.fingerprint == before.fingerprint
 

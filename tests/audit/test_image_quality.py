@@ -21,14 +21,14 @@ SPOILT = {
 
 
 @pytest.fixture
-def look(engine, tmp_path):
+def look(executor, tmp_path):
     """Look at images as a run does."""
 
     def at(images):
-        index = index_images(images, np.arange(len(images)) % 2, engine=engine)
+        index = index_images(images, np.arange(len(images)) % 2, executor=executor)
         pixels = PixelSettings(128)
         return load_thumbnails(
-            index, pixels, open_look_store(tmp_path, pixels), engine, ignore_event
+            index, pixels, open_look_store(tmp_path, pixels), executor, ignore_event
         )
 
     return at

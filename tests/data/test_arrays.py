@@ -11,12 +11,12 @@ def draw(count=12, channels=(3,)):
 
 
 @pytest.fixture
-def index(tmp_path, engine):
+def index(tmp_path, executor):
     """Save arrays as an .npz file and index it."""
 
     def save(columns="", **arrays):
         np.savez(tmp_path / "photos.npz", **arrays)
-        return index_photos(tmp_path / "photos.npz", engine=engine, columns=columns)
+        return index_photos(tmp_path / "photos.npz", executor=executor, columns=columns)
 
     return save
 
@@ -104,21 +104,22 @@ def test_images_without_a_label_are_of_no_class(index, labels, names):
 
 
 @pytest.mark.parametrize("name", ["labels", "y", "photos_labels", "photos-y"])
-def test_labels_lie_beside_a_single_array(tmp_path, engine, name):
+def test_labels_lie_beside_a_single_array(tmp_path, executor, name):
     np.save(tmp_path / "photos.npy", draw())
     with pytest.raises(SourceError, match="there are no labels beside"):
-        index_photos(tmp_path / "photos.npy", engine=engine)
+        index_photos(tmp_path / "photos.npy", executor=executor)
     np.save(tmp_path / f"{name}.npy", np.arange(12) % 2)
-    index = index_photos(tmp_path / "photos.npy", engine=engine)
+    index = index_photos(tmp_path / "photos.npy", executor=executor)
     assert len(index) == 12
     assert index.class_names == ("0", "1")
 
 
-def test_the_labels_of_a_single_array_may_be_named(tmp_path, engine):
+def test_the_labels_of_a_single_array_may_be_named(tmp_path, executor):
     np.save(tmp_path / "photos.npy", draw())
     np.save(tmp_path / "kinds.npy", np.arange(12) % 2)
     assert (
-        len(index_photos(tmp_path / "photos.npy", engine=engine, columns="label=kinds.npy")) == 12
+        len(index_photos(tmp_path / "photos.npy", executor=executor, columns="label=kinds.npy"))
+        == 12
     )
 
 
@@ -133,16 +134,16 @@ def test_the_labels_of_a_single_array_may_be_named(tmp_path, engine):
         b"\x93NUMPY\1\0\x0a\0{'de\0\0\0\0\0\n",
     ],
 )
-def test_damaged_files_are_refused(tmp_path, engine, ending, content):
+def test_damaged_files_are_refused(tmp_path, executor, ending, content):
     path = tmp_path / f"photos{ending}"
     path.write_bytes(content)
     np.save(tmp_path / "labels.npy", np.arange(3))
     with pytest.raises(SourceError, match="cannot be read as arrays"):
-        index_photos(path, engine=engine)
+        index_photos(path, executor=executor)
 
 
-def test_labels_that_are_no_text_are_refused(tmp_path, engine):
+def test_labels_that_are_no_text_are_refused(tmp_path, executor):
     np.save(tmp_path / "photos.npy", np.zeros((3, 4, 4), np.uint8))
     np.save(tmp_path / "labels.npy", np.array([0x7FFFFFFF, 1, 2], "<u4").view("<U1"))
     with pytest.raises(SourceError, match="cannot be read as arrays"):
-        index_photos(tmp_path / "photos.npy", engine=engine)
+        index_photos(tmp_path / "photos.npy", executor=executor)

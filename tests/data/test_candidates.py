@@ -65,12 +65,12 @@ def test_composed_turns_do_what_both_do():
 
 
 @pytest.mark.parametrize("turn", range(TURNS))
-def test_copies_are_candidates_however_they_are_turned_and_cropped(turn, engine):
+def test_copies_are_candidates_however_they_are_turned_and_cropped(turn, executor):
     pictures = draw_pictures(60, side=64)
     originals = np.stack([resize(picture, 32) for picture in pictures])
     cropped = np.stack([resize(picture, 32, (0.0, 0.04, 0.96, 1.0)) for picture in pictures[:20]])
     thumbs = np.concatenate([originals, turn_images(cropped, turn)])
-    pairs = find_candidates(describe_thumbs(thumbs), engine)
+    pairs = find_candidates(describe_thumbs(thumbs), executor)
     found = {
         (first, second): turned
         for first, second, turned in zip(*map(np.ndarray.tolist, vars(pairs).values()), strict=True)
@@ -80,18 +80,18 @@ def test_copies_are_candidates_however_they_are_turned_and_cropped(turn, engine)
     assert len(found) < 60  # of 3,160
 
 
-def test_candidates_are_in_order_and_once(engine):
+def test_candidates_are_in_order_and_once(executor):
     thumbs = np.repeat(draw_pictures(6), 4, axis=0)
-    pairs = find_candidates(describe_thumbs(thumbs), engine)
+    pairs = find_candidates(describe_thumbs(thumbs), executor)
     listed = list(zip(pairs.first.tolist(), pairs.second.tolist(), strict=True))
     same = [(a, b) for a in range(24) for b in range(a + 1, 24) if a // 4 == b // 4]
     assert listed == sorted(set(listed))
     assert set(same) <= set(listed)
 
 
-def test_blank_images_have_no_candidates(engine):
+def test_blank_images_have_no_candidates(executor):
     thumbs = np.full((10, 32, 32, 3), 200, np.uint8)
     thumbs[:5, 3, 3] = 210
     described = describe_thumbs(thumbs)
     assert described.is_blank.all()
-    assert len(find_candidates(described, engine)) == 0
+    assert len(find_candidates(described, executor)) == 0

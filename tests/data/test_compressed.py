@@ -46,7 +46,7 @@ def make_tar(files):
 @pytest.mark.parametrize("ending", PACKERS)
 @pytest.mark.parametrize("has_pread", [True, False])
 def test_a_compressed_archive_is_read_and_told_of(
-    photos, tmp_path, roomy, engine, ending, has_pread, monkeypatch
+    photos, tmp_path, roomy, executor, ending, has_pread, monkeypatch
 ):
     if not has_pread:  # as on Windows
         monkeypatch.delattr(os, "pread", raising=False)
@@ -54,7 +54,7 @@ def test_a_compressed_archive_is_read_and_told_of(
     path.write_bytes(PACKERS[ending](make_tar(photos)))
     notes = []
     index = index_photos(
-        path, engine=engine, listen=lambda event: notes.append(getattr(event, "message", ""))
+        path, executor=executor, listen=lambda event: notes.append(getattr(event, "message", ""))
     )
     assert index.names == tuple(sorted(photos))
     assert {name: index.source.read(name) for name in photos} == photos
@@ -147,7 +147,7 @@ def test_a_disk_that_becomes_full_is_told(photos, tmp_path, roomy, monkeypatch):
     assert "TMPDIR" in caught.value.hint
 
 
-def test_a_compressed_shard_says_its_classes(make_photo, tmp_path, engine):
+def test_a_compressed_shard_says_its_classes(make_photo, tmp_path, executor):
     for shard in range(2):
         files = {f"{at}.jpg": make_photo(10 * shard + at) for at in range(10)}
         files |= {f"{at}.cls": str(at % 2).encode() for at in range(10)}
@@ -156,7 +156,7 @@ def test_a_compressed_shard_says_its_classes(make_photo, tmp_path, engine):
         path.write_bytes(gzip.compress(make_tar(files)))
     _, listing = open_shard(path, {})
     assert listing.columns.labels == ("0", "1") * 5
-    index = index_photos(path.parent, engine=engine)
+    index = index_photos(path.parent, executor=executor)
     assert index.names[0] == "train-0.tar.gz/0.jpg"
     assert index.parts.tolist() == [0] * 10 + [1] * 10
     assert index.source.read("val-0.tar.gz/3.jpg") == make_photo(13)

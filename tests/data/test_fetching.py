@@ -97,14 +97,14 @@ def list_notices(events):
 
 
 @pytest.mark.parametrize("form", ["", *FORMATS])
-def test_cifar10_is_fetched_in_every_format(cifar10, web_site, empty_cache, engine, form):
+def test_cifar10_is_fetched_in_every_format(cifar10, web_site, empty_cache, executor, form):
     events = []
     path = fetch_dataset("cifar10", archive_format=form, listen=events.append)
     assert [asked for asked, _ in web_site.asked] == [f"cifar-10-{form or 'binary'}.tar.gz"]
     assert path == empty_cache / "datasets" / "cifar10.zip"
     assert list_all(empty_cache) == ["datasets/cifar10.zip"]  # the archive is not needed any more
     assert len(list_images(path)) == 24
-    index = index_photos(path, engine=engine)
+    index = index_photos(path, executor=executor)
     assert np.bincount(index.parts).tolist() == [20, 0, 4]
     stages = [event.stage for event in events if isinstance(event, StageStarted)]
     assert stages == ["archive", "packing"]
@@ -338,7 +338,7 @@ def measure(name, source):
 
 
 @pytest.mark.slow
-def test_all_images_of_eth80(real_data, tmp_path, empty_cache, engine):
+def test_all_images_of_eth80(real_data, tmp_path, empty_cache, executor):
     with zipfile.ZipFile(real_data / "eth80.zip") as packed:
         objects = {}
         for name in packed.namelist():
@@ -353,7 +353,7 @@ def test_all_images_of_eth80(real_data, tmp_path, empty_cache, engine):
     archive.write_bytes(write_tar(lay_out_eth80(objects, "original")))
     notices, megabytes = measure("eth80", archive)
     assert notices == []  # the numbers of images are right
-    index = index_photos("eth80", engine=engine)
+    index = index_photos("eth80", executor=executor)
     assert index.class_counts.tolist() == [410] * 8
     assert megabytes < 400
 
@@ -375,7 +375,7 @@ def cifar10_images(real_data):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("form", FORMATS)
-def test_all_images_of_cifar10(cifar10_images, tmp_path, empty_cache, engine, form):
+def test_all_images_of_cifar10(cifar10_images, tmp_path, empty_cache, executor, form):
     images, labels = cifar10_images
     parts = {
         name: slice(10_000 * at, 10_000 * at + 10_000)
@@ -389,7 +389,7 @@ def test_all_images_of_cifar10(cifar10_images, tmp_path, empty_cache, engine, fo
     )
     notices, megabytes = measure("cifar10", archive)
     assert "50,000 images in 20 folders" in notices[0]
-    index = index_photos("cifar10", engine=engine)
+    index = index_photos("cifar10", executor=executor)
     assert index.class_counts.tolist() == [5000] * 10
     assert np.bincount(index.parts).tolist() == [40_000, 0, 10_000]
     for position in range(0, len(index), 5000):

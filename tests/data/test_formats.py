@@ -95,7 +95,7 @@ def test_a_turned_heic_photo_stands_upright_once():
 
 
 @pytest.mark.usefixtures("without_heif")
-def test_where_heic_cannot_be_read_the_extra_is_named(write_files, make_photo, engine):
+def test_where_heic_cannot_be_read_the_extra_is_named(write_files, make_photo, executor):
     heic = (PHOTOS / "upright.heic").read_bytes()
     photos = {
         f"{label}/{at}.jpg": make_photo(at + len(label))
@@ -104,7 +104,7 @@ def test_where_heic_cannot_be_read_the_extra_is_named(write_files, make_photo, e
     }
     events = []
     root = write_files(photos | {f"cat/{at}.heic": heic for at in range(3)})
-    index = index_photos(root, engine=engine, listen=events.append)
+    index = index_photos(root, executor=executor, listen=events.append)
     assert {each.reason for each in index.skipped} == {NEEDS_HEIF}
     notices = [event.message for event in events if isinstance(event, Notice)]
     assert notices == ["3 HEIC photos were skipped: pip install 'squeezetune[heif]'"]
@@ -137,7 +137,7 @@ def test_large_images_of_other_formats_are_made_smaller_as_jpegs_are(monkeypatch
 
 
 @pytest.mark.parametrize("kind", ["zip", "parquet"])
-def test_photos_of_iphones_are_read_out_of_archives_and_tables(kind, tmp_path, engine):
+def test_photos_of_iphones_are_read_out_of_archives_and_tables(kind, tmp_path, executor):
     pytest.importorskip("pi_heif", reason="HEIC needs the extra heif")
     photos = [(PHOTOS / f"{name}.heic").read_bytes() for name in ("upright", "turned")]
     if kind == "zip":
@@ -151,7 +151,7 @@ def test_photos_of_iphones_are_read_out_of_archives_and_tables(kind, tmp_path, e
         path = tmp_path / "photos.parquet"
         rows = [{"bytes": photo, "path": f"{at}.heic"} for at, photo in enumerate(photos * 2)]
         parquet.write_table(pyarrow.table({"image": rows, "label": [0, 0, 1, 1]}), path)
-    index = index_photos(path, engine=engine)
+    index = index_photos(path, executor=executor)
     assert [len(index), list(index.skipped)] == [4, []]
     for at in range(4):
         upright = np.asarray(open_image(photos[at % 2]))

@@ -14,8 +14,8 @@ from squeezetune.events import ignore_event
 from squeezetune.training import train
 
 
-def scan(photos, engine):
-    return parse_input(photos, "", "").scan(engine, ignore_event, None)
+def scan(photos, executor):
+    return parse_input(photos, "", "").scan(executor, ignore_event, None)
 
 
 @pytest.fixture
@@ -37,18 +37,18 @@ WAYS = {
 
 
 @pytest.mark.parametrize("wrap", WAYS.values(), ids=WAYS)
-def test_pairs_come_in_any_number_of_ways(make_photo, engine, wrap):
-    index = scan(wrap([(make_photo(at), f"s{at % 3 * 5}") for at in range(6)]), engine)
+def test_pairs_come_in_any_number_of_ways(make_photo, executor, wrap):
+    index = scan(wrap([(make_photo(at), f"s{at % 3 * 5}") for at in range(6)]), executor)
     assert index.class_names == ("s0", "s5", "s10")
     assert index.labels.tolist() == [0, 1, 2, 0, 1, 2]
 
 
-def test_open_files_are_read_once(make_photo, engine, tmp_path):
+def test_open_files_are_read_once(make_photo, executor, tmp_path):
     (tmp_path / "1.jpg").write_bytes(make_photo(1))
     with (tmp_path / "1.jpg").open("rb") as file:
         origin = parse_input([(BytesIO(make_photo(0)), "a"), (file, "b")], "", "")
     for _ in range(2):
-        assert len(origin.scan(engine, ignore_event, None)) == 2
+        assert len(origin.scan(executor, ignore_event, None)) == 2
 
 
 @pytest.mark.parametrize(
@@ -76,8 +76,8 @@ def test_what_are_no_pairs_is_refused(photos, message):
 
 
 @pytest.mark.parametrize("file", [StringIO("text"), BytesIO()])
-def test_a_file_that_is_no_image_is_skipped(make_photo, engine, file):
-    index = scan([(make_photo(0), "a"), (file, "b"), (make_photo(1), "b")], engine)
+def test_a_file_that_is_no_image_is_skipped(make_photo, executor, file):
+    index = scan([(make_photo(0), "a"), (file, "b"), (make_photo(1), "b")], executor)
     assert [item.name for item in index.skipped] == ["1"]
 
 

@@ -127,21 +127,21 @@ def test_empty_lines_are_no_rows(write_table):
     assert listing.refused == {}
 
 
-def test_a_path_that_can_be_none_is_told(photo_folder, write_table, engine):
+def test_a_path_that_can_be_none_is_told(photo_folder, write_table, executor):
     rows = [f"photos/{name}/0.jpg,{name}" for name in ("bee", "cow")]
     index = index_photos(
-        write_table("path,label\n" + "\n".join([*rows, "photos/\0.jpg,owl"])), engine=engine
+        write_table("path,label\n" + "\n".join([*rows, "photos/\0.jpg,owl"])), executor=executor
     )
     assert len(index) == 2
     assert index.skipped[0].reason.startswith("its path is none")
 
 
-def test_a_table_is_indexed_as_its_folder_is(photo_folder, write_table, engine):
-    whole = index_photos(photo_folder, engine=engine)
+def test_a_table_is_indexed_as_its_folder_is(photo_folder, write_table, executor):
+    whole = index_photos(photo_folder, executor=executor)
     rows = [f"{photo_folder.name}/{name},{name.split('/')[0]}" for name in reversed(whole.names)]
     heard = []
     index = index_photos(
-        write_table("file,kind\n" + "\n".join(rows)), engine=engine, listen=heard.append
+        write_table("file,kind\n" + "\n".join(rows)), executor=executor, listen=heard.append
     )
     assert index.class_names == whole.class_names
     assert index.labels.tolist() == whole.labels.tolist()
@@ -152,25 +152,25 @@ def test_a_table_is_indexed_as_its_folder_is(photo_folder, write_table, engine):
     )
 
 
-def test_paths_may_lead_anywhere_the_user_says(photo_folder, tmp_path, engine):
+def test_paths_may_lead_anywhere_the_user_says(photo_folder, tmp_path, executor):
     (tmp_path / "tables").mkdir()
     path = tmp_path / "tables" / "photos.tsv"
     path.write_text(
         f"path\tlabel\n../{photo_folder.name}/bee/1.jpg\tbee\n{photo_folder}/cow/1.jpg\tcow\ngone.jpg\tcow\n"
     )
-    index = index_photos(path, engine=engine)
+    index = index_photos(path, executor=executor)
     assert len(index) == 2
     assert [(item.name, item.reason) for item in index.skipped] == [
         ("gone.jpg", "there is no such file")
     ]
 
 
-def test_the_groups_of_a_table_stay_together(photo_folder, write_table, engine):
-    names = index_photos(photo_folder, engine=engine).names
+def test_the_groups_of_a_table_stay_together(photo_folder, write_table, executor):
+    names = index_photos(photo_folder, executor=executor).names
     rows = [
         f"{photo_folder.name}/{name},{name[:3]},{name[:3]}{int(name[4]) // 2}" for name in names
     ]
-    index = index_photos(write_table("path,label,group\n" + "\n".join(rows)), engine=engine)
+    index = index_photos(write_table("path,label,group\n" + "\n".join(rows)), executor=executor)
     split = split_index(index, validation=0.2, test=0.2, seed=0)
     assert split.groups == 15
     parts = {
@@ -185,20 +185,22 @@ def test_the_groups_of_a_table_stay_together(photo_folder, write_table, engine):
     assert index.without({0: "gone"}).groups == index.groups[1:]
 
 
-def test_the_split_of_a_table_is_kept(photo_folder, write_table, engine):
-    names = index_photos(photo_folder, engine=engine).names
+def test_the_split_of_a_table_is_kept(photo_folder, write_table, executor):
+    names = index_photos(photo_folder, executor=executor).names
     parts = ["train", "train", "train", "test", "val"]
     rows = [
         f"{photo_folder.name}/{name},{name[:3]},{parts[at % 5]}" for at, name in enumerate(names)
     ]
-    index = index_photos(write_table("path,label,split\n" + "\n".join(rows)), engine=engine)
+    index = index_photos(write_table("path,label,split\n" + "\n".join(rows)), executor=executor)
     split = split_index(index, validation=0.1, test=0.1, seed=0)
     assert (len(split.train), len(split.validation), len(split.test)) == (18, 6, 6)
 
 
-def test_one_class_is_not_enough(photo_folder, write_table, engine):
+def test_one_class_is_not_enough(photo_folder, write_table, executor):
     with pytest.raises(ClassesError, match="has one class, 'bee'"):
-        index_photos(write_table(f"path,label\n{photo_folder.name}/bee/1.jpg,bee\n"), engine=engine)
+        index_photos(
+            write_table(f"path,label\n{photo_folder.name}/bee/1.jpg,bee\n"), executor=executor
+        )
 
 
 def test_columns_are_written_as_pairs():
@@ -213,6 +215,6 @@ def test_columns_are_written_as_pairs():
             parse_columns(text)
 
 
-def test_a_folder_has_no_columns(photo_folder, engine):
+def test_a_folder_has_no_columns(photo_folder, executor):
     with pytest.raises(SettingsError, match="is no table"):
-        index_photos(photo_folder, engine=engine, columns="label=x")
+        index_photos(photo_folder, executor=executor, columns="label=x")

@@ -71,11 +71,11 @@ WAYS = {
 }
 
 
-def find(images, engine, folder, labels=None):
-    index = index_images(images, labels or [at % 2 for at in range(len(images))], engine=engine)
+def find(images, executor, folder, labels=None):
+    index = index_images(images, labels or [at % 2 for at in range(len(images))], executor=executor)
     pixels = PixelSettings(128)
-    looks = load_thumbnails(index, pixels, open_look_store(folder, pixels), engine, ignore_event)
-    return find_near_duplicates(index, looks, "squash", engine)
+    looks = load_thumbnails(index, pixels, open_look_store(folder, pixels), executor, ignore_event)
+    return find_near_duplicates(index, looks, "squash", executor)
 
 
 @pytest.fixture(scope="module")
@@ -85,10 +85,10 @@ def scenes():
 
 @pytest.mark.parametrize("way", WAYS)
 @pytest.mark.parametrize("side", [32, 160])
-def test_copies_are_found_and_nothing_else(way, side, scenes, engine, tmp_path):
+def test_copies_are_found_and_nothing_else(way, side, scenes, executor, tmp_path):
     originals = [encode(scene, quality=90) for scene in scenes[side]]
     copies = [WAYS[way](scene) for scene in scenes[side][:20]]
-    found = find(originals + copies, engine, tmp_path)
+    found = find(originals + copies, executor, tmp_path)
     pairs = set(zip(found.first.tolist(), found.second.tolist(), strict=True))
     expected = {(at, COUNT + at) for at in range(20)}
     assert len(expected & pairs) >= 19
@@ -96,43 +96,43 @@ def test_copies_are_found_and_nothing_else(way, side, scenes, engine, tmp_path):
     assert (found.turned == 0).all() == (way not in {"mirrored by EXIF", "lying", "upside down"})
 
 
-def test_a_thing_that_is_gone_makes_another_picture(scenes, engine, tmp_path):
+def test_a_thing_that_is_gone_makes_another_picture(scenes, executor, tmp_path):
     others = []
     for scene in scenes[160][:10]:
         other = scene.copy()
         other.paste((250, 250, 250), (60, 60, 90, 90))
         others.append(encode(other, quality=90))
     assert (
-        len(find([encode(scene, quality=90) for scene in scenes[160]] + others, engine, tmp_path))
+        len(find([encode(scene, quality=90) for scene in scenes[160]] + others, executor, tmp_path))
         == 0
     )
 
 
-def test_images_of_the_same_bytes_count_as_one(scenes, engine, tmp_path):
+def test_images_of_the_same_bytes_count_as_one(scenes, executor, tmp_path):
     original, copy = encode(scenes[32][0]), encode(scenes[32][0], "PNG")
     found = find(
-        [encode(scenes[32][1]), original, original, copy, original, copy], engine, tmp_path
+        [encode(scenes[32][1]), original, original, copy, original, copy], executor, tmp_path
     )
     assert (found.first.tolist(), found.second.tolist()) == ([1], [3])
 
 
-def test_a_photo_that_vanishes_is_like_no_other(scenes, engine, tmp_path):
+def test_a_photo_that_vanishes_is_like_no_other(scenes, executor, tmp_path):
     paths = []
     for number, scene in enumerate([*scenes[160][:5], *scenes[160][:5]]):
         path = tmp_path / f"{number}.jpg"
         path.write_bytes(encode(scene, quality=90 - number))
         paths.append(path)
-    index = index_images(paths, [0, 1] * 5, engine=engine)
+    index = index_images(paths, [0, 1] * 5, executor=executor)
     pixels = PixelSettings(128)
     looks = load_thumbnails(
-        index, pixels, open_look_store(tmp_path / "cache", pixels), engine, ignore_event
+        index, pixels, open_look_store(tmp_path / "cache", pixels), executor, ignore_event
     )
     paths[7].unlink()
-    found = find_near_duplicates(index, looks, "squash", engine)
+    found = find_near_duplicates(index, looks, "squash", executor)
     assert (found.first.tolist(), found.second.tolist()) == ([0, 1, 3, 4], [5, 6, 8, 9])
 
 
-def test_joined_pairs_have_one_number(scenes, engine, tmp_path):
+def test_joined_pairs_have_one_number(scenes, executor, tmp_path):
     scene = scenes[160][0]
     images = [
         encode(scenes[160][1]),
@@ -141,7 +141,7 @@ def test_joined_pairs_have_one_number(scenes, engine, tmp_path):
         encode(scene, "PNG"),
         encode(scene, quality=60),
     ]
-    numbers = join_pairs(5, find(images, engine, tmp_path))
+    numbers = join_pairs(5, find(images, executor, tmp_path))
     assert len(set(numbers.tolist())) == 3
     assert numbers[1] == numbers[3] == numbers[4]
 

@@ -16,16 +16,16 @@ from squeezetune.events import StageStarted, ignore_event
 
 
 @pytest.fixture
-def photos(photo_folder, engine):
-    return index_photos(photo_folder, engine=engine)
+def photos(photo_folder, executor):
+    return index_photos(photo_folder, executor=executor)
 
 
 @pytest.mark.parametrize(
     "pixels", [PixelSettings(32), PixelSettings(37, "crop"), PixelSettings(9, "pad")]
 )
-def test_rows_are_the_pixels_of_each_image(photos, engine, tmp_path, pixels):
+def test_rows_are_the_pixels_of_each_image(photos, executor, tmp_path, pixels):
     store = open_pixel_store(tmp_path, pixels)
-    rows = compute_pixel_rows(photos, pixels, store, engine, ignore_event)
+    rows = compute_pixel_rows(photos, pixels, store, executor, ignore_event)
     order = np.random.default_rng(0).permutation(30)[:20]
     expected = [load_pixels(photos.source, photos.names[position], pixels)[0] for position in order]
     np.testing.assert_array_equal(rows.gather(order), expected)
@@ -33,27 +33,27 @@ def test_rows_are_the_pixels_of_each_image(photos, engine, tmp_path, pixels):
     assert rows.sizes.tolist() == [[16, 12]] * 30
 
 
-def test_the_stage_has_its_name(photos, engine, tmp_path):
+def test_the_stage_has_its_name(photos, executor, tmp_path):
     said, pixels = [], PixelSettings(16)
     compute_pixel_rows(
-        photos, pixels, open_pixel_store(tmp_path, pixels), engine, said.append, np.arange(5)
+        photos, pixels, open_pixel_store(tmp_path, pixels), executor, said.append, np.arange(5)
     )
     assert said[0] == StageStarted("pixels", 5)
 
 
 def test_images_that_cannot_be_decoded_are_named_with_the_reason(
-    write_files, make_photo, engine, tmp_path
+    write_files, make_photo, executor, tmp_path
 ):
     broken = make_photo(3, 64, 48)[:-200]
     files = {f"{name}/{i}.jpg": make_photo(i) for i, name in enumerate("aabb")}
     root = write_files(
         files | {"a/broken.jpg": broken, "b/copy.jpg": broken, "b/unseen.jpg": make_photo(9)[:-100]}
     )
-    photos, pixels = index_photos(root, engine=engine), PixelSettings(16)
+    photos, pixels = index_photos(root, executor=executor), PixelSettings(16)
     wanted = np.array([at for at, name in enumerate(photos.names) if "unseen" not in name])
     store = open_pixel_store(tmp_path, pixels)
     for _ in range(2):  # computed, and then found in the store
-        rows, failures = find_pixel_rows(photos, pixels, store, engine, ignore_event, wanted)
+        rows, failures = find_pixel_rows(photos, pixels, store, executor, ignore_event, wanted)
         assert {photos.names[at] for at in failures} == {"a/broken.jpg", "b/copy.jpg"}
         assert all("cut short" in reason for reason in failures.values())
     good = [at for at in wanted if at not in failures]

@@ -44,10 +44,10 @@ def read(photo_folder, tmp_path):
     read.
     """
 
-    def run(listen=ignore_event, cache=tmp_path / "cache", engine=ONE_THREAD):
+    def run(listen=ignore_event, cache=tmp_path / "cache", executor=ONE_THREAD):
         READ.clear()
         digests = read_digests(
-            CountingSource(photo_folder), list_files(photo_folder).files, engine, listen, cache
+            CountingSource(photo_folder), list_files(photo_folder).files, executor, listen, cache
         )
         return digests, sorted(READ)
 
@@ -118,7 +118,7 @@ def test_what_is_no_image_is_looked_at_again(read, photo_folder):
 def test_an_interrupted_run_goes_on(read):
     STOP[0] = "cow/5.jpg"
     with pytest.raises(KeyboardInterrupt):
-        read(engine=Straight())
+        read(executor=Straight())
     read_before = sorted(set(READ) - {"cow/5.jpg"})
     assert len(read_before) == 15
     STOP[0] = ""
@@ -142,7 +142,7 @@ def test_a_killed_run_goes_on(read, monkeypatch, tmp_path):
 
     monkeypatch.setattr(remembered_module.RememberedDigests, "save", save_until_the_kill)
     with pytest.raises(KeyboardInterrupt):
-        read(engine=Straight())
+        read(executor=Straight())
     monkeypatch.setattr(remembered_module.RememberedDigests, "save", save)
     STOP[0] = ""
     assert len(read()[1]) == 30 - 12
@@ -182,7 +182,7 @@ def test_a_cache_that_cannot_be_written_is_told_once(read, tmp_path, monkeypatch
 
 
 def test_files_in_an_archive_are_remembered_until_it_changes(
-    tmp_path, make_photo, engine, monkeypatch
+    tmp_path, make_photo, executor, monkeypatch
 ):
     path, cache, read = tmp_path / "photos.zip", tmp_path / "cache", []
     open_file = zipfile.ZipFile.open
@@ -198,7 +198,7 @@ def test_files_in_an_archive_are_remembered_until_it_changes(
                     archive.writestr(file, make_photo(seed + at))
         read.clear()
         monkeypatch.setattr(zipfile.ZipFile, "open", note_and_open)
-        found = index_photos(path, engine=engine, cache=cache)
+        found = index_photos(path, executor=executor, cache=cache)
         monkeypatch.setattr(zipfile.ZipFile, "open", open_file)
         return found.digests.tolist(), len(read)
 
@@ -210,19 +210,19 @@ def test_files_in_an_archive_are_remembered_until_it_changes(
     assert second != first
 
 
-def test_images_in_memory_are_not_remembered(make_photo, engine, tmp_path):
+def test_images_in_memory_are_not_remembered(make_photo, executor, tmp_path):
     source = MemorySource([make_photo(0), make_photo(1)])
-    read_digests(source, source.names, engine, ignore_event, tmp_path / "cache")
+    read_digests(source, source.names, executor, ignore_event, tmp_path / "cache")
     assert not (tmp_path / "cache").exists()
 
 
-def test_a_source_without_stamps_is_read(photo_folder, engine, tmp_path):
+def test_a_source_without_stamps_is_read(photo_folder, executor, tmp_path):
     source, listing = open_source(photo_folder, {})
 
     class Plain:
         digest = staticmethod(source.digest)
 
-    digests = read_digests(Plain(), listing.files, engine, ignore_event, tmp_path / "cache")
+    digests = read_digests(Plain(), listing.files, executor, ignore_event, tmp_path / "cache")
     assert digests.is_image.all()
     assert not (tmp_path / "cache").exists()
 

@@ -21,12 +21,12 @@ def store(tmp_path):
 
 
 @pytest.fixture
-def photos(photo_folder, engine):
-    return index_photos(photo_folder, engine=engine)
+def photos(photo_folder, executor):
+    return index_photos(photo_folder, executor=executor)
 
 
 @pytest.fixture
-def compute(engine):
+def compute(executor):
     """Compute the rows of an index, and note what was computed."""
 
     def run(index, store, *, listen=ignore_event, positions=None):
@@ -38,7 +38,9 @@ def compute(engine):
             run.opened += 1
             return compute_batch
 
-        return compute_rows(index, RowWork("stage", 4, open_work), store, engine, listen, positions)
+        return compute_rows(
+            index, RowWork("stage", 4, open_work), store, executor, listen, positions
+        )
 
     run.computed, run.opened = [], 0
     return run
@@ -72,19 +74,19 @@ def test_only_the_positions_asked_for_are_computed(photos, store, compute):
     assert sorted(compute.computed) == list(range(30))
 
 
-def test_the_same_content_is_computed_once(store, engine, make_photo, compute):
+def test_the_same_content_is_computed_once(store, executor, make_photo, compute):
     images = [make_photo(seed) for seed in (1, 2, 1, 1, 3, 2)]
-    index = index_images(images, list("ababab"), engine=engine)
+    index = index_images(images, list("ababab"), executor=executor)
     rows = compute(index, store)
     assert compute.computed == [0, 1, 4]
     np.testing.assert_array_equal(rows.gather(np.arange(6)), load_all(index))
 
 
-def test_new_photos_cost_what_is_new(photo_folder, store, engine, make_photo, compute):
-    compute(index_photos(photo_folder, engine=engine), store)
+def test_new_photos_cost_what_is_new(photo_folder, store, executor, make_photo, compute):
+    compute(index_photos(photo_folder, executor=executor), store)
     compute.computed.clear()
     (photo_folder / "cow" / "new.jpg").write_bytes(make_photo(500))
-    index = index_photos(photo_folder, engine=engine)
+    index = index_photos(photo_folder, executor=executor)
     rows = compute(index, store)
     assert [index.names[position] for position in compute.computed] == ["cow/new.jpg"]
     np.testing.assert_array_equal(rows.gather(np.arange(31)), load_all(index))

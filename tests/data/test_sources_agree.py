@@ -90,10 +90,10 @@ WRITERS = {
 }
 
 
-def scan(photos, engine):
+def scan(photos, executor):
     if isinstance(photos, list):
-        return index_images(*zip(*photos, strict=True), engine=engine)
-    return index_photos(photos, engine=engine)
+        return index_images(*zip(*photos, strict=True), executor=executor)
+    return index_photos(photos, executor=executor)
 
 
 def train_quickly(photos, folder, settings):
@@ -107,10 +107,10 @@ def trained(shape_folder, fixed_settings, tmp_path_factory):
 
 @pytest.mark.parametrize("kind", WRITERS)
 def test_all_sources_give_the_same_model(
-    kind, shape_folder, fixed_settings, trained, engine, tmp_path
+    kind, shape_folder, fixed_settings, trained, executor, tmp_path
 ):
     photos = WRITERS[kind](list_photos(shape_folder), tmp_path)
-    index, whole = scan(photos, engine), index_photos(shape_folder, engine=engine)
+    index, whole = scan(photos, executor), index_photos(shape_folder, executor=executor)
     assert index.class_names == whole.class_names
     assert index.fingerprint == whole.fingerprint
     model = train_quickly(photos, tmp_path, fixed_settings)

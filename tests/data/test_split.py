@@ -460,6 +460,6 @@ def test_class_without_images_is_no_obstacle_to_train_and_validation():
         split_index(index, **SHARES, seed=0)
 
 
-def test_a_real_folder_splits(photo_folder, engine):
-    index = index_photos(photo_folder, engine=engine)
+def test_a_real_folder_splits(photo_folder, executor):
+    index = index_photos(photo_folder, executor=executor)
     assert count_parts(split_index(index, **SHARES, seed=0), index) == [[8, 1, 1]] * 3

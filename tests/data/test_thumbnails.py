@@ -19,18 +19,18 @@ PIXELS = PixelSettings(64)
 
 
 @pytest.fixture
-def photos(photo_folder, engine):
-    return index_photos(photo_folder, engine=engine)
+def photos(photo_folder, executor):
+    return index_photos(photo_folder, executor=executor)
 
 
-def look(index, engine, folder, **how):
+def look(index, executor, folder, **how):
     return load_thumbnails(
-        index, PIXELS, open_look_store(folder, PIXELS), engine, ignore_event, **how
+        index, PIXELS, open_look_store(folder, PIXELS), executor, ignore_event, **how
     )
 
 
-def test_thumbnails_are_means_of_areas(photos, engine, tmp_path):
-    looks = look(photos, engine, tmp_path)
+def test_thumbnails_are_means_of_areas(photos, executor, tmp_path):
+    looks = look(photos, executor, tmp_path)
     assert looks.thumbs.shape == (30, LOOK_SIDE, LOOK_SIDE, 3)
     for row, name in enumerate(photos.names):
         pixels = load_pixels(photos.source, name, PIXELS)[0].astype(float)
@@ -68,17 +68,17 @@ def test_a_blurred_photo_is_less_sharp_and_an_enlarged_one_is_not():
     assert found[2] > 3 * found[1]
 
 
-def test_images_are_looked_at_once(photos, engine, tmp_path, monkeypatch):
-    first = look(photos, engine, tmp_path)
+def test_images_are_looked_at_once(photos, executor, tmp_path, monkeypatch):
+    first = look(photos, executor, tmp_path)
     monkeypatch.setattr(rows_module, "load_indexed", lambda *_: pytest.fail("an image was decoded"))
-    again = look(photos, engine, tmp_path)
+    again = look(photos, executor, tmp_path)
     np.testing.assert_array_equal(again.thumbs, first.thumbs)
     np.testing.assert_array_equal(again.sharpness, first.sharpness)
 
 
-def test_what_is_not_looked_at_or_cannot_be_is_black(photos, photo_folder, engine, tmp_path):
+def test_what_is_not_looked_at_or_cannot_be_is_black(photos, photo_folder, executor, tmp_path):
     (photo_folder / photos.names[4]).write_bytes(b"no image")
-    looks = look(photos, engine, tmp_path, positions=np.arange(10))
+    looks = look(photos, executor, tmp_path, positions=np.arange(10))
     assert looks.thumbs.max(axis=(1, 2, 3)).astype(bool).tolist() == [
         at < 10 and at != 4 for at in range(30)
     ]

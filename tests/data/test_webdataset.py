@@ -63,13 +63,13 @@ def test_a_sample_says_its_class(pack, make_photo):
 @pytest.mark.parametrize(
     "about", [{}, {".json": b'{"author": "me"}'}, {".json": b"[]"}, {".json": b"[" * 100_000}]
 )
-def test_an_archive_without_classes_is_read_by_its_folders(pack, make_photo, engine, about):
+def test_an_archive_without_classes_is_read_by_its_folders(pack, make_photo, executor, about):
     files = {
         f"{animal}/{at}": {".jpg": make_photo(at), **about}
         for animal in ("bee", "cow")
         for at in range(3)
     }
-    index = index_photos(pack("photos.tar", files), engine=engine)
+    index = index_photos(pack("photos.tar", files), executor=executor)
     assert index.class_names == ("bee", "cow")
     assert len(index) == 6
 
@@ -86,8 +86,8 @@ def pack_shards(pack, make_photo, names):
     return path.parent
 
 
-def test_a_folder_of_shards_is_one_source(pack, make_photo, engine):
-    index = index_photos(pack_shards(pack, make_photo, ("x-0.tar", "x-1.TAR")), engine=engine)
+def test_a_folder_of_shards_is_one_source(pack, make_photo, executor):
+    index = index_photos(pack_shards(pack, make_photo, ("x-0.tar", "x-1.TAR")), executor=executor)
     assert index.class_names == ("0", "1")
     assert index.names[0] == "x-0.tar/000.jpg"
     assert len(index) == 20
@@ -95,19 +95,21 @@ def test_a_folder_of_shards_is_one_source(pack, make_photo, engine):
     assert index.source.read("x-1.TAR/003.jpg") == make_photo(13)
 
 
-def test_shards_may_be_the_parts_of_a_split(pack, make_photo, engine):
+def test_shards_may_be_the_parts_of_a_split(pack, make_photo, executor):
     index = index_photos(
-        pack_shards(pack, make_photo, ("train-0.tar", "train-1.tar", "val-0.tar")), engine=engine
+        pack_shards(pack, make_photo, ("train-0.tar", "train-1.tar", "val-0.tar")),
+        executor=executor,
     )
     assert index.parts.tolist() == [0] * 20 + [1] * 10
     assert (
-        index_photos(pack_shards(pack, make_photo, ("other-0.tar",)), engine=engine).parts is None
+        index_photos(pack_shards(pack, make_photo, ("other-0.tar",)), executor=executor).parts
+        is None
     )
 
 
-def test_archives_that_are_no_shards_are_no_source(pack, make_photo, engine):
+def test_archives_that_are_no_shards_are_no_source(pack, make_photo, executor):
     pack("a.tar", {"0": {".jpg": make_photo(), ".cls": b"1"}})
     folder = pack("b.tar", {"cow/0": {".jpg": make_photo()}}).parent
     assert open_shards(folder, [folder / "a.tar", folder / "b.tar"], {}) is None
     with pytest.raises(SourceError, match="no image in"):
-        index_photos(folder, engine=engine)
+        index_photos(folder, executor=executor)

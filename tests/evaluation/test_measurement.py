@@ -118,13 +118,13 @@ def test_a_model_that_does_not_say_what_it_was_trained_on_is_measured_all_the_sa
 
 
 @pytest.fixture
-def index(unseen, engine):
-    return index_photos(unseen, engine=engine)
+def index(unseen, executor):
+    return index_photos(unseen, executor=executor)
 
 
-def test_chosen_images_are_run_in_order(classifier, index, engine):
+def test_chosen_images_are_run_in_order(classifier, index, executor):
     positions = np.array([14, 3, 8])
-    measured = run_classifier(classifier, index, positions, engine, ignore_event)
+    measured = run_classifier(classifier, index, positions, executor, ignore_event)
     np.testing.assert_array_equal(measured.positions, positions)
     expected = classifier.predict_probabilities(
         [index.source.read(index.names[at]) for at in positions]
@@ -132,9 +132,9 @@ def test_chosen_images_are_run_in_order(classifier, index, engine):
     np.testing.assert_allclose(measured.probabilities, expected, atol=1e-5)
 
 
-def test_what_is_known_is_not_run_again(classifier, index, engine, tmp_path, monkeypatch):
+def test_what_is_known_is_not_run_again(classifier, index, executor, tmp_path, monkeypatch):
     store = RowStore(tmp_path / "rows", (3,), "<f4")
-    first = run_classifier(classifier, index, np.arange(10), engine, ignore_event, store)
+    first = run_classifier(classifier, index, np.arange(10), executor, ignore_event, store)
     runs = []
     answer = Classifier.answer
     monkeypatch.setattr(
@@ -142,18 +142,18 @@ def test_what_is_known_is_not_run_again(classifier, index, engine, tmp_path, mon
         "answer",
         lambda self, pixels: (runs.append(len(pixels)), answer(self, pixels))[1],
     )
-    again = run_classifier(classifier, index, np.arange(10), engine, ignore_event, store)
+    again = run_classifier(classifier, index, np.arange(10), executor, ignore_event, store)
     assert runs == []
     np.testing.assert_array_equal(again.probabilities, first.probabilities)
-    run_classifier(classifier, index, np.arange(15), engine, ignore_event, store)
+    run_classifier(classifier, index, np.arange(15), executor, ignore_event, store)
     assert sum(runs) == 5
 
 
-def test_a_full_disk_costs_the_rows_and_not_the_run(classifier, index, engine, tmp_path):
+def test_a_full_disk_costs_the_rows_and_not_the_run(classifier, index, executor, tmp_path):
     (tmp_path / "full").write_text("a file where the folder should be")
     said = []
     store = RowStore(tmp_path / "full" / "rows", (3,), "<f4")
-    measured = run_classifier(classifier, index, np.arange(4), engine, said.append, store)
+    measured = run_classifier(classifier, index, np.arange(4), executor, said.append, store)
     assert len(measured.positions) == 4
     assert any(
         isinstance(event, Notice) and "predictions cannot be kept" in event.message
@@ -161,17 +161,17 @@ def test_a_full_disk_costs_the_rows_and_not_the_run(classifier, index, engine, t
     )
 
 
-def test_failures_are_left_out_and_named(classifier, index, unseen, engine):
+def test_failures_are_left_out_and_named(classifier, index, unseen, executor):
     (unseen / index.names[2]).unlink()
-    measured = run_classifier(classifier, index, np.arange(5), engine, ignore_event)
+    measured = run_classifier(classifier, index, np.arange(5), executor, ignore_event)
     assert measured.positions.tolist() == [0, 1, 3, 4]
     assert len(measured.probabilities) == 4
     assert measured.failures == {2: "the file is gone"}
 
 
-def test_progress_is_told(classifier, index, engine):
+def test_progress_is_told(classifier, index, executor):
     said = []
-    run_classifier(classifier, index, np.arange(15), engine, said.append)
+    run_classifier(classifier, index, np.arange(15), executor, said.append)
     assert said[0] == StageStarted("measuring", 15)
     assert isinstance(said[-1], StageFinished)
     assert all(isinstance(event, StageAdvanced) and 0 < event.done <= 15 for event in said[1:-1])

@@ -30,7 +30,7 @@ def odd_images(kind):
 
 @pytest.fixture(scope="module")
 def order(weights, shape_folder, kind):
-    index = index_photos(shape_folder, engine=ThreadExecutor(1))
+    index = index_photos(shape_folder, executor=ThreadExecutor(1))
     # few: what is fitted to them need not be good here
     photos = TrainingPhotos(index, np.arange(0, len(index), 5))
     return replace(make_orders(weights)[kind], photos=photos)

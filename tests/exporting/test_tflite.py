@@ -55,7 +55,7 @@ def test_what_the_network_sees_is_what_the_models_sees(order):
 def small(weights, shape_folder, tmp_path_factory, request):
     """Write the files of int8, LiteRT's and ONNX's, with the same parameters."""
     order = make_orders(weights)[request.param]
-    index = index_photos(shape_folder, engine=ThreadExecutor(1))
+    index = index_photos(shape_folder, executor=ThreadExecutor(1))
     photos = TrainingPhotos(index, np.arange(0, len(index), 5))
     folder, order = tmp_path_factory.mktemp("int8"), replace(order, photos=photos)
     with threadpool_limits(1), pytest.MonkeyPatch.context() as patch:

@@ -70,7 +70,7 @@ def read_source(name: str, data: bytes, folder: Path) -> None:
 
 
 def read_path(path: Path) -> None:
-    index = index_photos(path, engine=Straight())
+    index = index_photos(path, executor=Straight())
     assert len(index.names) == len(index.labels) == len(index.digests)
     for name in index.names[:READ_IMAGES]:
         with suppress(SqueezeTuneError):

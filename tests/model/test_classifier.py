@@ -243,11 +243,11 @@ def test_things_that_are_no_images_are_errors(classifier, image):
         classifier.predict([image])
 
 
-def test_a_stream_goes_on_after_a_bad_image(classifier, photos, tmp_path, engine):
+def test_a_stream_goes_on_after_a_bad_image(classifier, photos, tmp_path, executor):
     for at, photo in enumerate(photos):
         (tmp_path / f"{at:02d}.png").write_bytes(encode(photo) if at != 20 else b"broken")
     names = [f"{at:02d}.png" for at in range(40)]
-    outcomes = list(classifier.stream(FolderSource(tmp_path), iter(names), engine))
+    outcomes = list(classifier.stream(FolderSource(tmp_path), iter(names), executor))
     assert [name for name, _ in outcomes] == names
     assert [name for name, outcome in outcomes if isinstance(outcome, ImageError)] == ["20.png"]
     good = [at for at in range(40) if at != 20]

@@ -10,15 +10,15 @@ from squeezetune.model.artifact import read_manifest
 from squeezetune.model.split_record import NAMES, PARTS, pack_parts, read_parts
 
 
-def test_parts_are_found_again_wherever_the_photos_lie_now(photo_folder, tmp_path, engine):
-    index = index_photos(photo_folder, engine=engine)
+def test_parts_are_found_again_wherever_the_photos_lie_now(photo_folder, tmp_path, executor):
+    index = index_photos(photo_folder, executor=executor)
     split = split_index(index, validation=0.2, test=0.2, seed=0)
     (tmp_path / PARTS).write_bytes(pack_parts(index, split, PhotoInput(photo_folder, "", "path=a")))
     for number, path in enumerate(sorted(photo_folder.rglob("*.jpg"))):
         path.rename(path.with_name(f"renamed-{29 - number:02}.jpg"))
     gone = photo_folder / index.names[0].replace("0.jpg", "renamed-29.jpg")
     gone.unlink()
-    again = index_photos(photo_folder, engine=engine)
+    again = index_photos(photo_folder, executor=executor)
     parts = read_parts(tmp_path)
     assert parts.origin == {"source": str(photo_folder), "class_pattern": "", "columns": "path=a"}
     found = {
@@ -32,9 +32,9 @@ def test_parts_are_found_again_wherever_the_photos_lie_now(photo_folder, tmp_pat
         assert parts.count_missing(again, name) == (lost in wanted)
 
 
-def test_a_model_says_which_photos_measured_it(model_folder, shape_folder, engine):
+def test_a_model_says_which_photos_measured_it(model_folder, shape_folder, executor):
     parts = read_parts(model_folder)
-    index = index_photos(shape_folder, engine=engine)
+    index = index_photos(shape_folder, executor=executor)
     data = read_manifest(model_folder).data
     assert {name: len(parts.find(index, name)) for name in NAMES} == {
         name: data[name] for name in NAMES

@@ -33,8 +33,8 @@ if importlib.util.find_spec("openvino"):
 
 
 @pytest.fixture
-def photos(photo_folder, engine):
-    return index_photos(photo_folder, engine=engine)
+def photos(photo_folder, executor):
+    return index_photos(photo_folder, executor=executor)
 
 
 def read_pixels(index):
@@ -69,13 +69,13 @@ def backbone(weights, photos):
 
 
 @pytest.fixture
-def run(weights, backbone, photos, draw, engine, tmp_path):
+def run(weights, backbone, photos, draw, executor, tmp_path):
     """Compute the activations of the photos, or of other ones."""
 
     def compute(options, index=photos, listen=ignore_event, positions=None, backbone=backbone):
         frozen = prepare_activations(weights, backbone, options, index, draw, tmp_path)
         return compute_activations(
-            index, frozen, frozen.open_store(tmp_path), engine, listen, positions
+            index, frozen, frozen.open_store(tmp_path), executor, listen, positions
         )
 
     return compute
@@ -241,10 +241,10 @@ def test_a_second_run_computes_nothing(photos, run, draw):
     assert draw.count == 1
 
 
-def test_new_photos_cost_what_is_new(photo_folder, run, engine, make_photo):
+def test_new_photos_cost_what_is_new(photo_folder, run, executor, make_photo):
     first, said = run(ActivationOptions("fire5")), []
     (photo_folder / "owl" / "zzz.jpg").write_bytes(make_photo(700))
-    index = index_photos(photo_folder, engine=engine)
+    index = index_photos(photo_folder, executor=executor)
     more = run(ActivationOptions("fire5"), index=index, listen=said.append)
     assert said[0] == StageStarted("activations", 1)
     np.testing.assert_array_equal(first.rows.gather(np.arange(30)), more.rows.gather(np.arange(30)))
@@ -319,14 +319,14 @@ def test_scales_reach_beyond_the_largest_values_of_the_sample(weights, photos, d
 
 @pytest.mark.parametrize("block", ["conv1", "fire3", "fire5", "fire7", "fire8"])
 def test_the_other_blocks_in_torch_give_the_features(
-    either_weights, photos, draw, engine, tmp_path, block
+    either_weights, photos, draw, executor, tmp_path, block
 ):
     torch = pytest.importorskip("torch", reason="torch is an extra")
     from squeezetune.finetune.torch_network import build_network
 
     backbone, options = make_backbone(either_weights, photos), ActivationOptions(block, "bfloat16")
     frozen = prepare_activations(either_weights, backbone, options, photos, draw, tmp_path)
-    found = compute_activations(photos, frozen, frozen.open_store(tmp_path), engine, ignore_event)
+    found = compute_activations(photos, frozen, frozen.open_store(tmp_path), executor, ignore_event)
     maps, taps = found.form.decode(found.rows.gather(np.arange(30)), np.zeros(30, np.int64))
     network = build_network(either_weights, version=detect_version(either_weights))
     blocks = ("conv1", *(f"fire{number}" for number in range(2, 10)))

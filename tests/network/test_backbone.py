@@ -29,8 +29,8 @@ def photos():
 
 
 @pytest.fixture
-def index(photos, engine):
-    return index_images(photos, [at % 2 for at in range(len(photos))], engine=engine)
+def index(photos, executor):
+    return index_images(photos, [at % 2 for at in range(len(photos))], executor=executor)
 
 
 @pytest.fixture

@@ -27,8 +27,8 @@ def store(tmp_path, backbone):
 
 
 @pytest.fixture
-def photos(photo_folder, engine):
-    return index_photos(photo_folder, engine=engine)
+def photos(photo_folder, executor):
+    return index_photos(photo_folder, executor=executor)
 
 
 @pytest.fixture
@@ -53,8 +53,8 @@ def decoded(monkeypatch):
     return names
 
 
-def compute(index, backbone, store, engine, listen=ignore_event):
-    return compute_features(index, backbone, FeatureStores(store), engine, 2, listen)
+def compute(index, backbone, store, executor, listen=ignore_event):
+    return compute_features(index, backbone, FeatureStores(store), executor, 2, listen)
 
 
 def assert_same(found, expected):
@@ -66,8 +66,8 @@ def assert_same(found, expected):
 # ---- what is computed
 
 
-def test_features_are_the_backbones_of_each_image(photos, backbone, engine):
-    features = compute(photos, backbone, None, engine)
+def test_features_are_the_backbones_of_each_image(photos, backbone, executor):
+    features = compute(photos, backbone, None, executor)
     run = backbone.open(1)
     pixels = np.stack(
         [load_pixels(photos.source, name, backbone.pixels)[0] for name in photos.names]
@@ -79,37 +79,39 @@ def test_features_are_the_backbones_of_each_image(photos, backbone, engine):
     assert (features.failures, features.computed) == ({}, 30)
 
 
-def test_one_image_at_a_time_is_the_same_as_all_at_once(photos, backbone, engine):
-    together = compute(photos, backbone, None, engine)
+def test_one_image_at_a_time_is_the_same_as_all_at_once(photos, backbone, executor):
+    together = compute(photos, backbone, None, executor)
     for at in (0, 7, 29):
         alone = compute(
             photos.without({other: "" for other in range(30) if other != at}),
             backbone,
             None,
-            engine,
+            executor,
         )
         np.testing.assert_array_equal(alone.values[0], together.values[at])
 
 
-def test_batches_are_always_full(photos, backbone, engine, monkeypatch):
+def test_batches_are_always_full(photos, backbone, executor, monkeypatch):
     sizes, run = [], backbone.open(1)
     monkeypatch.setattr(
         Backbone, "open", lambda *_: lambda pixels: (sizes.append(len(pixels)), run(pixels))[1]
     )
     for count in (1, 7, 30):
-        compute(photos.without(dict.fromkeys(range(count, 30), "")), backbone, None, engine)
+        compute(photos.without(dict.fromkeys(range(count, 30), "")), backbone, None, executor)
     assert set(sizes) == {backbone.batch_size}
 
 
-def test_the_engine_does_not_matter(photos, backbone, engine):
+def test_the_engine_does_not_matter(photos, backbone, executor):
     class InOrder:
         def map(self, function, items):
             return map(function, items)
 
-    assert_same(compute(photos, backbone, None, InOrder()), compute(photos, backbone, None, engine))
+    assert_same(
+        compute(photos, backbone, None, InOrder()), compute(photos, backbone, None, executor)
+    )
 
 
-def test_the_same_content_is_computed_once(photos, backbone, engine, make_photo, decoded):
+def test_the_same_content_is_computed_once(photos, backbone, executor, make_photo, decoded):
     images = [
         make_photo(1),
         make_photo(2),
@@ -118,7 +120,9 @@ def test_the_same_content_is_computed_once(photos, backbone, engine, make_photo,
         make_photo(3),
         make_photo(2),
     ]
-    features = compute(index_images(images, list("ababab"), engine=engine), backbone, None, engine)
+    features = compute(
+        index_images(images, list("ababab"), executor=executor), backbone, None, executor
+    )
     assert (len(decoded), features.computed) == (3, 3)
     for copy, first in ((2, 0), (3, 0), (5, 1)):
         np.testing.assert_array_equal(features.values[copy], features.values[first])
@@ -126,32 +130,34 @@ def test_the_same_content_is_computed_once(photos, backbone, engine, make_photo,
     assert np.abs(features.values[4] - features.values[0]).max() > 0.1
 
 
-def test_broken_images_are_failures_with_reasons(photo_folder, backbone, store, engine, make_photo):
-    whole = index_photos(photo_folder, engine=engine)
-    expected = compute(whole, backbone, None, engine)
+def test_broken_images_are_failures_with_reasons(
+    photo_folder, backbone, store, executor, make_photo
+):
+    whole = index_photos(photo_folder, executor=executor)
+    expected = compute(whole, backbone, None, executor)
     cut = make_photo(77, width=64, height=64)[:-200]
     for name in ("bee/3.jpg", "cow/0.jpg", "owl/0.jpg"):  # the last two are copies
         (photo_folder / name).write_bytes(cut if name < "c" else cut[:-50])
-    broken = index_photos(photo_folder, engine=engine)
+    broken = index_photos(photo_folder, executor=executor)
     for _ in range(2):  # failures are not kept, so the second run finds them again
-        features = compute(broken, backbone, store, engine)
+        features = compute(broken, backbone, store, executor)
         bad = {broken.names.index(name) for name in ("bee/3.jpg", "cow/0.jpg", "owl/0.jpg")}
         assert features.failures == dict.fromkeys(sorted(bad), "the file is cut short")
         good = [at for at in range(30) if at not in bad]
         np.testing.assert_array_equal(features.values[good], expected.values[good])
 
 
-def test_a_file_that_vanishes_is_a_failure(photos, photo_folder, backbone, engine):
+def test_a_file_that_vanishes_is_a_failure(photos, photo_folder, backbone, executor):
     (photo_folder / "cow/4.jpg").unlink()
-    assert compute(photos, backbone, None, engine).failures == {
+    assert compute(photos, backbone, None, executor).failures == {
         photos.names.index("cow/4.jpg"): "the file is gone"
     }
 
 
-def test_no_readable_image_at_all(photo_folder, backbone, store, engine, make_photo):
+def test_no_readable_image_at_all(photo_folder, backbone, store, executor, make_photo):
     for path in photo_folder.rglob("*.jpg"):
         path.write_bytes(path.read_bytes()[:-120])
-    features = compute(index_photos(photo_folder, engine=engine), backbone, store, engine)
+    features = compute(index_photos(photo_folder, executor=executor), backbone, store, executor)
     assert sorted(features.failures) == list(range(30))
     assert not store.folder.exists()
 
@@ -159,52 +165,57 @@ def test_no_readable_image_at_all(photo_folder, backbone, store, engine, make_ph
 # ---- nothing is computed twice
 
 
-def test_a_second_run_decodes_nothing_and_runs_nothing(photos, backbone, store, engine, request):
-    first = compute(photos, backbone, store, engine)
+def test_a_second_run_decodes_nothing_and_runs_nothing(photos, backbone, store, executor, request):
+    first = compute(photos, backbone, store, executor)
     request.getfixturevalue("no_work")
-    second = compute(photos, backbone, store, engine)
+    second = compute(photos, backbone, store, executor)
     assert_same(second, first)
     assert (first.computed, second.computed) == (30, 0)
 
 
-def test_ten_new_photos_cost_ten(photo_folder, backbone, store, engine, make_photo, decoded):
-    compute(index_photos(photo_folder, engine=engine), backbone, store, engine)
+def test_ten_new_photos_cost_ten(photo_folder, backbone, store, executor, make_photo, decoded):
+    compute(index_photos(photo_folder, executor=executor), backbone, store, executor)
     decoded.clear()
     for number in range(10):
         (photo_folder / "cow" / f"new{number}.jpg").write_bytes(make_photo(500 + number))
-    features = compute(index_photos(photo_folder, engine=engine), backbone, store, engine)
+    features = compute(index_photos(photo_folder, executor=executor), backbone, store, executor)
     assert sorted(decoded) == sorted(f"cow/new{number}.jpg" for number in range(10))
     assert features.computed == 10
     assert_same(
-        features, compute(index_photos(photo_folder, engine=engine), backbone, None, engine)
+        features, compute(index_photos(photo_folder, executor=executor), backbone, None, executor)
     )
 
 
-def test_renamed_photos_cost_nothing(photo_folder, backbone, store, engine, request):
-    compute(index_photos(photo_folder, engine=engine), backbone, store, engine)
+def test_renamed_photos_cost_nothing(photo_folder, backbone, store, executor, request):
+    compute(index_photos(photo_folder, executor=executor), backbone, store, executor)
     for path in photo_folder.rglob("*.jpg"):
         path.rename(path.with_name(f"renamed-{path.name}"))
     request.getfixturevalue("no_work")
-    assert compute(index_photos(photo_folder, engine=engine), backbone, store, engine).computed == 0
+    assert (
+        compute(index_photos(photo_folder, executor=executor), backbone, store, executor).computed
+        == 0
+    )
 
 
 def test_a_photo_that_changes_under_its_name_is_computed(
-    photo_folder, backbone, store, engine, make_photo
+    photo_folder, backbone, store, executor, make_photo
 ):
-    before = compute(index_photos(photo_folder, engine=engine), backbone, store, engine)
+    before = compute(index_photos(photo_folder, executor=executor), backbone, store, executor)
     (photo_folder / "bee/0.jpg").write_bytes(make_photo(900))
-    after = compute(index_photos(photo_folder, engine=engine), backbone, store, engine)
+    after = compute(index_photos(photo_folder, executor=executor), backbone, store, executor)
     assert after.computed == 1
     assert np.abs(after.values[0] - before.values[0]).max() > 0.1
 
 
-def test_without_a_cache_everything_is_computed_again(photos, backbone, engine, decoded, own_cache):
-    compute(photos, backbone, None, engine)
-    compute(photos, backbone, None, engine)
+def test_without_a_cache_everything_is_computed_again(
+    photos, backbone, executor, decoded, own_cache
+):
+    compute(photos, backbone, None, executor)
+    compute(photos, backbone, None, executor)
     assert len(decoded) == 60
 
 
-def test_a_run_that_breaks_off_keeps_what_it_has(photos, backbone, store, engine, monkeypatch):
+def test_a_run_that_breaks_off_keeps_what_it_has(photos, backbone, store, executor, monkeypatch):
     small = replace(backbone, pixels=PixelSettings(200))  # batches of five
     monkeypatch.setattr(features_module, "SAVE_EVERY_IMAGES", 10)
 
@@ -213,20 +224,22 @@ def test_a_run_that_breaks_off_keeps_what_it_has(photos, backbone, store, engine
             raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        compute(photos, small, store, engine, stop)
-    assert compute(photos, small, store, engine).computed <= 10
+        compute(photos, small, store, executor, stop)
+    assert compute(photos, small, store, executor).computed <= 10
 
 
-def test_rows_are_saved_when_time_has_passed(photos, backbone, store, engine, monkeypatch):
+def test_rows_are_saved_when_time_has_passed(photos, backbone, store, executor, monkeypatch):
     monkeypatch.setattr(features_module, "SAVE_EVERY_S", 0.0)
-    compute(photos, replace(backbone, pixels=PixelSettings(200)), store, engine)
+    compute(photos, replace(backbone, pixels=PixelSettings(200)), store, executor)
     assert len(list(store.folder.glob("*.npy"))) >= 30 / 5
 
 
 # ---- a full disk, and what is said meanwhile
 
 
-def test_a_full_disk_costs_the_cache_and_not_the_run(photos, backbone, store, engine, monkeypatch):
+def test_a_full_disk_costs_the_cache_and_not_the_run(
+    photos, backbone, store, executor, monkeypatch
+):
     attempts, said = [], []
 
     def fail(*_):
@@ -236,7 +249,7 @@ def test_a_full_disk_costs_the_cache_and_not_the_run(photos, backbone, store, en
     monkeypatch.setattr(RowStore, "save", fail)
     monkeypatch.setattr(features_module, "SAVE_EVERY_IMAGES", 1)
     features = compute(
-        photos, replace(backbone, pixels=PixelSettings(200)), store, engine, said.append
+        photos, replace(backbone, pixels=PixelSettings(200)), store, executor, said.append
     )
     assert len(features.values) == features.computed == 30
     [notice] = [event for event in said if isinstance(event, Notice)]
@@ -244,9 +257,9 @@ def test_a_full_disk_costs_the_cache_and_not_the_run(photos, backbone, store, en
     assert len(attempts) == 1
 
 
-def test_progress_is_told_from_nothing_to_all(photos, backbone, engine):
+def test_progress_is_told_from_nothing_to_all(photos, backbone, executor):
     said = []
-    compute(photos, replace(backbone, pixels=PixelSettings(200)), None, engine, said.append)
+    compute(photos, replace(backbone, pixels=PixelSettings(200)), None, executor, said.append)
     assert said[0] == StageStarted("features", 30)
     assert [event.done for event in said[1:-1]] == [5, 10, 15, 20, 25, 30]
     assert isinstance(said[-1], StageFinished)

@@ -106,10 +106,10 @@ def test_every_photo_is_measured_once_and_none_is_given_up(folded):
 
 
 def test_the_pooled_predictions_are_those_of_models_that_never_saw_the_photo(
-    few_shapes, folded_settings, engine
+    few_shapes, folded_settings, executor
 ):
-    context = open_context(folded_settings, find_cache_folder(), ignore_event, engine)
-    index = index_photos(few_shapes, engine=engine)
+    context = open_context(folded_settings, find_cache_folder(), ignore_event, executor)
+    index = index_photos(few_shapes, executor=executor)
     scheme = choose_scheme(index, folded_settings, ignore_event)
     learned = fit_classifier(index, scheme.keep_all, context)
     crossed = cross_validate(learned, scheme, context, None)

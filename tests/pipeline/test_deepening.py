@@ -266,9 +266,9 @@ def test_a_diverged_network_can_be_judged(learn, monkeypatch):
     )
 
 
-def test_without_validation_images_no_layers_are_trained(learn, draw_shape, engine):
+def test_without_validation_images_no_layers_are_trained(learn, draw_shape, executor):
     images = [draw_shape(shape, 0) for shape in ("box", "disc")]
-    index = index_images(images, ["box", "disc"], engine=engine)
+    index = index_images(images, ["box", "disc"], executor=executor)
     learned = learn(index=index, cut=lambda images: split_train_validation(images, 0.2, 0))
     assert len(learned.split.validation) == 0
     assert learned.deepened is None
@@ -291,7 +291,7 @@ def test_training_sees_mirror_images_only_where_the_head_does(learn, monkeypatch
     assert task.feed.augmentation.mirror is (count == 2)
 
 
-def test_rare_classes_are_weighed(learn, draw_shape, engine, monkeypatch):
+def test_rare_classes_are_weighed(learn, draw_shape, executor, monkeypatch):
     tasks, tune = [], finetune.tune
     monkeypatch.setattr(
         finetune,
@@ -300,7 +300,7 @@ def test_rare_classes_are_weighed(learn, draw_shape, engine, monkeypatch):
     )
     shapes = ["box"] * 30 + ["disc"] * 10
     images = [draw_shape(shape, at) for at, shape in enumerate(shapes)]
-    learn(index=index_images(images, shapes, engine=engine), epochs=0.25)
+    learn(index=index_images(images, shapes, executor=executor), epochs=0.25)
     weights = tasks[0].class_weights
     assert weights[1] / weights[0] == pytest.approx(3, rel=0.2)
 
@@ -593,9 +593,9 @@ keeping.load_kept = tell
 
 def run(name):
     '''Train, or go on, and leave a digest.'''
-    engine, unfinished = ThreadExecutor(2), CheckpointFolder(place / f".{name}.unfinished")
-    index = index_photos(photos, engine=engine)
-    context = open_context(settings, place / "cache", ignore_event, engine)
+    executor, unfinished = ThreadExecutor(2), CheckpointFolder(place / f".{name}.unfinished")
+    index = index_photos(photos, executor=executor)
+    context = open_context(settings, place / "cache", ignore_event, executor)
     learned = fit_classifier(index, cut, replace(context, unfinished=unfinished, is_resuming=True))
     arrays = [*learned.deepened.weights.values(), *learned.deepened.layers[0], learned.deepened.probabilities]
     (place / name).write_bytes(b"".join(array.tobytes() for array in arrays))

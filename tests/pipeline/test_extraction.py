@@ -23,13 +23,13 @@ def cut(index):
 
 
 @pytest.fixture
-def survey(engine, fixed_settings, tmp_path):
+def survey(executor, fixed_settings, tmp_path):
     """Survey a folder of photos with a budget, as a plan says."""
 
     def run(folder, plan):
-        index = index_photos(folder, engine=engine)
+        index = index_photos(folder, executor=executor)
         context = open_context(
-            replace(fixed_settings, budget="5m"), tmp_path / "cache", ignore_event, engine
+            replace(fixed_settings, budget="5m"), tmp_path / "cache", ignore_event, executor
         )
         scene = prepare_run(index, cut(index), context)
         return extract_features(scene, cut, plan, scene.prepare_backbone(1), scene.open_scratch())[
@@ -131,10 +131,10 @@ def test_photos_are_thinned_evenly_down_to_as_many_as_choices_need(count, share,
 
 @pytest.mark.parametrize("plan", [WHOLE, QUICK])
 def test_images_that_cannot_be_decoded_are_found_whether_looked_at_or_not(
-    survey, write_shapes, tmp_path, engine, plan
+    survey, write_shapes, tmp_path, executor, plan
 ):
     folder = write_shapes(tmp_path / "photos", 12)
-    index = index_photos(folder, engine=engine)
+    index = index_photos(folder, executor=executor)
     split = cut(index)
     looked_at, left_out = (index.names[position] for position in split.train[:2])
     for name in (looked_at, left_out):

@@ -33,8 +33,8 @@ def cut(index):
 
 
 @pytest.fixture
-def index(shape_folder, engine):
-    return index_photos(shape_folder, engine=engine)
+def index(shape_folder, executor):
+    return index_photos(shape_folder, executor=executor)
 
 
 @pytest.fixture
@@ -137,13 +137,13 @@ def test_the_file_agrees_with_the_features_it_was_trained_on(learn, index, fixed
 
 
 def test_images_that_cannot_be_decoded_are_skipped_and_the_rest_is_split_anew(
-    write_shapes, tmp_path, fixed_settings, engine
+    write_shapes, tmp_path, fixed_settings, executor
 ):
     photos = write_shapes(tmp_path / "photos", 10)
     for name in ("box/001.png", "disc/005.png"):
         (photos / name).write_bytes((photos / name).read_bytes()[:-2000])
-    index = index_photos(photos, engine=engine)
-    context = open_context(fixed_settings, None, ignore_event, engine)
+    index = index_photos(photos, executor=executor)
+    context = open_context(fixed_settings, None, ignore_event, executor)
     learned = fit_classifier(index, cut, context)
     assert {item.name for item in learned.index.skipped} == {"box/001.png", "disc/005.png"}
     assert len(learned.index) == len(learned.features.values) == 28
@@ -201,15 +201,15 @@ def test_the_stored_network_is_that_of_the_model_file(learn, fixed_settings, tmp
     ([(32, 32)] * 4, 128), ([(99, 60)] * 4, 128), ([(100, 60)] * 4, 224), ([(60, 500)] * 4, 224),
     ([(32, 32)] * 3 + [(4000, 3000)], 128), ([(640, 480)] * 3 + [(32, 32)], 224),
 ])  # fmt: skip
-def test_small_photos_are_seen_small(sizes, side, engine):
+def test_small_photos_are_seen_small(sizes, side, executor):
     images = [Image.new("RGB", size, (at, 0, 0)) for at, size in enumerate(sizes)]
-    index = index_images(images, [at % 2 for at in range(len(images))], engine=engine)
+    index = index_images(images, [at % 2 for at in range(len(images))], executor=executor)
     assert choose_side(index, np.arange(len(images))) == side
 
 
-def test_broken_photos_have_no_say_in_the_side(make_photo, engine):
+def test_broken_photos_have_no_say_in_the_side(make_photo, executor):
     images = [make_photo(1), make_photo(2)[:30], make_photo(3)[:30]]
-    index = index_images(images, [0, 1, 1], engine=engine)
+    index = index_images(images, [0, 1, 1], executor=executor)
     assert choose_side(index, np.arange(3)) == 128
     assert choose_side(index, np.array([1, 2])) == 224
 
@@ -227,18 +227,18 @@ def test_the_sample_is_spread_over_the_training_images(index):
     )
 
 
-def test_the_sample_is_bounded_and_leaves_broken_images_out(make_photo, engine):
+def test_the_sample_is_bounded_and_leaves_broken_images_out(make_photo, executor):
     images = [make_photo(seed) for seed in range(150)]
     images[4] = images[4][:-100]
-    index = index_images(images, [at % 2 for at in range(150)], engine=engine)
+    index = index_images(images, [at % 2 for at in range(150)], executor=executor)
     digests, pixels = draw_sample(index, np.arange(150), PixelSettings(32))
     assert len(digests) == len(pixels) == 63
     np.testing.assert_array_equal(digests[:3], index.digests[[0, 2, 6]])
 
 
-def test_a_sample_of_broken_images_is_an_error(make_photo, engine):
+def test_a_sample_of_broken_images_is_an_error(make_photo, executor):
     index = index_images(
-        [make_photo(seed)[:-100] for seed in range(4)], [0, 1, 0, 1], engine=engine
+        [make_photo(seed)[:-100] for seed in range(4)], [0, 1, 0, 1], executor=executor
     )
     with pytest.raises(SourceError, match="the file is cut short"):
         draw_sample(index, np.arange(4), PixelSettings(32))

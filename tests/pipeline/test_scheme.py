@@ -15,14 +15,14 @@ from squeezetune.settings import Settings
 
 
 @pytest.fixture
-def make_index(write_files, make_photo, engine):
+def make_index(write_files, make_photo, executor):
     """Make an index of photos, each in a folder of its own: so many of each class."""
     numbers = count()
 
     def make(*counts):
         files = {f"{label}/{i}.jpg": make_photo(1000 * label + i) for label in range(len(counts))
                  for i in range(counts[label])}  # fmt: skip
-        return index_photos(write_files(files, f"photos{next(numbers)}"), engine=engine)
+        return index_photos(write_files(files, f"photos{next(numbers)}"), executor=executor)
 
     return make
 

@@ -266,10 +266,10 @@ def test_a_run_that_cannot_fit_leaves_nothing(shape_folder, fixed_settings, tmp_
 
 
 def test_layers_that_do_not_fit_are_left_as_they_are_and_the_user_hears_of_it(
-    shape_folder, fixed_settings, engine
+    shape_folder, fixed_settings, executor
 ):
     pytest.importorskip("torch", reason="torch, which trains layers, is not installed")
-    index, heard = index_photos(shape_folder, engine=engine), []
+    index, heard = index_photos(shape_folder, executor=executor), []
     settings = replace(fixed_settings, max_ram="350MB", budget="5m")
     split = split_index(index, validation=0.2, test=0.2, seed=0)
     scene = prepare_run(index, split, open_context(settings, None, heard.append))

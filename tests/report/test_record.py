@@ -41,11 +41,11 @@ def cut(index):
 
 @pytest.fixture(scope="module")
 def run(shape_folder, fixed_settings):
-    engine = ThreadExecutor(2)
-    index = index_photos(shape_folder, engine=engine)
-    learned = fit_classifier(index, cut, open_context(fixed_settings, None, ignore_event, engine))
+    executor = ThreadExecutor(2)
+    index = index_photos(shape_folder, executor=executor)
+    learned = fit_classifier(index, cut, open_context(fixed_settings, None, ignore_event, executor))
     classifier = Classifier(learned.model, make_manifest(learned, fixed_settings))
-    measured = run_classifier(classifier, index, learned.split.test, engine, ignore_event)
+    measured = run_classifier(classifier, index, learned.split.test, executor, ignore_event)
     evaluation = evaluate_probabilities(
         measured.probabilities, index.labels[measured.positions], index.class_names
     )

@@ -136,7 +136,7 @@ def check(
     with hold_output(folder):
         check_target(folder, AUDIT_FOLDER)
         context = open_context(settings, open_cache(listen) if use_cache else None, listen)
-        inspection = inspect_photos(origin.scan(context.engine, listen, context.cache), context)
+        inspection = inspect_photos(origin.scan(context.executor, listen, context.cache), context)
         audit = make_audit(inspection, str(origin), folder, started)
         write_audit(audit)
     return audit

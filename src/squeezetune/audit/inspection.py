@@ -61,7 +61,7 @@ def inspect_photos(index: ImageIndex, context: RunContext) -> Inspection:
     index, features, looks = _look_at_all(scene, backbone)
     shop = scene.context
     with tell_stage("near-duplicates", shop.listen):
-        likeness = find_near_duplicates(index, looks, shop.settings.resize, shop.engine)
+        likeness = find_near_duplicates(index, looks, shop.settings.resize, shop.executor)
     index = replace(index, pictures=join_pairs(len(index), likeness))
     with tell_stage("labels", shop.listen):
         opinions = _ask_opinions(index, features, scene)
@@ -88,13 +88,13 @@ def _look_at_all(scene: PreparedRun, backbone: Backbone) -> tuple[ImageIndex, Fe
         look_store = open_look_store(folder, backbone.pixels)
         stores = FeatureStores(scene.open_features(backbone), look_store)
         features = compute_features(
-            index, backbone, stores, shop.engine, shop.threads, shop.listen, scratch=scratch
+            index, backbone, stores, shop.executor, shop.threads, shop.listen, scratch=scratch
         )
         if features.failures:
             check_readable(index, features)
             index, features = index.without(features.failures), features.without_failures()
         looks = load_thumbnails(
-            index, backbone.pixels, look_store, shop.engine, shop.listen, scratch=scratch
+            index, backbone.pixels, look_store, shop.executor, shop.listen, scratch=scratch
         )
     return index, features, looks
 
@@ -119,5 +119,5 @@ def _ask_opinions(
 def _find_outliers(index: ImageIndex, features: Features, scene: PreparedRun) -> Outliers:
     """Find the outliers among images of different content: a copy would keep an outlier company."""
     firsts = np.sort(np.unique(index.digests, axis=0, return_index=True)[1])
-    found = find_outliers(Selection(features.values, firsts), scene.context.engine)
+    found = find_outliers(Selection(features.values, firsts), scene.context.executor)
     return replace(found, positions=firsts[found.positions])

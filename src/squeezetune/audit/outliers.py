@@ -41,7 +41,7 @@ class Outliers:
         return len(self.positions)
 
 
-def find_outliers(features: NDArray[np.float16] | Selection, engine: Executor) -> Outliers:
+def find_outliers(features: NDArray[np.float16] | Selection, executor: Executor) -> Outliers:
     """Find the images that are much further from their neighbours than these are from theirs, from
     (n, views, 2048).
 
@@ -52,7 +52,7 @@ def find_outliers(features: NDArray[np.float16] | Selection, engine: Executor) -
     if len(features) < NEEDED_IMAGES:
         return Outliers(np.empty(0, np.int64), np.empty(0))
     with threadpool_limits(1):  # the engine's threads share the work
-        factors, reach = measure_factors(project_features(features), engine)
+        factors, reach = measure_factors(project_features(features), executor)
     deviations = count_deviations(np.log(factors))
     # a photo beside a burst of others is far only as that burst goes
     found = np.flatnonzero(
@@ -76,7 +76,7 @@ def project_features(features: NDArray[np.float16] | Selection) -> NDArray[np.fl
 
 
 def measure_factors(
-    rows: NDArray[np.float32], engine: Executor
+    rows: NDArray[np.float32], executor: Executor
 ) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
     """Measure how much further each row (n, width) is from its neighbours than these are from
     theirs, and how far.
@@ -95,7 +95,7 @@ def measure_factors(
         return references[nearest], np.sqrt(np.maximum(lengths, 0)).mean(axis=1)
 
     blocks = [slice(at, min(at + BLOCK_ROWS, len(rows))) for at in range(0, len(rows), BLOCK_ROWS)]
-    found = list(engine.map(find_block, blocks))
+    found = list(executor.map(find_block, blocks))
     nearest, reach = (
         np.concatenate([each[0] for each in found]),
         np.concatenate([each[1] for each in found]),

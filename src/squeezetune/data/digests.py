@@ -85,7 +85,7 @@ class RememberedDigests:
 def open_remembered(
     source: ImageSource,
     names: Sequence[str],
-    engine: Executor,
+    executor: Executor,
     listen: Listener,
     cache: Path | None,
 ) -> RememberedDigests | None:
@@ -97,7 +97,7 @@ def open_remembered(
     # before all stamps, and those before the reading: whatever is written later has another stamp
     now_ns = time.time_ns()
     batches = (names[start : start + BATCH_STAMPS] for start in range(0, len(names), BATCH_STAMPS))
-    keys = b"".join(engine.map(partial(_make_keys, source, now_ns), batches))
+    keys = b"".join(executor.map(partial(_make_keys, source, now_ns), batches))
     rows = np.frombuffer(keys, np.uint8).reshape(-1, DIGEST_BYTES)
     store = RowStore(cache / "digests" / VERSION, (DIGEST_BYTES,), "|u1")
     return RememberedDigests(store, rows, np.any(rows != 0, axis=1), listen)
@@ -137,7 +137,7 @@ class Digests:
 def read_digests(
     source: ImageSource,
     names: Sequence[str],
-    engine: Executor,
+    executor: Executor,
     listen: Listener,
     cache: Path | None = None,
 ) -> Digests:
@@ -150,12 +150,12 @@ def read_digests(
     started = time.perf_counter()
     listen(StageStarted(STAGE, len(names), "files"))
     values = np.zeros((len(names), DIGEST_BYTES), np.uint8)
-    remembered = open_remembered(source, names, engine, listen, cache)
+    remembered = open_remembered(source, names, executor, listen, cache)
     is_known = remembered.recall(values) if remembered else np.zeros(len(names), np.bool_)
     reasons: dict[int, str] = {}
     try:
         for position, found in _read_files(
-            source, names, np.flatnonzero(~is_known), engine, listen
+            source, names, np.flatnonzero(~is_known), executor, listen
         ):
             if isinstance(found, str):
                 reasons[position] = found
@@ -174,7 +174,7 @@ def _read_files(
     source: ImageSource,
     names: Sequence[str],
     positions: NDArray[np.int64],
-    engine: Executor,
+    executor: Executor,
     listen: Listener,
 ) -> Iterator[tuple[int, bytes | str]]:
     """Yield the digest of each file at these positions, or the reason why there is none, and tell
@@ -187,7 +187,7 @@ def _read_files(
         positions[start : start + BATCH_FILES].tolist()
         for start in range(0, len(positions), BATCH_FILES)
     )
-    for batch in engine.map(partial(_digest_batch, source, names), batches):
+    for batch in executor.map(partial(_digest_batch, source, names), batches):
         yield from batch
         done += len(batch)
         if time.perf_counter() - told >= TELL_EVERY_S:

@@ -59,7 +59,7 @@ def compute_rows(
     index: ImageIndex,
     work: RowWork,
     store: RowStore,
-    engine: Executor,
+    executor: Executor,
     listen: Listener,
     positions: NDArray[np.int64] | None = None,
 ) -> StoredRows:
@@ -85,7 +85,7 @@ def compute_rows(
     listen(StageStarted(work.stage, len(missing)))
     parts = [missing[at : at + work.batch_size] for at in range(0, len(missing), work.batch_size)]
     # closing: an interrupted run keeps what it has done, at once
-    with closing(_keep_batches(engine.map(work.open(), parts), index, store)) as batches:
+    with closing(_keep_batches(executor.map(work.open(), parts), index, store)) as batches:
         for batch in batches:
             done += len(batch.positions)
             listen(StageAdvanced(work.stage, done))
@@ -213,7 +213,7 @@ def compute_pixel_rows(
     index: ImageIndex,
     pixels: PixelSettings,
     store: RowStore,
-    engine: Executor,
+    executor: Executor,
     listen: Listener,
     positions: NDArray[np.int64] | None = None,
 ) -> StoredRows:
@@ -227,14 +227,14 @@ def compute_pixel_rows(
         DataError: the disk has not enough room.
     """
     work = RowWork(STAGE, BATCH_IMAGES, lambda: partial(_decode_batch, index, pixels))
-    return compute_rows(index, work, store, engine, listen, positions)
+    return compute_rows(index, work, store, executor, listen, positions)
 
 
 def find_pixel_rows(
     index: ImageIndex,
     pixels: PixelSettings,
     store: RowStore,
-    engine: Executor,
+    executor: Executor,
     listen: Listener,
     positions: NDArray[np.int64],
 ) -> tuple[StoredRows, dict[int, str]]:
@@ -247,7 +247,7 @@ def find_pixel_rows(
     """
     reasons: dict[bytes, str] = {}  # by digest, since equal contents are decoded once
     work = RowWork(STAGE, BATCH_IMAGES, lambda: partial(try_batch, index, pixels, reasons))
-    rows = compute_rows(index, work, store, engine, listen, positions)
+    rows = compute_rows(index, work, store, executor, listen, positions)
     failed = np.intersect1d(rows.missing, positions).tolist()
     return rows, {position: reasons[index.digests[position].tobytes()] for position in failed}
 

@@ -197,7 +197,7 @@ class ImageIndex:
 def index_photos(
     path: str | Path,
     *,
-    engine: Executor,
+    executor: Executor,
     listen: Listener = ignore_event,
     class_pattern: str = "",
     columns: str = "",
@@ -231,7 +231,7 @@ def index_photos(
         raise SettingsError(
             f"{quote_name(source.describe())} is no table and has no columns", "Leave columns out."
         )
-    digests = read_digests(source, listing.files, engine, listen, cache)
+    digests = read_digests(source, listing.files, executor, listen, cache)
     unread = {listing.files[at]: reason for at, reason in digests.reasons.items()}
     tell_missing(digests.reasons.values(), listen)
     refused = {**listing.refused, **listing.unlabelled, **unread}
@@ -291,7 +291,7 @@ def index_images(
     images: Iterable[ImageLike] | NDArray[np.uint8],
     labels: Sequence[Hashable] | NDArray[Any],
     *,
-    engine: Executor,
+    executor: Executor,
     listen: Listener = ignore_event,
 ) -> ImageIndex:
     """Index images in memory, or files anywhere, with a label for each.
@@ -314,7 +314,7 @@ def index_images(
     labelled = name_labels(labels)
     source = MemorySource(images)
     names = source.names
-    digests = read_digests(source, names, engine, listen)
+    digests = read_digests(source, names, executor, listen)
     skipped = {names[at]: reason for at, reason in digests.reasons.items()}
     if len(skipped) == len(names):
         raise SourceError(

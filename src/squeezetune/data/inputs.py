@@ -30,13 +30,13 @@ class PhotoInput:
     class_pattern: str = ""
     columns: str = ""
 
-    def scan(self, engine: Executor, listen: Listener, cache: Path | None) -> ImageIndex:
+    def scan(self, executor: Executor, listen: Listener, cache: Path | None) -> ImageIndex:
         """Find the photos."""
         if isinstance(self.photos, Path):
             how = {"class_pattern": self.class_pattern, "columns": self.columns}
-            return index_photos(self.photos, engine=engine, listen=listen, cache=cache, **how)
+            return index_photos(self.photos, executor=executor, listen=listen, cache=cache, **how)
         images, labels = [image for image, _ in self.photos], [label for _, label in self.photos]
-        return index_images(images, labels, engine=engine, listen=listen)
+        return index_images(images, labels, executor=executor, listen=listen)
 
     @property
     def name(self) -> str:

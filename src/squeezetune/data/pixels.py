@@ -157,7 +157,7 @@ def make_thumbnail(source: ImageSource, name: str, side: int = 160) -> bytes:
 
 
 def make_thumbnails(
-    source: ImageSource, names: Sequence[str], side: int, engine: Executor
+    source: ImageSource, names: Sequence[str], side: int, executor: Executor
 ) -> dict[str, bytes]:
     """Return thumbnails by name; an image that cannot be read any more is left out."""
 
@@ -167,7 +167,7 @@ def make_thumbnails(
         except ImageError:
             return None
 
-    made = zip(names, engine.map(make, names), strict=True)
+    made = zip(names, executor.map(make, names), strict=True)
     return {name: thumbnail for name, thumbnail in made if thumbnail is not None}
 
 

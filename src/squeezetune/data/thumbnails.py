@@ -54,7 +54,7 @@ def load_thumbnails(
     index: ImageIndex,
     pixels: PixelSettings,
     store: RowStore,
-    engine: Executor,
+    executor: Executor,
     listen: Listener,
     positions: NDArray[np.int64] | None = None,
     scratch: Scratch = IN_MEMORY,
@@ -70,7 +70,7 @@ def load_thumbnails(
     """
     reasons: dict[bytes, str] = {}
     work = RowWork(STAGE, BATCH_IMAGES, lambda: partial(_look_at_batch, index, pixels, reasons))
-    rows = compute_rows(index, work, store, engine, listen, positions)
+    rows = compute_rows(index, work, store, executor, listen, positions)
     values, sizes = (
         scratch.make_zeros((len(index), ROW_BYTES), np.uint8),
         np.zeros((len(index), 2), np.int32),

@@ -107,13 +107,13 @@ def evaluate(
 
     """
     classifier = model if isinstance(model, Classifier) else load(model)
-    engine = ThreadExecutor()
-    index = parse_input(photos, class_pattern, columns).scan(engine, listen, None)
+    executor = ThreadExecutor()
+    index = parse_input(photos, class_pattern, columns).scan(executor, listen, None)
     hint = (
         "Rename the folders as the model's classes, or take those away that it was not trained on."
     )
     places = place_classes(index, classifier, hint)
-    measured = run_classifier(classifier, index, np.arange(len(index)), engine, listen)
+    measured = run_classifier(classifier, index, np.arange(len(index)), executor, listen)
     labels = places[index.labels[measured.positions]]
     failed = tuple(Skipped(index.names[at], reason) for at, reason in measured.failures.items())
     result = evaluate_probabilities(measured.probabilities, labels, classifier.class_names)
@@ -180,7 +180,7 @@ def run_classifier(
     classifier: Classifier,
     index: ImageIndex,
     positions: NDArray[np.int64],
-    engine: Executor,
+    executor: Executor,
     listen: Listener,
     store: RowStore | None = None,
 ) -> Measured:
@@ -202,7 +202,7 @@ def run_classifier(
     missing, failures = np.flatnonzero(~known), {}
     names = [index.names[positions[row]] for row in missing]
     for done, (row, (_, outcome)) in enumerate(
-        zip(missing, classifier.stream(index.source, names, engine), strict=True)
+        zip(missing, classifier.stream(index.source, names, executor), strict=True)
     ):
         if isinstance(outcome, ImageError):
             failures[int(positions[row])] = outcome.message

@@ -36,13 +36,13 @@ class TestSet:
     def read(self) -> Iterator[list[NDArray[np.uint8]]]:
         """Decode the photos, a few at a time."""
         names = [self.index.names[at] for at in self.positions]
-        engine = ThreadExecutor()
+        executor = ThreadExecutor()
 
         def load(chunk: Sequence[str]) -> list[NDArray[np.uint8]]:
             return [load_prepared(self.index.source, name, self.pixels) for name in chunk]
 
         chunks = [names[at : at + CHUNK_IMAGES] for at in range(0, len(names), CHUNK_IMAGES)]
-        yield from engine.map(load, chunks)
+        yield from executor.map(load, chunks)
 
 
 @dataclass(frozen=True)

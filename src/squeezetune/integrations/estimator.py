@@ -107,7 +107,7 @@ class SqueezeTuneClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[mis
         context = open_context(
             settings, open_cache(ignore_event) if self.use_cache else None, ignore_event
         )
-        index = index_images(images, labels.tolist(), engine=context.engine)
+        index = index_images(images, labels.tolist(), executor=context.executor)
         _refuse_skipped(index)
 
         def cut(images: ImageIndex) -> Split:

@@ -139,10 +139,10 @@ def predict_files(
 
     Into the folder of pictures comes one of each image: where its class is seen.
     """
-    engine = ThreadExecutor()
+    executor = ThreadExecutor()
     threshold = classifier.find_threshold(none_of_these)
     for batch in batches:
-        for name, outcome in classifier.stream(batch.source, batch.names, engine):
+        for name, outcome in classifier.stream(batch.source, batch.names, executor):
             title = batch.name_title(name)
             if isinstance(outcome, ImageError):
                 yield title, outcome

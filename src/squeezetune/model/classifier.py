@@ -184,13 +184,13 @@ class Classifier:
         return answers
 
     def stream(
-        self, source: ImageSource, names: Iterable[str], engine: Executor
+        self, source: ImageSource, names: Iterable[str], executor: Executor
     ) -> Iterator[tuple[str, Answer | ImageError]]:
         """Yield each name with the model's answer, or the error of an image that cannot be read, in
         order.
         """
         _ = self._session  # opened here, so that the threads do not each open one
-        for outcomes in engine.map(
+        for outcomes in executor.map(
             lambda chunk: self._run_chunk(source, chunk), _cut(names, CHUNK)
         ):
             yield from outcomes

@@ -264,7 +264,7 @@ def compute_activations(
     index: ImageIndex,
     frozen: FrozenBlocks,
     store: RowStore,
-    engine: Executor,
+    executor: Executor,
     listen: Listener,
     positions: NDArray[np.int64] | None = None,
 ) -> Activations:
@@ -276,7 +276,7 @@ def compute_activations(
         DataError: the disk has not enough room.
     """
     work = RowWork(STAGE, frozen.batch_size, lambda: _open_blocks(index, frozen))
-    return Activations(frozen.form, compute_rows(index, work, store, engine, listen, positions))
+    return Activations(frozen.form, compute_rows(index, work, store, executor, listen, positions))
 
 
 def round_to_bfloat16(values: NDArray[np.float32]) -> NDArray[np.uint16]:

@@ -83,7 +83,7 @@ def compute_features(
     index: ImageIndex,
     backbone: Backbone,
     stores: FeatureStores,
-    engine: Executor,
+    executor: Executor,
     threads: int,
     listen: Listener,
     positions: NDArray[np.int64] | None = None,
@@ -103,7 +103,7 @@ def compute_features(
     missing = np.unique(first[missing if positions is None else np.intersect1d(missing, positions)])
     failures: dict[int, str] = {}
     for batch in _keep_batches(
-        _run_backbone(index, backbone, missing, engine, threads, listen), index, stores, listen
+        _run_backbone(index, backbone, missing, executor, threads, listen), index, stores, listen
     ):
         values[batch.positions], sizes[batch.positions] = batch.values, batch.sizes
         failures |= batch.failures
@@ -129,7 +129,7 @@ def _run_backbone(
     index: ImageIndex,
     backbone: Backbone,
     missing: NDArray[np.int64],
-    engine: Executor,
+    executor: Executor,
     threads: int,
     listen: Listener,
 ) -> Iterator[FeatureBatch]:
@@ -140,7 +140,7 @@ def _run_backbone(
     listen(StageStarted(STAGE, len(missing)))
     run = backbone.open(threads)
     parts = [missing[at : at + size] for at in range(0, len(missing), size)]
-    for batch in engine.map(lambda part: run_batch(index, backbone, run, part), parts):
+    for batch in executor.map(lambda part: run_batch(index, backbone, run, part), parts):
         yield batch
         done += len(batch.positions) + len(batch.failures)
         listen(StageAdvanced(STAGE, done))

@@ -27,7 +27,7 @@ class RunContext:
 
     settings: Settings
     cache: Path | None
-    engine: Executor
+    executor: Executor
     threads: int
     listen: Listener
     pretrained: Pretrained
@@ -46,7 +46,7 @@ class RunContext:
 
 
 def open_context(
-    settings: Settings, cache: Path | None, listen: Listener, engine: Executor | None = None
+    settings: Settings, cache: Path | None, listen: Listener, executor: Executor | None = None
 ) -> RunContext:
     """Load the pretrained weights and count the threads, as the settings say.
 
@@ -57,5 +57,5 @@ def open_context(
     threads = settings.threads or count_cores()
     pretrained = load_pretrained(settings.weights, cache, listen)
     return RunContext(
-        settings, cache, engine or ThreadExecutor(threads), threads, listen, pretrained
+        settings, cache, executor or ThreadExecutor(threads), threads, listen, pretrained
     )

@@ -370,7 +370,7 @@ def share_budget(
             index,
             backbone,
             stores,
-            shop.engine,
+            shop.executor,
             shop.threads,
             shop.listen,
             scratch=scene.open_scratch(),
@@ -452,7 +452,7 @@ def train_round(
         measured = Measured(test, learned.recall(test), {})
     else:
         classifier = Classifier(learned.model, make_manifest(learned, settings))
-        measured = run_classifier(classifier, learned.index, test, context.engine, listen)
+        measured = run_classifier(classifier, learned.index, test, context.executor, listen)
     # a photo that has become unreadable meanwhile has moved the others up
     names = {learned.index.names[at] for at in measured.positions}
     own_test = scheme.split_round(index, turn).test

@@ -75,7 +75,7 @@ def extract_features(
             now(),
         )
         features = compute_features(
-            index, backbone, stores, shop.engine, shop.threads, shop.listen, used, scratch
+            index, backbone, stores, shop.executor, shop.threads, shop.listen, used, scratch
         )
         plan = note_features(plan, now() - started)
         if scene.settings.near_duplicates != "ignored":
@@ -108,20 +108,22 @@ def mark_near_duplicates(
     """Find out which of the images at some positions show the same picture, and note it in the
     index.
     """
-    engine, listen = context.engine, context.listen
+    executor, listen = context.executor, context.listen
     path = locate_pictures(folder, index.digests, positions, pixels)
     pictures = load_pictures(path, index.digests)
     if pictures is None:
         try:
             looks = load_thumbnails(
-                index, pixels, open_look_store(folder, pixels), engine, listen, positions, scratch
+                index, pixels, open_look_store(folder, pixels), executor, listen, positions, scratch
             )
         except DataError as error:  # a full disk
             listen(Notice(f"near-duplicates are not looked for: {error}"))
             return index
         started = now()
         listen(StageStarted(NEAR_DUPLICATES))
-        pictures = join_pairs(len(index), find_near_duplicates(index, looks, pixels.resize, engine))
+        pictures = join_pairs(
+            len(index), find_near_duplicates(index, looks, pixels.resize, executor)
+        )
         listen(StageFinished(NEAR_DUPLICATES, now() - started))
         with suppress(OSError):  # a full disk: they are found anew the next time
             save_pictures(path, index.digests, pictures)
@@ -162,7 +164,7 @@ def find_unreadable(
     pixels = PixelSettings(choose_pixel_side(side, sizes[used]), context.settings.resize)
     with cache_or_temporary(context.cache) as folder:
         store = open_pixel_store(folder, pixels)
-        return find_pixel_rows(index, pixels, store, context.engine, context.listen, used)[1]
+        return find_pixel_rows(index, pixels, store, context.executor, context.listen, used)[1]
 
 
 def check_readable(index: ImageIndex, features: Features) -> None:

@@ -124,7 +124,7 @@ def recompute_features(
     for positions in parts:
         pieces = [positions[at : at + size] for at in range(0, len(positions), size)]
         batches = []
-        for batch in context.engine.map(
+        for batch in context.executor.map(
             lambda piece: run_batch(learned.index, backbone, run, piece), pieces
         ):
             batches.append(batch)

@@ -194,7 +194,7 @@ def open_photos(index: ImageIndex, cut: CutIndex, context: RunContext) -> Iterat
             split = cut(index)
             used = np.union1d(split.train, split.validation)
             rows, failures = find_pixel_rows(
-                index, pixels, store, context.engine, context.listen, used
+                index, pixels, store, context.executor, context.listen, used
             )
             if not failures:
                 break

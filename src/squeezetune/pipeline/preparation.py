@@ -278,14 +278,18 @@ def prepare_run(index: ImageIndex, split: Split, context: RunContext) -> Prepare
             )
         )
     threads, micro_pixels = memory.provision.threads, memory.provision.micro_pixels
-    engine = ThreadExecutor(threads) if memory.ceiling else context.engine
+    executor = ThreadExecutor(threads) if memory.ceiling else context.executor
     settings = apply_plan(memory, settings)
     return PreparedRun(
         index,
         split,
         side,
         replace(
-            context, settings=settings, engine=engine, threads=threads, micro_pixels=micro_pixels
+            context,
+            settings=settings,
+            executor=executor,
+            threads=threads,
+            micro_pixels=micro_pixels,
         ),
         memory,
     )

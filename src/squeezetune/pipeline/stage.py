@@ -337,7 +337,7 @@ def feed_pixels(
         choose_pixel_side(plan.side, ground.features.sizes[used]), context.settings.resize
     )
     store = open_pixel_store(folder, pixels)
-    rows = compute_pixel_rows(ground.index, pixels, store, context.engine, context.listen, used)
+    rows = compute_pixel_rows(ground.index, pixels, store, context.executor, context.listen, used)
     # photos whose mirror image did harm, such as writing, are not mirrored in training either
     return PixelBatches(rows, replace(plan.recipe.augmentation, mirror=ground.views == 2))
 
@@ -382,7 +382,7 @@ def feed_activations(
     )
     store = frozen.open_store(folder)
     return ActivationBatches(
-        compute_activations(ground.index, frozen, store, context.engine, context.listen, used)
+        compute_activations(ground.index, frozen, store, context.executor, context.listen, used)
     )
 
 

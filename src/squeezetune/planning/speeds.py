@@ -70,14 +70,14 @@ def measure_frozen(site: BenchmarkSetup) -> Speeds:
     What is measured several times, in turn, counts by its median: a slow moment of the machine is
     nobody's speed.
     """
-    engine, linear_s = ThreadExecutor(site.threads), time_linear(site.threads)
+    executor, linear_s = ThreadExecutor(site.threads), time_linear(site.threads)
     view_s, file_s = time_graphs(
         site.backbone.open(site.threads),
         open_graph(build_backbone(site.weights), FLOAT_RUNTIME, site.threads),
         site,
     )
     return Speeds(
-        read_s=time_reading(site, engine),
+        read_s=time_reading(site, executor),
         view_s=view_s / site.backbone.views,
         file_s=file_s,
         linear_s=linear_s,
@@ -108,7 +108,7 @@ def measure_training(
     )
 
 
-def time_reading(site: BenchmarkSetup, engine: Executor) -> float:
+def time_reading(site: BenchmarkSetup, executor: Executor) -> float:
     """Time how long an image takes to be decoded, with all threads at work."""
     step = max(1, len(site.index) // READ_IMAGES)
     positions = range(0, len(site.index), step)
@@ -119,7 +119,7 @@ def time_reading(site: BenchmarkSetup, engine: Executor) -> float:
         except ImageError:  # it took its time all the same
             return
 
-    return _time_once(lambda: list(engine.map(read, positions))) / len(positions)
+    return _time_once(lambda: list(executor.map(read, positions))) / len(positions)
 
 
 def time_graphs(backbone: RunGraph, file: RunGraph, site: BenchmarkSetup) -> tuple[float, float]:
@@ -188,7 +188,7 @@ def time_linear(threads: int) -> float:
     return LINEAR_TIMES * seconds / LINEAR_ROWS
 
 
-def time_drawing(site: BenchmarkSetup, engine: Executor) -> float:
+def time_drawing(site: BenchmarkSetup, executor: Executor) -> float:
     """Time how long a random view of an image takes to be drawn, with all threads at work."""
     side = site.backbone.pixels.side
     pixels = np.random.default_rng(0).integers(0, 256, (side, side, 3), dtype=np.uint8)
@@ -196,7 +196,7 @@ def time_drawing(site: BenchmarkSetup, engine: Executor) -> float:
     def draw(seed: int) -> NDArray[np.uint8]:
         return draw_view(pixels, np.random.default_rng(seed))
 
-    return _time_once(lambda: list(engine.map(draw, range(DRAWN_VIEWS)))) / DRAWN_VIEWS
+    return _time_once(lambda: list(executor.map(draw, range(DRAWN_VIEWS)))) / DRAWN_VIEWS
 
 
 def time_whole(site: BenchmarkSetup, side: int, batch: int) -> tuple[float, float]:

@@ -1,4 +1,4 @@
-"""Where work runs: the contract, and the engine that uses this process's threads."""
+"""Where work runs: the contract, and the executor that uses this process's threads."""
 
 import os
 from collections import deque

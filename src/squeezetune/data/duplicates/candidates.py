@@ -158,14 +158,14 @@ class _Versions:
         return self.cut(np.argsort(self.values[:, 0], kind="stable"))
 
 
-def find_candidates(descriptions: DctDescriptors, engine: Executor) -> Pairs:
+def find_candidates(descriptions: DctDescriptors, executor: Executor) -> Pairs:
     """Find the pairs of images that may show the same picture, all in one order."""
     queries, known = (versions.sort() for versions in _turn_upright(descriptions))
     changes = _turn_changes(descriptions.changes, known)
     rows = max(1, BLOCK_BYTES // (4 * max(1, len(known.images))))
     parts = [queries.cut(slice(at, at + rows)) for at in range(0, len(queries.images), rows)]
     hits = np.concatenate(
-        [np.empty((0, 4)), *engine.map(lambda part: _search(part, known, changes), parts)]
+        [np.empty((0, 4)), *executor.map(lambda part: _search(part, known, changes), parts)]
     )
     first, second = hits[:, :2].min(axis=1), hits[:, :2].max(axis=1)
     order = np.lexsort((hits[:, 3], second, first))

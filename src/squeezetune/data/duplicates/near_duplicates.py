@@ -95,7 +95,7 @@ class DuplicatePairs:
 
 
 def find_near_duplicates(
-    index: ImageIndex, looks: Thumbnails, resize: str, engine: Executor
+    index: ImageIndex, looks: Thumbnails, resize: str, executor: Executor
 ) -> DuplicatePairs:
     """Find the pairs of images that show the same picture, by how they look in small and, if need
     be, in larger.
@@ -106,9 +106,9 @@ def find_near_duplicates(
     _, firsts = np.unique(index.digests, axis=0, return_index=True)
     firsts.sort()
     with threadpool_limits(1):  # the engine's threads share the work
-        pairs = find_candidates(describe_thumbs(looks.thumbs[firsts]), engine)
+        pairs = find_candidates(describe_thumbs(looks.thumbs[firsts]), executor)
         pairs = Pairs(firsts[pairs.first], firsts[pairs.second], pairs.turned)
-        return _compare_pairs(pairs, index, looks, resize, engine)
+        return _compare_pairs(pairs, index, looks, resize, executor)
 
 
 def join_pairs(count: int, likeness: DuplicatePairs) -> NDArray[np.int64]:
@@ -162,7 +162,7 @@ def save_pictures(path: Path, digests: NDArray[np.uint8], numbers: NDArray[np.in
 
 
 def _compare_pairs(
-    pairs: Pairs, index: ImageIndex, looks: Thumbnails, resize: str, engine: Executor
+    pairs: Pairs, index: ImageIndex, looks: Thumbnails, resize: str, executor: Executor
 ) -> DuplicatePairs:
     """Compare candidates size by size, up to the size that both images really have."""
     own = np.minimum(looks.sizes[pairs.first].min(axis=1), looks.sizes[pairs.second].min(axis=1))
@@ -173,8 +173,8 @@ def _compare_pairs(
     found = [np.empty((2, 0))]
     for number, level in enumerate(LEVELS):
         images = sorted({*pairs.first[left].tolist(), *pairs.second[left].tolist()})
-        grey = _load_grey(images, level.side, index, looks, resize, engine)
-        overlay = _overlay_pairs(pairs.take(left), images, grey, place[left], level, engine)
+        grey = _load_grey(images, level.side, index, looks, resize, executor)
+        overlay = _overlay_pairs(pairs.take(left), images, grey, place[left], level, executor)
         place[left] = overlay.place
         is_last = last[left] == number
         is_same = is_last & level.accepts(overlay)
@@ -194,7 +194,7 @@ def _load_grey(
     index: ImageIndex,
     looks: Thumbnails,
     resize: str,
-    engine: Executor,
+    executor: Executor,
 ) -> Floats:
     """Load the brightness of images at some size (n, side, side): from their looks, or anew where
     these are smaller.
@@ -205,7 +205,7 @@ def _load_grey(
         small: Floats = thumbs.reshape(-1, side, block, side, block).mean(axis=(2, 4))
         return small
     load = partial(_load_one, index, PixelSettings(side, resize))
-    return np.array(list(engine.map(load, images)), np.float32).reshape(-1, side, side)
+    return np.array(list(executor.map(load, images)), np.float32).reshape(-1, side, side)
 
 
 def _load_one(index: ImageIndex, pixels: PixelSettings, position: int) -> Floats:
@@ -221,7 +221,7 @@ def _load_one(index: ImageIndex, pixels: PixelSettings, position: int) -> Floats
 
 
 def _overlay_pairs(
-    pairs: Pairs, images: list[int], grey: Floats, place: Floats, level: Level, engine: Executor
+    pairs: Pairs, images: list[int], grey: Floats, place: Floats, level: Level, executor: Executor
 ) -> Alignment:
     """Lay the first images of pairs over the second ones; `grey` are those of all `images`, by
     their positions.
@@ -241,4 +241,4 @@ def _overlay_pairs(
         turned = np.ascontiguousarray(turn_images(grey[first[rows]], int(pairs.turned[rows[0]])))
         return overlay_images(turned, grey[second[rows]], place[rows], level.steps)
 
-    return join_overlays(len(pairs), zip(parts, engine.map(overlay, parts), strict=True))
+    return join_overlays(len(pairs), zip(parts, executor.map(overlay, parts), strict=True))
