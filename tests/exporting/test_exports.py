@@ -95,7 +95,7 @@ def test_floats_answer_as_the_model_does(exports, model_folder, name, tolerance)
 
 # of 553 sure answers to 600 odd images 99 % and 95 % stay the same; 120 images tell it to within
 # two points
-@pytest.mark.parametrize(("name", "share"), [("onnx-int8", 0.97), ("onnx-tiny", 0.91)])
+@pytest.mark.parametrize(("name", "share"), [("onnx-int8", 0.98), ("onnx-tiny", 0.91)])
 def test_fewer_bits_seldom_change_a_sure_answer_even_on_odd_images(
     exports, model_folder, name, share
 ):

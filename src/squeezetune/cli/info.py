@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from squeezetune.cli.options import guard_errors, json_option
+from squeezetune.cli.options import guard_errors, json_option, keep_fonts_in_cache
 from squeezetune.errors import ArtifactError, OutputError, SettingsError
 
 if TYPE_CHECKING:
@@ -113,6 +113,7 @@ def describe_file(manifest: "Manifest", size: int) -> list[str]:
 
 def _write_plots(report: Mapping[str, Any], folder: Path) -> None:
     """Draw the plots of a report into a folder."""
+    keep_fonts_in_cache()  # before matplotlib is loaded
     from squeezetune.report.plots import draw_plots
     from squeezetune.system.disk import write_file
 

@@ -2,11 +2,8 @@
 that needs them.
 """
 
-import os
 import shlex
 from collections.abc import Mapping
-from contextlib import suppress
-from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +20,7 @@ from squeezetune.cli.options import (
     explain_order,
     guard_errors,
     json_option,
+    keep_fonts_in_cache,
     quiet_option,
     settings_options,
 )
@@ -31,9 +29,7 @@ from squeezetune.cli.serve import serve
 from squeezetune.cli.terminal import write_remark
 from squeezetune.errors import SettingsError, SourceError
 from squeezetune.settings import Settings, parse_settings
-from squeezetune.system.disk import find_cache_folder
 
-FONTS = "MPLCONFIGDIR"  # where matplotlib keeps its list of fonts
 NO_TRACKERS: Mapping[str, Any] = {}
 
 
@@ -49,16 +45,6 @@ def main() -> None:
       squeezetune export PHOTOS-model           other formats, each measured, down to 0.4 MB
       squeezetune check PHOTOS                  find wrong labels, copies and poor photos
     """  # noqa: D301  # click wants the character itself
-    keep_fonts_in_cache()
-
-
-def keep_fonts_in_cache() -> None:
-    """Have matplotlib keep its list of fonts in our cache: this process draws nothing but our own
-    plots.
-    """
-    if FONTS not in os.environ and find_spec("matplotlib"):
-        with suppress(RuntimeError):  # nobody's home is known
-            os.environ[FONTS] = str(find_cache_folder() / "matplotlib")
 
 
 main.add_command(data)
@@ -134,6 +120,7 @@ def train(
     a table (.csv, .tsv) of paths and classes, or the name of a data set (see
     squeezetune data).
     """
+    keep_fonts_in_cache()
     trackers = {"tensorboard": tensorboard, "mlflow": mlflow}
     options = {"class_pattern": class_pattern, "columns": columns, "use_cache": not no_cache}
     if only_plan:
@@ -178,6 +165,7 @@ def demo(folder: Path, open_report: bool, as_json: bool, quiet: bool) -> None:
     """Train on 1,797 real handwritten digits; needs no network. Digits and model go into FOLDER."""
     from squeezetune.data.datasets.digits import write_digits
 
+    keep_fonts_in_cache()
     try:
         write_digits(folder / "digits")
     except OSError as error:

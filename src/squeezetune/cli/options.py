@@ -8,7 +8,7 @@ import os
 import shlex
 import sys
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import Field, fields
 from pathlib import Path
 from typing import Any, NoReturn
@@ -22,6 +22,7 @@ from squeezetune.settings import Settings, judge_number
 from squeezetune.system.out_of_memory import check_limit, explain_shortage
 
 INTERRUPTED = 130
+FONTS = "MPLCONFIGDIR"  # where matplotlib keeps its list of fonts
 STOPPED = "Stopped. Nothing half-written is left{kept}"
 # What is to be said besides, of commands that know the option.
 KEPT = {
@@ -30,6 +31,14 @@ KEPT = {
     "trained; without it, training begins anew.",
     "no_cache": ", and what was finished is in the cache, which the same command takes.",
 }
+
+
+def keep_fonts_in_cache() -> None:
+    """Have matplotlib keep its list of fonts in our cache: of commands that draw our own plots."""
+    from squeezetune.system.disk import find_cache_folder
+
+    with suppress(RuntimeError):  # nobody's home is known
+        os.environ.setdefault(FONTS, str(find_cache_folder() / "matplotlib"))
 
 
 def guard_errors(command: Callable[..., None]) -> Callable[..., None]:

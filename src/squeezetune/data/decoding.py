@@ -104,7 +104,6 @@ DRAFT_HEADROOM = 2
 # Images of other formats become smaller in the same way once they are decoded, if they have more
 # pixels than this.
 LARGE_PIXELS = 12_000_000
-STRIP_ROWS = 64
 # What a pixel of an RGB image takes: four bytes, and four more for a copy that is turned.
 BYTES_A_PIXEL = 8
 # What a decoder's message means, the first match; None of these: the message itself.

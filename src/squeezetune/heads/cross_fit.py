@@ -6,7 +6,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from squeezetune.heads.head_data import PILOT_IMAGES, HeadData, apply_to_views
+from squeezetune.heads.head_data import PILOT_IMAGES, HeadData, apply_to_views, list_views
 from squeezetune.heads.linear import (
     DenseWeights,
     Rows,
@@ -26,11 +26,6 @@ class Half:
 
     rows: Rows
     labels: NDArray[np.int64]
-
-    def make_task(self, views: int, weights: NDArray[np.float32]) -> WeightedRows:
-        """Make each of the first views of every image one row."""
-        rows = self.rows[:, :views].reshape(len(self.rows) * views, -1)
-        return WeightedRows(rows, np.repeat(self.labels, views), weights)
 
 
 @dataclass(frozen=True)
@@ -76,7 +71,7 @@ class Pilot:
         """Fit a linear head on one half."""
         threads = max(1, self.threads // 2)
         return fit_linear(
-            half.make_task(views, self.class_weights),
+            list_views(half.rows, half.labels, views, self.class_weights),
             penalty * views,
             threads=threads,
             factor=self.factor,

@@ -61,8 +61,7 @@ class HeadData:
 
     def make_task(self, views: int) -> WeightedRows:
         """Make every view of every image one row."""
-        rows = self.rows[:, :views].reshape(len(self.rows) * views, -1)
-        return WeightedRows(rows, np.repeat(self.labels, views), self.class_weights)
+        return list_views(self.rows, self.labels, views, self.class_weights)
 
     def measure_factor(self, penalty: float) -> Rows | None:
         """Factor the curvature of the loss, for all linear heads that are fitted here (see
@@ -122,6 +121,14 @@ class HeadData:
         seconds = time.perf_counter() - start
         return Candidate(name, layers, views, penalty, is_correct, loss, temperature, seconds,
                          units=self.validation_units)  # fmt: skip
+
+
+def list_views(
+    rows: Rows, labels: NDArray[np.int64], views: int, weights: NDArray[np.float32]
+) -> WeightedRows:
+    """Make each of the first views of every image, (n, views, features), a row of its own."""
+    plain = rows[:, :views].reshape(len(rows) * views, -1)
+    return WeightedRows(plain, np.repeat(labels, views), weights)
 
 
 def apply_to_views(layers: DenseWeights, rows: Rows) -> NDArray[np.float32]:

@@ -203,7 +203,13 @@ def hardly_doubts(losses: Losses) -> bool:
     >>> [hardly_doubts(np.array([0.1] * (200 - doubts) + [3.0] * doubts)) for doubts in (1, 2)]
     [True, False]
     """
-    return bool((losses > DOUBT_NATS).sum() <= max(1, SETTLED_ERROR * len(losses)))
+    return are_few(int((losses > DOUBT_NATS).sum()), len(losses))
+
+
+def are_few(errors: int, images: int) -> bool:
+    """Say whether there are so few errors that better heads cannot be told from worse ones."""
+    # one mistake less is never more than a standard error
+    return errors <= max(1, SETTLED_ERROR * images)
 
 
 def choose_form(pilot: Pilot, usual: Losses, settings: Settings) -> tuple[int, float]:
@@ -313,6 +319,4 @@ def mix_candidates(bench: HeadData, linear: Candidate, hidden: Candidate) -> Can
 
 def is_settled(candidate: Candidate) -> bool:
     """Say whether the validation part has so few mistakes that it cannot order better heads."""
-    errors = int((~candidate.is_correct).sum())
-    # one mistake less is never more than a standard error
-    return errors <= max(1, SETTLED_ERROR * len(candidate.is_correct))
+    return are_few(int((~candidate.is_correct).sum()), len(candidate.is_correct))

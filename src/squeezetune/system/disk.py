@@ -5,6 +5,7 @@ or not at all.
 import os
 import shutil
 import sys
+import time
 import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -126,7 +127,7 @@ def write_file(path: Path, *parts: bytes | memoryview, is_durable: bool = True) 
     may empty them.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex}.tmp")
+    temporary = name_temporary(path)
     try:
         with temporary.open("wb") as file:
             for part in parts:
@@ -139,9 +140,16 @@ def write_file(path: Path, *parts: bytes | memoryview, is_durable: bool = True) 
         temporary.unlink(missing_ok=True)
 
 
-def remove_partial_writes(path: Path) -> None:
-    """Remove what `write_file` left beside a path where it was killed; nobody else may write there
-    now.
+def name_temporary(path: Path) -> Path:
+    """Name a hidden sibling of a file, under which it is written until it is whole."""
+    return path.with_name(f".{path.name}.{uuid.uuid4().hex}.tmp")
+
+
+def remove_partial_writes(path: Path, older_than_s: float = 0.0) -> None:
+    """Remove what was left beside a path by those who were killed while they wrote it.
+
+    Where others may be writing it now, only what nobody has written to for so long.
     """
     for left in path.parent.glob(f".{escape(path.name)}.*.tmp"):
-        left.unlink(missing_ok=True)
+        if not older_than_s or time.time() - left.stat().st_mtime > older_than_s:
+            left.unlink(missing_ok=True)

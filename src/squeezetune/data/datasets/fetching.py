@@ -4,7 +4,6 @@ train on.
 
 import hashlib
 import shutil
-import uuid
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
@@ -20,6 +19,7 @@ from squeezetune.data.sources.registry import find_ending, open_source
 from squeezetune.data.sources.source import ImageSource, quote_name
 from squeezetune.errors import DataError, SettingsError, SourceError
 from squeezetune.events import Listener, Notice, ignore_event
+from squeezetune.system.disk import name_temporary
 from squeezetune.system.downloads import PublishedFile, fetch_file, hash_file, name_file
 
 # Reads images under their paths in the packed file, from a source with files of these names, in
@@ -187,7 +187,7 @@ def _pack(
 
 def _copy_file(path: Path, target: Path) -> Path:
     """Copy a file whole or not at all."""
-    temporary = target.with_name(f".{target.name}.{uuid.uuid4().hex}.tmp")
+    temporary = name_temporary(target)
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
         shutil.copyfile(path, temporary)

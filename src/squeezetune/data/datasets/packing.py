@@ -2,15 +2,14 @@
 
 import os
 import time
-import uuid
 import zipfile
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from glob import escape
 from pathlib import Path
 
 from squeezetune.data.sources.source import FilesSource, ImageSource, quote_name
 from squeezetune.errors import ImageError, SourceError
 from squeezetune.events import Listener, StageAdvanced, StageFinished, StageStarted
+from squeezetune.system.disk import name_temporary, remove_partial_writes
 
 STAGE = "packing"
 TELL_EVERY = 64
@@ -69,8 +68,8 @@ def pack_images(
     started = time.perf_counter()
     listen(StageStarted(STAGE, total))
     path.parent.mkdir(parents=True, exist_ok=True)
-    _remove_leftovers(path)
-    temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex}.tmp")
+    remove_partial_writes(path, LEFT_BEHIND_S)
+    temporary = name_temporary(path)
     try:
         with temporary.open("wb") as file:
             with zipfile.ZipFile(file, "w") as archive:
@@ -98,10 +97,3 @@ def _describe_entry(name: str) -> zipfile.ZipInfo:
     entry.compress_type = zipfile.ZIP_STORED if name.endswith(COMPRESSED) else zipfile.ZIP_DEFLATED
     entry.create_system, entry.external_attr = UNIX, 0o644 << 16
     return entry
-
-
-def _remove_leftovers(path: Path) -> None:
-    """Remove what earlier runs, killed while they wrote the same file, left beside it."""
-    for left in path.parent.glob(f".{escape(path.name)}.*.tmp"):
-        if time.time() - left.stat().st_mtime > LEFT_BEHIND_S:
-            left.unlink(missing_ok=True)

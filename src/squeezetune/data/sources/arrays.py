@@ -114,9 +114,7 @@ def list_npz(
         try:
             names = [pair.images for pair in find_pairs(path, arrays.files, columns)]
         except SourceError:
-            called = [
-                name for name in arrays.files if not _split_words(name).keys().isdisjoint(IMAGES)
-            ]
+            called = [name for name in arrays.files if set(_split_words(name)) & set(IMAGES)]
             names = [columns["path"]] if columns.get("path") else called or arrays.files
             if len(names) > 1:
                 raise
@@ -198,9 +196,7 @@ def find_pairs(path: Path, names: list[str], columns: Mapping[str, str]) -> list
         words = _split_words(name)
         parts = [PARTS[word] for word in words if word in PARTS] or [-1]
         for role, usual in (("path", IMAGES), ("label", LABELS)):
-            if columns.get(role) == name or (
-                role not in columns and not words.keys().isdisjoint(usual)
-            ):
+            if columns.get(role) == name or (role not in columns and set(words) & set(usual)):
                 roles.setdefault((role, parts[0]), name)
     pairs = [Pair(roles["path", part], roles["label", part], part) for part in (0, 1, 2, -1)
              if ("path", part) in roles and ("label", part) in roles]  # fmt: skip
@@ -218,9 +214,9 @@ def find_pairs(path: Path, names: list[str], columns: Mapping[str, str]) -> list
     )
 
 
-def _split_words(name: str) -> dict[str, None]:
+def _split_words(name: str) -> list[str]:
     """Split a name into its words, in order."""
-    return dict.fromkeys(re.split("[^a-z]+", name.lower()))
+    return re.split("[^a-z]+", name.lower())
 
 
 def list_arrays(path: Path, arrays: Arrays, pairs: list[Pair]) -> tuple[ArraySource, Listing]:
