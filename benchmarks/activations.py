@@ -26,6 +26,7 @@ from photos import add_photo_options, prepare_photos, scan_photos
 from squeezetune.data.index import ImageIndex
 from squeezetune.data.pixels import PixelSettings, load_pixels
 from squeezetune.events import ignore_event
+from squeezetune.finetune.tapped import TappedNetwork
 from squeezetune.finetune.torch_network import build_network
 from squeezetune.network.activations import (
     MARGIN,
@@ -42,9 +43,10 @@ from squeezetune.network.backbone import (
     measure_ranges,
 )
 from squeezetune.network.features import FeatureStores, compute_features
-from squeezetune.network.graph import FEATURE_COUNT, TAPS, build_activations, build_backbone
+from squeezetune.network.graph import FEATURE_COUNT, build_activations, build_backbone
 from squeezetune.network.inference import list_runtimes, open_graph
-from squeezetune.network.weights import ARCHITECTURES, load_weights
+from squeezetune.network.weights import load_weights
+from squeezetune.network.zoo import SQUEEZENET1_1
 from squeezetune.system.executor import ThreadExecutor, count_cores
 from squeezetune.system.store import RowStore
 
@@ -85,15 +87,12 @@ def run_block(block: str, images: NDArray[np.uint8]) -> Maps:
 
 def run_rest(block: str, maps: Maps) -> NDArray[np.float32]:
     """Compute the means of the taps behind a block from what it gave."""
-    features, places = build_network().features, {"conv1": 0, **ARCHITECTURES["1.1"].fires}
-    tapped = {places[name] for name in TAPS}
-    first = min(place for place in places.values() if place > places[block])
-    means, x = [], torch.from_numpy(maps).permute(0, 3, 1, 2)
+    names = SQUEEZENET1_1.block_names
+    network = TappedNetwork(build_network(), 2, names[names.index(block) + 1])
     with torch.inference_mode():
-        for place in range(first, len(features)):
-            x = features[place](x)
-            means += [x.mean((2, 3)).numpy()] if place in tapped else []
-    return np.concatenate(means, axis=1)
+        features = network.compute_features(torch.from_numpy(maps).permute(0, 3, 1, 2))
+    found: NDArray[np.float32] = features.numpy()
+    return found
 
 
 def keep_as_uint8(maps: Maps, tops: NDArray[np.float32], margin: float) -> Maps:

@@ -43,7 +43,7 @@ from squeezetune.finetune.tapped import TappedNetwork
 from squeezetune.finetune.torch_network import build_network
 from squeezetune.finetune.workers import TrainerOptions, TrainingTask, choose_precision
 from squeezetune.network.activations import Activations, make_form
-from squeezetune.network.graph import BLOCKS, count_channels
+from squeezetune.network.graph import BLOCKS
 from squeezetune.network.weights import find_architecture, load_weights
 from squeezetune.pipeline.stage import train_stage
 from squeezetune.planning.stage_plans import EXTRA_VIEWS
@@ -113,7 +113,12 @@ def keep_activations(folder: Path, start: str, side: int) -> BatchSource:
     """
     block = BLOCKS[BLOCKS.index(start) - 1]
     form = make_form(
-        block, "uint8", VIEWS, side, LAYOUT, np.ones(count_channels(block, LAYOUT), np.float32)
+        block,
+        "uint8",
+        VIEWS,
+        side,
+        LAYOUT,
+        np.ones(LAYOUT.measure_block(block, side)[2], np.float32),
     )
     rows = keep_noise(folder / f"{start}-{side}", (form.row_bytes,), high=64)
     return ActivationBatches(Activations(form, rows))

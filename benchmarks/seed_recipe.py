@@ -39,9 +39,11 @@ from squeezetune.data.index import ImageIndex
 from squeezetune.data.split import Split
 from squeezetune.finetune.original_loop import build_original
 from squeezetune.finetune.recipe import OriginalRecipe
-from squeezetune.network.weights import MEAN, STD, load_weights
+from squeezetune.network.weights import load_weights
+from squeezetune.network.zoo import SQUEEZENET1_1
 from squeezetune.pipeline.original import SIDE_PX
 
+MEAN, STD = SQUEEZENET1_1.mean, SQUEEZENET1_1.std
 RECIPE = OriginalRecipe()
 BATCH, RATE = RECIPE.batch, RECIPE.rate
 MAP_SHAPE = (512, 13, 13)  # fire9's output at 224 pixels

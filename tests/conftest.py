@@ -23,7 +23,8 @@ from squeezetune.data.split import Split, split_index
 from squeezetune.errors import ExportError
 from squeezetune.events import Listener, ignore_event
 from squeezetune.exporting import web as runtime
-from squeezetune.network.weights import ARCHITECTURES, Weights, load_weights
+from squeezetune.network.weights import Weights, load_weights
+from squeezetune.network.zoo import ARCHITECTURES
 from squeezetune.pipeline.context import open_context
 from squeezetune.pipeline.extraction import CutIndex
 from squeezetune.pipeline.fitting import fit_classifier

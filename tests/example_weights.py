@@ -4,7 +4,7 @@ package.
 
 import numpy as np
 
-from squeezetune.network.weights import list_shapes
+from squeezetune.network.weights import find_architecture
 
 
 def draw_weights(version="1.0", num_classes=1000, seed=0):
@@ -13,7 +13,7 @@ def draw_weights(version="1.0", num_classes=1000, seed=0):
     """
     rng = np.random.default_rng(seed)
     weights = {}
-    for name, shape in list_shapes(version, num_classes).items():
+    for name, shape in find_architecture(version).list_shapes(num_classes).items():
         scale = np.sqrt(2 / np.prod(shape[1:])) if len(shape) == 4 else 0.05
         weights[name] = (scale * rng.standard_normal(shape)).astype(np.float16).astype(np.float32)
     return weights

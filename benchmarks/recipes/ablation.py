@@ -46,8 +46,9 @@ from squeezetune.data.split import Split
 from squeezetune.events import EpochFinished, Event, ignore_event
 from squeezetune.finetune.recipe import Augmentation, Phase, Recipe, StagePlan, choose_recipe
 from squeezetune.heads.selection import LabelledFeatures, fit_head
-from squeezetune.network.graph import TAPS, count_features
+from squeezetune.network.graph import TAPS
 from squeezetune.network.weights import load_weights
+from squeezetune.network.zoo import SQUEEZENET1_1
 from squeezetune.pipeline.context import RunContext, open_context
 from squeezetune.pipeline.fitting import fit_classifier
 from squeezetune.pipeline.stage import StageInputs, train_stage
@@ -157,7 +158,10 @@ def use_taps(*taps: str) -> Row:
 
     def run(task: Task) -> Figures:
         start, ground, settings = time.perf_counter(), task.ground, task.context.settings
-        is_used = np.concatenate([np.full(count_features([tap]), tap in taps) for tap in TAPS])
+        is_used = np.repeat(
+            [tap in taps for tap in TAPS],
+            [SQUEEZENET1_1.channels[name] for name in SQUEEZENET1_1.taps],
+        )
         train, validation = (
             LabelledFeatures(
                 ground.features.values[part] * is_used.astype(np.float16), ground.index.labels[part]

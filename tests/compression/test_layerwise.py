@@ -15,6 +15,7 @@ from squeezetune.compression.layerwise import (
     pool,
 )
 from squeezetune.exporting.onnx_formats import HIDDEN_SIZE
+from squeezetune.network.architecture import MaxPool
 from squeezetune.network.backbone import FLOAT_RUNTIME
 from squeezetune.network.codes import QuantizedTensor
 from squeezetune.network.float_layers import CodedStore
@@ -71,6 +72,7 @@ def make_kernel(rng, side=3, stride=1):
         rng.standard_normal((5, 4, side, side), np.float32),
         rng.standard_normal(5, np.float32),
         stride,
+        side // 2 if stride == 1 else 0,
     )
 
 
@@ -82,9 +84,8 @@ def test_a_convolution_is_the_one_that_onnx_computes(side, stride, size):
         make_kernel(rng, side, stride),
         rng.standard_normal((6, size, size + 3, 4)).astype(np.float32),
     )
-    margin = side // 2 if stride == 1 else 0
     node = onnx.helper.make_node(
-        "Conv", ["x", "w", "b"], ["y"], strides=[stride] * 2, pads=[margin] * 4
+        "Conv", ["x", "w", "b"], ["y"], strides=[stride] * 2, pads=[kernel.padding] * 4
     )
     expected = np.maximum(
         compute(node, x=maps.transpose(0, 3, 1, 2), w=kernel.weight, b=kernel.bias), 0
@@ -98,9 +99,8 @@ def test_the_pool_is_the_one_that_onnx_computes(size):
     node = onnx.helper.make_node(
         "MaxPool", ["x"], ["y"], kernel_shape=[3, 3], strides=[2, 2], ceil_mode=1
     )
-    np.testing.assert_array_equal(
-        pool(maps), compute(node, x=maps.transpose(0, 3, 1, 2)).transpose(0, 2, 3, 1)
-    )
+    expected = compute(node, x=maps.transpose(0, 3, 1, 2)).transpose(0, 2, 3, 1)
+    np.testing.assert_array_equal(pool(MaxPool("pooled"), maps), expected)
 
 
 def compute(node, **tensors):

@@ -6,12 +6,15 @@ from zipfile import ZipFile
 
 import numpy as np
 import pytest
+from described_network import EVERYTHING, draw_parameters
 from example_orders import METADATA, NETWORKS, make_order, make_orders
 from odd_images import compare, keep_pixels_only, make_odd_images, measure_pixel_gap, open_model
 from PIL import Image
+from sessions import open_session
 from threadpoolctl import threadpool_limits
 
 pytest.importorskip("ai_edge_litert", reason="LiteRT is an extra")
+from squeezetune.compression.layerwise import compress_layers
 from squeezetune.data.index import index_photos
 from squeezetune.exporting import onnx_formats as onnx_files
 from squeezetune.exporting import tflite
@@ -26,6 +29,11 @@ from squeezetune.exporting.tflite import (
     write_tflite,
     write_tflite_int8,
 )
+from squeezetune.network.backbone import measure_ranges
+from squeezetune.network.int8_layers import Int8
+from squeezetune.network.trained import TrainedNetwork
+from squeezetune.network.weights import fold_norms
+from squeezetune.network.zoo import ARCHITECTURES
 from squeezetune.system.executor import ThreadExecutor
 
 
@@ -157,3 +165,41 @@ def test_the_program_of_the_card_names_the_models_class(order, written, draw_sha
     assert float(line.rpartition("(")[2].rstrip("%)")) / 100 == pytest.approx(
         probabilities.max(), abs=0.02
     )
+
+
+# ---- a network with every kind of layer
+
+
+@pytest.fixture
+def every_kind(monkeypatch):
+    """Give a network with every kind of layer, photos, and its probabilities in ONNX Runtime."""
+    monkeypatch.setitem(ARCHITECTURES, "everything", EVERYTHING.without_norms())
+    rng = np.random.default_rng(0)
+    head = rng.standard_normal((EVERYTHING.feature_count, 4)).astype(np.float32)
+    weights = fold_norms(draw_parameters(EVERYTHING), EVERYTHING)
+    network = TrainedNetwork(weights, ((head, np.zeros(4, np.float32)),), 1, 32, "squash", False)
+    photos = rng.integers(0, 256, (6, 8, 8, 3), dtype=np.uint8).repeat(4, 1).repeat(4, 2)
+    return network, photos, open_session(network.build_model({})).run(None, {"image": photos})[0]
+
+
+def interpret(model, photos):
+    from ai_edge_litert.interpreter import Interpreter
+
+    interpreter = Interpreter(model_content=model)
+    run = interpreter.get_signature_runner()
+    return np.concatenate([run(image=photo[None])["probabilities"] for photo in photos])
+
+
+def test_every_kind_of_layer_computes_what_onnx_runtime_does(every_kind):
+    network, photos, expected = every_kind
+    found = interpret(tflite.build_network(network), photos)
+    np.testing.assert_allclose(found, expected, atol=5e-3)  # kernels are float16
+    assert len(set(expected.argmax(axis=1))) > 1
+
+
+def test_every_kind_of_layer_in_int8_is_near_float(every_kind):
+    network, photos, expected = every_kind
+    ranges = measure_ranges(network.weights, photos)
+    fitted = compress_layers(network, photos, 8, ranges)
+    model = tflite.build_network(fitted.network, Int8(ranges, 32, fitted.codes))
+    assert np.abs(interpret(model, photos) - expected).mean() < 0.03

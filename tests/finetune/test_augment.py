@@ -6,7 +6,7 @@ from PIL import Image
 
 from squeezetune.data.pixels import PixelSettings, fit_image
 from squeezetune.finetune.recipe import Augmentation
-from squeezetune.network.weights import MEAN, STD
+from squeezetune.network.zoo import SQUEEZENET1_1
 
 torch = pytest.importorskip("torch", reason="torch is an extra")
 from squeezetune.finetune.batches import (  # noqa: E402
@@ -17,6 +17,7 @@ from squeezetune.finetune.batches import (  # noqa: E402
     weigh_pixels,
 )
 
+MEAN, STD = SQUEEZENET1_1.mean, SQUEEZENET1_1.std
 NOTHING = Augmentation(zoom=1.0, mirror=False)
 
 

@@ -36,14 +36,18 @@ def make_classifier(features=2048, classes=7):
     )
 
 
+# torchvision's places of the blocks in `features`.
+PLACES = dict(zip(BLOCKS, (0, 3, 4, 6, 7, 9, 10, 11, 12), strict=True))
+
+
 def walk_to(network, images, block):
     """Walk the layers up to what `block` reads; return that, and the means of the taps on the
     way.
     """
     x, means = images, []
-    for place in range(network.places[block]):
+    for place in range(PLACES[block]):
         x = network.features[place](x)
-        means += [x.mean((2, 3)) for name in TAPS if network.places[name] == place]
+        means += [x.mean((2, 3)) for name in TAPS if PLACES[name] == place]
     return x, torch.cat(means, 1) if means else None
 
 

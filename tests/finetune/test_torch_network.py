@@ -6,22 +6,22 @@ import pytest
 from torchvision_models import load_models
 
 from squeezetune.errors import SettingsError, WeightsError
-from squeezetune.network.graph import TAPS, build_backbone
+from squeezetune.network.graph import BLOCKS, TAPS, build_backbone
 from squeezetune.network.inference import Runtime, open_graph
 from squeezetune.network.weights import (
-    ARCHITECTURES,
-    FIRE_WIDTHS,
-    MEAN,
-    STD,
     detect_version,
-    list_shapes,
+    find_architecture,
 )
+from squeezetune.network.zoo import ARCHITECTURES
 
 torch = pytest.importorskip("torch", reason="torch is an extra")
 from squeezetune.finetune import torch_network as module  # noqa: E402
 from squeezetune.finetune.torch_network import SqueezeNet, build_network, export_weights  # noqa: E402
 
 VERSIONS = tuple(ARCHITECTURES)
+MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
+# The places of the max pools in torchvision's `features`.
+POOLS = {"1.0": (2, 6, 11), "1.1": (2, 5, 8)}
 
 
 @pytest.fixture(scope="module")
@@ -56,7 +56,7 @@ def make_images(count=2, side=96, seed=0):
 def make_weights(version, num_classes=1000):
     return {
         name: np.full(shape, 0.01, np.float32)
-        for name, shape in list_shapes(version, num_classes).items()
+        for name, shape in find_architecture(version).list_shapes(num_classes).items()
     }
 
 
@@ -65,10 +65,9 @@ def compute_plainly(network, x):
     pools.
     """
     features, classifier = network.features, network.classifier
-    pools = ARCHITECTURES[network.version].pools
     x = torch.relu(features[0](x))
     for place in range(2, 13):
-        if place in pools:
+        if place in POOLS[network.version]:
             x = torch.nn.functional.max_pool2d(x, 3, 2, ceil_mode=True)
         else:
             fire = features[place]
@@ -85,7 +84,9 @@ def test_parameters_are_torchvisions(theirs, version):
     assert [(name, value.shape) for name, value in own.items()] == [
         (n, v.shape) for n, v in others.items()
     ]
-    assert {name: tuple(value.shape) for name, value in others.items()} == list_shapes(version)
+    assert {name: tuple(value.shape) for name, value in others.items()} == find_architecture(
+        version
+    ).list_shapes()
 
 
 @pytest.mark.parametrize("side", [63, 96, 101])  # pools that end at an edge and that hang over it
@@ -156,14 +157,14 @@ def test_logits_have_one_row_an_image(version, memory_format):
 def test_blocks_hold_every_parameter_once_and_in_order(version):
     network = SqueezeNet(version)
     blocks = network.list_blocks()
-    assert list(blocks) == ["conv1", *FIRE_WIDTHS, "classifier"]
+    assert list(blocks) == [*BLOCKS, "classifier"]
     held = [value for block in blocks.values() for value in block.parameters()]
     assert all(a is b for a, b in zip(held, network.parameters(), strict=True))
 
 
 def test_blocks_follow_each_other():
     blocks = SqueezeNet("1.1").list_blocks()
-    fires = [block for name, block in blocks.items() if name in FIRE_WIDTHS]
+    fires = [block for name, block in blocks.items() if name in BLOCKS[1:]]
     for before, after in pairwise(fires):
         assert after.squeeze.in_channels == 2 * before.expand3x3.out_channels
 

@@ -20,7 +20,7 @@ from original_archives import write_batch
 from PIL import Image
 from safetensors.numpy import save as pack_tensors
 
-from squeezetune.network.weights import list_shapes
+from squeezetune.network.weights import find_architecture
 
 CLASSES = ("cat", "dog")
 REAL_PHOTOS = 6
@@ -282,7 +282,10 @@ def make_batches():
 
 def make_weights():
     """Make files of weights: a whole network of two classes, and a torn one."""
-    whole = {name: np.zeros(shape, np.float16) for name, shape in list_shapes("1.1", 2).items()}
+    whole = {
+        name: np.zeros(shape, np.float16)
+        for name, shape in find_architecture("1.1").list_shapes(2).items()
+    }
     some = {name: tensor.astype(np.float32) for name, tensor in list(whole.items())[:2]}
     return [
         pack_tensors(some, {"license": "MIT"}),

@@ -13,9 +13,9 @@ from slow_network import pool, run_slowly, take_features
 from squeezetune.data.pixels import PixelSettings, fit_image
 from squeezetune.heads.familiarity import fit_discriminants, weigh_parts
 from squeezetune.heads.linear import apply_layers
+from squeezetune.network.architecture import MaxPool
 from squeezetune.network.backbone import measure_distance, measure_ranges
 from squeezetune.network.graph import (
-    ACTIVATIONS,
     BLOCKS,
     FEATURE_COUNT,
     TAPS,
@@ -23,13 +23,12 @@ from squeezetune.network.graph import (
     build_backbone,
     build_classifier,
     build_range_probe,
-    count_features,
-    measure_maps,
 )
 from squeezetune.network.inference import Runtime, open_graph, open_outputs
 from squeezetune.network.int8_layers import Int8
 from squeezetune.network.onnx_builder import IR_VERSION, OPSET, Graph
-from squeezetune.network.weights import ARCHITECTURES, detect_version, find_architecture
+from squeezetune.network.weights import detect_version, find_architecture
+from squeezetune.network.zoo import ARCHITECTURES, SQUEEZENET1_1
 
 FLOAT = Runtime("onnxruntime", "float32")
 INT8 = Runtime("onnxruntime", "int8")
@@ -105,7 +104,8 @@ def test_the_range_probe_finds_the_largest_value_of_every_channel(either_weights
     found = open_graph(build_range_probe(either_weights), FLOAT, 1)(photos)
     activations = [run_slowly(either_weights, photo) for photo in photos]
     expected = [
-        np.concatenate([a[name].max(axis=(1, 2)) for name in ACTIVATIONS]) for a in activations
+        np.concatenate([a[name].max(axis=(1, 2)) for name in SQUEEZENET1_1.list_scales()])
+        for a in activations
     ]
     np.testing.assert_allclose(found, expected, rtol=1e-4, atol=1e-2)
 
@@ -139,9 +139,11 @@ def test_int8_for_one_side_gives_what_int8_for_all_does(either_weights, views, s
 def take_maps(activations, block, layout):
     """Return what the block behind `block` reads, channels last."""
     name = block if block == "conv1" else f"{block}.expand"
-    return (pool(activations[name]) if block in layout.pooled else activations[name]).transpose(
-        1, 2, 0
-    )
+    return (
+        pool(activations[name])
+        if isinstance(layout.find_block(block).layers[-1], MaxPool)
+        else activations[name]
+    ).transpose(1, 2, 0)
 
 
 @pytest.mark.parametrize("side", [64, 65, 79])
@@ -151,10 +153,10 @@ def test_activations_equal_the_slow_network(either_weights, block, side):
     [photo] = make_photos(1, side, side)
     slow = run_slowly(either_weights, photo)
     maps, *taps = open_outputs(build_activations(either_weights, block), FLOAT, 1)(photo[None])
-    assert maps.shape == (1, 1, *measure_maps(block, side, layout))
+    assert maps.shape == (1, 1, *layout.measure_block(block, side))
     np.testing.assert_allclose(maps[0, 0], take_maps(slow, block, layout), rtol=1e-3, atol=1e-2)
-    passed = BLOCKS[: BLOCKS.index(block) + 1]
-    width = count_features(tap for tap in TAPS if tap in passed)
+    width = sum(512 if tap in ("fire8", "fire9") else 384 if tap in ("fire6", "fire7") else 256
+                for tap in TAPS if BLOCKS.index(tap) <= BLOCKS.index(block))  # fmt: skip
     assert [tap.shape for tap in taps] == ([(1, 1, width)] if width else [])
     for found in taps:
         np.testing.assert_allclose(found[0, 0], take_features(slow)[:width], rtol=1e-3, atol=1e-3)
@@ -169,7 +171,7 @@ def test_views_of_activations_are_those_of_the_backbone(weights, views, is_int8)
         build_activations(weights, "fire8", int8=int8, views=views), runtime, 1
     )(photos)
     features = open_graph(build_backbone(weights, int8, views=views), runtime, 1)(photos)
-    assert maps.shape == (3, views, *measure_maps("fire8", 64, ARCHITECTURES["1.1"]))
+    assert maps.shape == (3, views, *ARCHITECTURES["1.1"].measure_block("fire8", 64))
     np.testing.assert_allclose(taps, features[:, :, : taps.shape[2]], rtol=1e-4, atol=1e-4)
     mirrored = np.ascontiguousarray(photos[:, :, ::-1])
     expected, _ = open_outputs(build_activations(weights, "fire8", int8=int8), runtime, 1)(mirrored)
@@ -275,13 +277,14 @@ def test_the_layers_in_the_file_are_half_as_large(weights):
 
 BUILD = """
 import hashlib, numpy as np
-from squeezetune.network.graph import build_classifier, build_backbone, ACTIVATIONS
+from squeezetune.network.graph import build_classifier, build_backbone
+from squeezetune.network.zoo import SQUEEZENET1_1
 from squeezetune.network.int8_layers import Int8
 from squeezetune.network.weights import load_weights
 weights, head = load_weights(), [(np.ones((2048, 3), np.float32), np.zeros(3, np.float32))]
 about = {"b": "1", "a": "2", "c": "3"}
 model = build_classifier(weights, head, views=2, side=64, resize="pad", metadata=about)
-int8 = build_backbone(weights, Int8(dict.fromkeys(ACTIVATIONS, 9.0), 64), views=2)
+int8 = build_backbone(weights, Int8(dict.fromkeys(SQUEEZENET1_1.list_scales(), 9.0), 64), views=2)
 print(hashlib.sha256(model + int8).hexdigest())
 """
 

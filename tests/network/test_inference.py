@@ -11,7 +11,7 @@ import pytest
 from squeezetune.errors import MissingExtraError, SettingsError
 from squeezetune.network import inference
 from squeezetune.network.backbone import measure_distance, measure_ranges
-from squeezetune.network.graph import FEATURE_COUNT, build_activations, build_backbone, measure_maps
+from squeezetune.network.graph import FEATURE_COUNT, build_activations, build_backbone
 from squeezetune.network.inference import (
     Runtime,
     batch_size,
@@ -23,7 +23,7 @@ from squeezetune.network.inference import (
     open_outputs,
 )
 from squeezetune.network.int8_layers import Int8
-from squeezetune.network.weights import ARCHITECTURES
+from squeezetune.network.zoo import ARCHITECTURES
 
 HAS_OPENVINO = importlib.util.find_spec("openvino") is not None
 needs_openvino = pytest.mark.skipif(
@@ -264,7 +264,7 @@ def test_a_graph_of_several_outputs(weights, photos, engine):
     runtime = Runtime(engine, "float32")
     maps, taps = open_outputs(build_activations(weights, "fire6"), runtime, 1)(photos)
     features = open_graph(build_backbone(weights), runtime, 1)(photos)
-    assert maps.shape == (8, 1, *measure_maps("fire6", 64, ARCHITECTURES["1.1"]))
+    assert maps.shape == (8, 1, *ARCHITECTURES["1.1"].measure_block("fire6", 64))
     np.testing.assert_allclose(taps, features[:, :, : taps.shape[2]], rtol=1e-4, atol=1e-4)
     np.testing.assert_array_equal(
         open_graph(build_activations(weights, "fire6"), runtime, 1)(photos), maps

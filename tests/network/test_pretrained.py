@@ -16,7 +16,8 @@ from squeezetune.events import StageStarted
 from squeezetune.network import pretrained as module
 from squeezetune.network import pretrained as published
 from squeezetune.network.pretrained import PUBLISHED, READERS, load_pretrained
-from squeezetune.network.weights import ARCHITECTURES, PROVENANCE, WEIGHTS_PATH, WEIGHTS_SHA256
+from squeezetune.network.weights import PROVENANCE, WEIGHTS_PATH, WEIGHTS_SHA256
+from squeezetune.network.zoo import ARCHITECTURES
 from squeezetune.settings import PUBLISHED_WEIGHTS, WEIGHTS_ENDINGS
 
 

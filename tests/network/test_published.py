@@ -12,7 +12,8 @@ from squeezetune.errors import SettingsError, WeightsError
 from squeezetune.events import StageAdvanced, StageFinished, StageStarted
 from squeezetune.network import pretrained as published
 from squeezetune.network.pretrained import URLS, fetch_weights, read_weights
-from squeezetune.network.weights import ARCHITECTURES, WEIGHTS_PATH, identify_version, list_shapes
+from squeezetune.network.weights import WEIGHTS_PATH, find_architecture, identify_version
+from squeezetune.network.zoo import ARCHITECTURES
 
 CONTENT = np.random.default_rng(0).bytes(300_000)
 CHECKSUM = hashlib.sha256(CONTENT).hexdigest()[:8]
@@ -240,7 +241,7 @@ def make_weights(version):
     rng = np.random.default_rng(1)
     return {
         name: rng.standard_normal(shape).astype(np.float32)
-        for name, shape in list_shapes(version).items()
+        for name, shape in find_architecture(version).list_shapes().items()
     }
 
 

@@ -10,16 +10,16 @@ from slow_network import FIRE_PLACES, OLD_FIRE_PLACES, classify_slowly
 
 from squeezetune.errors import SettingsError, WeightsError
 from squeezetune.network import weights as module
+from squeezetune.network.architecture import MaxPool
 from squeezetune.network.weights import (
-    ARCHITECTURES,
-    FIRE_WIDTHS,
     WEIGHTS_PATH,
     WEIGHTS_SHA256,
+    find_architecture,
     identify_version,
-    list_shapes,
     load_weights,
     parse_safetensors,
 )
+from squeezetune.network.zoo import ARCHITECTURES
 
 
 def load_photo(name):
@@ -106,7 +106,7 @@ def test_a_foreign_file_is_an_error_even_under_its_own_checksum(tmp_path):
 def make_weights(version, num_classes=1000):
     return {
         name: np.zeros(shape, np.float32)
-        for name, shape in list_shapes(version, num_classes).items()
+        for name, shape in find_architecture(version).list_shapes(num_classes).items()
     }
 
 
@@ -117,20 +117,32 @@ def test_the_version_is_found_for_any_number_of_classes(version, num_classes):
 
 
 def test_the_shapes_are_those_of_the_weights(weights):
-    assert list_shapes("1.1") == {name: value.shape for name, value in weights.items()}
+    assert find_architecture("1.1").list_shapes() == {
+        name: value.shape for name, value in weights.items()
+    }
     assert (
-        sum(np.prod(shape) for shape in list_shapes("1.0").values()) == 1_248_424
+        sum(np.prod(shape) for shape in find_architecture("1.0").list_shapes().values())
+        == 1_248_424
     )  # as torchvision counts them
 
 
+def list_places(version):
+    return [int(block.path.split(".")[1]) for block in ARCHITECTURES[version].blocks[1:]]
+
+
+def list_pooled(version):
+    blocks = ARCHITECTURES[version].blocks
+    return [block.name for block in blocks if isinstance(block.layers[-1], MaxPool)]
+
+
 def test_fires_stand_where_torchvision_has_them():
-    assert ARCHITECTURES["1.1"].fires == dict(zip(FIRE_WIDTHS, FIRE_PLACES, strict=True))
-    assert tuple(ARCHITECTURES["1.0"].fires.values()) == OLD_FIRE_PLACES
+    assert list_places("1.1") == list(FIRE_PLACES)
+    assert list_places("1.0") == list(OLD_FIRE_PLACES)
 
 
 def test_pools_follow_where_the_paper_and_its_repository_have_them():
-    assert ARCHITECTURES["1.0"].pooled == ("conv1", "fire4", "fire8")
-    assert ARCHITECTURES["1.1"].pooled == ("conv1", "fire3", "fire5")
+    assert list_pooled("1.0") == ["conv1", "fire4", "fire8"]
+    assert list_pooled("1.1") == ["conv1", "fire3", "fire5"]
 
 
 def drop(weights):
@@ -204,7 +216,7 @@ def test_weights_of_other_networks_are_refused(weights, found):
 
 def test_there_is_no_other_version():
     with pytest.raises(SettingsError, match=r"no SqueezeNet '1\.2'") as caught:
-        list_shapes("1.2")
+        find_architecture("1.2").list_shapes()
     assert "1.0, 1.1" in caught.value.hint
 
 

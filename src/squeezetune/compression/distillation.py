@@ -26,8 +26,8 @@ from squeezetune.finetune.recipe import (
     StagePlan,
     StageProgress,
 )
-from squeezetune.finetune.tapped import CLASSIFIER
-from squeezetune.finetune.torch_network import SqueezeNet, Tensor
+from squeezetune.finetune.tapped import CLASSIFIER, TrainableLayers
+from squeezetune.finetune.torch_network import DescribedNetwork, Tensor
 from squeezetune.finetune.workers import (
     DataParallelWorkers,
     TrainerOptions,
@@ -36,7 +36,7 @@ from squeezetune.finetune.workers import (
 )
 from squeezetune.network.codes import QuantizedTensor
 from squeezetune.network.trained import TrainedNetwork
-from squeezetune.network.weights import detect_version, find_architecture
+from squeezetune.network.weights import detect_architecture
 
 # isort: split
 # after the modules above, which say how to install torch where it is missing
@@ -79,28 +79,26 @@ class Grid:
         return codes * self.fit_scales(value, codes)
 
 
-class CodedNetwork(nn.Module):  # type: ignore[misc]  # torch is not seen by the type checker
-    """A compressed network with dense layers, of the shape that the training loop expects; conv1
-    stays as it is.
+class CodedNetwork(TrainableLayers):
+    """A compressed network with dense layers, of the shape that the training loop expects; the
+    first convolution stays as it is.
 
     What is trained is counted in steps from code to code, so that one rate suits all of it: `round`
     turns it into the parameters that the network computes with.
     """
 
     def __init__(self, compressed: Compressed) -> None:
-        super().__init__()
         network = compressed.network
-        version = detect_version(network.weights)
-        self.places = {"conv1": 0, **find_architecture(version).fires}
-        self.start, self.first_trained = "conv1", self.places["fire2"]
-        self.features = SqueezeNet(version, 1).features
+        architecture = detect_architecture(network.weights)
+        super().__init__(
+            DescribedNetwork(architecture, 1), first_trained=architecture.block_names[1]
+        )
         own = {
-            name.removeprefix("features."): torch.tensor(value)
+            name: torch.tensor(value)
             for name, value in network.weights.items()
-            if name.startswith("features.")
+            if architecture.owns(name)
         }
-        self.features.load_state_dict(own)
-        self.features[0].requires_grad_(False)
+        self.load_state_dict(own)
         self.use_roots, self.class_count = network.use_roots, network.class_count
         self.classifier = _make_dense(network)
         for name in compressed.products:  # these stay as they are, too
@@ -117,12 +115,6 @@ class CodedNetwork(nn.Module):  # type: ignore[misc]  # torch is not seen by the
             roots = features.detach().sqrt()
             features = roots + (features - features.detach()) * (0.5 / roots.clamp(min=LEAST_ROOT))
         return self.classifier(features)
-
-    def find_block(self, parameter: str) -> str:
-        """Name the block that a parameter, by its name here, belongs to."""
-        family, place = parameter.split(".")[:2]
-        names = {str(place): name for name, place in self.places.items()}
-        return CLASSIFIER if family == CLASSIFIER else names[place]
 
     def count_in_steps(self) -> None:
         """Turn the parameters into what is trained."""
@@ -157,7 +149,7 @@ class CodedNetwork(nn.Module):  # type: ignore[misc]  # torch is not seen by the
                 codes[name] = QuantizedTensor(
                     turned[0].astype(np.int8), turned[1].astype(np.float16), found.bits
                 )
-        layers = {name: value for name, value in values.items() if name.startswith("features.")}
+        layers = {name: value for name, value in values.items() if self.architecture.owns(name)}
         head = []
         for at, (weight, _) in enumerate(before.network.head):
             found_weight = values.get(f"{CLASSIFIER}.{2 * at}.weight", weight.T).T

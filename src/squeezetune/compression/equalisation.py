@@ -8,14 +8,13 @@ Correction"; the balance between activations and kernels is that of Xiao et al. 
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from itertools import pairwise
 
 import numpy as np
 from numpy.typing import NDArray
 
-from squeezetune.network.graph import ACTIVATIONS
+from squeezetune.network.architecture import Architecture, Convolution, Layer
 from squeezetune.network.int8_layers import Ranges
-from squeezetune.network.weights import Architecture, Weights, detect_version, find_architecture
+from squeezetune.network.weights import Weights, detect_architecture
 
 # How much of the inequality of channels is taken from the activations; the kernels that read them
 # get what is left.
@@ -41,21 +40,27 @@ class Equalised:
 
 
 def equalise(weights: Weights, maxima: Mapping[str, NDArray[np.float32]]) -> Equalised:
-    """Equalise the channels, given the largest values (channels,) of every activation."""
-    changed, layout = dict(weights), find_architecture(detect_version(weights))
+    """Equalise the channels, given the largest values (channels,) of every scale
+    (`Architecture.list_scales`).
+    """
+    changed, network = dict(weights), detect_architecture(weights)
     factors = {}
-    for activation, reader in pairwise(ACTIVATIONS):
-        readers = list_layers(reader, layout)
-        factor = balance(maxima[activation], [changed[f"{layer}.weight"] for layer in readers])
-        givers = list_layers(
-            activation, layout
-        )  # the halves of an expand layer are as wide as each other
-        for layer, part in zip(givers, np.split(factor, len(givers)), strict=True):
-            changed[f"{layer}.weight"] = changed[f"{layer}.weight"] / part[:, None, None, None]
-            changed[f"{layer}.bias"] = changed[f"{layer}.bias"] / part
+    for scale in network.list_scales():
+        givers, readers = find_givers(network, scale), find_readers(network, scale)
+        if not givers or not readers:
+            continue
+        factor = balance(maxima[scale], [changed[f"{layer.path}.weight"] for layer in readers])
+        ends = np.cumsum([network.channels[layer.output] for layer in givers])
+        for layer, part in zip(givers, np.split(factor, ends[:-1]), strict=True):
+            changed[f"{layer.path}.weight"] = (
+                changed[f"{layer.path}.weight"] / part[:, None, None, None]
+            )
+            changed[f"{layer.path}.bias"] = changed[f"{layer.path}.bias"] / part
         for layer in readers:
-            changed[f"{layer}.weight"] = changed[f"{layer}.weight"] * factor[:, None, None]
-        factors[activation] = factor
+            changed[f"{layer.path}.weight"] = (
+                changed[f"{layer.path}.weight"] * factor[:, None, None]
+            )
+        factors[scale] = factor
     ranges = {
         name: HEADROOM * max(float((tops / factors.get(name, 1)).max()), 1e-3)
         for name, tops in maxima.items()
@@ -75,13 +80,45 @@ def balance(maxima: NDArray[np.float32], kernels: list[NDArray[np.float32]]) -> 
     return factors
 
 
-def list_layers(activation: str, layout: Architecture) -> list[str]:
-    """List the convolutions that give an activation, in the order of its channels."""
-    if activation == ACTIVATIONS[0]:
-        return ["features.0"]
-    fire, part = activation.split(".")
-    names = [part] if part == "squeeze" else [f"{part}1x1", f"{part}3x3"]
-    return [f"features.{layout.fires[fire]}.{name}" for name in names]
+def find_givers(network: Architecture, scale: str) -> list[Convolution]:
+    """Find the convolutions that give the values of a scale, in the order of its channels; none
+    where others do, or where a function behind one minds being scaled.
+    """
+    sources = [
+        layer
+        for layer in network.layers
+        if network.activations[layer.output] == scale and not _is_copy(network, layer)
+    ]
+    givers = [layer for layer in sources if isinstance(layer, Convolution)]
+    may_scale = all(layer.activation in {"", "relu"} for layer in givers)
+    return givers if len(givers) == len(sources) and may_scale else []
+
+
+def find_readers(network: Architecture, scale: str) -> list[Convolution]:
+    """Find the convolutions that read the values of a scale; none where others do, or where one
+    keeps channels apart.
+    """
+    names = {name for name, own in network.activations.items() if own == scale}
+    found = [
+        layer
+        for name in names
+        for layer in network.readers.get(name, ())
+        if layer.output not in names
+    ]
+    readers = [
+        layer
+        for layer in network.layers
+        if layer in found and isinstance(layer, Convolution) and not layer.is_depthwise
+    ]
+    return readers if len(readers) == len(found) else []
+
+
+def _is_copy(network: Architecture, layer: Layer) -> bool:
+    """Say whether a layer only passes on values of the scale that it has."""
+    own = network.activations[layer.output]
+    return not isinstance(layer, Convolution) and all(
+        network.activations[name] == own for name in layer.reads
+    )
 
 
 def _take_logs(values: NDArray[np.float32]) -> NDArray[np.float64]:

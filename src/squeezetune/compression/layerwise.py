@@ -6,17 +6,29 @@ give what it gave on what they gave before. Then its values are rounded (`codes.
 error made good by those not yet rounded. No label and no gradient is needed, only some images.
 """
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from itertools import pairwise
+from functools import partial
 from math import inf
-from typing import TypeAlias
+from typing import Any, TypeAlias
 
 import numpy as np
 from numpy.lib.stride_tricks import sliding_window_view
 from numpy.typing import NDArray
 
 from squeezetune.heads.linear import Rows
+from squeezetune.network.architecture import (
+    PIXELS,
+    SAME,
+    Architecture,
+    Convolution,
+    GlobalMean,
+    Join,
+    MaxPool,
+    Product,
+    Sum,
+    measure_side,
+)
 from squeezetune.network.codes import (
     DAMPING,
     FINE_DAMPING,
@@ -29,18 +41,15 @@ from squeezetune.network.codes import (
     transpose,
 )
 from squeezetune.network.float_layers import CodedStore, fold_normalisation, unfold_normalisation
-from squeezetune.network.graph import BLOCKS
 from squeezetune.network.int8_layers import Ranges
 from squeezetune.network.trained import TrainedNetwork
-from squeezetune.network.weights import Weights, detect_version, find_architecture
+from squeezetune.network.weights import Weights, detect_architecture
 
 Maps: TypeAlias = NDArray[np.float32]  # (n, height, width, channels)
 FeatureArray: TypeAlias = NDArray[np.float32]  # (n, views, 2048)
 # Patches of so many images are held at a time, and of so many positions the sums are made.
 CHUNK_IMAGES = 4
 SAMPLED_PATCHES = 40_000
-
-FIRST = "features.0"
 
 
 @dataclass(frozen=True)
@@ -72,13 +81,11 @@ class Streams:
         """Do the same to both."""
         return Streams(change(self.exact), change(self.changed))
 
-    def join(self, other: "Streams") -> "Streams":
-        """Put the other's channels behind these."""
+    def merge(self, others: Sequence["Streams"], merge: Callable[..., Maps]) -> "Streams":
+        """Make one map of several, in both."""
         return Streams(
-            *(
-                np.concatenate(pair, axis=3)
-                for pair in ((self.exact, other.exact), (self.changed, other.changed))
-            )
+            merge(self.exact, *(other.exact for other in others)),
+            merge(self.changed, *(other.changed for other in others)),
         )
 
 
@@ -94,6 +101,17 @@ class Sums:
     gram: Matrix
 
 
+# The functions behind layers.
+FUNCTIONS: Mapping[str, Callable[[Maps], Any]] = {
+    "": lambda maps: maps,
+    "relu": lambda maps: np.maximum(maps, 0),
+    "relu6": lambda maps: np.clip(maps, 0, 6),
+    "sigmoid": lambda maps: 1 / (1 + np.exp(-maps)),
+    "hard_sigmoid": lambda maps: np.clip(maps + 3, 0, 6) / 6,
+    "hard_swish": lambda maps: maps * np.clip(maps + 3, 0, 6) / 6,
+}
+
+
 @dataclass(frozen=True)
 class Kernel:
     """A convolution: its kernel (outputs, inputs, height, width), its biases, and how it steps over
@@ -103,6 +121,9 @@ class Kernel:
     weight: NDArray[np.float32]
     bias: NDArray[np.float32]
     stride: int = 1
+    padding: int | str = 0
+    activation: str = "relu"
+    is_depthwise: bool = False
 
     @property
     def rows(self) -> Matrix:
@@ -114,22 +135,34 @@ class Kernel:
         images at a time.
         """
         side = self.weight.shape[2]
-        margin = side // 2 if self.stride == 1 else 0
+        margins = [self._find_margin(length) for length in maps.shape[1:3]]
         for at in range(0, len(maps), CHUNK_IMAGES):
-            padded = np.pad(
-                maps[at : at + CHUNK_IMAGES], ((0, 0), (margin, margin), (margin, margin), (0, 0))
-            )
+            padded = np.pad(maps[at : at + CHUNK_IMAGES], ((0, 0), *margins, (0, 0)))
             windows = sliding_window_view(padded, (side, side), axis=(1, 2))[
                 :, :: self.stride, :: self.stride
             ]
             yield windows.reshape(*windows.shape[:3], -1)
 
     def convolve(self, maps: Maps) -> Maps:
-        """Compute the layer with its ReLU."""
-        rows = self.weight.reshape(len(self.weight), -1).T
-        return np.concatenate(
-            [np.maximum(patches @ rows + self.bias, 0) for patches in self.cut(maps)]
-        )
+        """Compute the layer with its function."""
+        function = FUNCTIONS[self.activation]
+        return np.concatenate([function(self._weigh(patches)) for patches in self.cut(maps)])
+
+    def _weigh(self, patches: Maps) -> Maps:
+        rows = self.weight.reshape(len(self.weight), -1)
+        if not self.is_depthwise:
+            return patches @ rows.T + self.bias
+        apart = patches.reshape(*patches.shape[:3], *rows.shape)
+        weighed: Maps = np.einsum("nhwci,ci->nhwc", apart, rows) + self.bias
+        return weighed
+
+    def _find_margin(self, length: int) -> tuple[int, int]:
+        """Find how many lines are added before and behind."""
+        if self.padding != SAME:
+            return int(self.padding), int(self.padding)
+        steps = -(-length // self.stride)
+        whole = max((steps - 1) * self.stride + self.weight.shape[2] - length, 0)
+        return whole // 2, whole - whole // 2
 
 
 def compress_layers(
@@ -143,34 +176,46 @@ def compress_layers(
     classifier is one of the convolutions, with eight bits.
     """
     weights, codes, damping = dict(network.weights), {}, FINE_DAMPING if bits == 8 else DAMPING
-    layout = find_architecture(detect_version(network.weights))
+    architecture = detect_architecture(network.weights)
+    first = architecture.convolutions[0]
+    maps = pixels.astype(np.float32)
+    if first.padding:
+        mean, std = (
+            255 * np.array(each, np.float32) for each in (architecture.mean, architecture.std)
+        )
+        maps = (maps - mean) / std
+    streams = {PIXELS: Streams(maps, maps)}
+    last_reads = {name: layer.output for layer in architecture.layers for name in layer.reads}
 
-    def compress(streams: Streams, layer: str, activation: str) -> Streams:
-        kernel = _take_kernel(network.weights, layer)
-        changed, codes[f"{layer}.weight"] = compress_kernel(
-            kernel, streams, 8 if layer == FIRST else bits, damping
+    def compress(layer: Convolution, read: Streams) -> Streams:
+        kernel = take_kernel(network.weights, layer, architecture)
+        changed, codes[f"{layer.path}.weight"] = compress_kernel(
+            kernel, read, 8 if layer is first else bits, damping
         )
         parameters = changed.weight, changed.bias
-        parameters = unfold_normalisation(*parameters) if layer == FIRST else parameters
-        weights[f"{layer}.weight"], weights[f"{layer}.bias"] = parameters
-        found = changed.convolve(streams.changed)
-        return Streams(
-            kernel.convolve(streams.exact),
-            round_maps(found, ranges[activation]) if ranges else found,
-        )
+        if layer is first and not layer.padding:
+            parameters = unfold_normalisation(*parameters, architecture)
+        weights[f"{layer.path}.weight"], weights[f"{layer.path}.bias"] = parameters
+        return Streams(kernel.convolve(read.exact), changed.convolve(read.changed))
 
-    maps = pixels.astype(np.float32)
-    streams = compress(Streams(maps, maps), FIRST, BLOCKS[0])
-    for previous, fire in pairwise(BLOCKS):
-        streams = streams.map(pool) if previous in layout.pooled else streams
-        layer = f"features.{layout.fires[fire]}"
-        streams = compress(streams, f"{layer}.squeeze", f"{fire}.squeeze")
-        halves = [
-            compress(streams, f"{layer}.expand{kind}", f"{fire}.expand") for kind in ("1x1", "3x3")
-        ]
-        streams = halves[0].join(halves[1])
+    for layer in architecture.layers:
+        read = [streams[name] for name in layer.reads]
+        if isinstance(layer, Convolution):
+            given = compress(layer, read[0])
+        else:
+            given = read[0].merge(read[1:], partial(_MERGES[type(layer)], layer))
+        scale = architecture.activations[layer.output]
+        if ranges and not isinstance(layer, MaxPool | Join):
+            rounded = round_maps(given.changed, ranges[scale], scale in architecture.signed)
+            given = Streams(given.exact, rounded)
+        streams[layer.output] = given
+        for name in layer.reads:
+            if last_reads[name] == layer.output:
+                del streams[name]
     compressed = Compressed(replace(network, weights=weights), codes)
-    return compress_convolved(compressed, streams, damping) if network.is_convolved else compressed
+    if not network.is_convolved:
+        return compressed
+    return compress_convolved(compressed, streams[architecture.layers[-1].output], damping)
 
 
 def compress_convolved(compressed: Compressed, streams: Streams, damping: float) -> Compressed:
@@ -237,6 +282,8 @@ def compress_kernel(
     kernel: Kernel, streams: Streams, bits: int, damping: float = DAMPING
 ) -> tuple[Kernel, QuantizedTensor]:
     """Fit a convolution to what it reads now, and round it."""
+    if kernel.is_depthwise:
+        return _compress_depthwise(kernel, streams, bits, damping)
     sums = add_up(kernel, streams)
     fitted = fit_rows(kernel.rows, sums.cross, sums.gram, damping)
     codes = round_rows(fitted, sums.gram, bits, damping)
@@ -247,6 +294,29 @@ def compress_kernel(
     return replace(
         kernel, weight=codes.decode(), bias=bias.astype(np.float16).astype(np.float32)
     ), codes
+
+
+def _compress_depthwise(
+    kernel: Kernel, streams: Streams, bits: int, damping: float
+) -> tuple[Kernel, QuantizedTensor]:
+    """Do the same for the kernel of every channel by itself."""
+    parts = [
+        compress_kernel(
+            replace(kernel, weight=kernel.weight[[at]], bias=kernel.bias[[at]], is_depthwise=False),
+            streams.map(lambda maps, at=at: maps[..., [at]]),  # type: ignore[misc]
+            bits,
+            damping,
+        )
+        for at in range(len(kernel.weight))
+    ]
+    weight, bias = (
+        np.concatenate([getattr(part, name) for part, _ in parts]) for name in ("weight", "bias")
+    )
+    values, scales = (
+        np.concatenate([getattr(codes, name) for _, codes in parts])
+        for name in ("values", "scales")
+    )
+    return replace(kernel, weight=weight, bias=bias), QuantizedTensor(values, scales, bits)
 
 
 def add_up(kernel: Kernel, streams: Streams) -> Sums:
@@ -271,24 +341,45 @@ def sum_moments(both: NDArray[np.float32], width: int) -> Sums:
     return Sums(mean[:width], mean[width:], moments[:width, width:], moments[width:, width:])
 
 
-def round_maps(maps: Maps, top: float) -> Maps:
-    """Round what is behind a ReLU to 255 steps from 0 to the largest value that int8 knows."""
-    step = np.float32(top / 255)
-    rounded: Maps = np.minimum(np.round(maps / step), 255) * step
+def round_maps(maps: Maps, top: float, is_signed: bool = False) -> Maps:
+    """Round values to 255 steps from 0 to the largest value that int8 knows, or with a sign to 127
+    to either side.
+    """
+    steps, least = (127, -128) if is_signed else (255, 0)
+    step = np.float32(top / steps)
+    rounded: Maps = np.clip(np.round(maps / step), least, steps) * step
     return rounded
 
 
-def pool(maps: Maps) -> Maps:
-    """Compute the 3x3 max pool of stride 2 in ceil mode."""
-    sides = [-(-(side - 3) // 2) * 2 + 3 - side for side in maps.shape[1:3]]
-    padded = np.pad(
-        maps, ((0, 0), (0, sides[0]), (0, sides[1]), (0, 0))
-    )  # behind a ReLU nothing is below 0
-    pooled: Maps = sliding_window_view(padded, (3, 3), axis=(1, 2))[:, ::2, ::2].max(axis=(4, 5))
+def pool(layer: MaxPool, maps: Maps) -> Maps:
+    """Compute a max pool of maps (n, height, width, channels)."""
+    margins = []
+    for length in maps.shape[1:3]:
+        steps = measure_side(layer, length) - 1
+        behind = max(steps * layer.stride + layer.kernel - length - layer.padding, 0)
+        margins.append((layer.padding, behind))
+    padded = np.pad(maps, ((0, 0), *margins, (0, 0)), constant_values=-np.inf)
+    windows = sliding_window_view(padded, (layer.kernel, layer.kernel), axis=(1, 2))
+    pooled: Maps = windows[:, :: layer.stride, :: layer.stride].max(axis=(4, 5))
     return pooled
 
 
-def _take_kernel(weights: Weights, layer: str) -> Kernel:
-    if layer == FIRST:
-        return Kernel(*fold_normalisation(weights), stride=2)
-    return Kernel(weights[f"{layer}.weight"], weights[f"{layer}.bias"])
+# What makes one map of those that a layer reads, but for convolutions.
+_MERGES: Mapping[type, Callable[..., Maps]] = {
+    MaxPool: pool,
+    Join: lambda layer, *maps: np.concatenate(maps, axis=3),
+    Sum: lambda layer, *maps: FUNCTIONS[layer.activation](np.sum(maps, axis=0)),
+    Product: lambda layer, maps, gates: maps * gates,
+    GlobalMean: lambda layer, maps: maps.mean(axis=(1, 2), keepdims=True),
+}
+
+
+def take_kernel(weights: Weights, layer: Convolution, network: Architecture) -> Kernel:
+    """Take a convolution's kernel; the first reads pixels as they are, where it has no padding."""
+    is_first = layer is network.convolutions[0] and not layer.padding
+    weight, bias = (
+        fold_normalisation(weights, network)
+        if is_first
+        else (weights[f"{layer.path}.weight"], weights[f"{layer.path}.bias"])
+    )
+    return Kernel(weight, bias, layer.stride, layer.padding, layer.activation, layer.is_depthwise)

@@ -8,7 +8,7 @@ operator by operator after LiteRT's own schema, since the converters bring torch
 """
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from io import BytesIO
 from pathlib import Path
 from typing import Any
@@ -19,18 +19,32 @@ from numpy.typing import NDArray
 
 from squeezetune.exporting.export_inputs import ExportInputs
 from squeezetune.exporting.onnx_formats import fit_int8
-from squeezetune.exporting.tflite_writer import TfliteBuilder
+from squeezetune.exporting.tflite_writer import ZERO, TfliteBuilder
+from squeezetune.network.architecture import (
+    SAME,
+    Convolution,
+    Dropout,
+    GlobalMean,
+    Join,
+    Layer,
+    MaxPool,
+    Product,
+    Sum,
+    measure_side,
+)
 from squeezetune.network.float_layers import fold_normalisation
-from squeezetune.network.graph import TAPS
 from squeezetune.network.int8_layers import Int8
 from squeezetune.network.trained import TrainedNetwork
-from squeezetune.network.weights import MEAN, STD, Weights, detect_version, find_architecture
+from squeezetune.network.weights import Weights, detect_architecture
 from squeezetune.system.disk import write_file
 
 # The members of the archive.
 LABELS, PREPROCESSING, ABOUT = "labels.txt", "preprocessing.json", "metadata.json"
 SQUARES = Path(__file__).parent / "copied" / "squares.py"
-SAME, VALID, RELU = 0, 1, 1  # as the schema numbers them
+# As the schema numbers them.
+SAME_PADDING, VALID = 0, 1
+FUSED = {"": 0, "relu": 1, "relu6": 3}
+RELU = FUSED["relu"]
 
 
 def write_tflite(order: ExportInputs, path: Path) -> None:
@@ -93,29 +107,21 @@ def read_metadata(path: Path) -> Mapping[str, str]:
 
 def build_network(network: TrainedNetwork, int8: Int8 | None = None) -> bytes:
     """Build a network, with `int8` the convolutions in int8, without what it says of itself."""
-    side, version = network.side, detect_version(network.weights)
-    sheet, fires = (
-        TfliteBuilder(),
-        {place: fire for fire, place in find_architecture(version).fires.items()},
-    )
+    side, architecture = network.side, detect_architecture(network.weights)
+    sheet = TfliteBuilder()
     layers = TfliteLayers(sheet, network.weights, int8)
     image = sheet.declare("image", (-1, side, side, 3), "UINT8")
-    x = layers.add_first(
-        _add_views(sheet, sheet.add("CAST", [image], (-1, side, side, 3)), network.views)
-    )
-    given = []  # by the Fire modules
-    for place in range(2, 13):
-        if place in fires:
-            x = layers.add_fire(x, f"features.{place}", fires[place])
-            given.append(x)
-        else:
-            x = layers.pool(x)
+    pixels = _add_views(sheet, sheet.add("CAST", [image], (-1, side, side, 3)), network.views)
+    first, *others = architecture.layers
+    maps = {first.output: layers.add_first(pixels)}
+    for layer in others:
+        maps[layer.output] = layers.add(layer, [maps[name] for name in layer.reads])
+    x = maps[architecture.layers[-1].output]
     if network.is_convolved:
         logits = _classify_positions(sheet, layers.restore(layers.to_floats(x), x), network)
     else:
-        means = [
-            layers.restore(_average(sheet, layers.to_floats(x)), x) for x in given[-len(TAPS) :]
-        ]
+        tapped = [maps[name] for name in architecture.taps]
+        means = [layers.restore(_average(sheet, layers.to_floats(x)), x) for x in tapped]
         logits = _classify(sheet, means, network)
     if network.views > 1:
         apart = (network.views, -1, network.class_count)
@@ -124,68 +130,40 @@ def build_network(network: TrainedNetwork, int8: Int8 | None = None) -> bytes:
     probabilities = sheet.add(
         "SOFTMAX", [logits], sheet.shape(logits), name="probabilities", beta=1.0
     )
-    return sheet.finish(image, probabilities, f"SqueezeNet {version}")
+    return sheet.finish(image, probabilities, architecture.title)
 
 
 class TfliteLayers:
-    """Adds the layers of SqueezeNet, in float32 or in int8."""
+    """Adds the layers of a network, in float32 or in int8."""
 
     def __init__(self, sheet: TfliteBuilder, weights: Weights, int8: Int8 | None) -> None:
+        self.architecture = detect_architecture(weights)
         self._sheet, self._weights, self._int8 = sheet, weights, int8
         self._activations: dict[int, str] = {}  # which activation a map in int8 is
 
     def add_first(self, pixels: int) -> int:
-        """Add normalisation and the first convolution with its ReLU."""
-        sheet = self._sheet
-        shape, weight, bias = sheet.shape(pixels), *self._find_parameters("features.0")
-        if self._int8:  # a step is a grey level
+        """Add normalisation and the first convolution with its function."""
+        sheet, network, first = self._sheet, self.architecture, self.architecture.convolutions[0]
+        shape = sheet.shape(pixels)
+        if self._int8 and not first.padding:  # a step is a grey level
             pixels = sheet.add("QUANTIZE", [pixels], shape, scale=1.0)
-            return self._convolve(
-                pixels, "features.0", *fold_normalisation(self._weights), "conv1", stride=2
-            )
+            return self._convolve(first, pixels, *fold_normalisation(self._weights, network))
         scale, shift = (
             sheet.hold(name, values)
             for name, values in (
-                ("1 / deviation", 1 / (255 * np.array(STD))),
-                ("-mean", -np.divide(MEAN, STD)),
+                ("1 / deviation", 1 / (255 * np.array(network.std))),
+                ("-mean", -np.divide(network.mean, network.std)),
             )
         )
         x = sheet.add("ADD", [sheet.add("MUL", [pixels, scale], shape), shift], shape)
-        return self._convolve(x, "features.0", weight, bias, "conv1", stride=2)
+        if self._int8:
+            top = np.max(np.maximum(network.mean, np.subtract(1, network.mean)) / network.std)
+            x = sheet.add("QUANTIZE", [x], shape, scale=float(top) / 127, zero=0)
+        return self._convolve(first, x, *self._find_parameters(first.path))
 
-    def add_fire(self, x: int, layer: str, fire: str) -> int:
-        """Add a Fire module: squeeze, expand and join."""
-        name = f"{layer}.squeeze"
-        x = self._convolve(x, name, *self._find_parameters(name), f"{fire}.squeeze")
-        names = [f"{layer}.{half}" for half in ("expand1x1", "expand3x3")]
-        activation = f"{fire}.expand"
-        halves = [
-            self._convolve(x, name, *self._find_parameters(name), activation) for name in names
-        ]
-        return self._keep(_join(self._sheet, halves), activation)
-
-    def pool(self, x: int) -> int:
-        """Take the largest of 3 x 3 at every second pixel; where the last ones have only two, of
-        those.
-        """
-        sheet = self._sheet
-        _, side, _, channels = sheet.shape(x)
-        # of an even number, one pixel is added behind the last; an odd one needs none
-        padding = SAME if side % 2 == 0 else VALID
-        shape, scale = (-1, side // 2, side // 2, channels), sheet.scale(x)
-        pooled = sheet.add(
-            "MAX_POOL_2D",
-            [x],
-            shape,
-            version=2 if scale else 1,
-            scale=scale,
-            padding=padding,
-            strideW=2,
-            strideH=2,
-            filterWidth=3,
-            filterHeight=3,
-        )
-        return self._keep(pooled, self._activations.get(x, ""))
+    def add(self, layer: Layer, inputs: Sequence[int]) -> int:
+        """Add a layer, whatever its kind."""
+        return _KINDS[type(layer)](self, layer, *inputs)
 
     def to_floats(self, x: int) -> int:
         """Give a map in float32."""
@@ -202,55 +180,192 @@ class TfliteLayers:
             "MUL", [values, self._sheet.hold("factors", factors)], self._sheet.shape(values)
         )
 
-    def _find_parameters(self, layer: str) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
-        return self._weights[f"{layer}.weight"], self._weights[f"{layer}.bias"]
+    def _add_convolution(self, layer: Convolution, x: int) -> int:
+        return self._convolve(layer, x, *self._find_parameters(layer.path))
+
+    def _add_max_pool(self, layer: MaxPool, x: int) -> int:
+        """Add a max pool; windows that hang over the border take what is there."""
+        sheet = self._sheet
+        side = measure_side(layer, sheet.shape(x)[1])
+        x, padding = self._pad_pool(layer, x)
+        scale = sheet.scale(x)
+        pooled = sheet.add(
+            "MAX_POOL_2D",
+            [x],
+            (-1, side, side, sheet.shape(x)[3]),
+            version=2 if scale else 1,
+            scale=scale,
+            zero=sheet.zero(x),
+            padding=padding,
+            strideW=layer.stride,
+            strideH=layer.stride,
+            filterWidth=layer.kernel,
+            filterHeight=layer.kernel,
+        )
+        return self._keep(pooled, self._activations.get(x, ""))
+
+    def _add_join(self, layer: Join, *inputs: int) -> int:
+        name = self.architecture.activations[layer.output]
+        if not self._int8 or all(self._activations[x] == name for x in inputs):
+            return self._keep(_join(self._sheet, inputs), name)
+        return self._quantise(_join(self._sheet, [self.to_floats(x) for x in inputs]), name)
+
+    def _add_sum(self, layer: Sum, *inputs: int) -> int:
+        first, *others = [self.to_floats(x) for x in inputs]
+        for at, other in enumerate(others):
+            function = FUSED[layer.activation if at == len(others) - 1 else ""]
+            shape = self._sheet.shape(first)
+            first = self._sheet.add("ADD", [first, other], shape, fusedActivationFunction=function)
+        return self._quantise(first, layer.output)
+
+    def _add_product(self, layer: Product, x: int, gates: int) -> int:
+        values, shape = [self.to_floats(each) for each in (x, gates)], self._sheet.shape(x)
+        return self._quantise(self._sheet.add("MUL", values, shape), layer.output)
+
+    def _add_global_mean(self, layer: GlobalMean, x: int) -> int:
+        shape = (-1, 1, 1, self._sheet.shape(x)[-1])
+        positions = self._sheet.hold("positions", [1, 2])
+        mean = self._sheet.add("MEAN", [self.to_floats(x), positions], shape, keepDims=True)
+        return self._quantise(mean, layer.output)
+
+    def _leave(self, layer: Dropout, x: int) -> int:
+        return x
+
+    def _find_parameters(self, path: str) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+        return self._weights[f"{path}.weight"], self._weights[f"{path}.bias"]
 
     def _convolve(
-        self,
-        x: int,
-        layer: str,
-        weight: NDArray[Any],
-        bias: NDArray[Any],
-        activation: str,
-        stride: int = 1,
+        self, layer: Convolution, x: int, weight: NDArray[Any], bias: NDArray[Any]
     ) -> int:
-        """Convolve, and cut negative values off; a step of more than one pixel leaves the borders
-        out.
+        """Convolve, and apply the function behind it: in int8 where LiteRT fuses that, else in
+        floats.
         """
-        sheet, kernel = self._sheet, weight.shape[2]
-        height, width = (
-            (each - kernel) // stride + 1 if stride > 1 else each for each in sheet.shape(x)[1:3]
-        )
-        if self._int8:
-            codes = self._int8.codes[f"{layer}.weight"]
-            scales = codes.scales.ravel().astype(np.float32)
-            sums = scales * np.float32(sheet.scale(x))
-            parameters = [
-                sheet.hold_codes(layer, codes.values.transpose(0, 2, 3, 1), scales),
-                sheet.hold_codes(f"{layer} bias", np.round(bias / sums).astype(np.int32), sums),
-            ]
-        else:
-            parameters = [
-                sheet.hold_kernel(layer, weight.transpose(0, 2, 3, 1)),
-                sheet.hold(f"{layer} bias", bias),
-            ]
+        sheet, side = self._sheet, measure_side(layer, self._sheet.shape(x)[1])
+        activation = self.architecture.activations[layer.output]
+        is_fused = layer.activation in FUSED
+        is_int8 = bool(self._int8) and is_fused
+        x, padding = self._pad(layer, x if is_int8 else self.to_floats(x))
+        options: dict[str, Any] = self._list_steps(activation) if is_int8 else {}
+        options |= {"depthMultiplier": 1} if layer.is_depthwise else {}
         y = sheet.add(
-            "CONV_2D",
-            [x, *parameters],
-            (-1, height, width, len(bias)),
-            version=3 if self._int8 else 1,
-            scale=self._int8.ranges[activation] / 255 if self._int8 else 0.0,
-            padding=VALID if stride > 1 else SAME,
-            strideW=stride,
-            strideH=stride,
-            fusedActivationFunction=RELU,
+            "DEPTHWISE_CONV_2D" if layer.is_depthwise else "CONV_2D",
+            [x, *self._hold_parameters(layer, x, weight, bias, is_int8)],
+            (-1, side, side, len(bias)),
+            version=3 if is_int8 else 1,
+            padding=padding,
+            strideW=layer.stride,
+            strideH=layer.stride,
+            fusedActivationFunction=FUSED[layer.activation if is_fused else ""],
+            **options,
         )
-        return self._keep(y, activation)
+        if is_fused:
+            return self._keep(y, activation)
+        return self._quantise(_add_function(sheet, y, layer.activation), activation)
+
+    def _hold_parameters(
+        self, layer: Convolution, x: int, weight: NDArray[Any], bias: NDArray[Any], is_int8: bool
+    ) -> list[int]:
+        """Keep a convolution's parameters, codes in int8 or float16: outputs first, last if it is
+        depth-wise.
+        """
+        sheet, path = self._sheet, layer.path
+        order = (1, 2, 3, 0) if layer.is_depthwise else (0, 2, 3, 1)
+        if not self._int8 or not is_int8:
+            return [
+                sheet.hold_kernel(path, weight.transpose(order)),
+                sheet.hold(f"{path} bias", bias),
+            ]
+        codes = self._int8.codes[f"{path}.weight"]
+        scales = codes.scales.ravel().astype(np.float32)
+        sums = scales * np.float32(sheet.scale(x))
+        axis = 3 if layer.is_depthwise else 0
+        return [
+            sheet.hold_codes(path, codes.values.transpose(order), scales, axis),
+            sheet.hold_codes(f"{path} bias", np.round(bias / sums).astype(np.int32), sums),
+        ]
+
+    def _pad(self, layer: Convolution, x: int) -> tuple[int, int]:
+        """Pad a map where none of LiteRT's own ways is that of a layer; returns it, and the way."""
+        if layer.padding == SAME or (layer.stride == 1 and layer.padding == layer.kernel // 2):
+            return x, SAME_PADDING
+        if not layer.padding:
+            return x, VALID
+        return self._add_margins(x, int(layer.padding), int(layer.padding)), VALID
+
+    def _pad_pool(self, layer: MaxPool, x: int) -> tuple[int, int]:
+        """Do the same for a max pool.
+
+        Raises:
+            ValueError: the pool reads what may be below 0, and LiteRT adds nothing less than that.
+        """
+        side = self._sheet.shape(x)[1]
+        behind = (measure_side(layer, side) - 1) * layer.stride + layer.kernel - side
+        behind -= layer.padding
+        if behind <= 0 and not layer.padding:
+            return x, VALID
+        # of its own accord LiteRT adds one pixel behind, or the same on all sides
+        if (layer.padding, behind) == (0, 1) or (layer.stride == 1 and layer.padding == behind):
+            return x, SAME_PADDING
+        if self._find_scale(x) in self.architecture.signed:
+            raise ValueError(f"LiteRT has no such max pool: {layer}")
+        return self._add_margins(x, layer.padding, max(behind, 0)), VALID
+
+    def _find_scale(self, x: int) -> str:
+        return self._activations.get(x, "")
+
+    def _add_margins(self, x: int, before: int, behind: int) -> int:
+        """Add zeros on all sides of a map."""
+        sheet = self._sheet
+        _, side, _, channels = sheet.shape(x)
+        margins = sheet.hold("margins", [[0, 0], [before, behind], [before, behind], [0, 0]])
+        shape = (-1, side + before + behind, side + before + behind, channels)
+        steps: dict[str, Any] = {"scale": sheet.scale(x), "zero": sheet.zero(x)}
+        padded = sheet.add("PAD", [x, margins], shape, version=2 if self._int8 else 1, **steps)
+        return self._keep(padded, self._find_scale(x))
+
+    def _quantise(self, x: int, activation: str) -> int:
+        """Give a map in int8, where that is computed in, for what it is."""
+        if self._int8:
+            steps = self._list_steps(activation)
+            x = self._sheet.add("QUANTIZE", [x], self._sheet.shape(x), **steps)
+        return self._keep(x, activation)
+
+    def _list_steps(self, activation: str) -> dict[str, Any]:
+        """List what a step of a map in int8 stands for, and the code of 0."""
+        if not self._int8:
+            return {"scale": 0.0}
+        is_signed = activation in self.architecture.signed
+        steps = 127 if is_signed else 255
+        return {"scale": self._int8.ranges[activation] / steps, "zero": 0 if is_signed else ZERO}
 
     def _keep(self, x: int, activation: str) -> int:
         """Remember of a map which activation it is."""
         self._activations[x] = activation
         return x
+
+
+# How each kind of layer is added.
+_KINDS: Mapping[type, Callable[..., int]] = {
+    Convolution: TfliteLayers._add_convolution,
+    MaxPool: TfliteLayers._add_max_pool,
+    GlobalMean: TfliteLayers._add_global_mean,
+    Join: TfliteLayers._add_join,
+    Sum: TfliteLayers._add_sum,
+    Product: TfliteLayers._add_product,
+    Dropout: TfliteLayers._leave,
+}
+
+
+def _add_function(sheet: TfliteBuilder, x: int, name: str) -> int:
+    """Add a function that LiteRT does not fuse into what is before it."""
+    shape = sheet.shape(x)
+    if name == "hard_swish":
+        return sheet.add("HARD_SWISH", [x], shape)
+    if name == "sigmoid":
+        return sheet.add("LOGISTIC", [x], shape)
+    three, relu6 = sheet.hold("three", [3.0]), FUSED["relu6"]
+    clipped = sheet.add("ADD", [x, three], shape, fusedActivationFunction=relu6)
+    return sheet.add("MUL", [clipped, sheet.hold("sixth", [1 / 6])], shape)
 
 
 def _add_views(sheet: TfliteBuilder, x: int, views: int) -> int:
@@ -316,7 +431,7 @@ def _classify_positions(sheet: TfliteBuilder, x: int, network: TrainedNetwork) -
         "CONV_2D",
         [x, kernel, sheet.hold("head.0 bias", bias)],
         shape,
-        padding=SAME,
+        padding=SAME_PADDING,
         strideW=1,
         strideH=1,
         fusedActivationFunction=RELU,

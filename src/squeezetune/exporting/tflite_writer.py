@@ -10,15 +10,15 @@ from numpy.typing import ArrayLike, NDArray
 
 IDENTIFIER = b"TFL3"
 FORMAT_VERSION = 3
-ZERO = -128  # the code of 0: activations follow a ReLU
+ZERO = -128  # the code of 0, where activations follow a ReLU
 
 
 class TfliteBuilder:
     """A network that is being written; tensors are known by their numbers. A first length of -1 is
     any number.
 
-    What is computed is float32, or with a `scale` int8, whose -128 stands for 0 and whose steps for
-    so much each.
+    What is computed is float32, or with a `scale` int8, whose -128, or another `zero`, stands for 0
+    and whose steps for so much each.
     """
 
     def __init__(self) -> None:
@@ -40,6 +40,11 @@ class TfliteBuilder:
         """Return what a step of a tensor in int8 stands for; 0 if it is no such tensor."""
         quantization = self._tensors[tensor].quantization
         return float(quantization.scale[0]) if quantization else 0.0
+
+    def zero(self, tensor: int) -> int:
+        """Return the code of 0 in a tensor in int8."""
+        quantization = self._tensors[tensor].quantization
+        return int(quantization.zeroPoint[0]) if quantization else ZERO
 
     def declare(
         self,
@@ -73,10 +78,14 @@ class TfliteBuilder:
         kept = self._store(f"{name} in float16", values.astype(np.float16))
         return self.add("DEQUANTIZE", [kept], values.shape, version=3, name=name)
 
-    def hold_codes(self, name: str, values: NDArray[Any], scales: NDArray[np.float32]) -> int:
-        """Add a tensor of whole numbers, int8 or int32, of each first place a scale of its own."""
-        return self._store(name, values, self._schema.QuantizationParametersT(
-            scale=scales.tolist(), zeroPoint=[0] * len(scales), quantizedDimension=0))  # fmt: skip
+    def hold_codes(
+        self, name: str, values: NDArray[Any], scales: NDArray[np.float32], axis: int = 0
+    ) -> int:
+        """Add a tensor of whole numbers, int8 or int32, with a scale for each place on an axis."""
+        steps = self._schema.QuantizationParametersT(
+            scale=scales.tolist(), zeroPoint=[0] * len(scales), quantizedDimension=axis
+        )
+        return self._store(name, values, steps)
 
     def _store(self, name: str, array: NDArray[Any], quantization: Any = None) -> int:
         self._buffers.append(self._schema.BufferT(data=np.frombuffer(array.tobytes(), np.uint8)))
@@ -93,6 +102,7 @@ class TfliteBuilder:
         version: int = 1,
         name: str = "",
         scale: float = 0.0,
+        zero: int = ZERO,
         **options: Any,
     ) -> int:
         """Add an operator by its name in the schema; its options are those of the schema. Returns
@@ -107,7 +117,7 @@ class TfliteBuilder:
             self._codes.append(
                 schema.OperatorCodeT(deprecatedBuiltinCode=old, version=version, builtinCode=code)
             )
-        steps = schema.QuantizationParametersT(scale=[scale], zeroPoint=[ZERO]) if scale else None
+        steps = schema.QuantizationParametersT(scale=[scale], zeroPoint=[zero]) if scale else None
         found = self.declare(
             name or f"{operator.lower()} {len(self._operators)}",
             shape,
@@ -162,10 +172,13 @@ OPTIONS = {
     "ADD": "AddOptions",
     "CONCATENATION": "ConcatenationOptions",
     "CONV_2D": "Conv2DOptions",
+    "DEPTHWISE_CONV_2D": "DepthwiseConv2DOptions",
     "FULLY_CONNECTED": "FullyConnectedOptions",
+    "HARD_SWISH": "HardSwishOptions",
     "MAX_POOL_2D": "Pool2DOptions",
     "MEAN": "ReducerOptions",
     "MUL": "MulOptions",
+    "PAD": "PadOptions",
     "RESIZE_BILINEAR": "ResizeBilinearOptions",
     "SOFTMAX": "SoftmaxOptions",
 }

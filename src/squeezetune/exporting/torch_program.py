@@ -13,8 +13,9 @@ from numpy.typing import NDArray
 from safetensors.numpy import save
 
 from squeezetune.exporting.export_inputs import ExportInputs
+from squeezetune.network.architecture import Architecture, Convolution, MaxPool
 from squeezetune.network.trained import TrainedNetwork
-from squeezetune.network.weights import detect_version, find_architecture
+from squeezetune.network.weights import detect_architecture
 from squeezetune.system.disk import write_file
 
 LOADER = Path(__file__).parent / "copied" / "squeezenet.py"
@@ -73,11 +74,11 @@ def describe_network(order: ExportInputs) -> dict[str, Any]:
     """Say in plain values all that the loader needs besides parameters, and what the export says of
     itself.
     """
-    network, version = order.network, detect_version(order.network.weights)
+    network, architecture = order.network, detect_architecture(order.network.weights)
     class_names = json.loads(order.metadata["class_names"])
     return {
-        "squeezenet": version,
-        "layers": find_architecture(version).layers,
+        "squeezenet": architecture.version,
+        "layers": list_layers(architecture),
         "class_names": class_names,
         "image_side": network.side,
         "resize": network.resize,
@@ -91,11 +92,22 @@ def describe_network(order: ExportInputs) -> dict[str, Any]:
     }
 
 
+def list_layers(architecture: Architecture) -> list[Any]:
+    """List the layers of a SqueezeNet in the order of the data: channels and kernel of the first,
+    widths of Fire modules, and "pool".
+    """
+    layers: list[Any] = []
+    for block in architecture.blocks:
+        squeeze, *expand = [each for each in block.layers if isinstance(each, Convolution)]
+        widths = [squeeze.channels, expand[0].channels if expand else squeeze.kernel]
+        layers += [widths, *("pool" for each in block.layers if isinstance(each, MaxPool))]
+    return layers
+
+
 def list_tensors(network: TrainedNetwork) -> dict[str, NDArray[Any]]:
     """List the parameters by torch's names, those that float16 holds exactly in float16."""
-    tensors = {
-        name: value for name, value in network.weights.items() if name.startswith("features.")
-    }
+    owns = detect_architecture(network.weights).owns
+    tensors = {name: value for name, value in network.weights.items() if owns(name)}
     for number, (weight, bias) in enumerate(network.head):
         tensors |= {f"head.{number}.weight": weight.T, f"head.{number}.bias": bias}
     return {

@@ -1,65 +1,81 @@
-"""The tapped network forwards and backwards by hand: what autograd computes, in fewer passes over
+"""A network's layers forwards and backwards by hand: what autograd computes, in fewer passes over
 memory.
 
 Where a processor multiplies bfloat16 matrices fast, convolutions take less than half of autograd's
 time, and the rest goes over memory. Here a ReLU happens within its convolution, its gradient where
-the halves of a join are taken apart, and the gradient of the channels' means is added in place.
+the parts of a join are taken apart, and the gradient of the channels' means is added in place.
 Autograd's own gradients are the measure in the tests.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeAlias
 
-from squeezetune.finetune.tapped import TappedNetwork
-from squeezetune.finetune.torch_network import Fire, Module, Tensor
-from squeezetune.network.graph import TAPS
+from squeezetune.finetune.tapped import LayerPass, TrainableLayers
+from squeezetune.finetune.torch_network import (
+    ACTIVATIONS,
+    Module,
+    SamePaddedConv2d,
+    Tensor,
+    list_same_padding,
+)
+from squeezetune.network.architecture import (
+    Convolution,
+    GlobalMean,
+    Join,
+    MaxPool,
+    Product,
+    Sum,
+)
 
 # isort: split
 # after `network`, which says how to install torch where it is missing
 import torch
-from torch import nn
 from torch.nn import functional
 
 aten: Any = torch.ops.aten
 
 # By the parameter that they belong to.
 Gradients: TypeAlias = dict[Any, Tensor]
-# Takes the gradient of a layer's output, notes those of its parameters, and returns that of its
-# input.
-Back: TypeAlias = Callable[[Tensor, Gradients], Tensor]
+# Takes the gradient of a layer's output, notes those of its parameters, and returns those of what
+# it reads.
+Back: TypeAlias = Callable[[Tensor, Gradients], Sequence[Tensor]]
 
 
 @dataclass(frozen=True)
 class Step:
-    """The way back through one layer, whose output has this `shape` (n, channels, height,
-    width).
+    """The way back through one layer, whose output has this `shape` (n, channels, height, width)
+    and type of number.
     """
 
     back: Back
+    plan: LayerPass
     shape: tuple[int, int, int, int]
-    is_tapped: bool
+    kind: Any
 
 
 def run_forward(
-    network: TappedNetwork, maps: Tensor, taps: Tensor | None, *, is_training: bool = True
+    network: TrainableLayers, maps: Tensor, taps: Tensor | None, *, is_training: bool = True
 ) -> tuple[Tensor, list[Step]]:
-    """Compute the features (n, 2048) float32, as `TappedNetwork.compute_features` does, and in
+    """Compute the features (n, features) float32, as `TappedNetwork.compute_features` does, and in
     training the steps back.
 
-    The steps hold what every layer reads; without them it goes as soon as the next layer has read
+    The steps hold what every layer reads; without them it goes as soon as the last layer has read
     it.
     """
     means, steps = [] if taps is None else [taps], []
-    tapped = {network.places[name] for name in TAPS}
+    values = {network.input_name: maps}
     with torch.no_grad():
-        for place in range(network.places[network.start], len(network.features)):
-            layer = network.features[place]
-            maps, back = PASSES[type(layer)](layer, maps, place > network.first_trained)
-            if is_training and place >= network.first_trained:
-                steps.append(Step(back, tuple(maps.shape), place in tapped))
-            if place in tapped:
-                means.append(maps.mean((2, 3), dtype=torch.float32))
+        for plan in network.passes:
+            inputs = [values[name] for name in plan.layer.reads]
+            y, back = PASSES[type(plan.layer)](network, plan, *inputs)
+            values[plan.layer.output] = y
+            for name in plan.frees:
+                del values[name]
+            if is_training and plan.is_trained:
+                steps.append(Step(back, plan, tuple(y.shape), y.dtype))
+            if plan.is_tapped:
+                means.append(y.mean((2, 3), dtype=torch.float32))
     return torch.cat(means, 1), steps
 
 
@@ -68,87 +84,199 @@ def run_backward(features: Tensor, steps: list[Step]) -> Gradients:
     the way.
     """
     gradients: Gradients = {}
-    gradient, end = None, features.shape[1]
+    flows = Flows()
+    end = features.shape[1]
     with torch.no_grad():
         while steps:
             step = steps.pop()
-            if step.is_tapped:
+            layer = step.plan.layer
+            if step.plan.is_tapped:
                 start = end - step.shape[1]
-                gradient, end = _add_mean(gradient, features[:, start:end], step.shape), start
-            gradient = step.back(gradient, gradients)
+                flows.add_mean(layer.output, features[:, start:end], step.shape)
+                end = start
+            if layer.output not in flows.gradients:
+                continue  # nothing behind it counts
+            inner = step.back(flows.take(layer.output).to(step.kind), gradients)
+            is_own = isinstance(layer, Convolution | MaxPool)
+            for name, needs, gradient in zip(layer.reads, step.plan.needs, inner, strict=True):
+                if needs:
+                    flows.add(name, gradient, is_own=is_own)
     return gradients
 
 
-def _add_mean(gradient: Tensor | None, own: Tensor, shape: tuple[int, int, int, int]) -> Tensor:
-    """Add the gradient of the mean of every channel to that of the maps."""
-    share = (own / (shape[2] * shape[3]))[:, :, None, None]
-    # behind the last layer nothing but its means is used
-    return share.expand(shape) if gradient is None else gradient.add_(share.to(gradient.dtype))
+class Flows:
+    """The gradients of maps, by their names, on the way back; those that are our own are added to
+    in place.
+    """
+
+    def __init__(self) -> None:
+        self.gradients: dict[str, Tensor] = {}
+        self._own: set[str] = set()
+
+    def take(self, name: str) -> Tensor:
+        """Take the gradient of a map."""
+        self._own.discard(name)
+        return self.gradients.pop(name)
+
+    def add(self, name: str, gradient: Tensor, *, is_own: bool) -> None:
+        """Add a gradient to what there is for a map; one that is not our own is another map's
+        too.
+        """
+        if name not in self.gradients:
+            self.gradients[name] = gradient
+            self._own |= {name} if is_own else set()
+            return
+        before = self.gradients[name]
+        if is_own:
+            self.gradients[name] = gradient.add_(before)
+        else:
+            self.gradients[name] = before.add_(gradient) if name in self._own else before + gradient
+        self._own.add(name)
+
+    def add_mean(self, name: str, own: Tensor, shape: tuple[int, int, int, int]) -> None:
+        """Add the gradient (n, channels) of the mean of every channel to that of the map."""
+        share = (own / (shape[2] * shape[3]))[:, :, None, None]
+        if name not in self.gradients:  # behind the last layer nothing but its means is used
+            self.gradients[name] = share.expand(shape)
+        elif name in self._own:
+            self.gradients[name].add_(share.to(self.gradients[name].dtype))
+        else:
+            self.add(name, share.to(self.gradients[name].dtype).expand(shape), is_own=False)
 
 
-def _pass_fire(fire: Fire, maps: Tensor, is_input_trained: bool) -> tuple[Tensor, Back]:
-    squeezed = _convolve(fire.squeeze, maps)
-    joined = torch.cat(
-        [_convolve(layer, squeezed) for layer in (fire.expand1x1, fire.expand3x3)], 1
-    )
-
-    def back(gradient: Tensor, gradients: Gradients) -> Tensor:
-        halves = zip(gradient.to(maps.dtype).chunk(2, 1), joined.chunk(2, 1), strict=True)
-        near, far = (_mask(*half) for half in halves)
-        inner = _reverse(fire.expand3x3, far, squeezed, gradients)
-        inner = _reverse_pointwise(fire.expand1x1, near, squeezed, gradients).add_(inner)
-        return _reverse_pointwise(
-            fire.squeeze, _mask(inner, squeezed), maps, gradients, is_input_trained
-        )
-
-    return joined, back
+# ---- the passes: the network, the plan of the layer, and what it reads
 
 
-def _pass_convolution(layer: Module, maps: Tensor, is_input_trained: bool) -> tuple[Tensor, Back]:
-    def back(gradient: Tensor, gradients: Gradients) -> Tensor:
-        return _reverse(layer, gradient, maps, gradients, is_input_trained)
+def _pass_convolution(network: TrainableLayers, plan: LayerPass, x: Tensor) -> tuple[Tensor, Back]:
+    layer: Any = network.get_submodule(plan.layer.path)  # type: ignore[union-attr]
+    borders = list_same_padding(x, layer) if isinstance(layer, SamePaddedConv2d) else []
+    padded = functional.pad(x, borders) if any(borders) else x
+    is_told = SLOPES[plan.slope].by_output
+    y = _convolve(layer, padded, plan.activation if is_told else "")
+    kept = y if plan.slope else None
+    y = y if is_told else ACTIVATIONS[plan.activation](y)
+    reverse = _reverse_pointwise if _is_pointwise(layer) else _reverse
 
-    return functional.conv2d(maps, layer.weight, layer.bias, layer.stride, layer.padding), back
+    def back(gradient: Tensor, gradients: Gradients) -> list[Tensor]:
+        if kept is not None:
+            gradient = SLOPES[plan.slope].back(gradient, kept)
+        inner = reverse(layer, gradient, padded, gradients, plan.needs[0])
+        if any(borders) and plan.needs[0]:
+            left, _, top, _ = borders
+            inner = inner[:, :, top : top + x.shape[2], left : left + x.shape[3]]
+        return [inner]
+
+    return y, back
 
 
-def _pass_pool(layer: Module, maps: Tensor, is_input_trained: bool) -> tuple[Tensor, Back]:
-    window = [[layer.kernel_size] * 2, [layer.stride] * 2, [0, 0], [1, 1], layer.ceil_mode]
-    pooled, places = aten.max_pool2d_with_indices(maps, *window)
+def _pass_pool(network: TrainableLayers, plan: LayerPass, x: Tensor) -> tuple[Tensor, Back]:
+    layer: Any = plan.layer
+    window = [[layer.kernel] * 2, [layer.stride] * 2, [layer.padding] * 2, [1, 1], layer.is_ceil]
+    pooled, places = aten.max_pool2d_with_indices(x, *window)
+    pooled = ACTIVATIONS[plan.activation](pooled)
 
-    def back(gradient: Tensor, gradients: Gradients) -> Tensor:
-        return aten.max_pool2d_with_indices_backward(gradient, maps, *window, places)
+    def back(gradient: Tensor, gradients: Gradients) -> list[Tensor]:
+        gradient = SLOPES[plan.slope].back(gradient, pooled)
+        return [aten.max_pool2d_with_indices_backward(gradient, x, *window, places)]
 
     return pooled, back
 
 
-def _pass_relu(layer: Module, maps: Tensor, is_input_trained: bool) -> tuple[Tensor, Back]:
-    maps = maps.relu_()
-    return maps, lambda gradient, gradients: _mask(gradient, maps)
+def _pass_join(network: TrainableLayers, plan: LayerPass, *inputs: Tensor) -> tuple[Tensor, Back]:
+    joined, widths = torch.cat(inputs, 1), [each.shape[1] for each in inputs]
+
+    def back(gradient: Tensor, gradients: Gradients) -> list[Tensor]:
+        parts = zip(gradient.split(widths, 1), joined.split(widths, 1), strict=True)
+        return [SLOPES[plan.slope].back(*part) for part in parts]
+
+    return joined, back
 
 
-# How a layer of SqueezeNet is passed: the layer, its input, and whether a gradient of that is asked
-# for.
-PASSES: Mapping[type, Callable[[Any, Tensor, bool], tuple[Tensor, Back]]] = {
-    nn.Conv2d: _pass_convolution,
-    nn.MaxPool2d: _pass_pool,
-    nn.ReLU: _pass_relu,
-    Fire: _pass_fire,
+def _pass_sum(network: TrainableLayers, plan: LayerPass, *inputs: Tensor) -> tuple[Tensor, Back]:
+    total = inputs[0] + inputs[1]
+    for other in inputs[2:]:
+        total += other
+    y = ACTIVATIONS[plan.activation](total)
+    kept = y if SLOPES[plan.slope].by_output else total
+
+    def back(gradient: Tensor, gradients: Gradients) -> list[Tensor]:
+        return [SLOPES[plan.slope].back(gradient, kept)] * len(inputs)
+
+    return y, back
+
+
+def _pass_product(
+    network: TrainableLayers, plan: LayerPass, x: Tensor, gates: Tensor
+) -> tuple[Tensor, Back]:
+    def back(gradient: Tensor, gradients: Gradients) -> list[Tensor]:
+        return [gradient * gates, (gradient * x).sum((2, 3), keepdim=True)]
+
+    return x * gates, back
+
+
+def _pass_global_mean(network: TrainableLayers, plan: LayerPass, x: Tensor) -> tuple[Tensor, Back]:
+    shape = x.shape
+
+    def back(gradient: Tensor, gradients: Gradients) -> list[Tensor]:
+        return [(gradient / (shape[2] * shape[3])).expand(shape)]
+
+    return x.mean((2, 3), keepdim=True), back
+
+
+# How each kind of layer is passed.
+PASSES: Mapping[type, Callable[..., tuple[Tensor, Back]]] = {
+    Convolution: _pass_convolution,
+    MaxPool: _pass_pool,
+    Join: _pass_join,
+    Sum: _pass_sum,
+    Product: _pass_product,
+    GlobalMean: _pass_global_mean,
 }
 
 
-def _convolve(layer: Module, maps: Tensor) -> Tensor:
-    """Convolve and apply ReLU, in one pass over memory where oneDNN is there to do so."""
-    if not FUSES:
-        return functional.conv2d(maps, layer.weight, layer.bias, 1, layer.padding).relu_()
-    padding, ones = list(layer.padding), [1, 1]
-    return torch.ops.mkldnn._convolution_pointwise(
-        maps, layer.weight, layer.bias, padding, ones, ones, 1, "relu", [], None
+@dataclass(frozen=True)
+class Slope:
+    """The way back through a function: the gradient of its output, and its output or its input,
+    in; the gradient of its input out.
+    """
+
+    back: Callable[[Tensor, Tensor], Tensor]
+    by_output: bool = True
+
+
+SLOPES: Mapping[str, Slope] = {
+    "": Slope(lambda gradient, output: gradient),
+    "relu": Slope(lambda gradient, output: aten.threshold_backward(gradient, output, 0)),
+    "relu6": Slope(lambda gradient, output: aten.hardtanh_backward(gradient, output, 0, 6)),
+    "sigmoid": Slope(lambda gradient, output: aten.sigmoid_backward(gradient, output)),
+    "hard_sigmoid": Slope(
+        lambda gradient, inputs: aten.hardsigmoid_backward(gradient, inputs), by_output=False
+    ),
+    "hard_swish": Slope(
+        lambda gradient, inputs: aten.hardswish_backward(gradient, inputs), by_output=False
+    ),
+}
+
+
+def _is_pointwise(layer: Module) -> bool:
+    """Say whether a convolution is one matrix product: of single pixels, of all channels."""
+    shape = (*layer.kernel_size, *layer.stride, *layer.padding, layer.groups)
+    return shape == (1, 1, 1, 1, 0, 0, 1)
+
+
+def _convolve(layer: Module, maps: Tensor, activation: str) -> Tensor:
+    """Convolve and apply a function; a ReLU in one pass over memory where oneDNN is there to do
+    so.
+    """
+    if activation == "relu" and FUSES:
+        sizes = (list(layer.padding), list(layer.stride), [1, 1], layer.groups)
+        return torch.ops.mkldnn._convolution_pointwise(
+            maps, layer.weight, layer.bias, *sizes, "relu", [], None
+        )
+    y = functional.conv2d(
+        maps, layer.weight, layer.bias, layer.stride, layer.padding, groups=layer.groups
     )
-
-
-def _mask(gradient: Tensor, output: Tensor) -> Tensor:
-    """Leave the gradient of a ReLU where its output is above 0."""
-    return aten.threshold_backward(gradient, output, 0)
+    return ACTIVATIONS[activation](y)
 
 
 def _reverse(
@@ -169,7 +297,7 @@ def _reverse(
         [1, 1],
         False,
         [0, 0],
-        1,
+        layer.groups,
         [is_input_trained, True, True],
     )
     return back

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from squeezetune.finetune.recipe import Augmentation
 from squeezetune.finetune.torch_network import Tensor
 from squeezetune.network.activations import ActivationRows, Activations
-from squeezetune.network.weights import MEAN, STD
+from squeezetune.network.zoo import SQUEEZENET1_1
 
 # isort: split
 # after the modules above, which say how to install torch where it is missing
@@ -128,7 +128,10 @@ def _list_statistics() -> tuple[Tensor, Tensor]:
     """List the mean and the standard deviation of each channel, (3, 1, 1) float32, of pixels from 0
     to 255.
     """
-    mean, deviation = (255 * torch.tensor(values)[:, None, None] for values in (MEAN, STD))
+    mean, deviation = (
+        255 * torch.tensor(values)[:, None, None]
+        for values in (SQUEEZENET1_1.mean, SQUEEZENET1_1.std)
+    )
     return mean, deviation
 
 

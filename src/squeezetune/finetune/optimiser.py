@@ -162,7 +162,7 @@ def make_groups(network: TappedNetwork, recipe: Recipe) -> list[Group]:
     """Sort the parameters into groups of one rate; rates fall by `layer_decay` a block from the
     classifier down.
     """
-    order = [*network.places, CLASSIFIER]
+    order = [*network.architecture.block_names, CLASSIFIER]
     groups: dict[tuple[bool, float, float], list[str]] = {}
     trained = [(name, value) for name, value in network.named_parameters() if value.requires_grad]
     for name, value in trained:

@@ -1,14 +1,22 @@
-"""SqueezeNet with the product's own classifier: a linear layer on the mean of every channel after
-five Fire modules.
+"""A network's layers as they are trained, with the product's own classifier: a linear layer on the
+mean of every channel of the taps.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
 
-from squeezetune.finetune.torch_network import SqueezeNet, Tensor, export_weights
+from squeezetune.finetune.torch_network import (
+    DescribedNetwork,
+    Tensor,
+    delay_activations,
+    export_weights,
+    find_path,
+    run_layers,
+)
 from squeezetune.heads.linear import DenseWeights, Rows
 from squeezetune.heads.scaling import Scaling
-from squeezetune.network.graph import TAPS
-from squeezetune.network.weights import FIRE_WIDTHS, find_architecture
+from squeezetune.network.architecture import Architecture, Join, Layer, MaxPool
 
 # isort: split
 # after `network`, which says how to install torch where it is missing
@@ -19,27 +27,78 @@ from torch.nn import functional
 CLASSIFIER = "classifier"
 
 
-class TappedNetwork(nn.Module):  # type: ignore[misc]  # torch is not seen by the type checker
-    """The trainable form of what `graph.build_classifier` builds.
+@dataclass(frozen=True)
+class LayerPass:
+    """How one layer is passed in training.
 
-    It begins at the block `start`: with images at conv1, else with what that block reads, and with
-    the means of the taps before it. Blocks before `first_trained`, if that is a later one, are run
-    and stay as they are, and so do `mean` and `deviation`, which standardise the features.
+    `activation` follows it: its own, or that of the convolution before a pool. `slope` is the
+    function whose slope is taken on the way back: behind a join that of all its parts, which then
+    take none. `needs` says of each map that it reads whether its gradient is asked for, `frees`
+    names those that nobody reads any more.
+    """
+
+    layer: Layer
+    activation: str
+    slope: str
+    is_tapped: bool
+    is_trained: bool
+    needs: tuple[bool, ...]
+    frees: tuple[str, ...]
+
+
+class TrainableLayers(nn.Module):  # type: ignore[misc]  # torch is not seen by the type checker
+    """The layers of a network from the block `start`, or the first, under torchvision's names.
+
+    Blocks before `first_trained`, if that is a later one, are run and stay as they are. A class
+    below adds `classify`, and its own layers under `classifier`.
     """
 
     def __init__(
-        self, backbone: SqueezeNet, classes: int, start: str = "conv1", first_trained: str = "conv1"
+        self, backbone: DescribedNetwork, start: str = "", first_trained: str = ""
     ) -> None:
         super().__init__()
-        self.places = {"conv1": 0, **find_architecture(backbone.version).fires}
-        self.start = start
-        self.features = backbone.features
+        self.architecture = network = backbone.architecture
+        self.start = start or network.block_names[0]
         self.first_trained = max(
-            self.places[start], self.places[first_trained]
-        )  # a place in `features`
-        for place in range(self.first_trained):
-            self.features[place].requires_grad_(False)
-        self.classifier = nn.Linear(sum(2 * FIRE_WIDTHS[name][1] for name in TAPS), classes)
+            self.start, first_trained or self.start, key=network.block_names.index
+        )
+        self.roots = sorted({find_path(layer).split(".")[0] for layer in network.convolutions})
+        for name in self.roots:
+            self.add_module(name, backbone.get_submodule(name))
+        trained = network.block_names[network.block_names.index(self.first_trained) :]
+        for name, value in self.named_parameters():
+            if network.find_owner(name) not in trained:
+                value.requires_grad_(False)
+        self.passes = _plan_passes(self.architecture, self.start, self.first_trained)
+
+    @property
+    def input_name(self) -> str:
+        """The name of the map that the first block reads."""
+        return self.architecture.name_input(self.start)
+
+    def convert(self, precision: Any) -> None:
+        """Let the convolutions compute in this type of number, channels last."""
+        for name in self.roots:
+            self.get_submodule(name).to(precision, memory_format=torch.channels_last)
+
+    def find_block(self, parameter: str) -> str:
+        """Name the block that a parameter, by its name here, belongs to."""
+        return self.architecture.find_owner(parameter) or CLASSIFIER
+
+
+class TappedNetwork(TrainableLayers):
+    """The trainable form of what `graph.build_classifier` builds.
+
+    It begins at the block `start`: with images at the first, else with what that block reads, and
+    with the means of the taps before it. `mean` and `deviation` standardise the features, and stay
+    as they are.
+    """
+
+    def __init__(
+        self, backbone: DescribedNetwork, classes: int, start: str = "", first_trained: str = ""
+    ) -> None:
+        super().__init__(backbone, start, first_trained)
+        self.classifier = nn.Linear(self.architecture.feature_count, classes)
         self.register_buffer("mean", torch.zeros(self.classifier.in_features))
         self.register_buffer("deviation", torch.ones(self.classifier.in_features))
 
@@ -55,25 +114,19 @@ class TappedNetwork(nn.Module):  # type: ignore[misc]  # torch is not seen by th
         return self.classify(self.compute_features(maps, taps))
 
     def compute_features(self, maps: Tensor, taps: Tensor | None = None) -> Tensor:
-        """Compute the mean of every channel after each tap, (n, 2048) float32."""
+        """Compute the mean of every channel of the taps, (n, features) float32, by autograd."""
+        layers, tapped = [each.layer for each in self.passes], self.architecture.taps
         means = [] if taps is None else [taps]
-        tapped = {self.places[name] for name in TAPS}
-        for place in range(self.places[self.start], len(self.features)):
-            maps = self.features[place](maps)
-            if place in tapped:
-                means.append(maps.mean((2, 3), dtype=torch.float32))
+        activations = delay_activations(layers, (MaxPool, Join), tapped)
+        for layer, y in run_layers(self, layers, activations, {self.input_name: maps}):
+            if layer.output in tapped:
+                means.append(y.mean((2, 3), dtype=torch.float32))
         return torch.cat(means, 1)
 
     def classify(self, features: Tensor) -> Tensor:
         """Compute logits of features (n, 2048), in float32 whatever the layers before are in."""
         rows = (features - self.mean) / self.deviation
         return functional.linear(rows, self.classifier.weight, self.classifier.bias)
-
-    def find_block(self, parameter: str) -> str:
-        """Name the block that a parameter, by its name here, belongs to."""
-        family, place = parameter.split(".")[:2]
-        names = {str(place): name for name, place in self.places.items()}
-        return CLASSIFIER if family == CLASSIFIER else names[place]
 
     def set_classifier(self, scaling: Scaling, weight: Rows, bias: Rows) -> None:
         """Take over a linear classifier on standardised features: weights (2048, classes) and
@@ -93,10 +146,44 @@ class TappedNetwork(nn.Module):  # type: ignore[misc]  # torch is not seen by th
         """
         scaling = Scaling(self.mean.numpy().copy(), self.deviation.numpy().copy(), use_roots=False)
         layers = ((parameters["classifier.weight"].T.copy(), parameters["classifier.bias"]),)
-        trained = {
-            name: value for name, value in parameters.items() if name.startswith("features.")
-        }
-        frozen = {
-            f"features.{name}": value for name, value in export_weights(self.features).items()
-        }
+        owns = self.architecture.owns
+        trained = {name: value for name, value in parameters.items() if owns(name)}
+        frozen = {name: value for name, value in export_weights(self).items() if owns(name)}
         return scaling, layers, frozen | trained
+
+
+def _plan_passes(network: Architecture, start: str, first_trained: str) -> tuple[LayerPass, ...]:
+    """Plan how the layers from `start` on are passed, of which those from `first_trained` on
+    train.
+    """
+    layers = network.pass_blocks(start)
+    trained = {layer.output for layer in network.pass_blocks(first_trained)}
+    activations = delay_activations(layers, (MaxPool,), network.taps)
+    slopes = _place_slopes(layers, activations, network.taps)
+    last_reads = {name: layer.output for layer in layers for name in layer.reads}
+    return tuple(
+        LayerPass(
+            layer,
+            activations[layer.output],
+            slopes[layer.output],
+            layer.output in network.taps,
+            layer.output in trained,
+            tuple(name in trained for name in layer.reads),
+            tuple(name for name in layer.reads if last_reads[name] == layer.output),
+        )
+        for layer in layers
+    )
+
+
+def _place_slopes(
+    layers: Sequence[Layer], activations: Mapping[str, str], taps: Sequence[str]
+) -> dict[str, str]:
+    """Say behind which layers the slopes of which functions are taken: for a join's parts behind
+    the join, so that their own maps need not be kept beside it.
+    """
+    joined = delay_activations(layers, (Join,), taps)
+    found = dict(activations)
+    for layer in layers:
+        if isinstance(layer, Join) and joined[layer.output]:
+            found |= {layer.output: joined[layer.output], **dict.fromkeys(layer.reads, "")}
+    return found

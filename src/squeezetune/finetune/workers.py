@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 from squeezetune.events import Listener
 from squeezetune.finetune.backprop import run_backward, run_forward
 from squeezetune.finetune.batches import BatchSource, Positions, cut_and_mix
-from squeezetune.finetune.recipe import FIRST_BLOCK, Recipe, count_micro
+from squeezetune.finetune.recipe import Recipe, count_micro
 from squeezetune.finetune.tapped import TappedNetwork
 from squeezetune.finetune.torch_network import Module, Tensor
 from squeezetune.heads.head_data import WATCHED_IMAGES
@@ -101,7 +101,8 @@ class DataParallelWorkers:
         self.recipe = recipe
         self.conditions = conditions
         self.batch = min(recipe.batch, len(task.train))
-        self._micro_times = 1 if network.start == FIRST_BLOCK else INNER_TIMES
+        is_first = network.start == network.architecture.block_names[0]
+        self._micro_times = 1 if is_first else INNER_TIMES
         self._worker = self._copy_network(network)
         self._teacher = self._copy_network(task.teacher) if task.teacher is not None else None
         self.names = [name for name, value in network.named_parameters() if value.requires_grad]
@@ -251,7 +252,7 @@ class DataParallelWorkers:
 
     def _copy_network(self, network: Module) -> Module:
         copied = copy.deepcopy(network)
-        copied.features.to(self.conditions.precision, memory_format=torch.channels_last)
+        copied.convert(self.conditions.precision)
         return copied
 
     def _forward(self, maps: Tensor, taps: Tensor | None) -> Tensor:

@@ -28,9 +28,10 @@ from squeezetune.data.sources.registry import ImageLike, MemorySource, is_one_im
 from squeezetune.errors import ArtifactError, ImageError, SettingsError
 from squeezetune.model.artifact import NETWORK, read_payload
 from squeezetune.model.classifier import Classifier, load
-from squeezetune.network.graph import TAPS, build_maps
+from squeezetune.network.graph import build_maps
 from squeezetune.network.inference import RunOutputs, open_onnxruntime
 from squeezetune.network.trained import TrainedNetwork, read_network
+from squeezetune.network.weights import detect_architecture
 from squeezetune.system.disk import write_file
 
 # The margin that the views of the middle leave out on each side, as `build_classifier` has it.
@@ -82,7 +83,8 @@ class Mapper:
 
 def open_mapper(network: TrainedNetwork) -> Mapper:
     """Make a network's layers ready to be looked into; each call runs on the calling thread."""
-    taps = TAPS[-1:] if network.is_convolved else TAPS
+    tapped = detect_architecture(network.weights).tapped_blocks
+    taps = tapped[-1:] if network.is_convolved else tapped
     model = build_maps(
         network.weights, taps, views=network.views, side=network.side, resize=network.resize
     )

@@ -1,1 +1,1 @@
-"""SqueezeNet as ONNX graphs, and the engines that run them."""
+"""Networks: descriptions, weights, ONNX graphs, and the engines that run them."""

@@ -18,8 +18,9 @@ from squeezetune.data.image_cache import ComputeBatch, RowBatch, RowWork, comput
 from squeezetune.data.index import ImageIndex
 from squeezetune.data.pixels import PixelSettings
 from squeezetune.events import Listener
+from squeezetune.network.architecture import Architecture
 from squeezetune.network.backbone import FLOAT_RUNTIME, Backbone, DrawSample, recall_measurement
-from squeezetune.network.graph import BLOCKS, TAPS, build_activations, count_features, measure_maps
+from squeezetune.network.graph import build_activations
 from squeezetune.network.inference import (
     Runtime,
     batch_size,
@@ -27,7 +28,7 @@ from squeezetune.network.inference import (
     open_graph,
     open_outputs,
 )
-from squeezetune.network.weights import Architecture, Weights, detect_version, find_architecture
+from squeezetune.network.weights import Weights, detect_architecture
 from squeezetune.system.executor import Executor, count_cores
 from squeezetune.system.store import RowStore
 
@@ -221,8 +222,8 @@ def prepare_activations(
         if options.kind == "uint8"
         else None
     )
-    layout, views = find_architecture(detect_version(weights)), options.views + options.extra_views
-    form = make_form(options.block, options.kind, views, backbone.pixels.side, layout, scales)
+    network, views = detect_architecture(weights), options.views + options.extra_views
+    form = make_form(options.block, options.kind, views, backbone.pixels.side, network, scales)
     model = build_activations(weights, options.block, int8=backbone.int8, scales=scales)
     return FrozenBlocks(model, backbone.runtime, backbone.pixels, options, form)
 
@@ -232,13 +233,12 @@ def make_form(
     kind: str,
     views: int,
     side: int,
-    layout: Architecture,
+    network: Architecture,
     scales: NDArray[np.float32] | None = None,
 ) -> ActivationForm:
     """Say how what a block makes of pixels of this side lies in a row of bytes."""
-    passed = BLOCKS[: BLOCKS.index(block) + 1]
-    taps = count_features(tap for tap in TAPS if tap in passed)
-    return ActivationForm(kind, views, measure_maps(block, side, layout), taps, scales)
+    shape, taps = network.measure_block(block, side), network.count_features(block)
+    return ActivationForm(kind, views, shape, taps, scales)
 
 
 def recall_scales(

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from squeezetune.data.index import ImageIndex
 from squeezetune.data.pixels import PixelSettings
 from squeezetune.events import Listener, Notice
-from squeezetune.network.graph import ACTIVATIONS, build_backbone, build_range_probe, list_widths
+from squeezetune.network.graph import build_backbone, build_range_probe
 from squeezetune.network.inference import (
     RunGraph,
     Runtime,
@@ -25,7 +25,7 @@ from squeezetune.network.inference import (
     open_graph,
 )
 from squeezetune.network.int8_layers import Int8, Ranges
-from squeezetune.network.weights import Weights, detect_version, find_architecture
+from squeezetune.network.weights import Weights, detect_architecture
 from squeezetune.system.machine import hash_bytes, read_json, recall_choice, write_json
 
 CALIBRATION_IMAGES = 64
@@ -53,7 +53,7 @@ def measure_maxima(weights: Weights, pixels: NDArray[np.uint8]) -> dict[str, NDA
     probe = open_graph(build_range_probe(weights), FLOAT_RUNTIME, 1)
     maxima, widths = (
         run_batches(probe, pixels).max(axis=0),
-        list_widths(find_architecture(detect_version(weights))),
+        detect_architecture(weights).list_scales(),
     )
     ends = np.cumsum(list(widths.values()))
     return dict(zip(widths, np.split(maxima, ends[:-1]), strict=True))
@@ -170,7 +170,7 @@ def recall_runtime(runtimes: list[Runtime], weights: Weights, options: BackboneO
         options.pixels.side,
         options.views,
         options.threads,
-        detect_version(weights),
+        detect_architecture(weights).version,
     ]
 
     def choose() -> str:
@@ -252,5 +252,5 @@ def _build_timing_backbone(weights: Weights, runtime: Runtime, options: Backbone
     """Build an int8 trunk of the right cost; its ranges are of the right order, its values do not
     matter.
     """
-    ranges = dict.fromkeys(ACTIVATIONS, 1000.0)
+    ranges = dict.fromkeys(detect_architecture(weights).list_scales(), 1000.0)
     return build_backbone(weights, make_int8(ranges, runtime, options.pixels), views=options.views)

@@ -1,6 +1,6 @@
-"""The layers of SqueezeNet as ONNX nodes, in float32."""
+"""The layers of a network as ONNX nodes, in float32."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol, TypeAlias
 
@@ -8,30 +8,23 @@ import numpy as np
 from numpy.typing import NDArray
 from onnx import TensorProto
 
+from squeezetune.network.architecture import (
+    SAME,
+    Architecture,
+    Convolution,
+    Dropout,
+    GlobalMean,
+    Join,
+    Layer,
+    Linear,
+    MaxPool,
+    Product,
+    Sum,
+    count_groups,
+)
 from squeezetune.network.codes import LowRankTensor, QuantizedTensor
 from squeezetune.network.onnx_builder import Graph
-from squeezetune.network.weights import (
-    MEAN,
-    STD,
-    Architecture,
-    Weights,
-    detect_version,
-    find_architecture,
-)
-
-POOL: dict[str, Any] = {"kernel_shape": [3, 3], "strides": [2, 2], "ceil_mode": 1}
-
-
-def unfold_normalisation(
-    kernel: NDArray[np.float32], bias: NDArray[np.float32]
-) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
-    """Take the normalisation out of the first convolution again: what `fold_normalisation` makes
-    these of.
-    """
-    shift = np.einsum("oihw,i->o", kernel.astype(np.float64) * 255, np.asarray(MEAN))
-    unfolded = kernel.astype(np.float64) * 255 * np.asarray(STD)[:, None, None]
-    return unfolded.astype(np.float32), (bias + shift).astype(np.float32)
-
+from squeezetune.network.weights import Weights, detect_architecture
 
 # Adds a parameter to a graph under a name; returns the name of the tensor that holds it, or stands
 # for it, in float32.
@@ -90,36 +83,26 @@ class CodedStore:
 
 
 class GraphLayers(Protocol):
-    """Adds layers to a graph; each method takes and returns names of tensors, (n, channels, height,
-    width).
+    """Adds layers to a graph; maps are names of tensors, (n, channels, height, width).
 
     How a map's values are kept between layers is the layers' own affair.
     """
 
     @property
-    def layout(self) -> Architecture:
-        """Which version of SqueezeNet the weights are of."""
+    def architecture(self) -> Architecture:
+        """Which network the weights are of."""
         ...
 
-    def first(self, pixels: str, *, mirror: bool = False) -> str:
-        """Add normalisation, conv1 (stride 2, no padding) with its ReLU, and the max pool behind
-        it.
+    def begin(self, pixels: str, *, mirror: bool = False) -> dict[str, str]:
+        """Add normalisation and the first layer, or the first few; return their maps by name.
 
         `pixels` is (n, h, w, 3) uint8; with `mirror` the mirror images of all of them follow in the
         batch.
         """
         ...
 
-    def squeeze(self, x: str, layer: str, activation: str) -> str:
-        """Add a Fire module's 1x1 squeeze convolution with its ReLU."""
-        ...
-
-    def expand(self, x: str, layer: str, activation: str) -> str:
-        """Add a Fire module's 1x1 and 3x3 expand convolutions with their ReLUs, side by side."""
-        ...
-
-    def pool(self, x: str) -> str:
-        """Add a 3x3 max pool of stride 2 in ceil mode."""
+    def add(self, layer: Layer, inputs: Sequence[str]) -> str:
+        """Add a layer, whatever its kind."""
         ...
 
     def mean(self, x: str) -> str:
@@ -131,55 +114,57 @@ class GraphLayers(Protocol):
         ...
 
 
-def fold_normalisation(weights: Weights) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
-    """Fold x / 255, minus mean, over std into the first convolution; exact, since it has no
+def fold_normalisation(
+    weights: Weights, architecture: Architecture
+) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+    """Fold x / 255, minus mean, over std into the first convolution; exact where it has no
     padding.
     """
-    kernel = weights["features.0.weight"].astype(np.float64) / np.asarray(STD)[:, None, None]
-    shift = np.einsum("oihw,i->o", kernel, np.asarray(MEAN))
-    return (kernel / 255).astype(np.float32), (weights["features.0.bias"] - shift).astype(
-        np.float32
-    )
+    path = architecture.convolutions[0].path
+    kernel = weights[f"{path}.weight"].astype(np.float64)
+    kernel = kernel / np.asarray(architecture.std)[:, None, None]
+    shift = np.einsum("oihw,i->o", kernel, np.asarray(architecture.mean))
+    bias = weights[f"{path}.bias"] - shift
+    return (kernel / 255).astype(np.float32), bias.astype(np.float32)
+
+
+def unfold_normalisation(
+    kernel: NDArray[np.float32], bias: NDArray[np.float32], architecture: Architecture
+) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+    """Take the normalisation out of the first convolution again: what `fold_normalisation` makes
+    these of.
+    """
+    shift = np.einsum("oihw,i->o", kernel.astype(np.float64) * 255, np.asarray(architecture.mean))
+    std = np.asarray(architecture.std)[:, None, None]
+    unfolded = kernel.astype(np.float64) * 255 * std
+    return unfolded.astype(np.float32), (bias + shift).astype(np.float32)
 
 
 class FloatLayers:
     """Layers that compute in float32; how their parameters are stored is another matter."""
 
     def __init__(self, graph: Graph, weights: Weights, store: WeightEncoder = store_floats) -> None:
-        self.layout = find_architecture(detect_version(weights))
+        self.architecture = detect_architecture(weights)
         self._graph = graph
         self._weights = weights
         self._store = store
 
-    def first(self, pixels: str, *, mirror: bool = False) -> str:
-        """Add normalisation, conv1 with its ReLU, and the max pool."""
+    def begin(self, pixels: str, *, mirror: bool = False) -> dict[str, str]:
+        """Add normalisation and the first convolution with its function."""
+        first = self.architecture.convolutions[0]
         pixels = add_mirror(self._graph, pixels) if mirror else pixels
         planes = self._graph.add(
             "Transpose", self._graph.add("Cast", pixels, to=TensorProto.FLOAT), perm=[0, 3, 1, 2]
         )
-        kernel, bias = fold_normalisation(self._weights)
-        return self.pool(
-            self._convolve(planes, "features.0", kernel, bias, "conv1", strides=[2, 2])
-        )
+        if first.padding:
+            planes = add_normalisation(self._graph, planes, self.architecture)
+            return {first.output: self.add(first, [planes])}
+        parameters = fold_normalisation(self._weights, self.architecture)
+        return {first.output: self._convolve(first, planes, *parameters)}
 
-    def squeeze(self, x: str, layer: str, activation: str) -> str:
-        """Add the squeeze convolution and its ReLU."""
-        return self._convolve(
-            x, f"{layer}.squeeze", *self._parameters(f"{layer}.squeeze"), activation
-        )
-
-    def expand(self, x: str, layer: str, activation: str) -> str:
-        """Add the expand convolutions and their ReLUs."""
-        one, three = f"{layer}.expand1x1", f"{layer}.expand3x3"
-        a = self._convolve(x, one, *self._parameters(one), f"{activation}1x1")
-        b = self._convolve(
-            x, three, *self._parameters(three), f"{activation}3x3", pads=[1, 1, 1, 1]
-        )
-        return self._graph.add("Concat", a, b, name=activation, axis=1)
-
-    def pool(self, x: str) -> str:
-        """Add the max pool."""
-        return self._graph.add("MaxPool", x, **POOL)
+    def add(self, layer: Layer, inputs: Sequence[str]) -> str:
+        """Add a layer, whatever its kind."""
+        return _FLOAT_KINDS[type(layer)](self, layer, *inputs)
 
     def mean(self, x: str) -> str:
         """Add the mean over the positions."""
@@ -191,22 +176,114 @@ class FloatLayers:
         """Give the map itself."""
         return x
 
-    def _parameters(self, layer: str) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
-        return self._weights[f"{layer}.weight"], self._weights[f"{layer}.bias"]
+    def _add_convolution(self, layer: Convolution, x: str) -> str:
+        parameters = (self._weights[f"{layer.path}.{part}"] for part in ("weight", "bias"))
+        return self._convolve(layer, x, *parameters)
+
+    def _add_max_pool(self, layer: MaxPool, x: str) -> str:
+        return self._graph.add("MaxPool", x, **list_pool_attributes(layer))
+
+    def _add_global_mean(self, layer: GlobalMean, x: str) -> str:
+        return self._graph.add("GlobalAveragePool", x, name=layer.output)
+
+    def _add_join(self, layer: Join, *inputs: str) -> str:
+        return self._graph.add("Concat", *inputs, name=layer.output, axis=1)
+
+    def _add_sum(self, layer: Sum, *inputs: str) -> str:
+        return self._end(layer, self._graph.add("Sum", *inputs, name=self._name(layer)))
+
+    def _add_product(self, layer: Product, x: str, gates: str) -> str:
+        return self._graph.add("Mul", x, gates, name=layer.output)
+
+    def _add_linear(self, layer: Linear, x: str) -> str:
+        weight, bias = (
+            self._store(self._graph, f"{layer.path}.{part}", self._weights[f"{layer.path}.{part}"])
+            for part in ("weight", "bias")
+        )
+        rows = self._graph.add("Flatten", x)
+        y = self._graph.add("Gemm", rows, weight, bias, name=self._name(layer), transB=1)
+        return self._end(layer, y)
+
+    def _leave(self, layer: Dropout, x: str) -> str:
+        return x
 
     def _convolve(
-        self,
-        x: str,
-        layer: str,
-        kernel: NDArray[Any],
-        bias: NDArray[Any],
-        activation: str,
-        **attributes: Any,
+        self, layer: Convolution, x: str, kernel: NDArray[Any], bias: NDArray[Any]
     ) -> str:
-        w = self._store(self._graph, f"{layer}.weight", kernel)
-        b = self._store(self._graph, f"{layer}.bias", bias)
-        y = self._graph.add("Conv", x, w, b, kernel_shape=list(kernel.shape[2:]), **attributes)
-        return self._graph.add("Relu", y, name=activation)
+        w = self._store(self._graph, f"{layer.path}.weight", kernel)
+        b = self._store(self._graph, f"{layer.path}.bias", bias)
+        attributes = list_attributes(layer, self.architecture.channels[layer.reads[0]])
+        return self._end(
+            layer, self._graph.add("Conv", x, w, b, name=self._name(layer), **attributes)
+        )
+
+    def _name(self, layer: Convolution | Sum | Linear) -> str:
+        """Name a node whose values are the layer's, where no function follows."""
+        return "" if layer.activation else layer.output
+
+    def _end(self, layer: Convolution | Sum | Linear, x: str) -> str:
+        return add_activation(self._graph, x, layer.activation, layer.output)
+
+
+# How each kind of layer is added.
+_FLOAT_KINDS: Mapping[type, Callable[..., str]] = {
+    Convolution: FloatLayers._add_convolution,
+    MaxPool: FloatLayers._add_max_pool,
+    GlobalMean: FloatLayers._add_global_mean,
+    Join: FloatLayers._add_join,
+    Sum: FloatLayers._add_sum,
+    Product: FloatLayers._add_product,
+    Linear: FloatLayers._add_linear,
+    Dropout: FloatLayers._leave,
+}
+# The operators of functions behind layers, and their attributes.
+_ACTIVATIONS: Mapping[str, tuple[str, dict[str, Any]]] = {
+    "relu": ("Relu", {}),
+    "sigmoid": ("Sigmoid", {}),
+    "hard_sigmoid": ("HardSigmoid", {"alpha": 1 / 6, "beta": 0.5}),
+    "hard_swish": ("HardSwish", {}),
+}
+
+
+def add_activation(graph: Graph, x: str, activation: str, name: str = "") -> str:
+    """Add the function behind a layer, if there is one."""
+    if activation == "relu6":
+        limits = (graph.constant(f"relu6.{each}", each, np.float32) for each in (0, 6))
+        return graph.add("Clip", x, *limits, name=name)
+    if not activation:
+        return x
+    operator, attributes = _ACTIVATIONS[activation]
+    return graph.add(operator, x, name=name, **attributes)
+
+
+def add_normalisation(graph: Graph, x: str, architecture: Architecture) -> str:
+    """Add x / 255, minus mean, over std, for images (n, 3, height, width) float32."""
+    mean, std = (np.asarray(each)[:, None, None] for each in (architecture.mean, architecture.std))
+    scaled = graph.add("Mul", x, graph.constant("pixels.scale", 1 / (255 * std), np.float32))
+    return graph.add("Sub", scaled, graph.constant("pixels.shift", mean / std, np.float32))
+
+
+def list_attributes(layer: Convolution, inputs: int) -> dict[str, Any]:
+    """List the attributes of a convolution's node; what they are without being named is left
+    out.
+    """
+    attributes: dict[str, Any] = {"kernel_shape": [layer.kernel] * 2}
+    if layer.padding == SAME:
+        attributes["auto_pad"] = "SAME_UPPER"
+    elif layer.padding:
+        attributes["pads"] = [layer.padding] * 4
+    if layer.stride > 1:
+        attributes["strides"] = [layer.stride] * 2
+    if layer.is_depthwise:
+        attributes["group"] = count_groups(layer, inputs)
+    return attributes
+
+
+def list_pool_attributes(layer: MaxPool) -> dict[str, Any]:
+    """List the attributes of a max pool's node."""
+    pads = {"pads": [layer.padding] * 4} if layer.padding else {}
+    sizes = {"kernel_shape": [layer.kernel] * 2, "strides": [layer.stride] * 2}
+    return {**sizes, "ceil_mode": int(layer.is_ceil), **pads}
 
 
 def add_mirror(graph: Graph, pixels: str) -> str:

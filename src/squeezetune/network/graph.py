@@ -1,19 +1,18 @@
-"""SqueezeNet 1.0 and 1.1 as ONNX graphs, built from arrays, in the forms in which they are stored.
+"""Networks as ONNX graphs, built from their descriptions and arrays, in the forms in which they are
+stored.
 
-Architecture: Iandola et al. 2016, "SqueezeNet: AlexNet-level accuracy with 50x fewer parameters";
-parameter names and positions are torchvision's. Pixels enter as uint8 RGB, (n, height, width, 3).
+Pixels enter as uint8 RGB, (n, height, width, 3).
 """
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from itertools import pairwise
-from math import ceil
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from squeezetune.heads.familiarity import Familiarity
+from squeezetune.network.architecture import Layer
 from squeezetune.network.float_layers import (
     FloatLayers,
     GraphLayers,
@@ -25,7 +24,8 @@ from squeezetune.network.float_layers import (
 from squeezetune.network.int8_layers import Int8, Int8Layers
 from squeezetune.network.onnx_builder import Graph, Output, Shape
 from squeezetune.network.tensor_names import FITTED, IMAGE
-from squeezetune.network.weights import FIRE_WIDTHS, Architecture, Weights
+from squeezetune.network.weights import Weights
+from squeezetune.network.zoo import SQUEEZENET1_1
 
 
 @dataclass(frozen=True)
@@ -51,13 +51,8 @@ class WeightFormat:
 EXACT = WeightFormat(store_exactly)
 
 
-BLOCKS = ("conv1", *FIRE_WIDTHS)
-TAPS = ("fire5", "fire6", "fire7", "fire8", "fire9")
-FEATURE_COUNT = 256 + 384 + 384 + 512 + 512
-ACTIVATIONS = (
-    "conv1",
-    *(f"{fire}.{part}" for fire in FIRE_WIDTHS for part in ("squeeze", "expand")),
-)
+BLOCKS, TAPS = SQUEEZENET1_1.block_names, SQUEEZENET1_1.tapped_blocks
+FEATURE_COUNT = SQUEEZENET1_1.feature_count
 KEEP_ASPECT = {"squash": "stretch", "crop": "not_smaller", "pad": "not_larger"}
 
 # The dense layers behind the features, first to last: (inputs, outputs) weights and (outputs,)
@@ -66,16 +61,16 @@ DenseLayers = Sequence[tuple[NDArray[np.float32], NDArray[np.float32]]]
 
 
 def build_backbone(weights: Weights, int8: Int8 | None = None, *, views: int = 1) -> bytes:
-    """Build the frozen layers: pixels in, the mean of every channel after fire5 ... fire9 out.
+    """Build the frozen layers: pixels in, the mean of every channel of the taps out.
 
-    Input `pixels` (n, side, side, 3) uint8; output `features` (n, views, 2048) float32. One view is
-    the image, two are the image and its mirror image, four those and the middles of both. With
-    `int8` the convolutions are of that kind.
+    Input `pixels` (n, side, side, 3) uint8; output `features` (n, views, features) float32. One
+    view is the image, two are the image and its mirror image, four those and the middles of both.
+    With `int8` the convolutions are of that kind.
     """
     graph = Graph()
     layers = WeightFormat(store_floats, int8).make_layers(graph, weights)
     _add_features(graph, "pixels", layers, views, name="features")
-    return graph.to_bytes("pixels", "features", ["n", views, FEATURE_COUNT])
+    return graph.to_bytes("pixels", "features", ["n", views, layers.architecture.feature_count])
 
 
 def build_activations(
@@ -91,15 +86,14 @@ def build_activations(
     Input `pixels` (n, side, side, 3) uint8. Output `activations` (n, views, height, width,
     channels) is what `block` gives, behind the max pool where one follows: float32, or with
     `scales` (channels,) uint8 of which 255 stands for the channel's scale. Output `taps` (n, views,
-    t) float32 are the means of the taps up to `block`, as the trunk has them; there is none before
-    fire5. Views and `int8` are those of `build_backbone`.
+    t) float32 are the means of the taps up to `block`, as the backbone has them; there is none
+    before the first tap. Views and `int8` are those of `build_backbone`.
     """
     graph = Graph()
     layers = WeightFormat(store_floats, int8).make_layers(graph, weights)
-    x, means = _add_blocks(graph, "pixels", layers, block, views)
-    x = layers.to_floats(
-        layers.pool(x) if block in layers.layout.pooled and block != BLOCKS[0] else x
-    )
+    network, passed = layers.architecture, layers.architecture.pass_blocks(last=block)
+    maps, means = _add_layers(graph, "pixels", layers, passed, views)
+    x = layers.to_floats(maps[passed[-1].output])
     x = x if scales is None else _add_codes(graph, x, scales)
     channels_last = graph.add("Transpose", x, perm=[0, 2, 3, 1])
     sizes = graph.add(
@@ -109,57 +103,35 @@ def build_activations(
         axis=0,
     )
     _add_split(graph, channels_last, sizes, "activations", axes=5)
-    shape: Shape = ["n", views, "height.out", "width.out", count_channels(block, layers.layout)]
+    shape: Shape = ["n", views, "height.out", "width.out", network.channels[passed[-1].output]]
     outputs = [Output("activations", shape, np.float32 if scales is None else np.uint8)]
     if means:
-        width = count_features(TAPS[: len(means)])
+        width = network.count_features(block)
         taps = graph.add("Concat", *means, axis=1)
         _add_split(graph, taps, graph.constant("taps.views", [views, -1, width]), "taps", axes=3)
         outputs.append(Output("taps", ["n", views, width]))
     return graph.serialise("pixels", outputs)
 
 
-def count_channels(block: str, layout: Architecture) -> int:
-    """Count the channels that a block gives."""
-    return layout.conv1[0] if block == "conv1" else 2 * FIRE_WIDTHS[block][1]
-
-
-def count_features(taps: Iterable[str]) -> int:
-    """Count the means that these taps give."""
-    return sum(2 * FIRE_WIDTHS[tap][1] for tap in taps)
-
-
-def measure_maps(block: str, side: int, layout: Architecture) -> tuple[int, int, int]:
-    """Tell the height, width and channels of what `build_activations` gives for pixels of this
-    side.
-    """
-    side = (side - layout.conv1[1]) // 2 + 1
-    for passed in BLOCKS[: BLOCKS.index(block) + 1]:
-        side = ceil((side - 3) / 2) + 1 if passed in layout.pooled else side
-    return side, side, count_channels(block, layout)
-
-
 def build_range_probe(weights: Weights) -> bytes:
     """Build the float layers with the largest value of every channel of every activation of every
     image as output.
 
-    Input `pixels` (n, side, side, 3) uint8; output `maxima` (n, channels) float32, activation after
-    activation in the order of `list_widths`.
+    Input `pixels` (n, side, side, 3) uint8; output `maxima` (n, channels) float32, scale after
+    scale in the order of `Architecture.list_scales`; of values that may be below 0 the largest
+    size.
     """
     graph = Graph()
     layers = FloatLayers(graph, weights)
+    scales = layers.architecture.list_scales()
     _add_backbone(graph, "pixels", layers)
     axes = graph.constant("hw", [2, 3])
-    maxima = [graph.add("ReduceMax", name, axes, keepdims=0) for name in ACTIVATIONS]
+    sizes = [
+        graph.add("Abs", name) if name in layers.architecture.signed else name for name in scales
+    ]
+    maxima = [graph.add("ReduceMax", name, axes, keepdims=0) for name in sizes]
     graph.add("Concat", *maxima, name="maxima", axis=1)
-    return graph.to_bytes("pixels", "maxima", ["n", sum(list_widths(layers.layout).values())])
-
-
-def list_widths(layout: Architecture) -> dict[str, int]:
-    """List the activations in the order of the data, with the number of channels of each."""
-    fires = {f"{fire}.{part}": width for fire, (squeeze, expand) in FIRE_WIDTHS.items()
-             for part, width in (("squeeze", squeeze), ("expand", 2 * expand))}  # fmt: skip
-    return {"conv1": layout.conv1[0], **fires}
+    return graph.to_bytes("pixels", "maxima", ["n", sum(scales.values())])
 
 
 def build_classifier(
@@ -207,16 +179,19 @@ def build_convolved(
     metadata: Mapping[str, str],
     form: WeightFormat = EXACT,
 ) -> bytes:
-    """Build SqueezeNet with a classifier of its own kind: images of any size in, probabilities out.
+    """Build a network with a classifier of SqueezeNet's kind: images of any size in, probabilities
+    out.
 
     Input, output and `form` are those of `build_classifier`. The classifier is a linear layer,
-    weights (512, classes) and biases (classes,), at every position of what fire9 gives, then ReLU,
-    the mean over the positions, softmax.
+    weights (channels, classes) and biases (classes,), at every position of what the last block
+    gives, then ReLU, the mean over the positions, softmax.
     """
     graph = Graph()
     pixels = _add_fit(graph, IMAGE, side, resize)
     layers = form.make_layers(graph, weights)
-    maps = layers.to_floats(_add_blocks(graph, pixels, layers, "fire9", views=1, taps=())[0])
+    passed = layers.architecture.layers
+    given, _ = _add_layers(graph, pixels, layers, passed, views=1, taps=())
+    maps = layers.to_floats(given[passed[-1].output])
     kernel = form.store(graph, "classifier.weight", classifier[0].T[:, :, None, None])
     y = graph.add(
         "Conv",
@@ -233,25 +208,30 @@ def build_convolved(
 
 
 def build_maps(
-    weights: Weights, taps: Sequence[str], *, views: int, side: int, resize: str
+    weights: Weights, blocks: Sequence[str], *, views: int, side: int, resize: str
 ) -> bytes:
-    """Build the layers up to the last of these taps: an image in, what each of the taps gives out,
-    before its mean.
+    """Build the layers up to the last of these blocks: an image in, what is tapped in each of them
+    out, before its mean.
 
-    Input `image` (n, height, width, 3) uint8 RGB of any size; outputs named after the taps, (views
-    n, channels, height, width) float32: all first views, then all second ones.
+    Input `image` (n, height, width, 3) uint8 RGB of any size; outputs named after the blocks,
+    (views n, channels, height, width) float32: all first views, then all second ones.
     """
     graph = Graph()
     pixels, layers = _add_fit(graph, IMAGE, side, resize), FloatLayers(graph, weights)
-    _add_blocks(graph, pixels, layers, taps[-1], views, taps=())
-    for tap in taps:
-        graph.add("Identity", f"{tap}.expand", name=tap)
-    channels = [count_channels(tap, layers.layout) for tap in taps]
+    network = layers.architecture
+    taps = dict(zip(network.tapped_blocks, network.taps, strict=True))
+    passed = network.pass_blocks(last=blocks[-1])
+    maps, _ = _add_layers(graph, pixels, layers, passed, views, taps=())
+    for block in blocks:
+        graph.add("Identity", maps[taps[block]], name=block)
     return graph.serialise(
         IMAGE,
         [
-            Output(tap, ["views", count, f"{tap}.height", f"{tap}.width"])
-            for tap, count in zip(taps, channels, strict=True)
+            Output(
+                block,
+                ["views", network.channels[taps[block]], f"{block}.height", f"{block}.width"],
+            )
+            for block in blocks
         ],
     )
 
@@ -281,13 +261,12 @@ def _add_fit(graph: Graph, image: str, side: int, resize: str) -> str:
 
 
 def _add_features(graph: Graph, pixels: str, layers: GraphLayers, views: int, name: str) -> str:
-    """Add the further views, the trunk and the split into views: (n, h, w, 3) -> (n, views,
-    2048).
+    """Add the further views, the backbone and the split into views: (n, h, w, 3) -> (n, views,
+    features).
     """
     stacked = _add_backbone(graph, pixels, layers, views)
-    return _add_split(
-        graph, stacked, graph.constant("views", [views, -1, FEATURE_COUNT]), name, axes=3
-    )
+    width = layers.architecture.feature_count
+    return _add_split(graph, stacked, graph.constant("views", [views, -1, width]), name, axes=3)
 
 
 def _add_split(graph: Graph, stacked: str, shape: str, name: str, axes: int) -> str:
@@ -312,43 +291,39 @@ def _add_crops(graph: Graph, pixels: str) -> str:
 
 
 def _add_backbone(graph: Graph, pixels: str, layers: GraphLayers, views: int = 1) -> str:
-    """Add the further views, conv1 ... fire9 and the five taps; returns the features, (views n,
-    2048).
-    """
-    _, taps = _add_blocks(graph, pixels, layers, "fire9", views)
-    return graph.add("Concat", *taps, axis=1)
+    """Add the further views, all layers and the taps; returns the features, (views n, features)."""
+    _, means = _add_layers(graph, pixels, layers, layers.architecture.layers, views)
+    return graph.add("Concat", *means, axis=1)
 
 
-def _add_blocks(
+def _add_layers(
     graph: Graph,
     pixels: str,
     layers: GraphLayers,
-    last: str,
+    passed: Sequence[Layer],
     views: int,
-    taps: Sequence[str] = TAPS,
-) -> tuple[str, list[str]]:
-    """Add the views and conv1 ... `last`; returns what that gives, and every channel's mean after
+    taps: Sequence[str] | None = None,
+) -> tuple[dict[str, str], list[str]]:
+    """Add the views and the first layers; returns the maps by name, and every channel's mean after
     each tap on the way.
 
-    The further views follow behind the batch: (n, h, w, 3) -> (views n, ...). Behind conv1 its pool
-    comes too.
+    The further views follow behind the batch: (n, h, w, 3) -> (views n, ...).
     """
-    layout, passed, means = layers.layout, BLOCKS[: BLOCKS.index(last) + 1], []
-    x = _add_first(graph, pixels, layers, views)
-    for previous, fire in pairwise(passed):
-        x = layers.pool(x) if previous in layout.pooled and previous != BLOCKS[0] else x
-        x = layers.squeeze(x, f"features.{layout.fires[fire]}", f"{fire}.squeeze")
-        x = layers.expand(x, f"features.{layout.fires[fire]}", f"{fire}.expand")
-        if fire in taps:
-            means.append(layers.mean(x))
-    return x, means
+    taps = layers.architecture.taps if taps is None else taps
+    maps, means = _begin(graph, pixels, layers, views), []
+    outputs = [layer.output for layer in passed]
+    for layer in passed[max(outputs.index(name) for name in maps) + 1 :]:
+        maps[layer.output] = layers.add(layer, [maps[name] for name in layer.reads])
+        if layer.output in taps:
+            means.append(layers.mean(maps[layer.output]))
+    return maps, means
 
 
-def _add_first(graph: Graph, pixels: str, layers: GraphLayers, views: int) -> str:
-    """Add the further views and conv1."""
+def _begin(graph: Graph, pixels: str, layers: GraphLayers, views: int) -> dict[str, str]:
+    """Add the further views and the first layer, or the first few."""
     if views == 4:
-        return layers.first(_add_crops(graph, add_mirror(graph, pixels)))
-    return layers.first(pixels, mirror=views == 2)
+        return layers.begin(_add_crops(graph, add_mirror(graph, pixels)))
+    return layers.begin(pixels, mirror=views == 2)
 
 
 def _add_codes(graph: Graph, x: str, scales: NDArray[Any]) -> str:
@@ -365,7 +340,7 @@ def _add_codes(graph: Graph, x: str, scales: NDArray[Any]) -> str:
 
 
 def _add_head(graph: Graph, x: str, head: DenseLayers, store: WeightEncoder) -> str:
-    """Add dense layers with ReLUs between them: (n, views, 2048) -> (n, views, classes)."""
+    """Add dense layers with ReLUs between them: (n, views, features) -> (n, views, classes)."""
     for number, (weight, bias) in enumerate(head):
         x = graph.add("Relu", x) if number else x
         product = graph.add("MatMul", x, store(graph, f"head.{number}.weight", weight))
@@ -374,7 +349,7 @@ def _add_head(graph: Graph, x: str, head: DenseLayers, store: WeightEncoder) -> 
 
 
 def _add_familiarity(graph: Graph, rows: str, logits: str, familiarity: Familiarity) -> None:
-    """Add the score `familiarity` (n,) of what the head reads, (n, views, 2048), and gives, (n,
+    """Add the score `familiarity` (n,) of what the head reads, (n, views, features), and gives, (n,
     classes).
     """
     found, last = familiarity.discriminants, graph.constant("last.axis", [1])

@@ -1,21 +1,40 @@
-"""The layers of SqueezeNet as ONNX nodes, in int8."""
+"""The layers of a network as ONNX nodes, in int8."""
 
-from collections.abc import Mapping
-from dataclasses import dataclass, field
-from math import ceil
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 from onnx import TensorProto
 
+from squeezetune.network.architecture import (
+    PIXELS,
+    Convolution,
+    Dropout,
+    GlobalMean,
+    Join,
+    Layer,
+    MaxPool,
+    Product,
+    Sum,
+    measure_side,
+)
 from squeezetune.network.codes import QuantizedTensor
-from squeezetune.network.float_layers import POOL, add_mirror, add_reversal, fold_normalisation
+from squeezetune.network.float_layers import (
+    add_activation,
+    add_mirror,
+    add_normalisation,
+    add_reversal,
+    fold_normalisation,
+    list_attributes,
+    list_pool_attributes,
+)
 from squeezetune.network.onnx_builder import Graph
-from squeezetune.network.weights import Weights, detect_version, find_architecture
+from squeezetune.network.weights import Weights, detect_architecture
 
-# By name of an activation the value that uint8 255 stands for; activations follow a ReLU, so all
-# start at 0.
+# By name of a scale (`Architecture.activations`) the largest value, which uint8 255 stands for: 0
+# stands for 0 where all values follow a ReLU, and else 128 does.
 Ranges = Mapping[str, float]
 
 # So many pixels of a line are read as one cell of 12 channels, for two outputs of conv1.
@@ -39,6 +58,17 @@ class Int8:
     factors: Mapping[str, NDArray[np.float32]] = field(default_factory=dict)
 
 
+@dataclass(frozen=True, eq=False)
+class Rounded:
+    """A convolution's kernel as the name of its int8 codes, with their scales (outputs,), and its
+    biases in float32.
+    """
+
+    codes: str
+    scale: NDArray[Any]
+    bias: NDArray[Any]
+
+
 class Int8Layers:
     """Layers in int8: activations uint8 per tensor, kernels int8 per output channel, sums int32.
 
@@ -48,61 +78,54 @@ class Int8Layers:
     """
 
     def __init__(self, graph: Graph, weights: Weights, int8: Int8) -> None:
-        self.layout = find_architecture(detect_version(weights))
+        self.architecture = detect_architecture(weights)
         self._graph = graph
         self._weights = weights
         self._int8 = int8
-        self._side = int8.side  # of the maps that the latest layer gives
+        self._sides: dict[str, int] = {}  # by name of a map; 0 where any is possible
         self._scales: dict[str, float] = {}  # by name of a map
-        self._activations: dict[str, str] = {}  # which activation a map is
+        self._activations: dict[str, str] = {}  # whose scale a map has
         graph.constant("zero", 0, np.uint8)
 
-    def first(self, pixels: str, *, mirror: bool = False) -> str:
-        """Add normalisation, conv1 with its ReLU, and the max pool; pixels are uint8 already, their
-        scale is 1.
+    def begin(self, pixels: str, *, mirror: bool = False) -> dict[str, str]:
+        """Add normalisation and the first convolution, with the max pool behind it where both read
+        cells of pixels.
         """
-        kernel, bias = fold_normalisation(self._weights)
-        if self._side and self._side % CELL == 0 and kernel.shape[2:] == (3, 3):
-            return self._first_of_cells(pixels, kernel, bias, mirror)
-        pixels = add_mirror(self._graph, pixels) if mirror else pixels
-        planes = self._keep(self._graph.add("Transpose", pixels, perm=[0, 3, 1, 2]), 1.0)
-        self._side = self._side and (self._side - kernel.shape[2]) // 2 + 1
-        return self.pool(
-            self._convolve(planes, "features.0", kernel, bias, "conv1", strides=[2, 2])
-        )
+        first, side = self.architecture.convolutions[0], self._int8.side
+        if not first.padding:  # pixels are uint8 already, their scale is 1
+            parameters = fold_normalisation(self._weights, self.architecture)
+            pool = self._find_pool_of_cells(first)
+            if pool:
+                return {pool.output: self._first_of_cells(pixels, first, pool, parameters, mirror)}
+            pixels = add_mirror(self._graph, pixels) if mirror else pixels
+            planes = self._graph.add("Transpose", pixels, perm=[0, 3, 1, 2])
+            planes = self._keep(planes, PIXELS, side, scale=1.0)
+        else:
+            parameters = self._find_parameters(first)
+            pixels = add_mirror(self._graph, pixels) if mirror else pixels
+            floats = self._graph.add("Cast", pixels, to=TensorProto.FLOAT)
+            planes = self._graph.add("Transpose", floats, perm=[0, 3, 1, 2])
+            normal = add_normalisation(self._graph, planes, self.architecture)
+            planes = self._quantise(normal, PIXELS, side)
+        return {first.output: self._convolve(first, planes, *parameters)}
 
-    def squeeze(self, x: str, layer: str, activation: str) -> str:
-        """Add the squeeze convolution and its ReLU."""
-        return self._convolve(
-            x, f"{layer}.squeeze", *self._parameters(f"{layer}.squeeze"), activation
-        )
-
-    def expand(self, x: str, layer: str, activation: str) -> str:
-        """Add the expand convolutions and their ReLUs, all with one scale, so that joining them is
-        a copy.
-        """
-        one, three = f"{layer}.expand1x1", f"{layer}.expand3x3"
-        a = self._convolve(x, one, *self._parameters(one), activation)
-        b = self._convolve(x, three, *self._parameters(three), activation, pads=[1, 1, 1, 1])
-        return self._keep_as(a, self._graph.add("Concat", a, b, axis=1))
-
-    def pool(self, x: str) -> str:
-        """Add the max pool, which keeps the scale."""
-        self._side = self._side and ceil((self._side - 3) / 2) + 1
-        return self._keep_as(x, self._graph.add("MaxPool", x, **POOL))
+    def add(self, layer: Layer, inputs: Sequence[str]) -> str:
+        """Add a layer, whatever its kind."""
+        return _INT8_KINDS[type(layer)](self, layer, *inputs)
 
     def mean(self, x: str) -> str:
         """Add the mean over the positions; where their number is known as a product of integers
         with ones.
         """
-        if not self._side:
+        side = self._sides[x]
+        if not side or self._is_signed(self._activations[x]):
             return self._graph.add(
                 "ReduceMean",
                 self.to_floats(x),
                 self._graph.constant("positions", [2, 3]),
                 keepdims=0,
             )
-        graph, count = self._graph, self._side**2
+        graph, count = self._graph, side**2
         ones = graph.constant(f"ones.{count}", np.ones((1, count)), np.uint8)
         rows = graph.add("Transpose", x, perm=[0, 2, 3, 1])
         rows = graph.add("Reshape", rows, graph.constant(f"{x}.rows", [0, count, -1]))
@@ -124,32 +147,79 @@ class Int8Layers:
             self._graph.constant(f"{x}.factors", factors[:, None, None], np.float32),
         )
 
+    def _add_convolution(self, layer: Convolution, x: str) -> str:
+        return self._convolve(layer, x, *self._find_parameters(layer))
+
+    def _add_max_pool(self, layer: MaxPool, x: str) -> str:
+        """Add a max pool, which keeps the scale."""
+        pooled = self._graph.add("MaxPool", x, **list_pool_attributes(layer))
+        return self._keep_as(x, pooled, self._measure(layer, x))
+
+    def _add_join(self, layer: Join, *inputs: str) -> str:
+        """Put maps together: where they have one scale that is a copy."""
+        name = self.architecture.activations[layer.output]
+        if all(self._activations[x] == name for x in inputs):
+            joined = self._graph.add("Concat", *inputs, axis=1)
+            return self._keep_as(inputs[0], joined, self._sides[inputs[0]])
+        joined = self._graph.add("Concat", *(self._to_floats(x) for x in inputs), axis=1)
+        return self._quantise(joined, name, self._sides[inputs[0]])
+
+    def _add_sum(self, layer: Sum, *inputs: str) -> str:
+        y = self._graph.add("Add", *(self._to_floats(x) for x in inputs))
+        y = add_activation(self._graph, y, layer.activation)
+        return self._quantise(y, layer.output, self._sides[inputs[0]])
+
+    def _add_product(self, layer: Product, x: str, gates: str) -> str:
+        y = self._graph.add("Mul", self._to_floats(x), self._to_floats(gates))
+        return self._quantise(y, layer.output, self._sides[x])
+
+    def _add_global_mean(self, layer: GlobalMean, x: str) -> str:
+        y = self._graph.add("GlobalAveragePool", self._to_floats(x))
+        return self._quantise(y, layer.output, 1)
+
+    def _leave(self, layer: Dropout, x: str) -> str:
+        return x
+
+    def _find_pool_of_cells(self, first: Convolution) -> MaxPool | None:
+        """Find the max pool that can be had with the first convolution of cells of pixels."""
+        readers = self.architecture.readers[first.output]
+        has_shape = (first.kernel, first.stride, first.activation) == (3, 2, "relu")
+        side = self._int8.side
+        if not side or side % CELL or not has_shape or first.output in self.architecture.taps:
+            return None
+        pool = readers[0] if len(readers) == 1 else None
+        return pool if isinstance(pool, MaxPool) and pool == MaxPool(
+            pool.output, pool.path, reads=pool.reads) else None  # fmt: skip
+
     def _first_of_cells(
-        self, pixels: str, kernel: NDArray[np.float32], bias: NDArray[np.float32], mirror: bool
+        self,
+        pixels: str,
+        first: Convolution,
+        pool: MaxPool,
+        parameters: tuple[NDArray[np.float32], NDArray[np.float32]],
+        mirror: bool,
     ) -> str:
-        """Add conv1 and its pool over cells of four pixels, whose twelve channels runtimes read
-        faster than three.
+        """Add the first convolution and its pool over cells of four pixels, whose twelve channels
+        runtimes read faster than three.
 
         The mirror image is not computed: the kernel is turned round instead, and then what it
         gives, behind the pool.
         """
-        graph, (values, scale) = self._graph, self._round("features.0", kernel)
+        graph, (kernel, bias), side = self._graph, parameters, self._int8.side
+        values, scale = self._round(first.path, kernel)
         cells = graph.add("Reshape", pixels, graph.constant("cells", [0, 0, -1, 3 * CELL]))
-        cells = self._keep(graph.add("Transpose", cells, perm=[0, 3, 1, 2]), 1.0)
-        codes, scale, bias = (
-            graph.constant("features.0.codes", values),
-            np.tile(scale, 2),
-            np.tile(bias, 2),
-        )
-        maps = self._pool_cells(cells, "features.0", self._spread_kernel(codes, 0), scale, bias)
-        self._side = self._side // CELL - 1
+        cells = graph.add("Transpose", cells, perm=[0, 3, 1, 2])
+        cells = self._keep(cells, PIXELS, side, scale=1.0)
+        codes = graph.constant(f"{first.path}.codes", values)
+        spread = Rounded(self._spread_kernel(codes, 0), np.tile(scale, 2), np.tile(bias, 2))
+        maps = self._pool_cells(cells, first, pool, spread)
         if not mirror:
             return maps
         turned = self._spread_kernel(add_reversal(graph, codes, axis=3), 1)
-        turned = self._pool_cells(cells, "features.0.mirrored", turned, scale, bias)
-        return self._keep_as(
-            maps, graph.add("Concat", maps, add_reversal(graph, turned, axis=3), axis=0)
-        )
+        mirrored = replace(first, path=f"{first.path}.mirrored")
+        turned = self._pool_cells(cells, mirrored, pool, replace(spread, codes=turned))
+        joined = graph.add("Concat", maps, add_reversal(graph, turned, axis=3), axis=0)
+        return self._keep_as(maps, joined, side // CELL - 1)
 
     def _spread_kernel(self, codes: str, start: int) -> str:
         """Spread conv1's kernel (outputs, 3, 3, 3) over cells: (2 outputs, 12, 3, 2), which a
@@ -170,14 +240,7 @@ class Int8Layers:
         )  # (2 outputs, pixel, colour, row, cell)
         return graph.add("Reshape", parts, graph.constant("columns.spread", [0, 3 * CELL, 3, 2]))
 
-    def _pool_cells(
-        self,
-        cells: str,
-        layer: str,
-        codes: str,
-        scale: NDArray[np.float32],
-        bias: NDArray[np.float32],
-    ) -> str:
+    def _pool_cells(self, cells: str, layer: Convolution, pool: MaxPool, spread: "Rounded") -> str:
         """Add one convolution of cells, and the max pool: its last column would come of pixels
         beyond the image.
         """
@@ -185,49 +248,45 @@ class Int8Layers:
             self._graph,
             {"kernel_shape": [3, 2], "strides": [2, 1], "pads": [0, 0, 0, 1]},
         )
-        y = self._convolve_codes(cells, layer, codes, scale, bias, "conv1", **sizes)
+        y = self._convolve_codes(layer, cells, spread, sizes, side=0)
         y_last = graph.add("Transpose", y, perm=[0, 2, 3, 1])
         columns = graph.add(
-            "Reshape", y_last, graph.constant("columns.single", [0, 0, -1, len(bias) // 2])
+            "Reshape", y_last, graph.constant("columns.single", [0, 0, -1, len(spread.bias) // 2])
         )
         planes = graph.add("Transpose", columns, perm=[0, 3, 1, 2])
-        return self._keep_as(y, graph.add("MaxPool", planes, **{**POOL, "ceil_mode": 0}))
+        pooled = graph.add("MaxPool", planes, **list_pool_attributes(replace(pool, is_ceil=False)))
+        return self._keep_as(y, pooled, self._int8.side // CELL - 1)
 
-    def _parameters(self, layer: str) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
-        return self._weights[f"{layer}.weight"], self._weights[f"{layer}.bias"]
+    def _find_parameters(
+        self, layer: Convolution
+    ) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+        return self._weights[f"{layer.path}.weight"], self._weights[f"{layer.path}.bias"]
 
     def _convolve(
-        self,
-        x: str,
-        layer: str,
-        kernel: NDArray[Any],
-        bias: NDArray[Any],
-        activation: str,
-        **attributes: Any,
+        self, layer: Convolution, x: str, kernel: NDArray[Any], bias: NDArray[Any]
     ) -> str:
-        codes, scale = self._round(layer, kernel)
-        name = self._graph.constant(f"{layer}.codes", codes)
-        shape = list(kernel.shape[2:])
-        return self._convolve_codes(
-            x, layer, name, scale, bias, activation, kernel_shape=shape, **attributes
-        )
+        codes, scale = self._round(layer.path, kernel)
+        name = self._graph.constant(f"{layer.path}.codes", codes)
+        attributes = list_attributes(layer, self.architecture.channels[layer.reads[0]])
+        rounded = Rounded(name, scale, bias)
+        return self._convolve_codes(layer, x, rounded, attributes, self._measure(layer, x))
 
     def _convolve_codes(
         self,
+        layer: Convolution,
         x: str,
-        layer: str,
-        codes: str,
-        scale: NDArray[Any],
-        bias: NDArray[Any],
-        activation: str,
-        **attributes: Any,
+        rounded: "Rounded",
+        attributes: Mapping[str, Any],
+        side: int,
     ) -> str:
-        w = self._dequantise(f"{layer}.weight", codes, np.int8, scale)
-        scale = scale * self._scales[x]  # the scale of the int32 sums
-        biases = self._graph.constant(f"{layer}.bias.codes", np.round(bias / scale), np.int32)
-        b = self._dequantise(f"{layer}.bias", biases, np.int32, scale)
+        w = self._dequantise(f"{layer.path}.weight", rounded.codes, np.int8, rounded.scale)
+        scale = rounded.scale * self._scales[x]  # the scale of the int32 sums
+        wholes = np.round(rounded.bias / scale)
+        biases = self._graph.constant(f"{layer.path}.bias.codes", wholes, np.int32)
+        b = self._dequantise(f"{layer.path}.bias", biases, np.int32, scale)
         y = self._graph.add("Conv", self._to_floats(x), w, b, **attributes)
-        return self._quantise(self._graph.add("Relu", y), activation)
+        y = add_activation(self._graph, y, layer.activation)
+        return self._quantise(y, self.architecture.activations[layer.output], side)
 
     def _round(
         self, layer: str, kernel: NDArray[np.float32]
@@ -245,7 +304,7 @@ class Int8Layers:
     def _to_floats(self, x: str) -> str:
         """Add the values that the codes of a map stand for."""
         scale = self._graph.constant(f"{x}.scale", self._scales[x], np.float32)
-        return self._graph.add("DequantizeLinear", x, scale, "zero")
+        return self._graph.add("DequantizeLinear", x, scale, self._find_zero(self._activations[x]))
 
     def _find_factors(self, x: str) -> NDArray[np.float32]:
         """Find what a map's channels have to be multiplied with: (channels,), or 1 for all of
@@ -261,19 +320,55 @@ class Int8Layers:
         )
         return self._graph.add("DequantizeLinear", codes, scale_name, zeros, name=name, axis=0)
 
-    def _quantise(self, x: str, activation: str) -> str:
-        scale = self._int8.ranges[activation] / 255
+    def _quantise(self, x: str, activation: str, side: int) -> str:
+        scale = self._find_range(activation) / (127 if self._is_signed(activation) else 255)
         name = self._graph.constant(f"{x}.scale", scale, np.float32)
-        return self._keep(self._graph.add("QuantizeLinear", x, name, "zero"), scale, activation)
+        codes = self._graph.add("QuantizeLinear", x, name, self._find_zero(activation))
+        return self._keep(codes, activation, side, scale)
 
-    def _keep(self, x: str, scale: float, activation: str = "") -> str:
-        """Remember of a map what its codes stand for."""
-        self._scales[x], self._activations[x] = scale, activation
+    def _find_range(self, activation: str) -> float:
+        """Find the largest value that codes can stand for; that of normalised pixels is known."""
+        if activation != PIXELS:
+            return self._int8.ranges[activation]
+        statistics = zip(self.architecture.mean, self.architecture.std, strict=True)
+        return max(max(mean, 1 - mean) / std for mean, std in statistics)
+
+    def _find_zero(self, activation: str) -> str:
+        """Name the code that stands for 0."""
+        if not self._is_signed(activation):
+            return "zero"
+        return self._graph.constant("zero.signed", 128, np.uint8)
+
+    def _is_signed(self, activation: str) -> bool:
+        """Say whether values may be below 0; pixels are, where they are normalised."""
+        if activation == PIXELS:
+            return bool(self.architecture.convolutions[0].padding)
+        return activation in self.architecture.signed
+
+    def _measure(self, layer: Layer, x: str) -> int:
+        """Tell the side of what a layer gives, 0 where any is possible."""
+        return self._sides[x] and measure_side(layer, self._sides[x])
+
+    def _keep(self, x: str, activation: str, side: int, scale: float) -> str:
+        """Remember of a map what its codes stand for, and its side."""
+        self._scales[x], self._activations[x], self._sides[x] = scale, activation, side
         return x
 
-    def _keep_as(self, known: str, x: str) -> str:
+    def _keep_as(self, known: str, x: str, side: int) -> str:
         """Remember of a map that its codes stand for what another one's do."""
-        return self._keep(x, self._scales[known], self._activations[known])
+        return self._keep(x, self._activations[known], side, self._scales[known])
+
+
+# How each kind of layer is added.
+_INT8_KINDS: Mapping[type, Callable[..., str]] = {
+    Convolution: Int8Layers._add_convolution,
+    MaxPool: Int8Layers._add_max_pool,
+    GlobalMean: Int8Layers._add_global_mean,
+    Join: Int8Layers._add_join,
+    Sum: Int8Layers._add_sum,
+    Product: Int8Layers._add_product,
+    Dropout: Int8Layers._leave,
+}
 
 
 def round_kernel(kernel: NDArray[np.float32]) -> tuple[NDArray[np.int8], NDArray[np.float32]]:

@@ -24,7 +24,7 @@ from squeezetune.network.weights import (
     PROVENANCE,
     WEIGHTS_SHA256,
     Weights,
-    detect_version,
+    detect_architecture,
     find_architecture,
     identify_version,
     load_weights,
@@ -190,7 +190,7 @@ class Pretrained:
     @property
     def network(self) -> str:
         """Name the network."""
-        return f"SqueezeNet {detect_version(self.weights)}"
+        return detect_architecture(self.weights).title
 
     def describe(self) -> dict[str, str]:
         """Say which weights these are, for reports and manifests."""
@@ -241,7 +241,7 @@ def read_pretrained(path: Path) -> Pretrained:
         return Pretrained(weights, sha256, PROVENANCE, "BSD-2-Clause")
     # torchvision's files are known by the digits of their checksum in their names
     if any(sha256.startswith(url.rpartition("-")[2].removesuffix(".pth")) for url in URLS.values()):
-        origin = f"torchvision's SqueezeNet {detect_version(weights)}, ImageNet"
+        origin = f"torchvision's {detect_architecture(weights).title}, ImageNet"
         return Pretrained(weights, sha256, origin, "BSD-3-Clause")
     return Pretrained(weights, sha256, path.name, _read_license(path))
 

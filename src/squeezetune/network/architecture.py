@@ -1,0 +1,383 @@
+"""How a network is described: its layers by kind, the blocks that it may be cut behind, and its
+taps.
+
+Everything that a network becomes is made from its description, by one function a kind of layer: the
+ONNX graphs in float and int8 (`float_layers`, `int8_layers`), the torch module and its passes
+(`finetune`), the numbers for compression and the file of LiteRT.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import cached_property
+from math import ceil
+from typing import Any, TypeAlias
+
+# What the first layer reads: normalised RGB images.
+PIXELS = "pixels"
+# Padding as TensorFlow has it: as many outputs as the stride leaves of the inputs, and where the
+# sum of the borders is odd, one more behind than before.
+SAME = "same"
+# Functions that give nothing below 0, which codes of int8 may begin at.
+RECTIFIERS = ("relu", "relu6", "sigmoid", "hard_sigmoid")
+
+
+@dataclass(frozen=True)
+class Convolution:
+    """A convolution with square kernels, and the function that follows it ("" for none).
+
+    `output` names what it gives, `path` its parameters, as torchvision does; `norm` those of a
+    batch normalisation between convolution and function, which then has the only biases. `reads`
+    names what it reads: nothing for what the layer before it gives. `padding` is a number of pixels
+    on every border, or `SAME`. A depth-wise one has a kernel for each channel and as many channels
+    as it reads, whatever `channels` says.
+    """
+
+    output: str
+    path: str
+    channels: int
+    kernel: int = 1
+    stride: int = 1
+    padding: int | str = 0
+    is_depthwise: bool = False
+    activation: str = "relu"
+    norm: str = ""
+    reads: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class MaxPool:
+    """The largest value of every channel in a window; in ceil mode windows may hang over the
+    border.
+    """
+
+    output: str
+    path: str = ""
+    kernel: int = 3
+    stride: int = 2
+    padding: int = 0
+    is_ceil: bool = True
+    reads: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class GlobalMean:
+    """The mean of every channel over all positions, (n, channels, 1, 1)."""
+
+    output: str
+    path: str = ""
+    reads: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class Join:
+    """Maps of one size put behind each other along their channels."""
+
+    output: str
+    reads: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class Sum:
+    """The sum of maps of one shape, as at the end of a residual block, and the function behind
+    it.
+    """
+
+    output: str
+    reads: tuple[str, ...]
+    activation: str = ""
+
+
+@dataclass(frozen=True)
+class Product:
+    """A map times the gate of each of its channels, (n, channels, 1, 1): the end of
+    squeeze-and-excite.
+    """
+
+    output: str
+    reads: tuple[str, str]
+
+
+@dataclass(frozen=True)
+class Linear:
+    """A dense layer on (n, inputs) or (n, inputs, 1, 1), and the function behind it."""
+
+    output: str
+    path: str
+    channels: int
+    activation: str = ""
+    reads: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class Dropout:
+    """Zeros in random places while the network is trained."""
+
+    output: str
+    path: str
+    probability: float = 0.5
+    reads: tuple[str, ...] = ()
+
+
+Layer: TypeAlias = Convolution | MaxPool | GlobalMean | Join | Sum | Product | Linear | Dropout
+
+
+@dataclass(frozen=True)
+class Block:
+    """Layers between two places where a network can be cut: one map in, one map out.
+
+    Those whose paths begin with `path` and a dot are one module in torch.
+    """
+
+    name: str
+    layers: tuple[Layer, ...]
+    path: str = ""
+
+
+@dataclass(frozen=True)
+class Architecture:
+    """A network: its blocks in the order of the data, what is tapped, and the classifier that it
+    was trained with.
+
+    `taps` names the maps whose channels' means are the features. The classifier's last layer with
+    parameters has as many outputs as there are classes; how many it has here is what published
+    weights know. Images are RGB / 255, minus `mean`, over `std`, and best of `side` pixels. A batch
+    normalisation adds `norm_epsilon` to the variance.
+    """
+
+    name: str
+    title: str
+    version: str
+    blocks: tuple[Block, ...]
+    taps: tuple[str, ...]
+    classifier: tuple[Layer, ...]
+    side: int = 224
+    norm_epsilon: float = 1e-5
+    mean: tuple[float, float, float] = (0.485, 0.456, 0.406)
+    std: tuple[float, float, float] = (0.229, 0.224, 0.225)
+
+    @cached_property
+    def layers(self) -> tuple[Layer, ...]:
+        """All layers before the classifier, each with the names of what it reads."""
+        return _connect([layer for block in self.blocks for layer in block.layers], PIXELS)
+
+    @cached_property
+    def classifier_layers(self) -> tuple[Layer, ...]:
+        """The classifier's layers, each with the names of what it reads."""
+        return _connect(self.classifier, self.layers[-1].output)
+
+    @cached_property
+    def block_names(self) -> tuple[str, ...]:
+        """The names of the blocks, in the order of the data."""
+        return tuple(block.name for block in self.blocks)
+
+    @cached_property
+    def tapped_blocks(self) -> tuple[str, ...]:
+        """The names of the blocks that have a tap."""
+        return tuple(self.name_block(tap) for tap in self.taps)
+
+    @cached_property
+    def convolutions(self) -> tuple[Convolution, ...]:
+        """All convolutions before the classifier."""
+        return tuple(layer for layer in self.layers if isinstance(layer, Convolution))
+
+    @cached_property
+    def channels(self) -> Mapping[str, int]:
+        """How many channels every map has, by name."""
+        found = {PIXELS: 3}
+        for layer in (*self.layers, *self.classifier_layers):
+            found[layer.output] = _count_channels(layer, [found[name] for name in layer.reads])
+        return found
+
+    @cached_property
+    def feature_count(self) -> int:
+        """How many features the taps give."""
+        return self.count_features(self.block_names[-1])
+
+    @cached_property
+    def readers(self) -> Mapping[str, tuple[Layer, ...]]:
+        """The layers that read a map, by its name, the classifier's left out."""
+        names = [PIXELS, *(layer.output for layer in self.layers)]
+        return {
+            name: tuple(layer for layer in self.layers if name in layer.reads) for name in names
+        }
+
+    @cached_property
+    def activations(self) -> Mapping[str, str]:
+        """What is computed with one scale in int8: each map by name, with the name of its scale.
+
+        A pool gives values of the map that it reads, and a join puts maps together, which then have
+        its scale. The scales stand in the order of the data.
+        """
+        found = {PIXELS: PIXELS}
+        joins = {name: layer.output for layer in self.layers if isinstance(layer, Join)
+                 for name in layer.reads if len(self.readers[name]) == 1}  # fmt: skip
+        for layer in self.layers:
+            is_copy = isinstance(layer, MaxPool)
+            found[layer.output] = (
+                found[layer.reads[0]] if is_copy else joins.get(layer.output, layer.output)
+            )
+        return found
+
+    @cached_property
+    def signed(self) -> frozenset[str]:
+        """The scales whose values may be below 0."""
+        sources = {self.activations[layer.output]: layer for layer in self.layers}
+        return frozenset(
+            {
+                self.activations[layer.output]
+                for layer in self.layers
+                if isinstance(layer, Convolution | Sum) and layer.activation not in RECTIFIERS
+            }
+            | {name for name, layer in sources.items() if isinstance(layer, Product)}
+        )
+
+    def without_norms(self) -> "Architecture":
+        """Describe the network whose batch normalisations are folded into its convolutions
+        (`weights.fold_norms`).
+        """
+
+        def strip(layer: Any) -> Any:
+            return replace(layer, norm="") if getattr(layer, "norm", "") else layer
+
+        blocks = tuple(
+            replace(block, layers=tuple(strip(layer) for layer in block.layers))
+            for block in self.blocks
+        )
+        return replace(
+            self, blocks=blocks, classifier=tuple(strip(layer) for layer in self.classifier)
+        )
+
+    def list_scales(self) -> dict[str, int]:
+        """List the names of the scales in the order of the data, with the channels of each."""
+        names = dict.fromkeys(self.activations[layer.output] for layer in self.layers)
+        return {name: self.channels[name] for name in names}
+
+    def find_block(self, name: str) -> Block:
+        """Look up a block."""
+        return self.blocks[self.block_names.index(name)]
+
+    def name_block(self, output: str) -> str:
+        """Name the block that a map comes of."""
+        return next(
+            block.name for block in self.blocks for layer in block.layers if layer.output == output
+        )
+
+    def pass_blocks(self, start: str = "", last: str = "") -> tuple[Layer, ...]:
+        """List the layers from the block `start`, or the first, to the block `last`, or the end."""
+        begin = self.block_names.index(start) if start else 0
+        end = self.block_names.index(last) + 1 if last else len(self.blocks)
+        outputs = {layer.output for block in self.blocks[begin:end] for layer in block.layers}
+        return tuple(layer for layer in self.layers if layer.output in outputs)
+
+    def name_input(self, block: str) -> str:
+        """Name the map that a block reads."""
+        at = self.block_names.index(block)
+        return self.blocks[at - 1].layers[-1].output if at else PIXELS
+
+    def list_taps(self, last: str) -> list[str]:
+        """List the taps up to a block and in it."""
+        passed = {layer.output for layer in self.pass_blocks(last=last)}
+        return [name for name in self.taps if name in passed]
+
+    def count_features(self, last: str) -> int:
+        """Count the features of the taps up to a block and in it."""
+        return sum(self.channels[name] for name in self.list_taps(last))
+
+    def measure_block(self, block: str, side: int) -> tuple[int, int, int]:
+        """Tell the height, width and channels of what a block gives for pixels of this side."""
+        sides, output = {PIXELS: side}, self.find_block(block).layers[-1].output
+        for layer in self.pass_blocks(last=block):
+            sides[layer.output] = measure_side(layer, sides[layer.reads[0]])
+        return sides[output], sides[output], self.channels[output]
+
+    def list_shapes(self, num_classes: int = 0) -> dict[str, tuple[int, ...]]:
+        """List the shape of every parameter and running statistic, by torchvision's names, in the
+        order of the data.
+
+        Without `num_classes` the classifier has as many outputs as published weights know.
+        """
+        layers = [*self.layers, *self.classifier_layers]
+        shapes: dict[str, tuple[int, ...]] = {}
+        last = max(at for at, layer in enumerate(layers) if isinstance(layer, Convolution | Linear))
+        for at, layer in enumerate(layers):
+            classes = num_classes if at == last else 0
+            shapes |= _list_layer_shapes(layer, self.channels[layer.reads[0]], classes)
+        return shapes
+
+    def owns(self, parameter: str) -> bool:
+        """Say whether a parameter, by its name, belongs to the layers before the classifier."""
+        return parameter.rpartition(".")[0] in self._owners
+
+    def find_owner(self, parameter: str) -> str:
+        """Name the block that a parameter, by its name, belongs to; "" if it is the classifier."""
+        return self._owners.get(parameter.rpartition(".")[0], "")
+
+    @cached_property
+    def _owners(self) -> Mapping[str, str]:
+        return {
+            path: block.name
+            for block in self.blocks
+            for layer in block.layers
+            if isinstance(layer, Convolution)
+            for path in (layer.path, layer.norm)
+            if path
+        }
+
+
+def measure_side(layer: Layer, side: int) -> int:
+    """Tell the side of the maps that a layer gives, by that of those that it reads."""
+    if isinstance(layer, GlobalMean | Linear):
+        return 1
+    if isinstance(layer, MaxPool):
+        steps = (side + 2 * layer.padding - layer.kernel) / layer.stride
+        return (ceil(steps) if layer.is_ceil else int(steps)) + 1
+    if not isinstance(layer, Convolution):
+        return side
+    if layer.padding == SAME:
+        return ceil(side / layer.stride)
+    return (side + 2 * int(layer.padding) - layer.kernel) // layer.stride + 1
+
+
+def count_groups(layer: Convolution, inputs: int) -> int:
+    """Count the groups of channels that a convolution keeps apart."""
+    return inputs if layer.is_depthwise else 1
+
+
+def _connect(layers: Sequence[Layer], start: str) -> tuple[Layer, ...]:
+    """Name what each layer reads: where it does not say, what the layer before it gives."""
+    found: list[Any] = []
+    for layer in layers:
+        before = found[-1].output if found else start
+        found.append(layer if layer.reads else _read_from(layer, before))
+    return tuple(found)
+
+
+def _read_from(layer: Any, name: str) -> Any:
+    return replace(layer, reads=(name,))
+
+
+def _count_channels(layer: Layer, inputs: Sequence[int]) -> int:
+    if isinstance(layer, Linear) or (isinstance(layer, Convolution) and not layer.is_depthwise):
+        return layer.channels
+    return sum(inputs) if isinstance(layer, Join) else inputs[0]
+
+
+def _list_layer_shapes(layer: Any, inputs: int, classes: int) -> dict[str, tuple[int, ...]]:
+    """List the shapes of a layer's parameters, with another number of outputs where `classes` says
+    so.
+    """
+    if isinstance(layer, Linear):
+        outputs = classes or layer.channels
+        return {f"{layer.path}.weight": (outputs, inputs), f"{layer.path}.bias": (outputs,)}
+    if not isinstance(layer, Convolution):
+        return {}
+    outputs = classes or (inputs if layer.is_depthwise else layer.channels)
+    read = inputs // count_groups(layer, inputs)
+    shapes: dict[str, tuple[int, ...]] = {
+        f"{layer.path}.weight": (outputs, read, layer.kernel, layer.kernel)
+    }
+    if not layer.norm:
+        return {**shapes, f"{layer.path}.bias": (outputs,)}
+    parts = ("weight", "bias", "running_mean", "running_var")
+    return {**shapes, **{f"{layer.norm}.{part}": (outputs,) for part in parts},
+            f"{layer.norm}.num_batches_tracked": ()}  # fmt: skip
