@@ -404,7 +404,7 @@ if "forkserver" in METHODS:
 def train_slowly(photos, output, cache):
     """Train in small steps, all of which are kept."""
     os.environ["SQUEEZETUNE_CACHE"] = str(cache)
-    features.SAVE_EVERY_IMAGES = 1
+    features.SEGMENT_BYTES = 1
     settings = Settings(
         image_side=160,
         validation=0.2,

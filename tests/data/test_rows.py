@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 
 from squeezetune.data import image_cache as rows_module
-from squeezetune.data.image_cache import RowBatch, RowWork, compute_rows, load_batch
+from squeezetune.data.image_cache import RowWork, compute_rows, load_batch
 from squeezetune.data.index import index_images, index_photos
 from squeezetune.data.pixels import PixelSettings, load_pixels
 from squeezetune.errors import DataError, SourceError
@@ -32,15 +32,14 @@ def compute(executor):
     def run(index, store, *, listen=ignore_event, positions=None):
         def compute_batch(part):
             run.computed += part.tolist()
-            return RowBatch(part, *load_batch(index, part, PIXELS))
+            return load_batch(index, part, PIXELS)
 
         def open_work():
             run.opened += 1
             return compute_batch
 
-        return compute_rows(
-            index, RowWork("stage", 4, open_work), store, executor, listen, positions
-        )
+        work = RowWork("stage", 4, open_work)
+        return compute_rows(index, work, store, executor, listen, positions)[0]
 
     run.computed, run.opened = [], 0
     return run

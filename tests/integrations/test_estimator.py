@@ -21,9 +21,9 @@ from sklearn.model_selection import (
 from sklearn.pipeline import Pipeline
 from sklearn.preprocessing import FunctionTransformer
 
+from squeezetune.data import image_cache
 from squeezetune.errors import ClassesError, DataError, ImageError, SettingsError, SourceError
 from squeezetune.integrations.estimator import SqueezeTuneClassifier
-from squeezetune.network import features as features_module
 from squeezetune.settings import Settings
 
 FAST = {
@@ -243,13 +243,13 @@ def test_other_pretrained_weights_are_a_parameter(digits, tmp_path):
 
 def test_cross_validation_computes_every_image_once(digits, empty_cache, monkeypatch):
     X, y = digits
-    decoded, load_indexed = [], features_module.load_indexed
+    decoded, load_indexed = [], image_cache.load_indexed
 
     def load_noted(index, position, pixels):
         decoded.append(position)
         return load_indexed(index, position, pixels)
 
-    monkeypatch.setattr(features_module, "load_indexed", load_noted)
+    monkeypatch.setattr(image_cache, "load_indexed", load_noted)
     scores = cross_val_score(SqueezeTuneClassifier(**FAST), X, y, cv=StratifiedKFold(3))
     assert scores.mean() > 0.85
     assert len(decoded) == len(X)

@@ -3,6 +3,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
+from squeezetune.data import image_cache
 from squeezetune.data.index import index_images, index_photos
 from squeezetune.data.pixels import PixelSettings, load_indexed, load_pixels
 from squeezetune.events import Notice, StageAdvanced, StageFinished, StageStarted, ignore_event
@@ -34,9 +35,7 @@ def photos(photo_folder, executor):
 @pytest.fixture
 def no_work(monkeypatch):
     """Make any decoding and any run of the network a failure."""
-    monkeypatch.setattr(
-        features_module, "load_indexed", lambda *_: pytest.fail("an image was decoded")
-    )
+    monkeypatch.setattr(image_cache, "load_indexed", lambda *_: pytest.fail("an image was decoded"))
     monkeypatch.setattr(Backbone, "open", lambda *_: pytest.fail("the network was opened"))
 
 
@@ -49,7 +48,7 @@ def decoded(monkeypatch):
         names.append(index.names[position])
         return load_indexed(index, position, pixels)
 
-    monkeypatch.setattr(features_module, "load_indexed", load_noted)
+    monkeypatch.setattr(image_cache, "load_indexed", load_noted)
     return names
 
 
@@ -217,7 +216,7 @@ def test_without_a_cache_everything_is_computed_again(
 
 def test_a_run_that_breaks_off_keeps_what_it_has(photos, backbone, store, executor, monkeypatch):
     small = replace(backbone, pixels=PixelSettings(200))  # batches of five
-    monkeypatch.setattr(features_module, "SAVE_EVERY_IMAGES", 10)
+    monkeypatch.setattr(features_module, "SEGMENT_BYTES", 10 * store.row_bytes)
 
     def stop(event):
         if isinstance(event, StageAdvanced) and event.done >= 25:
@@ -229,7 +228,7 @@ def test_a_run_that_breaks_off_keeps_what_it_has(photos, backbone, store, execut
 
 
 def test_rows_are_saved_when_time_has_passed(photos, backbone, store, executor, monkeypatch):
-    monkeypatch.setattr(features_module, "SAVE_EVERY_S", 0.0)
+    monkeypatch.setattr(image_cache, "SAVE_EVERY_S", 0.0)
     compute(photos, replace(backbone, pixels=PixelSettings(200)), store, executor)
     assert len(list(store.folder.glob("*.npy"))) >= 30 / 5
 
@@ -247,7 +246,7 @@ def test_a_full_disk_costs_the_cache_and_not_the_run(
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr(RowStore, "save", fail)
-    monkeypatch.setattr(features_module, "SAVE_EVERY_IMAGES", 1)
+    monkeypatch.setattr(features_module, "SEGMENT_BYTES", 1)
     features = compute(
         photos, replace(backbone, pixels=PixelSettings(200)), store, executor, said.append
     )

@@ -3,13 +3,11 @@ else.
 """
 
 import time
-from collections.abc import Callable, Generator, Iterable
-from contextlib import closing
-from dataclasses import dataclass
-from functools import partial
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 from math import ceil
 from pathlib import Path
-from typing import Any, TypeAlias
+from typing import Any, Self, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
@@ -31,13 +29,14 @@ SAVE_EVERY_SHARE = 0.05
 
 @dataclass(frozen=True)
 class RowBatch:
-    """The rows of some images of an index: `values` (n, *shape) and the images' own `sizes` (n,
-    2).
+    """What was computed of some images of an index: their rows of every kind, each (n, *shape), and
+    their own `sizes` (n, 2); and why others cannot be decoded, by position.
     """
 
     positions: NDArray[np.int64]
-    values: NDArray[Any]
+    rows: tuple[NDArray[Any], ...]
     sizes: NDArray[np.int32]
+    failures: Mapping[int, str] = field(default_factory=dict)
 
 
 # Computes the rows of the images at some positions; may be called from several threads at once.
@@ -55,6 +54,88 @@ class RowWork:
     open: Callable[[], ComputeBatch]
 
 
+class RowSaver:
+    """Saves batches of rows now and then, and what is left when it is left, however that comes.
+
+    `stores` are those of the rows' kinds; a kind without one is not kept. Where one cannot be
+    written `fail` is called, and if that returns nothing more is saved.
+    """
+
+    def __init__(
+        self,
+        digests: NDArray[np.uint8],
+        stores: Sequence[RowStore | None],
+        fail: Callable[[RowStore, OSError], None],
+        segment_bytes: int,
+        pause_share: float,
+    ) -> None:
+        """Begin with nothing; `pause_share` of the time that has passed is what may be lost."""
+        self._digests, self._stores, self._fail = digests, stores, fail
+        self._segment_bytes, self._pause_share = segment_bytes, pause_share
+        self._unsaved: list[RowBatch] = []
+        self._started = self._saved_at = time.monotonic()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.save()
+
+    def add(self, batch: RowBatch) -> None:
+        """Take a batch, and save what is waiting if that is much, or has waited long."""
+        self._unsaved.append(batch)
+        row_bytes = sum(store.row_bytes for store in self._stores if store)
+        waiting = sum(len(item.positions) for item in self._unsaved) * row_bytes
+        pause = max(SAVE_EVERY_S, self._pause_share * (time.monotonic() - self._started))
+        if waiting >= self._segment_bytes or time.monotonic() > self._saved_at + pause:
+            self.save()
+            self._saved_at = time.monotonic()
+
+    def save(self) -> None:
+        """Save what is waiting: a segment in every store."""
+        batches, self._unsaved = self._unsaved, []
+        if not any(self._stores) or not any(len(batch.positions) for batch in batches):
+            return
+        digests = self._digests[np.concatenate([batch.positions for batch in batches])]
+        sizes = np.concatenate([batch.sizes for batch in batches])
+        for kind, store in enumerate(self._stores):
+            if store is None:
+                continue
+            try:
+                store.save(digests, np.concatenate([batch.rows[kind] for batch in batches]), sizes)
+            except OSError as error:
+                self._fail(store, error)
+                self._stores = ()
+                return
+
+
+def compute_batches(
+    work: RowWork,
+    positions: NDArray[np.int64],
+    saver: RowSaver,
+    executor: Executor,
+    listen: Listener,
+    take: Callable[[RowBatch], None],
+) -> None:
+    """Compute the rows of the images at these positions; each batch is given to `take`, and saved.
+
+    An interrupted or killed run keeps what it has done.
+    """
+    if not len(positions):
+        return
+    started, done = time.perf_counter(), 0
+    listen(StageStarted(work.stage, len(positions)))
+    size = work.batch_size
+    parts = [positions[at : at + size] for at in range(0, len(positions), size)]
+    with saver:
+        for batch in executor.map(work.open(), parts):
+            saver.add(batch)
+            take(batch)
+            done += len(batch.positions) + len(batch.failures)
+            listen(StageAdvanced(work.stage, done))
+    listen(StageFinished(work.stage, time.perf_counter() - started))
+
+
 def compute_rows(
     index: ImageIndex,
     work: RowWork,
@@ -62,119 +143,92 @@ def compute_rows(
     executor: Executor,
     listen: Listener,
     positions: NDArray[np.int64] | None = None,
-) -> StoredRows:
+) -> tuple[StoredRows, dict[int, str]]:
     """Compute, and keep, the rows that the store lacks; return the rows of the index, to be
-    gathered by position.
+    gathered by position, and why some of those asked for cannot be decoded.
 
     Only the images at `positions` are computed; without them all. Equal contents are computed once,
     and what is kept of these images is read through first, so that what is damaged is computed
     again.
 
     Raises:
-        SourceError: an image cannot be decoded (any more).
         DataError: the disk has not enough room.
     """
     wanted = np.arange(len(index)) if positions is None else positions
-    rows = store.open_rows(index.digests).drop_damaged(wanted)
-    missing = np.intersect1d(rows.missing, wanted)
-    missing = _leave_out_copies(index.digests, missing)
-    if not len(missing):
-        return rows
+    rows, failures = store.open_rows(index.digests).drop_damaged(wanted), dict[int, str]()
+    asked = np.intersect1d(rows.missing, wanted)
+    if not len(asked):
+        return rows, failures
+    firsts = find_firsts(index.digests)
+    missing = np.unique(firsts[asked])
     check_room(store.folder, len(missing) * store.row_bytes)
-    started, done = time.perf_counter(), 0
-    listen(StageStarted(work.stage, len(missing)))
-    parts = [missing[at : at + work.batch_size] for at in range(0, len(missing), work.batch_size)]
-    # closing: an interrupted run keeps what it has done, at once
-    with closing(_keep_batches(executor.map(work.open(), parts), index, store)) as batches:
-        for batch in batches:
-            done += len(batch.positions)
-            listen(StageAdvanced(work.stage, done))
-    listen(StageFinished(work.stage, time.perf_counter() - started))
-    return store.open_rows(index.digests)
+    saver = RowSaver(index.digests, (store,), _refuse, SEGMENT_BYTES, SAVE_EVERY_SHARE)
+    compute_batches(
+        work, missing, saver, executor, listen, lambda batch: failures.update(batch.failures)
+    )
+    return store.open_rows(index.digests), spread_failures(failures, firsts, asked)
 
 
-def load_batch(
-    index: ImageIndex, positions: NDArray[np.int64], pixels: PixelSettings
-) -> tuple[NDArray[np.uint8], NDArray[np.int32]]:
-    """Decode images of an index: (n, side, side, 3) uint8, and their own widths and heights (n, 2).
+def find_firsts(digests: NDArray[np.uint8]) -> NDArray[np.int64]:
+    """Find for each image the first one of the same content, (n,)."""
+    _, first, inverse = np.unique(digests, axis=0, return_index=True, return_inverse=True)
+    firsts: NDArray[np.int64] = first[inverse.ravel()]
+    return firsts
+
+
+def spread_failures(
+    failures: Mapping[int, str], firsts: NDArray[np.int64], positions: NDArray[np.int64]
+) -> dict[int, str]:
+    """Say why those of the images at these positions cannot be decoded whose content's first image
+    failed.
+    """
+    return {
+        at: failures[first] for at in positions.tolist() if (first := int(firsts[at])) in failures
+    }
+
+
+def decode_batch(
+    index: ImageIndex, positions: NDArray[np.int64], pixels: PixelSettings, room: int = 0
+) -> RowBatch:
+    """Decode what can be decoded of the images at these positions: (n, side, side, 3) uint8.
+
+    With `room` for more images than that black ones follow them.
+    """
+    images = np.zeros((max(room, len(positions)), pixels.side, pixels.side, 3), np.uint8)
+    good: list[int] = []
+    sizes: list[tuple[int, int]] = []
+    failures: dict[int, str] = {}
+    for position in positions.tolist():
+        try:
+            images[len(good)], size = load_indexed(index, position, pixels)
+        except ImageError as error:
+            failures[position] = error.message
+            continue
+        good.append(position)
+        sizes.append(size)
+    own = np.array(sizes, np.int32).reshape(-1, 2)
+    return RowBatch(
+        np.array(good, np.int64), (images if room else images[: len(good)],), own, failures
+    )
+
+
+def load_batch(index: ImageIndex, positions: NDArray[np.int64], pixels: PixelSettings) -> RowBatch:
+    """Decode all images at these positions: (n, side, side, 3) uint8.
 
     Raises:
         SourceError: one cannot be decoded; the message names it.
     """
-    images = np.empty((len(positions), pixels.side, pixels.side, 3), np.uint8)
-    sizes = np.empty((len(positions), 2), np.int32)
-    for row, position in enumerate(positions):
-        try:
-            images[row], sizes[row] = load_indexed(index, int(position), pixels)
-        except ImageError as error:
-            raise SourceError(
-                f"{index.names[position]} could be read a moment ago, and now cannot: "
-                f"{error.message}",
-                "Leave the photos as they are during a run, and run again.",
-            ) from error
-    return images, sizes
+    batch = decode_batch(index, positions, pixels)
+    for position, reason in batch.failures.items():
+        raise SourceError(
+            f"{index.names[position]} could be read a moment ago, and now cannot: {reason}",
+            "Leave the photos as they are during a run, and run again.",
+        )
+    return batch
 
 
-def try_batch(
-    index: ImageIndex,
-    pixels: PixelSettings,
-    reasons: dict[bytes, str],
-    positions: NDArray[np.int64],
-) -> RowBatch:
-    """Decode what can be decoded of a batch, and note the reasons of the others, by digest."""
-    good, squares, sizes = [], [], []
-    for position in positions:
-        try:
-            square, size = load_indexed(index, int(position), pixels)
-        except ImageError as error:
-            reasons[index.digests[position].tobytes()] = error.message
-            continue
-        good.append(position)
-        squares.append(square)
-        sizes.append(size)
-    values = np.array(squares, np.uint8).reshape(-1, pixels.side, pixels.side, 3)
-    return RowBatch(np.array(good, np.int64), values, np.array(sizes, np.int32).reshape(-1, 2))
-
-
-def _leave_out_copies(
-    digests: NDArray[np.uint8], positions: NDArray[np.int64]
-) -> NDArray[np.int64]:
-    """Return the first position of every content, in order."""
-    _, first = np.unique(digests[positions], axis=0, return_index=True)
-    return positions[np.sort(first)]
-
-
-def _keep_batches(
-    batches: Iterable[RowBatch], index: ImageIndex, store: RowStore
-) -> Generator[RowBatch, None, None]:
-    """Pass batches on, and save them now and then."""
-    unsaved: list[RowBatch] = []
-    started = saved_at = time.monotonic()
-    try:
-        for batch in batches:
-            unsaved.append(batch)
-            yield batch
-            waiting = sum(len(item.positions) for item in unsaved) * store.row_bytes
-            pause = max(SAVE_EVERY_S, SAVE_EVERY_SHARE * (time.monotonic() - started))
-            if waiting >= SEGMENT_BYTES or time.monotonic() > saved_at + pause:
-                finished, unsaved = unsaved, []
-                _save_batches(finished, index, store)
-                saved_at = time.monotonic()
-    finally:
-        _save_batches(unsaved, index, store)
-
-
-def _save_batches(batches: list[RowBatch], index: ImageIndex, store: RowStore) -> None:
-    if not batches:
-        return
-    positions, values, sizes = (
-        np.concatenate([getattr(batch, column) for batch in batches])
-        for column in ("positions", "values", "sizes")
-    )
-    try:
-        store.save(index.digests[positions], values, sizes)
-    except OSError as error:
-        raise explain_full_disk(store.folder, error.strerror or str(error)) from error
+def _refuse(store: RowStore, error: OSError) -> None:
+    raise explain_full_disk(store.folder, error.strerror or str(error)) from error
 
 
 STAGE = "pixels"
@@ -226,8 +280,8 @@ def compute_pixel_rows(
         SourceError: an image cannot be decoded (any more).
         DataError: the disk has not enough room.
     """
-    work = RowWork(STAGE, BATCH_IMAGES, lambda: partial(_decode_batch, index, pixels))
-    return compute_rows(index, work, store, executor, listen, positions)
+    work = RowWork(STAGE, BATCH_IMAGES, lambda: lambda part: load_batch(index, part, pixels))
+    return compute_rows(index, work, store, executor, listen, positions)[0]
 
 
 def find_pixel_rows(
@@ -245,14 +299,5 @@ def find_pixel_rows(
     Raises:
         DataError: the disk has not enough room.
     """
-    reasons: dict[bytes, str] = {}  # by digest, since equal contents are decoded once
-    work = RowWork(STAGE, BATCH_IMAGES, lambda: partial(try_batch, index, pixels, reasons))
-    rows = compute_rows(index, work, store, executor, listen, positions)
-    failed = np.intersect1d(rows.missing, positions).tolist()
-    return rows, {position: reasons[index.digests[position].tobytes()] for position in failed}
-
-
-def _decode_batch(
-    index: ImageIndex, pixels: PixelSettings, positions: NDArray[np.int64]
-) -> RowBatch:
-    return RowBatch(positions, *load_batch(index, positions, pixels))
+    work = RowWork(STAGE, BATCH_IMAGES, lambda: lambda part: decode_batch(index, part, pixels))
+    return compute_rows(index, work, store, executor, listen, positions)

@@ -1,6 +1,6 @@
 """Thumbnails and sharpness of every image, for near-duplicates and checks of quality."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 
@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from squeezetune.data.image_cache import RowBatch, RowWork, compute_rows, try_batch
+from squeezetune.data.image_cache import RowBatch, RowWork, compute_rows, decode_batch
 from squeezetune.data.index import ImageIndex
 from squeezetune.data.pixels import PixelSettings
 from squeezetune.events import Listener
@@ -68,9 +68,8 @@ def load_thumbnails(
     Raises:
         DataError: the disk has not enough room.
     """
-    reasons: dict[bytes, str] = {}
-    work = RowWork(STAGE, BATCH_IMAGES, lambda: partial(_look_at_batch, index, pixels, reasons))
-    rows = compute_rows(index, work, store, executor, listen, positions)
+    work = RowWork(STAGE, BATCH_IMAGES, lambda: partial(_look_at_batch, index, pixels))
+    rows, _ = compute_rows(index, work, store, executor, listen, positions)
     values, sizes = (
         scratch.make_zeros((len(index), ROW_BYTES), np.uint8),
         np.zeros((len(index), 2), np.int32),
@@ -82,13 +81,11 @@ def load_thumbnails(
 
 
 def _look_at_batch(
-    index: ImageIndex,
-    pixels: PixelSettings,
-    reasons: dict[bytes, str],
-    positions: NDArray[np.int64],
+    index: ImageIndex, pixels: PixelSettings, positions: NDArray[np.int64]
 ) -> RowBatch:
-    batch = try_batch(index, pixels, reasons, positions)
-    return RowBatch(batch.positions, make_look_rows(batch.values, batch.sizes), batch.sizes)
+    batch = decode_batch(index, positions, pixels)
+    (images,) = batch.rows
+    return replace(batch, rows=(make_look_rows(images, batch.sizes),))
 
 
 def make_look_rows(images: NDArray[np.uint8], sizes: NDArray[np.int32]) -> NDArray[np.uint8]:

@@ -5,7 +5,7 @@ training the rest.
 import hashlib
 import json
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from math import prod
 from pathlib import Path
 from typing import Any, Protocol, TypeAlias
@@ -276,7 +276,8 @@ def compute_activations(
         DataError: the disk has not enough room.
     """
     work = RowWork(STAGE, frozen.batch_size, lambda: _open_blocks(index, frozen))
-    return Activations(frozen.form, compute_rows(index, work, store, executor, listen, positions))
+    rows, _ = compute_rows(index, work, store, executor, listen, positions)
+    return Activations(frozen.form, rows)
 
 
 def round_to_bfloat16(values: NDArray[np.float32]) -> NDArray[np.uint16]:
@@ -309,7 +310,8 @@ def _open_blocks(index: ImageIndex, frozen: FrozenBlocks) -> ComputeBatch:
     form, side, size = frozen.form, frozen.pixels.side, frozen.batch_size
 
     def compute(positions: NDArray[np.int64]) -> RowBatch:
-        images, sizes = load_batch(index, positions, frozen.pixels)
+        batch = load_batch(index, positions, frozen.pixels)
+        (images,) = batch.rows
         # always a full batch: engines may choose another kernel, with other rounding, for another
         # batch size
         views = np.zeros((size, form.views, side, side, 3), np.uint8)
@@ -320,7 +322,7 @@ def _open_blocks(index: ImageIndex, frozen: FrozenBlocks) -> ComputeBatch:
             activations.reshape(size, form.views, *form.shape),
             means.reshape(size, form.views, form.taps),
         )
-        return RowBatch(positions, form.pack(*(values[: len(images)] for values in shaped)), sizes)
+        return replace(batch, rows=(form.pack(*(values[: len(images)] for values in shaped)),))
 
     return compute
 

@@ -2,18 +2,25 @@
 twice.
 """
 
-import time
-from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from functools import partial
 
 import numpy as np
 from numpy.typing import NDArray
 
+from squeezetune.data.image_cache import (
+    RowBatch,
+    RowSaver,
+    RowWork,
+    compute_batches,
+    decode_batch,
+    find_firsts,
+    spread_failures,
+)
 from squeezetune.data.index import ImageIndex
-from squeezetune.data.pixels import load_indexed
 from squeezetune.data.thumbnails import make_look_rows
-from squeezetune.errors import ImageError
-from squeezetune.events import Listener, Notice, StageAdvanced, StageFinished, StageStarted
+from squeezetune.events import Listener, Notice
 from squeezetune.network.backbone import Backbone
 from squeezetune.network.graph import FEATURE_COUNT
 from squeezetune.network.inference import RunGraph
@@ -21,9 +28,8 @@ from squeezetune.system.executor import Executor
 from squeezetune.system.scratch import IN_MEMORY, Scratch, list_blocks
 from squeezetune.system.store import RowStore
 
-# A killed run loses at most this many images or seconds of work.
-SAVE_EVERY_IMAGES = 2048
-SAVE_EVERY_S = 5.0
+# Little, since it waits in memory while networks run; and a killed run loses seconds of work.
+SEGMENT_BYTES = 16_000_000
 
 STAGE = "features"
 
@@ -66,19 +72,6 @@ class FeatureStores:
     looks: RowStore | None = None
 
 
-@dataclass(frozen=True)
-class FeatureBatch:
-    """The features of some images of an index and how these look, and the reasons of those that
-    failed.
-    """
-
-    positions: NDArray[np.int64]
-    values: NDArray[np.float16]
-    looks: NDArray[np.uint8]
-    sizes: NDArray[np.int32]
-    failures: Mapping[int, str] = field(default_factory=dict)
-
-
 def compute_features(
     index: ImageIndex,
     backbone: Backbone,
@@ -98,120 +91,55 @@ def compute_features(
     sizes = np.zeros((len(index), 2), np.int32)
     store = stores.features
     known = store.load(index.digests, values, sizes) if store else np.zeros(len(index), np.bool_)
-    first, copies = _find_copies(index.digests)
+    firsts, failures = find_firsts(index.digests), dict[int, str]()
     missing = np.flatnonzero(~known)
-    missing = np.unique(first[missing if positions is None else np.intersect1d(missing, positions)])
-    failures: dict[int, str] = {}
-    for batch in _keep_batches(
-        _run_backbone(index, backbone, missing, executor, threads, listen), index, stores, listen
-    ):
-        values[batch.positions], sizes[batch.positions] = batch.values, batch.sizes
-        failures |= batch.failures
-    sizes[copies] = sizes[first[copies]]
+    missing = np.unique(
+        firsts[missing if positions is None else np.intersect1d(missing, positions)]
+    )
+
+    def take(batch: RowBatch) -> None:
+        values[batch.positions], sizes[batch.positions] = batch.rows[1], batch.sizes
+        failures.update(batch.failures)
+
+    # each thread both decodes a batch and runs the frozen layers on it
+    work = RowWork(
+        STAGE,
+        backbone.batch_size,
+        lambda: partial(run_batch, index, backbone, backbone.open(threads)),
+    )
+    compute_batches(work, missing, _open_saver(index, stores, listen), executor, listen, take)
+    copies = np.flatnonzero(firsts != np.arange(len(index)))
+    sizes[copies] = sizes[firsts[copies]]
     for block in list_blocks(len(copies)):
-        values[copies[block]] = values[first[copies[block]]]
-    failures |= {
-        int(copy): failures[int(first[copy])] for copy in copies if int(first[copy]) in failures
-    }
-    return Features(values, sizes, failures, len(missing))
-
-
-def _find_copies(digests: NDArray[np.uint8]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-    """Return for each image the first one of the same content (n,), and the positions that are not
-    the first.
-    """
-    _, first, inverse = np.unique(digests, axis=0, return_index=True, return_inverse=True)
-    origin = first[inverse.ravel()]
-    return origin, np.flatnonzero(origin != np.arange(len(digests)))
-
-
-def _run_backbone(
-    index: ImageIndex,
-    backbone: Backbone,
-    missing: NDArray[np.int64],
-    executor: Executor,
-    threads: int,
-    listen: Listener,
-) -> Iterator[FeatureBatch]:
-    """Decode and run the missing images, batch by batch; each thread does both for its batch."""
-    if not len(missing):
-        return
-    start, done, size = time.perf_counter(), 0, backbone.batch_size
-    listen(StageStarted(STAGE, len(missing)))
-    run = backbone.open(threads)
-    parts = [missing[at : at + size] for at in range(0, len(missing), size)]
-    for batch in executor.map(lambda part: run_batch(index, backbone, run, part), parts):
-        yield batch
-        done += len(batch.positions) + len(batch.failures)
-        listen(StageAdvanced(STAGE, done))
-    listen(StageFinished(STAGE, time.perf_counter() - start))
+        values[copies[block]] = values[firsts[copies[block]]]
+    everywhere = spread_failures(failures, firsts, np.arange(len(index)))
+    return Features(values, sizes, everywhere, len(missing))
 
 
 def run_batch(
     index: ImageIndex, backbone: Backbone, run: RunGraph, positions: NDArray[np.int64]
-) -> FeatureBatch:
-    """Decode the images at these positions of the index and run the frozen layers on them."""
+) -> RowBatch:
+    """Decode the images at these positions of the index and run the frozen layers on them: rows of
+    how they look, and of their features.
+    """
     # always a full batch: engines may choose another kernel, with other rounding, for another batch
     # size
-    pixels = np.zeros(
-        (backbone.batch_size, backbone.pixels.side, backbone.pixels.side, 3), np.uint8
-    )
-    good: list[int] = []
-    sizes: list[tuple[int, int]] = []
-    failures: dict[int, str] = {}
-    for position in positions:
-        try:
-            pixels[len(good)], image_size = load_indexed(index, int(position), backbone.pixels)
-        except ImageError as error:
-            failures[int(position)] = error.message
-            continue
-        good.append(position)
-        sizes.append(image_size)
-    values = run(pixels)[: len(good)].astype(np.float16)
-    own = np.array(sizes, np.int32).reshape(-1, 2)
-    return FeatureBatch(
-        np.array(good, np.int64), values, make_look_rows(pixels[: len(good)], own), own, failures
-    )
+    batch = decode_batch(index, positions, backbone.pixels, backbone.batch_size)
+    (pixels,), count = batch.rows, len(batch.positions)
+    values = run(pixels)[:count].astype(np.float16)
+    return replace(batch, rows=(make_look_rows(pixels[:count], batch.sizes), values))
 
 
-def _keep_batches(
-    batches: Iterable[FeatureBatch], index: ImageIndex, stores: FeatureStores, listen: Listener
-) -> Iterator[FeatureBatch]:
-    """Pass batches on, and save them now and then; a full disk costs the cache, not the run."""
-    unsaved: list[FeatureBatch] = []
-    saved_at = time.monotonic()
-    try:
-        for batch in batches:
-            unsaved.append(batch)
-            yield batch
-            count = sum(len(item.positions) for item in unsaved)
-            if count >= SAVE_EVERY_IMAGES or time.monotonic() > saved_at + SAVE_EVERY_S:
-                stores = _save_batches(unsaved, index, stores, listen)
-                unsaved, saved_at = [], time.monotonic()
-    finally:  # an interrupted run keeps what it has done
-        _save_batches(unsaved, index, stores, listen)
+def _open_saver(index: ImageIndex, stores: FeatureStores, listen: Listener) -> RowSaver:
+    """Open what saves both; a full disk costs the cache, not the run."""
 
-
-def _save_batches(
-    batches: list[FeatureBatch], index: ImageIndex, stores: FeatureStores, listen: Listener
-) -> FeatureStores:
-    if not any(len(batch.positions) for batch in batches):
-        return stores
-    positions, values, looks, sizes = (
-        np.concatenate([getattr(batch, column) for batch in batches])
-        for column in ("positions", "values", "looks", "sizes")
-    )
-    for store, rows in ((stores.looks, looks), (stores.features, values)):
-        if store is None:
-            continue
-        try:
-            store.save(index.digests[positions], rows, sizes)
-        except OSError as error:
-            listen(
-                Notice(
-                    f"features cannot be kept in {store.folder}: {error.strerror}; the run goes "
-                    f"on without"
-                )
+    def tell(store: RowStore, error: OSError) -> None:
+        listen(
+            Notice(
+                f"features cannot be kept in {store.folder}: {error.strerror}; the run goes on "
+                f"without"
             )
-            return FeatureStores(None)
-    return stores
+        )
+
+    kinds = (stores.looks, stores.features)
+    return RowSaver(index.digests, kinds, tell, SEGMENT_BYTES, pause_share=0)

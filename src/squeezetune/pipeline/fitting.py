@@ -130,7 +130,7 @@ def recompute_features(
             batches.append(batch)
             done += len(batch.positions) + len(batch.failures)
             context.listen(StageAdvanced(STAGE, done))
-        values = np.concatenate([batch.values for batch in batches])
+        values = np.concatenate([batch.rows[-1] for batch in batches])
         rows = transform(values, use_roots=network.use_roots)
         looks.append(
             RecomputedFeatures(np.concatenate([batch.positions for batch in batches]), rows)
