@@ -2,8 +2,7 @@ from dataclasses import replace
 
 import numpy as np
 
-from squeezetune.heads import cross_fit as crossing
-from squeezetune.heads.cross_fit import FOLDS, assign_folds, cross_fit, draw_pilot
+from squeezetune.heads import out_of_fold as crossing
 from squeezetune.heads.head_data import HeadData
 from squeezetune.heads.linear import (
     WeightedRows,
@@ -12,11 +11,12 @@ from squeezetune.heads.linear import (
     fit_temperature,
     measure_losses,
 )
+from squeezetune.heads.out_of_fold import FOLDS, cross_fit, deal_folds, draw_pilot
 
 
 def test_every_fold_has_its_share_of_every_class():
     labels = np.random.default_rng(0).permutation(np.repeat([0, 1, 2], [50, 10, 7]))
-    folds = assign_folds(labels, None)
+    folds = deal_folds(labels, None)
     counts = np.array(
         [[np.sum((labels == c) & (folds == f)) for f in range(FOLDS)] for c in range(3)]
     )
@@ -25,10 +25,10 @@ def test_every_fold_has_its_share_of_every_class():
 
 def test_images_of_one_unit_go_together_whatever_units_are_called():
     labels, units = np.repeat([0, 1], 12), np.repeat(np.arange(8), 3)
-    folds = assign_folds(labels, units)
+    folds = deal_folds(labels, units)
     assert all(len(np.unique(folds[units == unit])) == 1 for unit in range(8))
     assert len(np.unique(folds)) == 4
-    np.testing.assert_array_equal(folds, assign_folds(labels, 100 - units))
+    np.testing.assert_array_equal(folds, deal_folds(labels, 100 - units))
 
 
 def test_logits_are_those_of_a_head_without_the_fold():
@@ -36,7 +36,7 @@ def test_logits_are_those_of_a_head_without_the_fold():
     labels = np.arange(20) % 2
     rows = rng.standard_normal((20, 2, 6)).astype(np.float32)  # two views of each image
     task = WeightedRows(rows.reshape(40, 6), np.repeat(labels, 2), np.ones(2, np.float32))
-    folds = assign_folds(labels, None)
+    folds = deal_folds(labels, None)
     logits = cross_fit(task, 1.0, folds)
     others = folds != 2
     layers = fit_linear(

@@ -18,7 +18,7 @@ def make_features(n, classes, seed=0, views=2):
 
 def deal_singly(labels, folds=5, seed=0):
     keys = np.random.default_rng(seed).integers(0, 2**63, len(labels)).astype(np.uint64)
-    return deal_folds(np.arange(len(labels)), keys, labels, folds)
+    return deal_folds(labels, np.arange(len(labels)), folds, keys)
 
 
 def test_folds_have_their_share_of_every_class():
@@ -36,7 +36,7 @@ def test_units_stay_together_and_large_ones_are_spread():
         [np.repeat(np.arange(10), 3), np.arange(10, 40), 40 + np.arange(60) // 6]
     )
     keys = np.random.default_rng(0).integers(0, 2**63, 50).astype(np.uint64)
-    folds = deal_folds(units, keys, labels)
+    folds = deal_folds(labels, units, keys=keys)
     for unit in range(50):
         assert len(set(folds[units == unit].tolist())) == 1
     assert np.bincount(folds[labels == 0]).tolist() == [12] * 5

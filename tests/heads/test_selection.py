@@ -12,7 +12,7 @@ from squeezetune.events import (
     StageStarted,
     ignore_event,
 )
-from squeezetune.heads import cross_fit as crossing
+from squeezetune.heads import out_of_fold as crossing
 from squeezetune.heads import selection as head_module
 from squeezetune.heads.candidate import Candidate
 from squeezetune.heads.linear import apply_layers

@@ -105,7 +105,7 @@ def _ask_opinions(
     """Ask of every image what those think that are no copies of it, nor of its group."""
     settings = scene.settings
     units = gather_units(index, settings.seed, settings.group_by)
-    folds = deal_folds(units.of_image, units.keys, index.labels)
+    folds = deal_folds(index.labels, units.of_image, keys=units.keys)
     return predict_out_of_fold(
         features.values,
         index.labels,

@@ -1,6 +1,6 @@
 """Dense layers, multinomial logistic regression, and the temperature of its probabilities."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from itertools import pairwise
@@ -32,11 +32,14 @@ class WeightedRows:
 
     def cut(self, count: int) -> list["WeightedRows"]:
         """Cut the rows into `count` tasks of about the same size; nothing is copied."""
-        ends = [len(self.rows) * part // count for part in range(count + 1)]
-        return [
-            WeightedRows(self.rows[start:end], self.labels[start:end], self.class_weights)
-            for start, end in pairwise(ends)
-        ]
+        parts = zip(cut_evenly(self.rows, count), cut_evenly(self.labels, count), strict=True)
+        return [WeightedRows(rows, labels, self.class_weights) for rows, labels in parts]
+
+
+def cut_evenly(column: NDArray[Any], count: int) -> list[NDArray[Any]]:
+    """Cut an array into `count` parts of about the same length; nothing is copied."""
+    ends = [len(column) * part // count for part in range(count + 1)]
+    return [column[start:end] for start, end in pairwise(ends)]
 
 
 def apply_layers(layers: DenseWeights, rows: Rows) -> NDArray[np.float32]:
@@ -81,33 +84,53 @@ def fit_linear(
     n, width = task.rows.shape
     decay = penalty / n
     shards = task.cut(threads)
-    start = np.zeros((width + 1) * len(task.class_weights))
     with ThreadPoolExecutor(threads) as pool:
         if factor is None and pays_factor(n, width):
             factor = precondition([shard.rows for shard in shards], decay, pool)
 
-        def to_table(point: NDArray[np.float64]) -> NDArray[np.float32]:
-            table = point.reshape(width + 1, -1).astype(np.float32)
-            if factor is not None:
-                table[:-1] = factor @ table[:-1]
-            return table
-
-        def measure(point: NDArray[np.float64]) -> tuple[float, NDArray[np.float64]]:
-            table = to_table(point)
-            parts = list(pool.map(lambda shard: _measure_linear(shard, table, n), shards))
-            loss = sum(part[0] for part in parts) + 0.5 * decay * float(
-                np.sum(table[:-1] ** 2, dtype=np.float64)
-            )
-            slope = np.sum([part[1] for part in parts], axis=0)
-            slope[:-1] += decay * table[:-1]
-            if factor is not None:
-                slope[:-1] = factor.T @ slope[:-1]
-            return loss, slope.astype(np.float64).ravel()
+        def measure(table: Rows) -> list[tuple[float, NDArray[Any]]]:
+            return list(pool.map(lambda shard: _measure_linear(shard, table, n), shards))
 
         iterations = max_iterations if factor is None else max_iterations // 3
-        options = {"maxiter": iterations, "gtol": 1e-5}
-        table = to_table(minimize(measure, start, jac=True, method="L-BFGS-B", options=options).x)
+        shape = width + 1, len(task.class_weights)
+        table = search_table(measure, shape, decay, factor, iterations)
     return ((np.ascontiguousarray(table[:-1]), table[-1].copy()),)
+
+
+def search_table(
+    measure_parts: Callable[[Rows], list[tuple[float, NDArray[Any]]]],
+    shape: tuple[int, int],
+    decay: float,
+    factor: Rows | None,
+    iterations: int,
+) -> Rows:
+    """Search weights and, in the last row, biases (features + 1, outputs) by L-BFGS: those that
+    make the sum of the parts' losses, and of decay / 2 times the squares of the weights, least.
+
+    Every part gives its loss and its gradient. A factor makes the curvature about even.
+    """
+
+    def to_table(point: NDArray[np.float64]) -> Rows:
+        table = point.reshape(shape).astype(np.float32)
+        if factor is not None:
+            table[:-1] = factor @ table[:-1]
+        return table
+
+    def measure(point: NDArray[np.float64]) -> tuple[float, NDArray[np.float64]]:
+        table = to_table(point)
+        parts = measure_parts(table)
+        loss = sum(part[0] for part in parts) + 0.5 * decay * float(
+            np.sum(table[:-1] ** 2, dtype=np.float64)
+        )
+        slope = np.sum([part[1] for part in parts], axis=0)
+        slope[:-1] += decay * table[:-1]
+        if factor is not None:
+            slope[:-1] = factor.T @ slope[:-1]
+        return loss, slope.astype(np.float64).ravel()
+
+    options = {"maxiter": iterations, "gtol": 1e-5}
+    start = np.zeros(shape[0] * shape[1])
+    return to_table(minimize(measure, start, jac=True, method="L-BFGS-B", options=options).x)
 
 
 def _measure_linear(

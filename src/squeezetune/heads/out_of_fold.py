@@ -1,26 +1,31 @@
-"""What the images say of each other: the class of each, predicted by a linear head that has not
-seen it.
-
-The images are dealt into folds, and for each fold a head is fitted on all others. The heads are
-fitted together: one product of matrices serves all of them, and so does the estimate of the
-curvature.
+"""Linear heads that have not seen the images which they judge: for the choice of a head, and for
+what images say of each other's labels.
 """
 
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from itertools import pairwise
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.optimize import minimize
 from scipy.special import softmax
 from threadpoolctl import threadpool_limits
 
 from squeezetune.array_types import Ints
-from squeezetune.heads.cross_fit import rank_within_class
-from squeezetune.heads.linear import Rows, cross_entropy, fit_temperature, precondition
+from squeezetune.heads.head_data import PILOT_IMAGES, HeadData, apply_to_views, list_views
+from squeezetune.heads.linear import (
+    DenseWeights,
+    Rows,
+    WeightedRows,
+    apply_layers,
+    cross_entropy,
+    cut_evenly,
+    fit_linear,
+    fit_temperature,
+    measure_losses,
+    precondition,
+    search_table,
+)
 from squeezetune.heads.scaling import measure_scaling
 from squeezetune.system.scratch import IN_MEMORY, Scratch, list_blocks
 
@@ -37,6 +42,149 @@ NEEDED_IMAGES = 3
 
 
 @dataclass(frozen=True)
+class Half:
+    """One half of a pilot: standardised rows (n, views, 2048) and the labels (n,)."""
+
+    rows: Rows
+    labels: NDArray[np.int64]
+
+
+@dataclass(frozen=True)
+class Pilot:
+    """An even sample of training and validation images in two halves, each judged by heads of the
+    other.
+
+    So choices hang on thousands of images instead of the few hundred of a validation part, for
+    about the time that one fit on all of the sample takes. `units` numbers the groups of the
+    images, first half first, if there are any. The factor, if any, makes the curvature of the loss
+    about even (see `fit_linear`).
+    """
+
+    halves: tuple[Half, Half]
+    class_weights: NDArray[np.float32]
+    threads: int
+    units: NDArray[np.int64] | None = None
+    factor: Rows | None = None
+
+    def measure(self, views: int, penalty: float) -> NDArray[np.float64]:
+        """Measure the calibrated loss of every image (n,), in nats; 0 for those of a class that one
+        half lacks.
+        """
+        first, second = self.halves
+        labels = np.concatenate([half.labels for half in self.halves])
+        is_judged = np.isin(labels, np.intersect1d(first.labels, second.labels))
+        if not is_judged.any():
+            return np.zeros(len(labels))
+        with ThreadPoolExecutor(
+            min(2, self.threads)
+        ) as pool:  # side by side: one fit takes turns with its threads
+            layers = list(pool.map(lambda half: self._fit(half, views, penalty), (second, first)))
+        logits = np.concatenate(
+            [
+                apply_to_views(own, half.rows[:, :views])
+                for own, half in zip(layers, self.halves, strict=True)
+            ]
+        )
+        temperature = fit_temperature(logits[is_judged], labels[is_judged])
+        return np.where(is_judged, measure_losses(logits, labels, temperature), 0)
+
+    def _fit(self, half: Half, views: int, penalty: float) -> DenseWeights:
+        """Fit a linear head on one half."""
+        threads = max(1, self.threads // 2)
+        return fit_linear(
+            list_views(half.rows, half.labels, views, self.class_weights),
+            penalty * views,
+            threads=threads,
+            factor=self.factor,
+        )
+
+
+def draw_pilot(bench: HeadData, factor: Rows | None = None) -> Pilot:
+    """Draw an even sample of at most `PILOT_IMAGES` of all images that are not tested."""
+    labels, units = bench.labels, bench.units
+    if not bench.is_judging_itself:
+        labels = np.concatenate([labels, bench.validation_labels])
+        units = None if units is None else np.concatenate([units, bench.validation_units])
+    size = min(len(labels), PILOT_IMAGES)
+    chosen = np.arange(size) * len(labels) // size
+    labels, units = labels[chosen], None if units is None else units[chosen]
+    folds = deal_folds(labels, units, 2)
+    order = np.argsort(folds, kind="stable")
+    first, second = (
+        Half(take_rows(bench, chosen[own]), labels[own]) for own in (folds == 0, folds == 1)
+    )
+    return Pilot(
+        (first, second),
+        bench.class_weights,
+        bench.threads,
+        None if units is None else units[order],
+        factor,
+    )
+
+
+def take_rows(bench: HeadData, positions: NDArray[np.int64]) -> Rows:
+    """Copy rows of training images, and of validation images as if these followed them."""
+    seen = positions[positions < len(bench.rows)]
+    return np.concatenate(
+        [bench.rows[seen], bench.validation_rows[positions[len(seen) :] - len(bench.rows)]]
+    )
+
+
+def deal_folds(
+    labels: Ints, units: Ints | None, folds: int = FOLDS, keys: NDArray[np.uint64] | None = None
+) -> Ints:
+    """Deal images (n,) out to folds, each with about the same share of every class.
+
+    Those of one unit, if `units` (n,) numbers any, go together: in the order of the images; with
+    `keys` (units,) large units first, and those of one size in the order of their keys.
+
+    >>> deal_folds(np.array([0, 0, 0, 1, 1]), None).tolist()
+    [0, 1, 2, 0, 1]
+    >>> keys = np.array([7, 5, 8], np.uint64)
+    >>> deal_folds(np.array([0, 0, 1, 1]), np.array([0, 1, 2, 2]), 2, keys).tolist()
+    [1, 0, 0, 0]
+    """
+    if units is None:
+        return rank_within_class(labels) % folds
+    found, first, unit_of, sizes = np.unique(
+        units, return_index=True, return_inverse=True, return_counts=True
+    )
+    order = np.argsort(first) if keys is None else np.lexsort((keys[found], -sizes))
+    fold_of = np.empty(len(found), np.int64)
+    fold_of[order] = rank_within_class(labels[first[order]]) % folds
+    dealt: Ints = fold_of[unit_of]
+    return dealt
+
+
+def rank_within_class(labels: NDArray[np.int64]) -> NDArray[np.int64]:
+    """Count the images of each class in their order, (n,)."""
+    order = np.argsort(labels, kind="stable")
+    counts = np.bincount(labels)
+    numbers = np.empty(len(labels), np.int64)
+    numbers[order] = np.arange(len(labels)) - np.repeat(np.cumsum(counts) - counts, counts)
+    return numbers
+
+
+def cross_fit(
+    task: WeightedRows, penalty: float, folds: NDArray[np.int64], *, threads: int = 1
+) -> NDArray[np.float32]:
+    """Compute the logits (n, classes) of images by linear heads that are fitted without their fold,
+    (n,).
+
+    The task has as many rows for every image as it has views, one after another.
+    """
+    views = len(task.rows) // len(folds)
+    logits = np.empty((len(folds), len(task.class_weights)), np.float32)
+    for fold in np.unique(folds):
+        out, rows_out = folds == fold, np.repeat(folds == fold, views)
+        others = WeightedRows(task.rows[~rows_out], task.labels[~rows_out], task.class_weights)
+        layers = fit_linear(others, penalty, threads=threads)
+        own = apply_layers(layers, task.rows[rows_out])
+        logits[out] = own.reshape(int(out.sum()), views, -1).mean(axis=1)
+    return logits
+
+
+@dataclass(frozen=True)
 class OutOfFoldPredictions:
     """What is thought of each image by a head that has not seen it: `probabilities` (n, classes)
     float32.
@@ -47,25 +195,6 @@ class OutOfFoldPredictions:
 
     probabilities: NDArray[np.float32]
     is_judged: NDArray[np.bool_]
-
-
-def deal_folds(units: Ints, keys: NDArray[np.uint64], labels: Ints, folds: int = FOLDS) -> Ints:
-    """Deal images (n,) into folds, each with about the same share of every class; a unit stays
-    together.
-
-    `units` (n,) numbers what stays together, `keys` (units,) is the order in which units of one
-    size are dealt.
-
-    >>> keys = np.array([7, 5, 8], np.uint64)
-    >>> deal_folds(np.array([0, 1, 2, 2]), keys, np.array([0, 0, 1, 1]), 2).tolist()
-    [1, 0, 0, 0]
-    """
-    found, first, sizes = np.unique(units, return_index=True, return_counts=True)
-    own = labels[first]
-    order = np.lexsort((keys[found], -sizes))
-    fold_of_unit = np.zeros(len(keys), np.int64)
-    fold_of_unit[found[order]] = rank_within_class(own[order]) % folds
-    return fold_of_unit[units]
 
 
 def predict_out_of_fold(
@@ -80,8 +209,9 @@ def predict_out_of_fold(
     """Predict the class of every image, from features (n, views, 2048), by a head fitted on the
     other folds.
 
-    A head sees the mean of an image's views. The probabilities have the temperature that suits the
-    labels.
+    A head sees the mean of an image's views. The heads are fitted together: one product of matrices
+    serves all of them, and so does the estimate of the curvature. The probabilities have the
+    temperature that suits the labels.
     """
     fold_count = int(folds.max()) + 1
     at_once = max(1, MOST_OUTPUTS // class_count)
@@ -91,7 +221,7 @@ def predict_out_of_fold(
         ThreadPoolExecutor(threads) as pool,
     ):  # our own threads share the work
         rows = _average_views(features, scratch)
-        factor = precondition(_cut(rows, threads), PENALTY / len(rows), pool)
+        factor = precondition(cut_evenly(rows, threads), PENALTY / len(rows), pool)
         for start in range(0, fold_count, at_once):
             chosen = range(start, min(start + at_once, fold_count))
             table = _fit_heads(
@@ -132,7 +262,8 @@ class _Heads:
     def cut(self, count: int) -> list["_Heads"]:
         """Cut the rows into `count` parts of about the same size; nothing is copied."""
         columns = zip(
-            *(_cut(column, count) for column in (self.rows, self.labels, self.weights)), strict=True
+            *(cut_evenly(column, count) for column in (self.rows, self.labels, self.weights)),
+            strict=True,
         )
         return [
             _Heads(rows, labels, weights, self.class_count) for rows, labels, weights in columns
@@ -156,11 +287,6 @@ class _Heads:
         return loss, slope
 
 
-def _cut(column: NDArray[Any], count: int) -> list[NDArray[Any]]:
-    ends = [len(column) * part // count for part in range(count + 1)]
-    return [column[start:end] for start, end in pairwise(ends)]
-
-
 def _weigh(folds: Ints, chosen: Sequence[int]) -> NDArray[np.float32]:
     """Weigh each image in the loss of each head (n, heads): 0 where it is held out, else so that a
     loss is a mean.
@@ -176,28 +302,12 @@ def _fit_heads(heads: _Heads, factor: Rows, pool: ThreadPoolExecutor, threads: i
 
     See `fit_linear`: this is the sum of its losses, each of which has variables of its own.
     """
-    shards, width = heads.cut(threads), heads.rows.shape[1]
-    seen = np.count_nonzero(heads.weights, axis=0)
-    decay = np.repeat(PENALTY / np.maximum(seen, 1), heads.class_count).astype(np.float32)
+    shards = heads.cut(threads)
+    shape = heads.rows.shape[1] + 1, heads.weights.shape[1] * heads.class_count
+    # folds are of about one size, so that one decay suits all heads
+    decay = PENALTY / max(1.0, float(np.count_nonzero(heads.weights, axis=0).mean()))
 
-    def to_table(point: NDArray[np.float64]) -> Rows:
-        table = point.reshape(width + 1, -1).astype(np.float32)
-        table[:-1] = factor @ table[:-1]
-        return table
+    def measure(table: Rows) -> list[tuple[float, Rows]]:
+        return list(pool.map(lambda shard: shard.measure(table), shards))
 
-    def measure(point: NDArray[np.float64]) -> tuple[float, NDArray[np.float64]]:
-        table = to_table(point)
-        parts = list(pool.map(lambda shard: shard.measure(table), shards))
-        loss = sum(part[0] for part in parts) + 0.5 * float(
-            np.sum(decay * table[:-1] ** 2, dtype=np.float64)
-        )
-        slope = np.sum([part[1] for part in parts], axis=0)
-        slope[:-1] += decay * table[:-1]
-        slope[:-1] = factor.T @ slope[:-1]
-        return loss, slope.astype(np.float64).ravel()
-
-    start = np.zeros((width + 1) * len(decay))
-    found = minimize(
-        measure, start, jac=True, method="L-BFGS-B", options={"maxiter": ITERATIONS, "gtol": 1e-5}
-    )
-    return to_table(found.x)
+    return search_table(measure, shape, decay, factor, ITERATIONS)

@@ -13,7 +13,6 @@ from numpy.typing import NDArray
 
 from squeezetune.events import EpochFinished, Listener, StageAdvanced, StageFinished, StageStarted
 from squeezetune.heads.candidate import Candidate, sum_groups
-from squeezetune.heads.cross_fit import Pilot, assign_folds, cross_fit, draw_pilot
 from squeezetune.heads.head_data import STAGE, VIEW_NAMES, HeadData
 from squeezetune.heads.linear import (
     DenseWeights,
@@ -26,6 +25,7 @@ from squeezetune.heads.linear import (
     mix_layers,
 )
 from squeezetune.heads.mlp import Epoch, HiddenOptions, fit_hidden
+from squeezetune.heads.out_of_fold import Pilot, cross_fit, deal_folds, draw_pilot
 from squeezetune.heads.scaling import measure_scaling
 from squeezetune.settings import Settings
 from squeezetune.system.scratch import IN_MEMORY, Scratch, Selection, list_blocks
@@ -151,9 +151,7 @@ def cross_judge(bench: HeadData, linear: Candidate) -> Candidate:
         return linear
     task = bench.make_task(linear.views)
     penalty = (linear.penalty or PENALTY) * linear.views
-    logits = cross_fit(
-        task, penalty, assign_folds(bench.labels, bench.units), threads=bench.threads
-    )
+    logits = cross_fit(task, penalty, deal_folds(bench.labels, bench.units), threads=bench.threads)
     temperature = fit_temperature(logits, bench.labels)
     is_correct = logits.argmax(axis=1) == bench.labels
     loss = measure_loss(logits, bench.labels, temperature)
