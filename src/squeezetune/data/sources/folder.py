@@ -157,38 +157,12 @@ def list_files(root: str | Path) -> Listing:
     files: list[str] = []
     folders: list[str] = []
     refused: dict[str, str] = {}
-    waiting = [""]
-    while waiting:
-        folder = waiting.pop()
-        listing = _list_folder(root, folder)
-        if isinstance(listing, OSError):
-            if not folder:
-                raise explain_root(Path(root), listing) from listing
-            refused[folder] = explain_os_error(listing)
-            continue
-        files += listing.files
-        folders += listing.folders
-        waiting += listing.folders
-        refused |= listing.refused
-    return Listing(tuple(sorted(files)), tuple(sorted(folders)), refused)
-
-
-def _list_folder(root: str | Path, folder: str) -> Listing | OSError:
-    """List what lies immediately in a folder, by path from the root; the error where it cannot be
-    opened.
-    """
-    files: list[str] = []
-    folders: list[str] = []
-    refused: dict[str, str] = {}
-    try:
-        for found in scan_folder(root, folder):
-            if found.refusal:
-                refused[found.name] = found.refusal
-            else:
-                (folders if found.is_folder else files).append(found.name)
-    except OSError as error:
-        return error
-    return Listing(tuple(files), tuple(folders), refused)
+    for found in _walk(root, None):
+        if found.refusal:
+            refused[found.name] = found.refusal
+        else:
+            (folders if found.is_folder else files).append(found.name)
+    return Listing(tuple(files), tuple(sorted(folders)), refused)
 
 
 def scan_folder(root: str | Path, folder: str) -> Iterator[Found]:
@@ -327,7 +301,16 @@ def walk_files(root: str | Path) -> Iterator[tuple[str, str]]:
         SourceError: the folder is missing, is a file, or cannot be opened.
 
     """
-    waiting = [("", _sort_entries(scan_folder(root, "")))]
+    for found in _walk(root, SORTED_AT_ONCE):
+        if found.refusal or not found.is_folder:
+            yield found.name, found.refusal
+
+
+def _walk(root: str | Path, at_once: int | None) -> Iterator[Found]:
+    """Yield everything below a folder, files sorted by path; a folder comes before what is in it,
+    and once more if it cannot be opened.
+    """
+    waiting = [("", _sort_entries(scan_folder(root, ""), at_once))]
     while waiting:
         folder, entries = waiting[-1]
         try:
@@ -336,21 +319,23 @@ def walk_files(root: str | Path) -> Iterator[tuple[str, str]]:
             if not folder:
                 raise explain_root(Path(root), error) from error
             waiting.pop()
-            yield folder, explain_os_error(error)
+            yield Found(folder, is_folder=True, refusal=explain_os_error(error))
             continue
         if found is None:
             waiting.pop()
-        elif found.is_folder:
-            waiting.append((found.name, _sort_entries(scan_folder(root, found.name))))
-        else:
-            yield found.name, found.refusal
+            continue
+        yield found
+        if found.is_folder:
+            waiting.append((found.name, _sort_entries(scan_folder(root, found.name), at_once)))
 
 
-def _sort_entries(entries: Iterator[Found]) -> Iterator[Found]:
-    """Yield the entries of one folder so that the paths of all files below come sorted."""
+def _sort_entries(entries: Iterator[Found], at_once: int | None) -> Iterator[Found]:
+    """Yield the entries of one folder so that the paths of all files below come sorted; with
+    `at_once` no more than so many are in memory.
+    """
     with ExitStack() as stack:
         parts: list[Iterable[Found]] = []
-        while len(block := sorted(islice(entries, SORTED_AT_ONCE), key=_order)) == SORTED_AT_ONCE:
+        while len(block := sorted(islice(entries, at_once), key=_order)) == at_once:
             file = stack.enter_context(TemporaryFile("w+", dir=find_large_temporary_folder()))
             file.writelines(f"{json.dumps(found)}\n" for found in block)
             file.seek(0)
