@@ -88,26 +88,26 @@ def fit_linear(
         if factor is None and pays_factor(n, width):
             factor = precondition([shard.rows for shard in shards], decay, pool)
 
-        def measure(table: Rows) -> list[tuple[float, NDArray[Any]]]:
-            return list(pool.map(lambda shard: _measure_linear(shard, table, n), shards))
+        def measure(table: Rows) -> tuple[float, Rows]:
+            parts = list(pool.map(lambda shard: _measure_linear(shard, table, n), shards))
+            squares = float(np.sum(table[:-1] ** 2, dtype=np.float64))
+            slope = np.sum([part[1] for part in parts], axis=0)
+            slope[:-1] += decay * table[:-1]
+            return sum(part[0] for part in parts) + 0.5 * decay * squares, slope
 
         iterations = max_iterations if factor is None else max_iterations // 3
-        shape = width + 1, len(task.class_weights)
-        table = search_table(measure, shape, decay, factor, iterations)
+        table = search_table(measure, (width + 1, len(task.class_weights)), factor, iterations)
     return ((np.ascontiguousarray(table[:-1]), table[-1].copy()),)
 
 
 def search_table(
-    measure_parts: Callable[[Rows], list[tuple[float, NDArray[Any]]]],
+    measure: Callable[[Rows], tuple[float, Rows]],
     shape: tuple[int, int],
-    decay: float,
     factor: Rows | None,
     iterations: int,
 ) -> Rows:
-    """Search weights and, in the last row, biases (features + 1, outputs) by L-BFGS: those that
-    make the sum of the parts' losses, and of decay / 2 times the squares of the weights, least.
-
-    Every part gives its loss and its gradient. A factor makes the curvature about even.
+    """Search the weights and, in the last row, the biases (features + 1, outputs) of least loss by
+    L-BFGS; `measure` gives the loss and its gradient. A factor makes the curvature about even.
     """
 
     def to_table(point: NDArray[np.float64]) -> Rows:
@@ -116,21 +116,15 @@ def search_table(
             table[:-1] = factor @ table[:-1]
         return table
 
-    def measure(point: NDArray[np.float64]) -> tuple[float, NDArray[np.float64]]:
-        table = to_table(point)
-        parts = measure_parts(table)
-        loss = sum(part[0] for part in parts) + 0.5 * decay * float(
-            np.sum(table[:-1] ** 2, dtype=np.float64)
-        )
-        slope = np.sum([part[1] for part in parts], axis=0)
-        slope[:-1] += decay * table[:-1]
+    def measure_point(point: NDArray[np.float64]) -> tuple[float, NDArray[np.float64]]:
+        loss, slope = measure(to_table(point))
         if factor is not None:
             slope[:-1] = factor.T @ slope[:-1]
         return loss, slope.astype(np.float64).ravel()
 
     options = {"maxiter": iterations, "gtol": 1e-5}
     start = np.zeros(shape[0] * shape[1])
-    return to_table(minimize(measure, start, jac=True, method="L-BFGS-B", options=options).x)
+    return to_table(minimize(measure_point, start, jac=True, method="L-BFGS-B", options=options).x)
 
 
 def _measure_linear(

@@ -303,11 +303,14 @@ def _fit_heads(heads: _Heads, factor: Rows, pool: ThreadPoolExecutor, threads: i
     See `fit_linear`: this is the sum of its losses, each of which has variables of its own.
     """
     shards = heads.cut(threads)
-    shape = heads.rows.shape[1] + 1, heads.weights.shape[1] * heads.class_count
-    # folds are of about one size, so that one decay suits all heads
-    decay = PENALTY / max(1.0, float(np.count_nonzero(heads.weights, axis=0).mean()))
+    seen = np.count_nonzero(heads.weights, axis=0)
+    decay = np.repeat(PENALTY / np.maximum(seen, 1), heads.class_count).astype(np.float32)
 
-    def measure(table: Rows) -> list[tuple[float, Rows]]:
-        return list(pool.map(lambda shard: shard.measure(table), shards))
+    def measure(table: Rows) -> tuple[float, Rows]:
+        parts = list(pool.map(lambda shard: shard.measure(table), shards))
+        squares = float(np.sum(decay * table[:-1] ** 2, dtype=np.float64))
+        slope = np.sum([part[1] for part in parts], axis=0)
+        slope[:-1] += decay * table[:-1]
+        return sum(part[0] for part in parts) + 0.5 * squares, slope
 
-    return search_table(measure, shape, decay, factor, ITERATIONS)
+    return search_table(measure, (heads.rows.shape[1] + 1, len(decay)), factor, ITERATIONS)
