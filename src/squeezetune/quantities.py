@@ -1,5 +1,5 @@
-"""Times and sizes as people write them, a number with its unit: `90s`, `10 min`, `1h30m`, `600MB`,
-`1.5 GiB`.
+"""Times and sizes as people write them, `90s`, `1h30m`, `600MB`, and how both, and shares, are
+written for people.
 """
 
 import re
@@ -106,9 +106,60 @@ def parse_size(text: str) -> int | None:
     return None if size is None else int(size)
 
 
+UNKNOWN = "–"
+
+
+def format_share(share: float | None) -> str:
+    """Write a share as per cent; only what is really all or nothing reads 100 % or 0 %.
+
+    >>> format_share(0.9968), format_share(0.99999), format_share(1), format_share(None)
+    ('99.7 %', '99.9 %', '100 %', '–')
+    """
+    if share is None:
+        return UNKNOWN
+    if not 0 < share < 1:
+        return "0 %" if share <= 0 else "100 %"
+    return f"{min(max(100 * share, 0.1), 99.9):.1f} %"
+
+
+def format_points(share: float, digits: int = 2) -> str:
+    """Write a difference of shares in points, with its sign; nothing has none.
+
+    >>> format_points(-0.0002), format_points(-0.0002, 1), format_points(0.01, 1)
+    ('-0.02', '0.0', '+1.0')
+    """
+    points = round(100 * share, digits)
+    return f"{points:+.{digits}f}" if points else f"{0:.{digits}f}"
+
+
 def format_duration(seconds: float) -> str:
-    """Write a duration in words, e.g. 40 s, 3 min 10 s or 1 h 2 min."""
+    """Write a duration that is forecast or left, e.g. 40 s, 3 min 10 s or 1 h 2 min."""
     whole = max(1, round(seconds))
     if whole >= 3600:
         return f"{whole // 3600} h {whole % 3600 // 60} min"
     return f"{whole // 60} min {whole % 60} s" if whole >= 60 else f"{whole} s"
+
+
+def format_time_taken(seconds: float | None) -> str:
+    """Write a duration that was measured, e.g. 0.4 s, 3 min or 2 h 5 min."""
+    if seconds is None:
+        return UNKNOWN
+    if seconds < 99.95:
+        return f"{seconds:.1f} s"
+    minutes = round(seconds / 60)
+    return f"{minutes} min" if minutes < 100 else f"{minutes // 60} h {minutes % 60} min"
+
+
+def format_clock(seconds: float) -> str:
+    """Write a duration as a clock does, e.g. 0:42 or 1:02:03."""
+    minutes, rest = divmod(round(seconds), 60)
+    return (
+        f"{minutes // 60}:{minutes % 60:02}:{rest:02}" if minutes >= 60 else f"{minutes}:{rest:02}"
+    )
+
+
+def format_size(size_bytes: float | None) -> str:
+    """Write how large a file is, in kB or MB."""
+    if size_bytes is None:
+        return UNKNOWN
+    return f"{size_bytes / 1e6:,.1f} MB" if size_bytes >= 1e6 else f"{size_bytes / 1e3:.0f} kB"

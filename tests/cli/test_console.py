@@ -10,8 +10,6 @@ from squeezetune.cli.console import (
     ProgressListener,
     describe_seen,
     describe_test,
-    format_clock,
-    format_share,
     name_stage,
     print_error,
     print_json,
@@ -29,6 +27,7 @@ from squeezetune.events import (
     StageStarted,
     TrainingAdvanced,
 )
+from squeezetune.quantities import format_clock, format_share
 
 EPOCH = EpochFinished("last blocks", 2, 12, 0.5, 0.85, None, 0.861, 1200.0, 20.0)
 ADVANCED = TrainingAdvanced("last blocks", 0.2, 0.412, 0.8731, 1240.4, 42.0)
@@ -36,7 +35,7 @@ ADVANCED = TrainingAdvanced("last blocks", 0.2, 0.412, 0.8731, 1240.4, 42.0)
 
 @pytest.mark.parametrize(
     ("share", "text"),
-    [(1.0, "100.0 %"), (0.99999, "99.9 %"), (0.5, "50.0 %"), (0.0, "0.0 %"), (None, "–")],
+    [(1.0, "100 %"), (0.99999, "99.9 %"), (0.5, "50.0 %"), (0.0, "0 %"), (None, "–")],
 )
 def test_only_all_is_written_as_100(share, text):
     assert format_share(share) == text
@@ -248,7 +247,7 @@ def test_every_stage_is_in_peoples_words(stage):
 
 
 def test_nothing_is_written_as_minus_nothing():
-    assert format_share(-1e-9) == "0.0 %"
+    assert format_share(-1e-9) == "0 %"
 
 
 @pytest.mark.parametrize(

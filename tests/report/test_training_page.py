@@ -17,14 +17,13 @@ import pytest
 from example_history import ONE_EPOCH, STAGES, THREE_STAGES
 from PIL import Image
 
+from squeezetune.quantities import format_share, format_time_taken
 from squeezetune.report.curves import write_csv
 from squeezetune.report.plots import draw_plots
+from squeezetune.report.rendering import format_range
 from squeezetune.report.training_page import (
     GALLERY_LIMIT,
     describe_settings,
-    format_duration,
-    format_percent,
-    format_range,
     list_times,
     make_plots,
     render_report,
@@ -302,7 +301,7 @@ def read_matrix(source):
     ],
 )
 def test_only_what_is_all_or_nothing_reads_so(share, text):
-    assert format_percent(share).replace("\u00a0", " ") == text
+    assert format_share(share) == text
 
 
 @pytest.mark.parametrize(
@@ -310,7 +309,7 @@ def test_only_what_is_all_or_nothing_reads_so(share, text):
     [(0.44, "0.4 s"), (99.9, "99.9 s"), (200, "3 min"), (7500, "2 h 5 min"), (None, "–")],
 )
 def test_durations_are_written_as_people_say_them(seconds, text):
-    assert format_duration(seconds).replace("\u00a0", " ") == text
+    assert format_time_taken(seconds) == text
 
 
 def test_a_range_of_shares_has_one_unit():

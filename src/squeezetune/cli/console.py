@@ -40,7 +40,7 @@ from squeezetune.events import (
     TrainingAdvanced,
     name_stage,
 )
-from squeezetune.quantities import format_duration
+from squeezetune.quantities import format_clock, format_duration, format_share
 
 # A log need not hear of every epoch of a head that takes sixty of them in a second.
 LINE_EVERY_S = 1.0
@@ -202,14 +202,6 @@ def format_plan(plan: PlanMade | PlanChanged) -> str:
     return f"{parts}; in all {format_duration(plan.total_s)}{budget}"
 
 
-def format_clock(seconds: float) -> str:
-    """Write a duration as a clock does, e.g. 0:42 or 1:02:03."""
-    minutes, rest = divmod(round(seconds), 60)
-    return (
-        f"{minutes // 60}:{minutes % 60:02}:{rest:02}" if minutes >= 60 else f"{minutes}:{rest:02}"
-    )
-
-
 def print_json(content: Any) -> None:
     """Print plain values as JSON."""
     write_data(json.dumps(content, indent=1, ensure_ascii=True, default=str))
@@ -240,16 +232,6 @@ def print_error(error: SqueezeTuneError, *, as_json: bool = False) -> None:
     write_remark(f"Error: {error.message}")
     if error.hint:
         write_remark(f"Hint: {error.hint}")
-
-
-def format_share(share: float | None, digits: int = 1) -> str:
-    """Write a share as per cent; only all or nothing is written as 100 or 0."""
-    if share is None:
-        return "–"
-    text = f"{100 * share:z.{digits}f}"  # z: what rounds to nothing has no sign
-    if share < 1 and float(text) == 100:
-        text = f"{100 - 10**-digits:.{digits}f}"
-    return f"{text} %"
 
 
 def describe_test(test: Mapping[str, Any]) -> list[str]:

@@ -7,6 +7,7 @@ import click
 
 from squeezetune.cli.options import guard_errors, json_option, quiet_option
 from squeezetune.errors import SettingsError
+from squeezetune.quantities import format_size
 
 
 @click.command()
@@ -65,7 +66,7 @@ def data(
         print_json({"name": name, "file": str(path)})
         return
     print_lines(
-        f"Data    {path}  ({path.stat().st_size / 1e6:,.1f} MB)",
+        f"Data    {path}  ({format_size(path.stat().st_size)})",
         f"Train   squeezetune train {output or name}",
     )
 

@@ -9,6 +9,7 @@ import click
 
 from squeezetune.cli.options import guard_errors, json_option, keep_fonts_in_cache
 from squeezetune.errors import ArtifactError, OutputError, SettingsError
+from squeezetune.quantities import format_size
 
 if TYPE_CHECKING:
     from squeezetune.model.artifact import Manifest
@@ -86,7 +87,7 @@ def describe_folder(manifest: "Manifest", report: Mapping[str, Any]) -> list[str
         f"SqueezeTune {manifest.version}, "
         f"{manifest.created}",
         f"{network['network']}; {network['head']}, on {network['views']}, at "
-        f"{manifest.image_side} px ({manifest.resize}); {network['file_bytes'] / 1e6:.1f} MB",
+        f"{manifest.image_side} px ({manifest.resize}); {format_size(network['file_bytes'])}",
         *(
             [f"Pretrained weights: {weights['origin']}; licence: {weights['license']}"]
             if weights
@@ -106,7 +107,7 @@ def describe_file(manifest: "Manifest", size: int) -> list[str]:
         _describe_classes(manifest),
         f"{weights['network']}, computed in {manifest.arithmetic}, at {manifest.image_side} px "
         f"({manifest.resize}); "
-        f"{size / 1e6:.1f} MB; by {made}",
+        f"{format_size(size)}; by {made}",
         f"Pretrained weights: {weights['origin']}",
     ]
 

@@ -28,6 +28,7 @@ from squeezetune.cli.predict import predict
 from squeezetune.cli.serve import serve
 from squeezetune.cli.terminal import write_remark
 from squeezetune.errors import SettingsError, SourceError
+from squeezetune.quantities import format_duration, format_share, format_size
 from squeezetune.settings import Settings, parse_settings
 
 NO_TRACKERS: Mapping[str, Any] = {}
@@ -186,7 +187,6 @@ def _print_plan(
 
     from squeezetune.cli.console import ProgressListener, print_json, print_lines
     from squeezetune.planning.planner import find_shortage
-    from squeezetune.quantities import format_duration
     from squeezetune.training import forecast
 
     with ProgressListener(is_quiet=quiet or as_json) as progress:
@@ -258,7 +258,7 @@ def _print_training(folder: Path, report: dict[str, Any]) -> None:
             else []
         ),
         *([] if test["cross_validation"] else [f"Split   {describe_split(data)}"]),
-        f"Model   {folder}  ({report['model']['file_bytes'] / 1e6:.1f} MB, "
+        f"Model   {folder}  ({format_size(report['model']['file_bytes'])}, "
         f"{report['total_seconds']:.1f} s)",
         f"Report  {folder / 'report.html'}",
         f"Try it  squeezetune predict {shlex.quote(str(folder))} PHOTO.jpg",
@@ -267,8 +267,6 @@ def _print_training(folder: Path, report: dict[str, Any]) -> None:
 
 def _describe_loser(candidate: dict[str, Any], model: dict[str, Any]) -> str:
     """Say why what had a higher validation figure was not taken."""
-    from squeezetune.cli.console import format_share
-
     share = format_share(candidate["validation_accuracy"])
     kept = "the linear head" if model["head"] == "linear" else model["head"]
     return (
@@ -278,8 +276,6 @@ def _describe_loser(candidate: dict[str, Any], model: dict[str, Any]) -> str:
 
 
 def _describe_rest(share: dict[str, Any] | None) -> str:
-    from squeezetune.cli.console import format_share
-
     return (
         f"; on the other {share['images']:,} it is {format_share(share['accuracy'])}"
         if share
@@ -303,7 +299,6 @@ def evaluate(
         ProgressListener,
         describe_balance,
         describe_seen,
-        format_share,
         print_json,
         print_lines,
         print_table,

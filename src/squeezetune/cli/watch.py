@@ -6,9 +6,10 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from squeezetune.cli.console import ProgressListener, format_share, print_lines
+from squeezetune.cli.console import ProgressListener, print_lines
 from squeezetune.cli.terminal import write_data
 from squeezetune.events import Event
+from squeezetune.quantities import format_share
 from squeezetune.watching import PollInterval, Update, watch
 
 

@@ -19,12 +19,12 @@ from squeezetune.exporting.export_index import Export, Exports
 from squeezetune.exporting.export_inputs import ExportInputs
 from squeezetune.exporting.formats import FORMATS
 from squeezetune.model.classifier import Classifier
+from squeezetune.quantities import UNKNOWN, format_points, format_share
 from squeezetune.system.machine import name_processor
 
 # What Markdown reads as more than a letter, and what breaks a line of a table.
 _SPECIAL = re.compile(r"([\\`*_{}\[\]<>|#])")
 _UNPRINTABLE = re.compile("[\x00-\x1f\x7f-\x9f\ud800-\udfff]+")
-UNKNOWN = "–"
 
 
 def write_card(exports: Exports, classifier: Classifier, order: ExportInputs) -> str:
@@ -67,13 +67,13 @@ def describe_export(item: Export) -> dict[str, Any]:
         ("accuracy", "change", "agreement", "speed", "cold_start", "memory"), UNKNOWN
     )
     if score:
-        low, high = (_percent(end) for end in score.interval)
+        low, high = (format_share(end) for end in score.interval)
         row["accuracy"] = (
-            f"{_percent(score.accuracy)} ({low} to {high})" if score.is_honest else UNKNOWN
+            f"{format_share(score.accuracy)} ({low} to {high})" if score.is_honest else UNKNOWN
         )
         ends = [format_points(end, 1) for end in score.change_interval]
         row["change"] = f"{format_points(score.change)} ({ends[0]} to {ends[1]})"
-        row["agreement"] = _percent(score.agreement)
+        row["agreement"] = format_share(score.agreement)
     if trial:
         row["speed"] = " / ".join(f"{speed:,.0f}" for speed in trial.images_per_s.values())
         row["cold_start"] = f"{trial.cold_start_s:.2f}"
@@ -92,26 +92,12 @@ def describe_export(item: Export) -> dict[str, Any]:
 
 def describe_accuracy(item: Export) -> str:
     """Write the accuracy of an export alone; nothing of photos that the model has learnt from."""
-    return _percent(item.score.accuracy if item.score and item.score.is_honest else None)
-
-
-def format_points(share: float, digits: int = 2) -> str:
-    """Write a difference of shares in points, with its sign; nothing has none.
-
-    >>> format_points(-0.0002), format_points(-0.0002, 1), format_points(0.01, 1)
-    ('-0.02', '0.0', '+1.0')
-    """
-    points = round(100 * share, digits)
-    return f"{points:+.{digits}f}" if points else f"{0:.{digits}f}"
+    return format_share(item.score.accuracy if item.score and item.score.is_honest else None)
 
 
 def escape_markdown(text: object) -> str:
     """Write a text so that Markdown shows it as it is, in one line."""
     return _SPECIAL.sub(r"\\\1", _UNPRINTABLE.sub(" ", str(text)))
-
-
-def _percent(share: float | None) -> str:
-    return UNKNOWN if share is None else f"{share:.1%}".replace("%", " %")
 
 
 @cache
@@ -125,7 +111,7 @@ def _load_template() -> Template:
     )
     environment.filters |= {
         "md": escape_markdown,
-        "percent": _percent,
+        "percent": format_share,
         "json": json.dumps,
         "count": "{:,}".format,
     }

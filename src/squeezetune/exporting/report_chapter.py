@@ -11,7 +11,6 @@ from pathlib import Path
 
 from squeezetune.errors import ArtifactError
 from squeezetune.exporting.export_index import Exports, describe_exports
-from squeezetune.exporting.model_card import format_points
 from squeezetune.model.artifact import (
     MODEL,
     REPORT,
@@ -22,7 +21,6 @@ from squeezetune.model.artifact import (
     to_json,
 )
 from squeezetune.report.rendering import render_page
-from squeezetune.report.training_page import FILTERS
 from squeezetune.system.machine import name_processor
 
 TEMPLATE = "exporting/exports.html.jinja"
@@ -62,11 +60,6 @@ def render_chapter(exports: Exports) -> str:
     scores = [item.score for item in exports.items if item.score]
     return render_page(
         TEMPLATE,
-        {
-            **FILTERS,
-            "points": _write_points,
-            "megabytes": "{:.2f}\u00a0MB".format,
-        },
         items=exports.items,
         unmeasured=[item for item in exports.items if item.unmeasured],
         failures=exports.failures,
@@ -75,10 +68,6 @@ def render_chapter(exports: Exports) -> str:
         honest=all(score.is_honest for score in scores),
         processor=name_processor(),
     )
-
-
-def _write_points(share: float, digits: int = 2) -> str:
-    return format_points(share, digits).replace("-", "−")
 
 
 def put_part(page: str, name: str, content: str) -> str:

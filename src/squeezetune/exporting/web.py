@@ -273,7 +273,6 @@ def _render_index(about: WebAbout, files: Mapping[str, bytes]) -> bytes:
     loaded = sum(len(content) for name, content in files.items() if not name.endswith(".txt"))
     page = render_page(
         "exporting/web_page/index.html.jinja",
-        {},
         about=about,
         facts=facts,
         loaded_mb=loaded / 1e6,
@@ -291,5 +290,5 @@ def _render_offline(files: Mapping[str, bytes]) -> bytes:
     ).hexdigest()
     names = ["./", *(name for name in files if not name.endswith(".txt"))]
     return render_page(
-        "exporting/web_page/offline.js.jinja", {}, names=names, digest=digest[:16]
+        "exporting/web_page/offline.js.jinja", names=names, digest=digest[:16]
     ).encode()

@@ -1,6 +1,6 @@
 """The report of a training run: one self-contained HTML page, and plots for papers."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from importlib.util import find_spec
 from io import BytesIO
@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from squeezetune.events import name_stage
+from squeezetune.quantities import UNKNOWN
 from squeezetune.report.curves import Curve, Span, lay_out, trace_curves, write_csv
 from squeezetune.report.rendering import Json, embed_picture, render_page
 
@@ -22,7 +23,6 @@ PICKED_CLASSES = 20  # rows of the matrix where there are more classes than that
 # A picture of the whole matrix is about so wide; its colours are seen on light and on dark paper.
 PAINTED_PX, PAINT_RIGHT, PAINT_WRONG = 800, (62, 132, 186), (208, 98, 48)
 SHADES = 6  # steps of a cell's colour, each with a text colour of enough contrast
-UNKNOWN = "–"
 LEAST_TOLD_S = 0.05
 
 
@@ -34,12 +34,12 @@ def render_report(report: Json, thumbnails: Mapping[str, bytes]) -> str:
     """
     return render_page(
         "report/report.html.jinja",
-        FILTERS,
         report=report,
         matrix=_view_matrix(report),
         classes=_sort_classes(report["test"]["per_class"]),
-        mistakes=_hang_gallery(report["mistakes"], thumbnails),
-        unsure=_hang_gallery(report["unsure"], thumbnails),
+        mistakes=report["mistakes"][:GALLERY_LIMIT],
+        thumbnails=thumbnails,
+        unsure=report["unsure"][:GALLERY_LIMIT],
         calibration=_describe_calibration(report["test"]),
         usual=report["test"].get("usual"),
         used_classes=sum(1 for item in report["test"]["per_class"] if item["test"]),
@@ -65,65 +65,7 @@ def make_plots(report: Json) -> dict[str, bytes]:
     return draw_plots(report) | tables
 
 
-# ---- figures in words ----
-
-
-def format_percent(share: float | None) -> str:
-    """Write a share as a percentage; only what is really all or nothing reads 100 % or 0 %."""
-    if share is None:
-        return UNKNOWN
-    if share in (0, 1):
-        return f"{share * 100:.0f}\u00a0%"
-    return f"{min(max(share * 100, 0.1), 99.9):.1f}\u00a0%"
-
-
-def format_range(interval: Sequence[float] | None) -> str:
-    """Write an interval of shares as one range of percentages."""
-    if interval is None:
-        return UNKNOWN
-    low, high = (format_percent(share) for share in interval)
-    return f"{low.removesuffix('%').strip()}–{high}"
-
-
-def format_number(number: float | None) -> str:
-    """Write a whole number with its thousands apart."""
-    return UNKNOWN if number is None else f"{number:,.0f}"
-
-
-def format_duration(seconds: float | None) -> str:
-    """Write a duration in the units in which people speak of it."""
-    if seconds is None:
-        return UNKNOWN
-    if seconds < 99.95:
-        return f"{seconds:.1f}\u00a0s"
-    minutes = round(seconds / 60)
-    return (
-        f"{minutes}\u00a0min"
-        if minutes < 100
-        else f"{minutes // 60}\u00a0h {minutes % 60}\u00a0min"
-    )
-
-
-def format_size(size_bytes: float | None) -> str:
-    """Write a file size in kB or MB."""
-    if size_bytes is None:
-        return UNKNOWN
-    return (
-        f"{size_bytes / 1e6:.1f}\u00a0MB"
-        if size_bytes >= 1e6
-        else f"{size_bytes / 1e3:.0f}\u00a0kB"
-    )
-
-
-def format_times(count: int) -> str:
-    """Write how often something happened."""
-    return {1: "once", 2: "twice"}.get(count, f"{count:,} times")
-
-
-def format_setting(value: object) -> str:
-    """Write the value of a setting; an empty one is still seen."""
-    return UNKNOWN if value is None or value == "" else str(value)
-
+# ---- the settings and times in words ----
 
 RESIZED = {
     "squash": "squashed to a square",
@@ -201,17 +143,6 @@ def list_times(report: Json) -> list[dict[str, Any]]:
     ]
     rest = report["total_seconds"] - sum(item["seconds"] for item in times)
     return [*times, {"stage": "All else", "seconds": rest}] if rest >= LEAST_TOLD_S else times
-
-
-FILTERS: Mapping[str, Callable[..., Any]] = {
-    "percent": format_percent,
-    "range": format_range,
-    "number": format_number,
-    "duration": format_duration,
-    "size": format_size,
-    "times": format_times,
-    "setting": format_setting,
-}
 
 
 def _describe_calibration(test: Json) -> str:
@@ -338,27 +269,7 @@ def _sort_classes(per_class: Sequence[Json]) -> list[Json]:
     return sorted(per_class, key=lambda item: 2.0 if item["recall"] is None else item["recall"])
 
 
-# ---- pictures and curves ----
-
-
-@dataclass(frozen=True)
-class ReportPicture:
-    """A test image with what was said about it; `uri` is empty where there is no thumbnail."""
-
-    record: Json
-    is_right: bool
-    uri: str
-
-
-def _hang_gallery(records: Sequence[Json], thumbnails: Mapping[str, bytes]) -> list[ReportPicture]:
-    return [
-        ReportPicture(
-            record,
-            record["true"] == record["predicted"],
-            embed_picture(thumbnails.get(record["image"])),
-        )
-        for record in records[:GALLERY_LIMIT]
-    ]
+# ---- the curves ----
 
 
 @dataclass(frozen=True)
