@@ -29,11 +29,11 @@ from photos import PHOTO_SETS, add_photo_options, prepare_photos
 from squeezetune.data.datasets.digits import write_digits
 from squeezetune.events import ignore_event
 from squeezetune.exporting.attempt import open_bench
-from squeezetune.exporting.benchmark import CALL_SIZES, benchmark_export
 from squeezetune.exporting.export_index import Exports
 from squeezetune.exporting.export_inputs import PhotoLocation, make_exam, open_material
 from squeezetune.exporting.exports import export
 from squeezetune.exporting.formats import FORMATS, list_formats
+from squeezetune.exporting.runtimes import CALL_SIZES, benchmark_export
 from squeezetune.exporting.scoring import score_export
 from squeezetune.model.classifier import load
 from squeezetune.settings import Settings

@@ -196,10 +196,12 @@ def ignore_event(event: Event) -> None:
 
 
 @contextmanager
-def tell_stage(stage: str, listen: Listener) -> Iterator[None]:
-    """Tell when a stage that is one indivisible step begins, and how long it took."""
+def tell_stage(
+    stage: str, listen: Listener, total: int | None = 0, unit: str = "images"
+) -> Iterator[None]:
+    """Tell when a stage begins, and, unless it breaks off, how long it took."""
     started = time.perf_counter()
-    listen(StageStarted(stage))
+    listen(StageStarted(stage, total, unit))
     yield
     listen(StageFinished(stage, time.perf_counter() - started))
 

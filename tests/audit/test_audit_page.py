@@ -2,7 +2,7 @@ import re
 
 import pytest
 
-from squeezetune.audit.audit_page import SHOWN_COPIES, SHOWN_OTHERS, SHOWN_SERIOUS, render_audit
+from squeezetune.audit.audit import SHOWN_COPIES, SHOWN_OTHERS, SHOWN_SERIOUS, render_audit
 from squeezetune.audit.findings import KINDS, Finding, summarize_findings
 from squeezetune.data.sources.folder import FolderSource
 

@@ -3,9 +3,9 @@ from pathlib import Path
 import pytest
 
 from squeezetune.cli.export import print_exports
-from squeezetune.exporting.benchmark import RuntimeBenchmark
 from squeezetune.exporting.export_index import Export, Exports
 from squeezetune.exporting.formats import FORMATS
+from squeezetune.exporting.runtimes import RuntimeBenchmark
 from squeezetune.exporting.scoring import Score
 
 

@@ -1,6 +1,6 @@
 from original_archives import lay_out_ar_faces
 
-from squeezetune.data.datasets.ar_faces import read_ar_faces
+from squeezetune.data.datasets.packing import read_ar_faces
 from squeezetune.data.sources.registry import open_source
 
 

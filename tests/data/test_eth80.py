@@ -1,7 +1,7 @@
 import pytest
 from original_archives import lay_out_eth80
 
-from squeezetune.data.datasets.eth80 import read_eth80
+from squeezetune.data.datasets.packing import read_eth80
 from squeezetune.data.sources.registry import open_source
 
 CLASSES = ("apple", "car", "cow", "cup", "dog", "horse", "pear", "tomato")

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 import pytest
 from example_orders import NETWORKS, make_orders
 
-from squeezetune.exporting import benchmark as trial
+from squeezetune.exporting import runtimes as trial
 from squeezetune.exporting.export_inputs import ExportInputs
 from squeezetune.network.weights import Weights
 

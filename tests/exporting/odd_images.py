@@ -12,7 +12,7 @@ from PIL import Image
 from sessions import open_session
 
 from squeezetune.data.decoding import open_image
-from squeezetune.network.tensor_names import FITTED
+from squeezetune.network.inference import FITTED
 
 # width, height: single pixels and lines, just beside the sides of networks, odd aspect ratios
 SMALL = [

@@ -9,10 +9,10 @@ import pytest
 
 from squeezetune.errors import ArtifactError
 from squeezetune.events import Notice
-from squeezetune.exporting.benchmark import RuntimeBenchmark
 from squeezetune.exporting.export_index import Export, Exports
 from squeezetune.exporting.exports import export
 from squeezetune.exporting.report_chapter import update_report
+from squeezetune.exporting.runtimes import RuntimeBenchmark
 from squeezetune.exporting.scoring import Score
 from squeezetune.model import artifact
 from squeezetune.model.artifact import MANIFEST, MODEL, REPORT, REPORT_PAGE, read_manifest

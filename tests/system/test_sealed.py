@@ -1,6 +1,6 @@
 import pytest
 
-from squeezetune.system.sealed import read_sealed, write_sealed
+from squeezetune.system.disk import read_sealed, write_sealed
 
 
 @pytest.mark.parametrize("content", [b"", b"two\nlines\n", bytes(range(256))])

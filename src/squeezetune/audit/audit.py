@@ -12,21 +12,30 @@ from io import StringIO
 from pathlib import Path
 from typing import Any
 
-from squeezetune.audit.audit_page import render_audit
-from squeezetune.audit.diagnosis import list_findings
-from squeezetune.audit.findings import Finding, count_mistakes, summarize_findings
+from squeezetune.audit.findings import (
+    KINDS,
+    Finding,
+    count_mistakes,
+    describe_kind,
+    list_findings,
+    summarize_findings,
+)
 from squeezetune.audit.inspection import Inspection, inspect_photos
 from squeezetune.audit.label_errors import estimate_mistakes
 from squeezetune.data.index import ImageIndex
 from squeezetune.data.inputs import PhotoInput, Photos, parse_input
+from squeezetune.data.pixels import make_thumbnails
 from squeezetune.data.sources.catalog import group_photos
 from squeezetune.data.sources.folder import check_outside
+from squeezetune.data.sources.source import ImageSource
 from squeezetune.data.sources.table import guard_cell
 from squeezetune.events import Listener, ignore_event
 from squeezetune.model.artifact import FolderKind, check_target, stage_artifact, to_json
 from squeezetune.pipeline.context import open_context
+from squeezetune.report.rendering import Json, render_page
 from squeezetune.settings import Settings, parse_settings
 from squeezetune.system.disk import open_cache
+from squeezetune.system.executor import ThreadExecutor
 from squeezetune.system.machine import name_version
 from squeezetune.system.output_lock import follow_link, hold_output
 
@@ -46,6 +55,10 @@ TABLE_COLUMNS = (
     "suggestion",
 )
 SEPARATOR = "|"
+# A thumbnail is some 5 kB; all findings are in check.csv.
+SHOWN_SERIOUS, SHOWN_OTHERS = 200, 60
+SHOWN_COPIES = 6  # of one picture
+THUMBNAIL_PX = 160
 
 
 @dataclass(frozen=True)
@@ -180,6 +193,43 @@ def write_audit(audit: Audit) -> None:
         staging.write(AUDIT_PAGE, render_audit(audit.to_dict(), audit.index.source).encode())
         staging.write(AUDIT_TABLE, format_table(audit.findings))
         staging.write(AUDIT, to_json(AUDIT_FOLDER.describe() | audit.to_dict()))
+
+
+def render_audit(audit: Json, source: ImageSource) -> str:
+    """Render an audit as one HTML page that needs no network; `audit` is the content of
+    `check.json`.
+    """
+    sections = [
+        _make_section(key, found)
+        for key in KINDS
+        if (found := [record for record in audit["findings"] if record["kind"] == key])
+    ]
+    names = {
+        name
+        for section in sections
+        for record in section["shown"]
+        if section["key"] != "unreadable"
+        for name in record["images"][:SHOWN_COPIES]
+    }
+    return render_page(
+        "audit/check.html.jinja",
+        audit=audit,
+        sections=sections,
+        thumbnails=make_thumbnails(source, sorted(names), THUMBNAIL_PX, ThreadExecutor()),
+        most_copies=SHOWN_COPIES,
+    )
+
+
+def _make_section(key: str, found: Sequence[Json]) -> dict[str, Any]:
+    """Describe all findings of a kind, of which some are `shown`."""
+    mistakes = sum(record["confidence"] or 0.0 for record in found)
+    return {
+        "key": key,
+        "kind": KINDS[key],
+        "sentence": describe_kind(key, len(found), mistakes),
+        "count": len(found),
+        "shown": found[: SHOWN_SERIOUS if KINDS[key].is_serious else SHOWN_OTHERS],
+    }
 
 
 def format_table(findings: Sequence[Finding]) -> bytes:

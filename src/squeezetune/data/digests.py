@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from squeezetune.data.sources.content import DIGEST_BYTES
 from squeezetune.data.sources.source import ImageSource, StampedSource
 from squeezetune.errors import ImageError
-from squeezetune.events import Listener, Notice, StageAdvanced, StageFinished, StageStarted
+from squeezetune.events import Listener, Notice, StageAdvanced, tell_stage
 from squeezetune.system.executor import Executor
 from squeezetune.system.store import RowStore
 
@@ -147,26 +147,24 @@ def read_digests(
     With a `cache`, a file that was read before and has not changed is not read; an interrupted run
     goes on.
     """
-    started = time.perf_counter()
-    listen(StageStarted(STAGE, len(names), "files"))
-    values = np.zeros((len(names), DIGEST_BYTES), np.uint8)
-    remembered = open_remembered(source, names, executor, listen, cache)
-    is_known = remembered.recall(values) if remembered else np.zeros(len(names), np.bool_)
-    reasons: dict[int, str] = {}
-    try:
-        for position, found in _read_files(
-            source, names, np.flatnonzero(~is_known), executor, listen
-        ):
-            if isinstance(found, str):
-                reasons[position] = found
-                continue
-            values[position] = np.frombuffer(found, np.uint8)
+    with tell_stage(STAGE, listen, len(names), "files"):
+        values = np.zeros((len(names), DIGEST_BYTES), np.uint8)
+        remembered = open_remembered(source, names, executor, listen, cache)
+        is_known = remembered.recall(values) if remembered else np.zeros(len(names), np.bool_)
+        reasons: dict[int, str] = {}
+        try:
+            for position, found in _read_files(
+                source, names, np.flatnonzero(~is_known), executor, listen
+            ):
+                if isinstance(found, str):
+                    reasons[position] = found
+                    continue
+                values[position] = np.frombuffer(found, np.uint8)
+                if remembered:
+                    remembered.note(position, values)
+        finally:
             if remembered:
-                remembered.note(position, values)
-    finally:
-        if remembered:
-            remembered.save(values)
-    listen(StageFinished(STAGE, time.perf_counter() - started))
+                remembered.save(values)
     return Digests(values, reasons)
 
 

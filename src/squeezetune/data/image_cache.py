@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from squeezetune.data.index import ImageIndex
 from squeezetune.data.pixels import PixelSettings, load_indexed
 from squeezetune.errors import ImageError, SourceError
-from squeezetune.events import Listener, StageAdvanced, StageFinished, StageStarted
+from squeezetune.events import Listener, StageAdvanced, tell_stage
 from squeezetune.system.disk import check_room, explain_full_disk
 from squeezetune.system.executor import Executor
 from squeezetune.system.store import RowStore, StoredRows
@@ -123,17 +123,14 @@ def compute_batches(
     """
     if not len(positions):
         return
-    started, done = time.perf_counter(), 0
-    listen(StageStarted(work.stage, len(positions)))
-    size = work.batch_size
+    done, size = 0, work.batch_size
     parts = [positions[at : at + size] for at in range(0, len(positions), size)]
-    with saver:
+    with tell_stage(work.stage, listen, len(positions)), saver:
         for batch in executor.map(work.open(), parts):
             saver.add(batch)
             take(batch)
             done += len(batch.positions) + len(batch.failures)
             listen(StageAdvanced(work.stage, done))
-    listen(StageFinished(work.stage, time.perf_counter() - started))
 
 
 def compute_rows(

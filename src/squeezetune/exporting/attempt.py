@@ -6,7 +6,6 @@ import hashlib
 import importlib.metadata
 import re
 import shutil
-import time
 from dataclasses import dataclass, replace
 from importlib.util import find_spec
 from pathlib import Path
@@ -14,11 +13,11 @@ from pathlib import Path
 import numpy as np
 
 from squeezetune.errors import INSTALL_TORCH, ExportError, SqueezeTuneError
-from squeezetune.events import EXPORT, Listener, Notice, StageFinished, StageStarted
-from squeezetune.exporting.benchmark import CALL_SIZES, benchmark_export
+from squeezetune.events import EXPORT, Listener, Notice, tell_stage
 from squeezetune.exporting.export_index import Export, Failure
 from squeezetune.exporting.export_inputs import ExportInputs
 from squeezetune.exporting.formats import Format, find_format
+from squeezetune.exporting.runtimes import CALL_SIZES, benchmark_export
 from squeezetune.exporting.scoring import Score, TestSet, score_export
 
 REASON_LENGTH = 300
@@ -59,25 +58,28 @@ def attempt_export(
     Raises:
         ExportError: it loses more than it may.
     """
-    found, start = find_format(name), time.perf_counter()
-    listen(StageStarted(EXPORT + name, len(bench.exam.positions) if bench else 0, "photos"))
-    try:
-        item: Export | Failure = make_export(name, order, folder, bench, listen)
-    except ExportError as error:
-        item = Failure(name, error.message, error.hint)
-    except (SqueezeTuneError, OSError):
-        raise
-    except Exception as error:  # runtimes raise whatever they like
-        item = Failure(
-            name, f"{found.path} does not work here: {shorten_reason(error)}", advise(found)
-        )
-    if isinstance(item, Failure):
-        remove_files(folder / found.root)
-    elif item.score and bench:
-        check_loss(
-            name, item.score, bench.max_loss, needs_torch=can_tune(found, order) and not has_torch()
-        )
-    listen(StageFinished(EXPORT + name, time.perf_counter() - start))
+    found = find_format(name)
+    total = len(bench.exam.positions) if bench else 0
+    with tell_stage(EXPORT + name, listen, total, "photos"):
+        try:
+            item: Export | Failure = make_export(name, order, folder, bench, listen)
+        except ExportError as error:
+            item = Failure(name, error.message, error.hint)
+        except (SqueezeTuneError, OSError):
+            raise
+        except Exception as error:  # runtimes raise whatever they like
+            item = Failure(
+                name, f"{found.path} does not work here: {shorten_reason(error)}", advise(found)
+            )
+        if isinstance(item, Failure):
+            remove_files(folder / found.root)
+        elif item.score and bench:
+            check_loss(
+                name,
+                item.score,
+                bench.max_loss,
+                needs_torch=can_tune(found, order) and not has_torch(),
+            )
     return item
 
 

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from squeezetune.errors import ArtifactError, ExportError
-from squeezetune.exporting.benchmark import RuntimeBenchmark
+from squeezetune.exporting.runtimes import RuntimeBenchmark
 from squeezetune.exporting.scoring import Score
 from squeezetune.model.artifact import FolderKind
 

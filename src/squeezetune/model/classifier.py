@@ -27,7 +27,7 @@ from squeezetune.model.artifact import (
 )
 from squeezetune.model.onnx_file import check_count, check_signature, read_model_file
 from squeezetune.model.rejection import Threshold, choose_threshold
-from squeezetune.network.tensor_names import IMAGE
+from squeezetune.network.inference import IMAGE
 from squeezetune.system.executor import Executor, ThreadExecutor
 from squeezetune.system.monitor import release_memory
 from squeezetune.system.telemetry import import_onnxruntime

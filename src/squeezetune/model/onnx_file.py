@@ -12,7 +12,7 @@ from squeezetune.data.sources.content import recognise_format
 from squeezetune.data.sources.source import list_some
 from squeezetune.errors import ArtifactError, ImageError
 from squeezetune.model.artifact import FLOATS, MODEL, Manifest, are_class_names, is_image_side
-from squeezetune.network.tensor_names import IMAGE
+from squeezetune.network.inference import IMAGE
 from squeezetune.system.telemetry import import_onnxruntime
 
 # The key of the metadata under which a file says what it computes in.

@@ -21,9 +21,9 @@ from squeezetune.network.float_layers import (
     store_exactly,
     store_floats,
 )
+from squeezetune.network.inference import FITTED, IMAGE
 from squeezetune.network.int8_layers import Int8, Int8Layers
 from squeezetune.network.onnx_builder import Graph, Output, Shape
-from squeezetune.network.tensor_names import FITTED, IMAGE
 from squeezetune.network.weights import Weights
 from squeezetune.network.zoo import SQUEEZENET1_1
 

@@ -14,6 +14,10 @@ from squeezetune.errors import SettingsError
 from squeezetune.system.executor import ThreadExecutor
 from squeezetune.system.telemetry import RUNTIMES, import_onnxruntime, import_openvino
 
+# What the image is called in a classifier's graph, as it was found, (n, height, width, 3) uint8,
+# and as the network wants it, (n, side, side, 3) uint8.
+IMAGE, FITTED = "image", "fitted"
+
 # Runs a graph on pixels (n, side, side, 3) uint8; may be called from several threads at once.
 RunGraph: TypeAlias = Callable[[NDArray[np.uint8]], NDArray[np.float32]]
 # The same for a graph of several outputs, in their order.

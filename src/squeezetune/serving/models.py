@@ -21,7 +21,7 @@ from squeezetune.errors import ArtifactError, ImageError, SqueezeTuneError
 from squeezetune.model.artifact import MANIFEST, MODEL, NETWORK
 from squeezetune.model.classifier import Answer, Classifier, load
 from squeezetune.model.output import Outcome
-from squeezetune.network.tensor_names import FITTED, IMAGE
+from squeezetune.network.inference import FITTED, IMAGE
 from squeezetune.system.telemetry import import_onnxruntime
 
 # What is read or changed of ONNX's messages, by its field numbers (onnx.proto3); protobuf keeps the

@@ -2,6 +2,7 @@
 or not at all.
 """
 
+import hashlib
 import os
 import shutil
 import sys
@@ -153,3 +154,30 @@ def remove_partial_writes(path: Path, older_than_s: float = 0.0) -> None:
     for left in path.parent.glob(f".{escape(path.name)}.*.tmp"):
         if not older_than_s or time.time() - left.stat().st_mtime > older_than_s:
             left.unlink(missing_ok=True)
+
+
+def read_sealed(path: Path) -> bytes | None:
+    """Read what was kept under this name; None where there is nothing, or nothing whole.
+
+    The first line of such a file is a checksum of the names of file and folder and of the content
+    that follows. What is damaged, or was written for another name, is as if it were not there.
+    """
+    try:
+        seal, _, content = path.read_bytes().partition(b"\n")
+    except OSError:
+        return None
+    return content if seal == _seal(path, content) else None
+
+
+def write_sealed(path: Path, content: bytes) -> None:
+    """Keep content under this name.
+
+    Raises:
+        OSError: it cannot be written.
+    """
+    write_file(path, _seal(path, content), b"\n", content)
+
+
+def _seal(path: Path, content: bytes) -> bytes:
+    name = "/".join(path.absolute().parts[-2:]).encode(errors="surrogatepass")
+    return hashlib.blake2b(b"\0".join((name, content)), digest_size=16).hexdigest().encode()

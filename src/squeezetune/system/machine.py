@@ -13,7 +13,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-from squeezetune.system.sealed import read_sealed, write_sealed
+from squeezetune.system.disk import read_sealed, write_sealed
 
 # What Linux calls bfloat16 on x86 and on Arm.
 BFLOAT16_FLAGS = frozenset({"avx512_bf16", "amx_bf16", "bf16"})

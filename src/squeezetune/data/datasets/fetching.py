@@ -9,10 +9,8 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TypeAlias
 
-from squeezetune.data.datasets.ar_faces import read_ar_faces
 from squeezetune.data.datasets.cifar10 import read_cifar10
-from squeezetune.data.datasets.eth80 import read_eth80
-from squeezetune.data.datasets.packing import pack_images
+from squeezetune.data.datasets.packing import pack_images, read_ar_faces, read_eth80
 from squeezetune.data.sources.catalog import Archive, DataSet, find_dataset
 from squeezetune.data.sources.folder import explain_os_error
 from squeezetune.data.sources.registry import find_ending, open_source

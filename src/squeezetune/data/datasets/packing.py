@@ -1,14 +1,16 @@
-"""Many images packed into one zip file, which is written whole or not at all."""
+"""Many images packed into one zip file, which is written whole or not at all; and the data sets
+whose image files are taken as they are: ETH-80 and AR faces.
+"""
 
 import os
-import time
+import re
 import zipfile
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 
 from squeezetune.data.sources.source import FilesSource, ImageSource, quote_name
 from squeezetune.errors import ImageError, SourceError
-from squeezetune.events import Listener, StageAdvanced, StageFinished, StageStarted
+from squeezetune.events import Listener, StageAdvanced, tell_stage
 from squeezetune.system.disk import name_temporary, remove_partial_writes
 
 STAGE = "packing"
@@ -26,6 +28,47 @@ UNIX = 3
 LEFT_BEHIND_S = (
     3600.0  # a file that nobody has written to for so long was left by a run that was killed
 )
+
+
+_ETH80 = re.compile(r"((apple|car|cow|cup|dog|horse|pear|tomato)[0-9]+)-[0-9]+-[0-9]+\.(png|jpe?g)")
+_AR_FACES = re.compile(r"([mw]-[0-9]{3})-[0-9]{2}\.(bmp|png|jpe?g)")
+
+
+def read_eth80(
+    source: ImageSource, names: Sequence[str], archive_format: str
+) -> Iterator[tuple[str, bytes]]:
+    """Read ETH-80 in the two layouts in which it is found, under `<class>/<object>/<file>`.
+
+    8 classes of 10 objects, each seen from 41 sides (Leibe and Schiele 2003). The original archive,
+    `eth80-cropped256`, has a folder for each object, `apple1/apple1-000-000.png`; others have
+    folders of numbers, `1/1/apple1-000-000.png`. The files' names are the same in both, and say
+    everything. Masks, `maps/apple1-000-000-map.png`, are left out.
+    """
+
+    def place(name: str) -> str:
+        *folders, base = name.lower().split("/")
+        found = _ETH80.fullmatch(base)
+        return f"{found[2]}/{found[1]}/{base}" if found and "maps" not in folders else ""
+
+    return copy_images(source, names, place)
+
+
+def read_ar_faces(
+    source: ImageSource, names: Sequence[str], archive_format: str
+) -> Iterator[tuple[str, bytes]]:
+    """Read AR faces under the paths `<person>/<file>`, in small letters.
+
+    100 persons, 50 men and 50 women, of 26 pictures each: `M-001-01.bmp` to `W-050-26.bmp`, the
+    cropped and aligned part of Martinez and Benavente's database (1998). The uncropped `.raw` files
+    are not read.
+    """
+
+    def place(name: str) -> str:
+        base = name.lower().rpartition("/")[2]
+        found = _AR_FACES.fullmatch(base)
+        return f"{found[1]}/{base}" if found else ""
+
+    return copy_images(source, names, place)
 
 
 def copy_images(
@@ -65,29 +108,33 @@ def pack_images(
         OSError: the file cannot be written.
 
     """
-    started = time.perf_counter()
-    listen(StageStarted(STAGE, total))
-    path.parent.mkdir(parents=True, exist_ok=True)
-    remove_partial_writes(path, LEFT_BEHIND_S)
-    temporary = name_temporary(path)
-    try:
-        with temporary.open("wb") as file:
-            with zipfile.ZipFile(file, "w") as archive:
-                for done, (name, content) in enumerate(images, 1):
-                    archive.writestr(_describe_entry(name), content)
-                    if done % TELL_EVERY == 0:
-                        listen(StageAdvanced(STAGE, done))
-                # images come as they are read, batch by batch; whoever looks into the file finds
-                # them sorted
-                archive.filelist.sort(key=lambda entry: entry.filename)
-                names = archive.namelist()
-            file.flush()
-            os.fsync(file.fileno())
-        if names:
-            temporary.replace(path)
-    finally:
-        temporary.unlink(missing_ok=True)
-    listen(StageFinished(STAGE, time.perf_counter() - started))
+    with tell_stage(STAGE, listen, total):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        remove_partial_writes(path, LEFT_BEHIND_S)
+        temporary = name_temporary(path)
+        try:
+            names = _write_archive(temporary, images, listen)
+            if names:
+                temporary.replace(path)
+        finally:
+            temporary.unlink(missing_ok=True)
+    return names
+
+
+def _write_archive(path: Path, images: Iterable[tuple[str, bytes]], listen: Listener) -> list[str]:
+    """Write images until they are on the disk; return their paths, sorted."""
+    with path.open("wb") as file:
+        with zipfile.ZipFile(file, "w") as archive:
+            for done, (name, content) in enumerate(images, 1):
+                archive.writestr(_describe_entry(name), content)
+                if done % TELL_EVERY == 0:
+                    listen(StageAdvanced(STAGE, done))
+            # images come as they are read, batch by batch; whoever looks into the file finds them
+            # sorted
+            archive.filelist.sort(key=lambda entry: entry.filename)
+            names = archive.namelist()
+        file.flush()
+        os.fsync(file.fileno())
     return names
 
 

@@ -27,8 +27,8 @@ from squeezetune.data.index import ImageIndex
 from squeezetune.data.pixels import PixelSettings, load_indexed
 from squeezetune.data.thumbnails import LOOK_SIDE, LOOKS_VERSION, Thumbnails
 from squeezetune.errors import ImageError
+from squeezetune.system.disk import read_sealed, write_sealed
 from squeezetune.system.executor import Executor
-from squeezetune.system.sealed import read_sealed, write_sealed
 
 # Part of the key of what is kept: raise it when the same images would have other near-duplicates.
 LIKENESS_VERSION = 1
