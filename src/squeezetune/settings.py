@@ -311,10 +311,8 @@ def _suggest(name: str, known: list[str]) -> str:
 
 def _find_problem(item: "Field[Any]", value: Any) -> str:
     """Say what is wrong with the value of one setting; nothing where it is right."""
-    if item.name in QUANTITIES and type(value) in (
-        int,
-        float,
-    ):  # 600 is no more a size than "600" is
+    # 600 is no more a size than "600" is
+    if item.name in QUANTITIES and type(value) in (int, float):
         return f"{item.name} is {value!r}{QUANTITIES[item.name].explain(str(value))}"
     kinds = (int, float) if isinstance(item.default, float) else (type(item.default),)
     if not isinstance(value, kinds) or isinstance(value, bool):

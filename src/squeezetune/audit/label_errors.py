@@ -212,8 +212,7 @@ def estimate_joint(probabilities: NDArray[np.float32], labels: Ints) -> NDArray[
     confident = (
         np.bincount(pairs, minlength=classes**2).reshape(classes, classes).astype(np.float64)
     )
-    confident[np.diag_indices(classes)] += (
-        confident.sum(axis=1) == 0
-    )  # a label of which nothing is known is right
+    # a label of which nothing is known is right
+    confident[np.diag_indices(classes)] += confident.sum(axis=1) == 0
     shares: NDArray[np.float64] = confident / confident.sum(axis=1, keepdims=True)
     return shares

@@ -86,9 +86,8 @@ def measure_factors(
     known = np.ascontiguousarray(rows[references].T)
 
     def find_block(block: slice) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
-        distances = squares[references] - 2 * (
-            rows[block] @ known
-        )  # the row's own square is the same for all
+        # the row's own square is the same for all
+        distances = squares[references] - 2 * (rows[block] @ known)
         distances[np.arange(block.start, block.stop)[:, None] == references] = np.inf
         nearest = np.argpartition(distances, NEIGHBOURS, axis=1)[:, :NEIGHBOURS]
         lengths = np.take_along_axis(distances, nearest, axis=1) + squares[block, None]
@@ -96,10 +95,8 @@ def measure_factors(
 
     blocks = [slice(at, min(at + BLOCK_ROWS, len(rows))) for at in range(0, len(rows), BLOCK_ROWS)]
     found = list(executor.map(find_block, blocks))
-    nearest, reach = (
-        np.concatenate([each[0] for each in found]),
-        np.concatenate([each[1] for each in found]),
-    )
+    nearest = np.concatenate([each[0] for each in found])
+    reach = np.concatenate([each[1] for each in found])
     least = max(1e-3 * float(np.median(reach)), 1e-6)  # copies have no distance at all
     return np.maximum(reach, least) / np.maximum(reach[nearest].mean(axis=1), least), reach
 

@@ -40,21 +40,17 @@ def info(model: Path, plots: Path | None, as_json: bool) -> None:
             )
         payload, manifest = read_model_file(model)
         measure = f"squeezetune evaluate {shlex.quote(str(model))} PHOTOS"
-        found, lines = (
-            dict(vars(manifest)),
-            [
-                *describe_file(manifest, len(payload)),
-                "What it is worth, the folder says that it was exported from; or measure it: "
-                f"{measure}",
-            ],
-        )
+        found = dict(vars(manifest))
+        lines = [
+            *describe_file(manifest, len(payload)),
+            "What it is worth, the folder says that it was exported from; or measure it: "
+            f"{measure}",
+        ]
     else:
         manifest, report = read_manifest(model), read_report(model)
         try:
-            found, lines = (
-                vars(manifest) | {"test": report["test"]},
-                describe_folder(manifest, report),
-            )
+            found = vars(manifest) | {"test": report["test"]}
+            lines = describe_folder(manifest, report)
             if plots:
                 _write_plots(report, plots)
         except (

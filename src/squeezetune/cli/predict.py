@@ -80,10 +80,8 @@ def predict(
     from squeezetune.model.classifier import load
     from squeezetune.model.rejection import parse_rate
 
-    chosen, share = (
-        "csv" if as_csv else "json" if as_json else "",
-        parse_rate(rate) if rate else None,
-    )
+    chosen = "csv" if as_csv else "json" if as_json else ""
+    share = parse_rate(rate) if rate else None
     if resume and not output:
         raise SettingsError("--resume goes on with a file", "Name it: --output FILE.")
     with explain_order("predict", model, images):

@@ -227,9 +227,8 @@ def _decode_file(data: bytes, name: str, min_side: int, max_pixels: int, held: E
             f"decode; at most {DECODING.most_bytes // 10**6:,} MB are taken"
         )
     if needed > LARGE_PIXELS * BYTES_A_PIXEL:
-        held.callback(
-            release_memory
-        )  # of a large image the C library would keep a part, of every thread
+        # of a large image the C library would keep a part, of every thread
+        held.callback(release_memory)
     held.enter_context(DECODING.hold(needed))
     image.load()
     if reduced:

@@ -47,10 +47,8 @@ class RememberedDigests:
     def recall(self, digests: NDArray[np.uint8]) -> NDArray[np.bool_]:
         """Fill in the digests (n, 16) that are remembered, and say which they are, (n,)."""
         asked = np.flatnonzero(self.is_settled)
-        found, sizes = (
-            np.zeros((len(asked), DIGEST_BYTES), np.uint8),
-            np.zeros((len(asked), 2), np.int32),
-        )
+        found = np.zeros((len(asked), DIGEST_BYTES), np.uint8)
+        sizes = np.zeros((len(asked), 2), np.int32)
         is_found = self.store.load(self.keys[asked], found, sizes)
         digests[asked[is_found]] = found[is_found]
         known = np.zeros(len(digests), np.bool_)
@@ -69,9 +67,8 @@ class RememberedDigests:
         """Save what was noted; where that is not possible the work goes on without."""
         if self._unsaved:
             try:
-                sizes = np.zeros(
-                    (len(self._unsaved), 2), np.int32
-                )  # the store's rows have one each
+                # the store's rows have one each
+                sizes = np.zeros((len(self._unsaved), 2), np.int32)
                 self.store.save(self.keys[self._unsaved], digests[self._unsaved], sizes)
             except OSError as error:
                 reason = error.strerror or str(error)

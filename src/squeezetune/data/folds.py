@@ -40,10 +40,8 @@ class Folds:
 
     def find_leaks(self, index: ImageIndex) -> Ints:
         """Find the positions of images of which a copy or near-duplicate is in another fold."""
-        units, folds = (
-            gather_units(index, 0).of_image,
-            np.array([self.of_name[name] for name in index.names]),
-        )
+        units = gather_units(index, 0).of_image
+        folds = np.array([self.of_name[name] for name in index.names])
         lowest, highest = np.full(units.max() + 1, self.count), np.full(units.max() + 1, -1)
         np.minimum.at(lowest, units, folds)
         np.maximum.at(highest, units, folds)
@@ -92,9 +90,8 @@ def leave_groups_out(index: ImageIndex, seed: int, group_by: str = "") -> Folds:
             "Give a number of folds, such as --folds 10: groups are kept together there too.",
         )
     ranks = np.empty(len(units.keys), np.int64)
-    ranks[np.argsort(units.keys)] = np.arange(
-        len(units.keys)
-    )  # by content: whatever the groups are called
+    # by content: whatever the groups are called
+    ranks[np.argsort(units.keys)] = np.arange(len(units.keys))
     return _make_folds(index, units, ranks[units.of_image])
 
 

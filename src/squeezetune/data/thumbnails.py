@@ -70,10 +70,8 @@ def load_thumbnails(
     """
     work = RowWork(STAGE, BATCH_IMAGES, lambda: partial(_look_at_batch, index, pixels))
     rows, _ = compute_rows(index, work, store, executor, listen, positions)
-    values, sizes = (
-        scratch.make_zeros((len(index), ROW_BYTES), np.uint8),
-        np.zeros((len(index), 2), np.int32),
-    )
+    values = scratch.make_zeros((len(index), ROW_BYTES), np.uint8)
+    sizes = np.zeros((len(index), 2), np.int32)
     for block in list_blocks(len(index)):
         known = block.start + np.flatnonzero(rows.is_known[block])
         values[known], sizes[known] = rows.gather(known), rows.sizes[known]

@@ -49,10 +49,8 @@ class Measured:
         """Say what the probabilities are worth; groups that the split keeps together count as
         such.
         """
-        repeats, units = (
-            len(self.positions) / len(np.unique(self.positions)),
-            split.find_units(self.positions),
-        )
+        repeats = len(self.positions) / len(np.unique(self.positions))
+        units = split.find_units(self.positions)
         labels = index.labels[self.positions]
         return evaluate_probabilities(
             self.probabilities, labels, index.class_names, units=units, repeats=repeats

@@ -42,9 +42,8 @@ def replace_resize(model: bytes) -> bytes:
     del nodes[:]
     nodes.extend(order)
     used = {name for node in nodes for name in node.input}
-    kept = [
-        item for item in loaded.graph.initializer if item.name in used
-    ]  # runtimes complain about what is not
+    # runtimes complain about what is not
+    kept = [item for item in loaded.graph.initializer if item.name in used]
     del loaded.graph.initializer[:]
     loaded.graph.initializer.extend(kept)
     loaded.graph.initializer.extend(
@@ -71,10 +70,8 @@ def add_fit(graph: Graph, image: str, side: int, resize: str, name: str) -> str:
     doubled = _add(graph, "Mul", lengths, _whole(graph, "side.double", 2 * side))
     numerator, two = _add(graph, "Add", doubled, extent), _whole(graph, "two", 2)
     sizes = _add(graph, "Div", numerator, _add(graph, "Mul", extent, two))  # a half is rounded up
-    is_kept, one = (
-        _add(graph, "Equal", sizes, lengths),
-        _whole(graph, "one", 1),
-    )  # neither scaled nor shifted
+    # neither scaled nor shifted
+    is_kept, one = (_add(graph, "Equal", sizes, lengths), _whole(graph, "one", 1))
     parts = _add(graph, "Where", is_kept, one, _whole(graph, "side", side))
     wholes = _add(graph, "Where", is_kept, one, extent)
     measures = lengths, sizes, parts, wholes

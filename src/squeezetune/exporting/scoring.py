@@ -92,11 +92,9 @@ def compare(probabilities: NDArray[np.float32], exam: TestSet) -> Score:
     """Compare probabilities (n, classes) with the labels and with the trained network's."""
     said, before = probabilities.argmax(axis=1), exam.probabilities.argmax(axis=1)
     is_right, was_right = said == exam.labels, before == exam.labels
-    gained, lost, count = (
-        int((is_right & ~was_right).sum()),
-        int((was_right & ~is_right).sum()),
-        len(said),
-    )
+    gained = int((is_right & ~was_right).sum())
+    lost = int((was_right & ~is_right).sum())
+    count = len(said)
     return Score(
         count,
         float(is_right.mean()),

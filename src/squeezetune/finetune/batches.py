@@ -53,9 +53,8 @@ def draw_images(
     images = resample(pixels, rows.to(precision), columns.to(precision), gain, shift)
     if augmentation.colour:
         keep = 1 + augmentation.colour * colour
-        grey = (
-            (images[:, 0] + images[:, 1]).add_(images[:, 2]).mul_(1 / 3)
-        )  # half the time of `mean`
+        # half the time of `mean`
+        grey = (images[:, 0] + images[:, 1]).add_(images[:, 2]).mul_(1 / 3)
         images = torch.lerp(grey[:, None], images, keep.to(precision))
     return _erase_squares(images, augmentation.erase, generator) if augmentation.erase else images
 
@@ -109,9 +108,8 @@ def resample(
     """
     count, height, width = pixels.shape[:3]
     side = rows.shape[1]
-    centred = (
-        pixels.view(count, height, 3 * width).to(rows.dtype) - CENTRE
-    )  # bfloat16 is exact up to here
+    # bfloat16 is exact up to here
+    centred = pixels.view(count, height, 3 * width).to(rows.dtype) - CENTRE
     lines = (
         (rows @ centred)
         .view(count, side, width, 3)

@@ -146,9 +146,8 @@ class Trainer:
                 self._finish_epoch()
             self._tell()
             self._keep()
-        if (
-            self._keep_state and self.state.progress < FINISHED
-        ):  # stopped: a resumed run goes on from here
+        # stopped: a resumed run goes on from here
+        if self._keep_state and self.state.progress < FINISHED:
             self._keep_state(Snapshot(self.state, self._safe))
 
     def choose_weights(self) -> FinetuneResult:
@@ -158,9 +157,8 @@ class Trainer:
         is_finished = self.state.progress >= FINISHED or self.state.rollbacks > MAX_ROLLBACKS
         side, views = self._plan.side, self._crew.task.views
         judged = [self._judge_weights(is_averaged, side, views) for is_averaged in (False, True)]
-        if not math.isfinite(
-            judged[0][1]
-        ):  # the last steps have diverged, and no later one has noticed
+        # the last steps have diverged, and no later one has noticed
+        if not math.isfinite(judged[0][1]):
             self._restore(self._safe)
             judged = [
                 self._judge_weights(is_averaged, side, views) for is_averaged in (False, True)

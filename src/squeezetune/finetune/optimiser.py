@@ -85,18 +85,15 @@ class Optimiser:
         names = [name for group in groups for name in group.names]
         if not names:
             return
-        parameters, slopes = (
-            [self._parameters[name] for name in names],
-            [gradients[name] for name in names],
-        )
+        parameters = [self._parameters[name] for name in names]
+        slopes = [gradients[name] for name in names]
         rates = [group.rate * share for group in groups for _ in group.names]
         decays = [group.weight_decay for group in groups for _ in group.names]
         momenta = self._list_state(names, "momentum")
         torch._foreach_mul_(momenta, self._momentum)
         torch._foreach_add_(momenta, slopes)
-        directions = torch._foreach_add(
-            slopes, momenta, alpha=self._momentum
-        )  # Nesterov's look ahead
+        # Nesterov's look ahead
+        directions = torch._foreach_add(slopes, momenta, alpha=self._momentum)
         turned = self._pool.map(lambda direction: _turn(direction, precision), directions)
         updates = [
             update.view_as(parameter) for update, parameter in zip(turned, parameters, strict=True)
@@ -115,10 +112,8 @@ class Optimiser:
 
     def _step_adam(self, group: Group, gradients: Mapping[str, Tensor], share: float) -> None:
         """AdamW: Loshchilov and Hutter 2019, "Decoupled Weight Decay Regularization"."""
-        parameters, slopes = (
-            [self._parameters[name] for name in group.names],
-            [gradients[name] for name in group.names],
-        )
+        parameters = [self._parameters[name] for name in group.names]
+        slopes = [gradients[name] for name in group.names]
         rate, means, squares = (
             group.rate * share,
             *(self._list_state(group.names, kind) for kind in KINDS),

@@ -259,10 +259,8 @@ def fold_classifier(network: SqueezeNet) -> tuple[NDArray[np.float32], NDArray[n
     and (classes,).
     """
     first, convolution = network.classifier[0], network.classifier[1]
-    weight, bias = (
-        convolution.weight.detach().double().flatten(1),
-        convolution.bias.detach().double(),
-    )
+    weight = convolution.weight.detach().double().flatten(1)
+    bias = convolution.bias.detach().double()
     if isinstance(first, nn.BatchNorm2d):
         scale = first.weight.detach().double() / torch.sqrt(first.running_var.double() + first.eps)
         shift = first.bias.detach().double() - scale * first.running_mean.double()

@@ -301,9 +301,8 @@ def _time_convolution(kind: Any) -> float:
     x = torch.ones(8, 64, 28, 28, dtype=kind).to(memory_format=torch.channels_last)
     kernel = torch.ones(256, 64, 3, 3, dtype=kind).to(memory_format=torch.channels_last)
     functional.conv2d(x, kernel, padding=1)
-    start = (
-        time.thread_time()
-    )  # the clock's would hang on what other programs do, and the choice with it
+    # the clock's would hang on what other programs do, and the choice with it
+    start = time.thread_time()
     for _ in range(3):
         functional.conv2d(x, kernel, padding=1)
     return time.thread_time() - start

@@ -196,11 +196,9 @@ class Adam:
         rows: slice,
     ) -> None:
         """Update some rows of one parameter, in few passes over memory."""
-        value, mean, square = (
-            parameters[number][rows],
-            self.means[number][rows],
-            self.squares[number][rows],
-        )
+        value = parameters[number][rows]
+        mean = self.means[number][rows]
+        square = self.squares[number][rows]
         gradient = parts[0][number][rows]
         for part in parts[1:]:
             gradient += part[number][rows]

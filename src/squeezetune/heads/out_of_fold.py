@@ -216,10 +216,8 @@ def predict_out_of_fold(
     fold_count = int(folds.max()) + 1
     at_once = max(1, MOST_OUTPUTS // class_count)
     logits = np.zeros((len(labels), class_count), np.float32)
-    with (
-        threadpool_limits(1),
-        ThreadPoolExecutor(threads) as pool,
-    ):  # our own threads share the work
+    # our own threads share the work
+    with threadpool_limits(1), ThreadPoolExecutor(threads) as pool:
         rows = _average_views(features, scratch)
         factor = precondition(cut_evenly(rows, threads), PENALTY / len(rows), pool)
         for start in range(0, fold_count, at_once):

@@ -107,10 +107,8 @@ def fit_head(
     listen(StageStarted(STAGE, 100, "%"))
     scaling = measure_scaling(train.features)
     weights = weigh_classes(train.labels, class_count, settings.class_weight)
-    rows, unseen = (
-        scaling.spread(train.features, scratch),
-        scaling.spread(validation.features, scratch),
-    )
+    rows = scaling.spread(train.features, scratch)
+    unseen = scaling.spread(validation.features, scratch)
     bench = HeadData(
         rows,
         train.labels,
@@ -121,9 +119,8 @@ def fit_head(
         train.units,
         validation.units,
     )
-    if not len(
-        validation.labels
-    ):  # too few images to hold any back: the training images themselves must do
+    # too few images to hold any back: the training images themselves must do
+    if not len(validation.labels):
         bench = replace(
             bench,
             validation_rows=rows,

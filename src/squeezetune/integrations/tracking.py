@@ -246,9 +246,8 @@ def track_run(
     with ExitStack() as stack:
         listeners = [listen]
         if tensorboard:
-            folder = Path(tensorboard) / time.strftime(
-                "%Y%m%d-%H%M%S"
-            )  # curves of two runs in one folder are a tangle
+            # curves of two runs in one folder are a tangle
+            folder = Path(tensorboard) / time.strftime("%Y%m%d-%H%M%S")
             listeners.append(stack.enter_context(TensorBoardListener(folder, settings)))
         if mlflow:
             listeners.append(stack.enter_context(MLflowListener(mlflow, experiment, settings)))

@@ -27,13 +27,11 @@ from squeezetune.system.machine import is_running
 
 FORMAT = "squeezetune-model"
 FORMAT_VERSION = 1
-MANIFEST, MODEL, NETWORK, REPORT, REPORT_PAGE = (
-    "model.json",
-    "model.onnx",
-    "network.safetensors",
-    "report.json",
-    "report.html",
-)
+MANIFEST = "model.json"
+MODEL = "model.onnx"
+NETWORK = "network.safetensors"
+REPORT = "report.json"
+REPORT_PAGE = "report.html"
 RETIRED = "retired"
 MOST_SIDE_PX = 4096  # no network of ours sees images as large
 FLOATS, WHOLES = "float32", "int8"

@@ -68,9 +68,8 @@ def _open_session(payload: bytes) -> Any:
     """Open a file by ONNX Runtime, only to look at it, since prediction needs no other library."""
     onnxruntime = import_onnxruntime()  # slow
     options = onnxruntime.SessionOptions()
-    options.graph_optimization_level = (
-        onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
-    )  # nothing is run
+    # nothing is run
+    options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
     options.log_severity_level = 4
     try:
         return onnxruntime.InferenceSession(payload, options, providers=["CPUExecutionProvider"])
@@ -120,11 +119,9 @@ def _describe_value(value: Any) -> str:
 
 
 def _make_manifest(about: Mapping[str, str], payload: bytes) -> Manifest:
-    names, side, views = (
-        json.loads(about["class_names"]),
-        int(about["image_side"]),
-        int(about["views"]),
-    )
+    names = json.loads(about["class_names"])
+    side = int(about["image_side"])
+    views = int(about["views"])
     settings = json.loads(about.get("settings", "{}"))
     if not (are_class_names(names) and is_image_side(side) and isinstance(settings, dict)):
         raise ValueError("no classes, no size, or no settings")

@@ -98,9 +98,8 @@ def find_threshold(table: Mapping[str, Any], rate: float) -> float:
             "back for validation.",
         )
     try:
-        threshold = float(
-            table["thresholds"][int(rate / STEP + 1e-9) - 1] or 0
-        )  # 0 in earlier models
+        # 0 in earlier models
+        threshold = float(table["thresholds"][int(rate / STEP + 1e-9) - 1] or 0)
         photos = int(table["photos"])
     except (LookupError, TypeError, ValueError) as error:
         raise ArtifactError(

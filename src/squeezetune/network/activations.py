@@ -68,11 +68,9 @@ def _draw_part(pixels: NDArray[np.uint8], rng: np.random.Generator) -> Image.Ima
 
 
 def _colour(view: Image.Image, rng: np.random.Generator) -> NDArray[np.uint8]:
-    contrast, light, colours = (
-        rng.uniform(0.8, 1.2),
-        rng.uniform(-25, 25),
-        rng.uniform(0.95, 1.05, (3, 1)),
-    )
+    contrast = rng.uniform(0.8, 1.2)
+    light = rng.uniform(-25, 25)
+    colours = rng.uniform(0.95, 1.05, (3, 1))
     tones = 128 + light + contrast * colours * (np.arange(256) - 128)
     return np.asarray(view.point(tones.clip(0, 255).astype(np.uint8).ravel().tolist()))
 

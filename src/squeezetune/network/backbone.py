@@ -51,10 +51,8 @@ def measure_maxima(weights: Weights, pixels: NDArray[np.uint8]) -> dict[str, NDA
     3).
     """
     probe = open_graph(build_range_probe(weights), FLOAT_RUNTIME, 1)
-    maxima, widths = (
-        run_batches(probe, pixels).max(axis=0),
-        detect_architecture(weights).list_scales(),
-    )
+    maxima = run_batches(probe, pixels).max(axis=0)
+    widths = detect_architecture(weights).list_scales()
     ends = np.cumsum(list(widths.values()))
     return dict(zip(widths, np.split(maxima, ends[:-1]), strict=True))
 

@@ -113,10 +113,8 @@ def order_mistakes(run: Run) -> NDArray[np.int64]:
     """Order the wrong predictions, most confident first; returns rows of the measured
     probabilities.
     """
-    probabilities, labels = (
-        run.measured.probabilities,
-        run.learned.index.labels[run.measured.positions],
-    )
+    probabilities = run.measured.probabilities
+    labels = run.learned.index.labels[run.measured.positions]
     wrong = np.flatnonzero(probabilities.argmax(axis=1) != labels)
     return take_once(run, wrong[np.argsort(-probabilities[wrong].max(axis=1), kind="stable")])[
         :GALLERY

@@ -1,7 +1,6 @@
 """The report of a training run: one self-contained HTML page, and plots for papers."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from importlib.util import find_spec
 from io import BytesIO
 from itertools import chain
@@ -15,7 +14,7 @@ from PIL import Image
 from squeezetune.events import name_stage
 from squeezetune.quantities import UNKNOWN
 from squeezetune.report.curves import Curve, Span, lay_out, trace_curves, write_csv
-from squeezetune.report.rendering import Json, embed_picture, render_page
+from squeezetune.report.rendering import Json, render_page
 
 GALLERY_LIMIT = 24  # pictures in each gallery; a thumbnail is some 10 kB
 MATRIX_LIMIT = 25  # classes; a wider matrix is no longer read, only scrolled
@@ -169,52 +168,19 @@ def _choose_scale(low: float) -> float:
 # ---- the confusion matrix and the classes ----
 
 
-@dataclass(frozen=True)
-class Cell:
-    """One cell of the confusion matrix; `share` is of the row, `shade` a class of the style
-    sheet.
+def _view_matrix(report: Json) -> Json:
+    """Choose the part of the confusion matrix that is shown in figures, and paint the whole where
+    that is not all.
     """
-
-    count: int
-    share: float
-    shade: str
-
-
-@dataclass(frozen=True)
-class MatrixRow:
-    """One true class: how often each class of `MatrixView.names` was named, and all `others`
-    together.
-    """
-
-    name: str
-    cells: tuple[Cell, ...]
-    others: int
-    total: int
-
-
-@dataclass(frozen=True)
-class MatrixView:
-    """The part of the confusion matrix that the page shows in figures; `uri` is a picture of the
-    whole, or empty.
-    """
-
-    names: tuple[str, ...]
-    rows: tuple[MatrixRow, ...]
-    uri: str = ""
-
-    @property
-    def is_whole(self) -> bool:
-        """Say whether all classes are in it."""
-        return not self.uri
-
-
-def _view_matrix(report: Json) -> MatrixView:
     names, confusion = report["class_names"], report["test"]["confusion"]
     is_whole = len(names) <= MATRIX_LIMIT
     shown = range(len(names)) if is_whole else _pick_classes(report)
-    rows = tuple(_view_row(names[true], true, confusion[true], shown) for true in shown)
-    uri = "" if is_whole else embed_picture(_paint_matrix(np.asarray(confusion, float)), "png")
-    return MatrixView(tuple(names[index] for index in shown), rows, uri)
+    return {
+        "names": [names[index] for index in shown],
+        "rows": [_view_row(names[true], true, confusion[true], shown) for true in shown],
+        "is_whole": is_whole,
+        "picture": None if is_whole else _paint_matrix(np.asarray(confusion, float)),
+    }
 
 
 def _paint_matrix(counts: NDArray[np.float64]) -> bytes:
@@ -235,25 +201,27 @@ def _paint_matrix(counts: NDArray[np.float64]) -> bytes:
     return stream.getvalue()
 
 
-def _view_row(name: str, true: int, counts: Sequence[int], shown: Sequence[int]) -> MatrixRow:
+def _view_row(name: str, true: int, counts: Sequence[int], shown: Sequence[int]) -> Json:
+    """Say how often each class that is shown was named, and all others together."""
     total = sum(counts)
-    cells = tuple(_view_cell(counts[index], total, true == index) for index in shown)
-    return MatrixRow(name, cells, total - sum(cell.count for cell in cells), total)
+    cells = [_view_cell(counts[index], total, true == index) for index in shown]
+    others = total - sum(cell["count"] for cell in cells)
+    return {"name": name, "cells": cells, "others": others, "total": total}
 
 
-def _view_cell(count: int, total: int, is_right: bool) -> Cell:
+def _view_cell(count: int, total: int, is_right: bool) -> Json:
+    """Give a cell its share of the row, and a class of the style sheet."""
     share = count / total if total else 0.0
-    return Cell(count, share, f"{'right' if is_right else 'wrong'} s{ceil(share * SHADES)}")
+    shade = f"{'right' if is_right else 'wrong'} s{ceil(share * SHADES)}"
+    return {"count": count, "share": share, "shade": shade}
 
 
 def _pick_classes(report: Json) -> list[int]:
     """Pick the classes of the most confused pairs, then those of lowest recall, in their usual
     order.
     """
-    test, indices = (
-        report["test"],
-        {name: index for index, name in enumerate(report["class_names"])},
-    )
+    test = report["test"]
+    indices = {name: index for index, name in enumerate(report["class_names"])}
     confused = chain.from_iterable(
         (pair["true"], pair["predicted"]) for pair in test["confused_pairs"]
     )
@@ -272,29 +240,7 @@ def _sort_classes(per_class: Sequence[Json]) -> list[Json]:
 # ---- the curves ----
 
 
-@dataclass(frozen=True)
-class Chart:
-    """A chart of the training history, 300 wide and 100 high: its curves, and its stages on the
-    same axis.
-    """
-
-    quantity: str
-    low: float
-    high: float
-    curves: tuple["ChartCurve", ...]
-    spans: tuple[Span, ...]
-
-
-@dataclass(frozen=True)
-class ChartCurve:
-    """A curve as SVG: the dots (x, y), y downwards, of each stage, and the last value."""
-
-    name: str
-    pieces: tuple[tuple[tuple[float, float], ...], ...]
-    last: float
-
-
-def _draw_charts(history: Sequence[Json]) -> list[Chart]:
+def _draw_charts(history: Sequence[Json]) -> list[Json]:
     """Draw accuracies into one chart and losses into another; one of which nothing is known is left
     out.
     """
@@ -306,16 +252,23 @@ def _draw_charts(history: Sequence[Json]) -> list[Chart]:
     ]
 
 
-def _draw_chart(quantity: str, curves: Sequence[Curve], spans: tuple[Span, ...]) -> Chart:
+def _draw_chart(quantity: str, curves: Sequence[Curve], spans: tuple[Span, ...]) -> Json:
+    """Draw a chart as SVG, 300 wide and 100 high: the dots (x, y), y downwards, of each stage of
+    each curve, and its last value.
+    """
     values = [value for curve in curves for value in curve.values]
     low, high = floor(min(values) * 10) / 10, ceil(max(values) * 10) / 10
     scale = 100 / ((high - low) or 1)
 
-    def draw_piece(piece: Sequence[tuple[float, float]]) -> tuple[tuple[float, float], ...]:
-        return tuple((round(300 * x, 1), round(100 - (y - low) * scale, 1)) for x, y in piece)
+    def draw_piece(piece: Sequence[tuple[float, float]]) -> list[tuple[float, float]]:
+        return [(round(300 * x, 1), round(100 - (y - low) * scale, 1)) for x, y in piece]
 
-    drawn = (
-        ChartCurve(curve.name, tuple(map(draw_piece, curve.pieces)), curve.values[-1])
+    drawn = [
+        {
+            "name": curve.name,
+            "pieces": [draw_piece(piece) for piece in curve.pieces],
+            "last": curve.values[-1],
+        }
         for curve in curves
-    )
-    return Chart(quantity, low, high, tuple(drawn), spans)
+    ]
+    return {"quantity": quantity, "low": low, "high": high, "curves": drawn, "spans": spans}

@@ -120,13 +120,11 @@ class CheckpointFolder:
     def remove(self) -> None:
         """Remove all checkpoints for good; what cannot be removed, or is not ours, stays."""
         with suppress(OSError):
-            for path in sorted(
-                self._list_files()
-            ):  # the oldest manifest first: a kill leaves the newest whole
+            # the oldest manifest first: a kill leaves the newest whole
+            for path in sorted(self._list_files()):
                 _remove_file(path)
-            _sync_folder(
-                self.path
-            )  # else a power cut might bring them back, among those of the next run
+            # else a power cut might bring them back, among those of the next run
+            _sync_folder(self.path)
             self.path.rmdir()
 
     def _write(self, payload: bytes, about: Any) -> None:

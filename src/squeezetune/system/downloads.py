@@ -224,9 +224,8 @@ def _open(file: PublishedFile, part: Part, start: int) -> HTTPResponse:
         response: HTTPResponse = build_opener().open(request, timeout=file.timeout_s)
     except HTTPError as error:
         error.close()
-        if (
-            start and error.code == 416
-        ):  # nothing from there on: the part that is kept is of another file
+        # nothing from there on: the part that is kept is of another file
+        if start and error.code == 416:
             return _open(file, part, 0)
         raise file.error(
             f"{file.address} cannot be had: the server says {error.code} {error.reason}.",

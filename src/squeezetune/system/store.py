@@ -220,9 +220,8 @@ class StoredRows:
 
     def _discard(self, segments: NDArray[np.int64]) -> None:
         for segment in segments:
-            with suppress(
-                OSError
-            ):  # a folder that cannot be written, or a file that Windows does not let go
+            # a folder that cannot be written, or a file that Windows does not let go
+            with suppress(OSError):
                 self.segments[segment].path.unlink()
 
     @cached_property
@@ -250,10 +249,8 @@ class StoredRows:
         """Map the values of a segment by its number, (rows, *shape); the maps used last stay
         open.
         """
-        segments, store = (
-            self.segments,
-            self.store,
-        )  # no circle through self: the files are let go with the rows
+        # no circle through self: the files are let go with the rows
+        segments, store = (self.segments, self.store)
 
         @lru_cache(MAX_OPEN)
         def map_values(number: int) -> NDArray[Any]:
@@ -320,10 +317,8 @@ def _checksum_rows(
     blocks = (
         words[:, :whole].reshape(n, whole // BLOCK_WORDS, BLOCK_WORDS).sum(axis=2, dtype=np.uint64)
     )
-    rest, last = (
-        words[:, whole:].sum(axis=1, dtype=np.uint64, keepdims=True),
-        np.zeros((n, 8), np.uint8),
-    )
+    rest = words[:, whole:].sum(axis=1, dtype=np.uint64, keepdims=True)
+    last = np.zeros((n, 8), np.uint8)
     last[:, : rows.shape[1] - end] = rows[:, end:]
     known = [
         np.ascontiguousarray(column).view("<u8") for column in (last, sizes.astype("<i4"), digests)

@@ -15,14 +15,8 @@ from squeezetune.system.disk import name_temporary, remove_partial_writes
 
 STAGE = "packing"
 TELL_EVERY = 64
-FIRST_DAY = (
-    1980,
-    1,
-    1,
-    0,
-    0,
-    0,
-)  # the earliest that a zip file can say: the same images give the same bytes
+# the earliest that a zip file can say: the same images give the same bytes
+FIRST_DAY = (1980, 1, 1, 0, 0, 0)
 COMPRESSED = (".png", ".jpg", ".jpeg")
 UNIX = 3
 LEFT_BEHIND_S = (

@@ -194,9 +194,8 @@ def _turn_upright(descriptions: DctDescriptors) -> tuple[_Versions, _Versions]:
     right, down = (
         np.stack([each[:, y, x] for each in versions], axis=1) for y, x in ((0, 1), (1, 0))
     )
-    margin = np.minimum(
-        np.minimum(right, down), right - down
-    )  # (n, 8), 0 or more in one of the eight
+    # (n, 8), 0 or more in one of the eight
+    margin = np.minimum(np.minimum(right, down), right - down)
     margin[descriptions.is_blank] = -1
     flat = np.stack(versions, axis=1).reshape(len(margin), TURNS, -1)[:, :, 1:]
     images, turns = np.nonzero(margin > -UNSURE)

@@ -20,10 +20,8 @@ from squeezetune.errors import ClassesError, SettingsError, SourceError
 
 # What arrays of images and of their labels are called, besides the name of a part: `x_train`,
 # `test_labels`.
-IMAGES, LABELS = (
-    ("images", "image", "imgs", "x", "data"),
-    ("labels", "label", "targets", "target", "y"),
-)
+IMAGES = ("images", "image", "imgs", "x", "data")
+LABELS = ("labels", "label", "targets", "target", "y")
 Arrays = Mapping[str, NDArray[Any]]
 
 

@@ -106,9 +106,8 @@ ETH80 = DataSet(
     classes=8,
     folders={41: 80},
     conditions="no licence is stated; cite Leibe and Schiele, CVPR 2003",
-    archives={
-        "": Archive("http://datasets.d2.mpi-inf.mpg.de/eth80/eth80-cropped256.tgz")
-    },  # no checksum is published
+    # no checksum is published
+    archives={"": Archive("http://datasets.d2.mpi-inf.mpg.de/eth80/eth80-cropped256.tgz")},
     group_by="/([a-z]+[0-9]+)/",
 )
 AR_FACES = DataSet(

@@ -97,9 +97,8 @@ DECODERS: Mapping[str, Decoder] = {
     "PNG": Decoder("PIL.PngImagePlugin", "PngImageFile"),
     "GIF": Decoder("PIL.GifImagePlugin", "GifImageFile"),
     "TIFF": Decoder("PIL.TiffImagePlugin", "TiffImageFile", prepare=silence_libtiff),
-    "WebP": Decoder(
-        "PIL.WebPImagePlugin", "WebPImageFile", extra_bytes=14
-    ),  # two canvases and a copy
+    # two canvases and a copy
+    "WebP": Decoder("PIL.WebPImagePlugin", "WebPImageFile", extra_bytes=14),
     "BMP": Decoder("PIL.BmpImagePlugin", "BmpImageFile"),
     "AVIF": Decoder("PIL.AvifImagePlugin", "AvifImageFile", extra_bytes=8),
     "HEIC": Decoder("pi_heif.as_plugin", "HeifImageFile", extra_bytes=6, missing=NEEDS_HEIF),

@@ -184,9 +184,8 @@ def open_folder(
 
     """
     found = walk_files(path)
-    first = list(
-        islice(found, 1)
-    )  # listing a million photos takes memory: only where archives or tables come first
+    # listing a million photos takes memory: only where archives or tables come first
+    first = list(islice(found, 1))
     may_be_one = find_collector([name for name, _ in first], UNLABELLED) is not None
     if may_be_one and (collected := open_collection(path, list_files(path), columns, UNLABELLED)):
         return collected[0], collected[1].list_members()
@@ -295,6 +294,5 @@ def is_one_image(images: object) -> bool:
     if isinstance(images, SINGLE) or hasattr(images, "read"):
         return True
     kind = getattr(getattr(images, "dtype", None), "kind", "u")
-    return (
-        getattr(images, "ndim", 4) < 4 and kind not in "OUT"
-    )  # arrays of objects and texts hold paths
+    # arrays of objects and texts hold paths
+    return getattr(images, "ndim", 4) < 4 and kind not in "OUT"

@@ -71,9 +71,8 @@ def stamp_inner(outer: Stamp | None, name: str) -> Stamp | None:
 
 
 _IMAGE_NAME = re.compile(rf"\.({'|'.join(ENDINGS)})$", re.IGNORECASE)
-_WEB_ADDRESS = re.compile(
-    r"(https?|ftps?|s3|gs|file|data):/*[^/]", re.IGNORECASE
-)  # a path object has one slash left
+# a path object has one slash left
+_WEB_ADDRESS = re.compile(r"(https?|ftps?|s3|gs|file|data):/*[^/]", re.IGNORECASE)
 WEB_ADDRESS = "an address of the web, and only what is on this computer is read"
 _CLUTTER = ("thumbs.db", "desktop.ini", "__macosx")  # in lower case; hidden files are clutter too
 

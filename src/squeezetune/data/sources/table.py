@@ -289,9 +289,8 @@ def _guess_column(
     found = guess_places(role, names, free)
     if role == "path":
         found += [at for at in free if sum(_is_image(row, at) for row in rows) > len(rows) / 2]
-        found.sort(
-            key=lambda at: -sum(_is_image(row, at) for row in rows)
-        )  # stable: names come first
+        # stable: names come first
+        found.sort(key=lambda at: -sum(_is_image(row, at) for row in rows))
     if role == "label" and len(free) == 1:
         found += free
     return {role: found[0]} if found else {}
