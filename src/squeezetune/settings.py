@@ -81,10 +81,8 @@ class Settings:
     folds: str = knob(
         "auto",
         "Measure by cross-validation, which gives no image up: in so many folds (2 to 100), or "
-        "each group left "
-        "out once (groups); none measures on a test part; auto takes 5 folds where that part "
-        "would be too "
-        "small to say much.",
+        "each group left out once (groups); none measures on a test part; auto takes 5 folds where "
+        "that part would be too small to say much.",
     )
     repeats: int = knob(
         1, "How often cross-validation is made, with other folds each time.", low=1, high=20
@@ -123,10 +121,8 @@ class Settings:
     weights: str = knob(
         "",
         "Pretrained weights to begin with, instead of the package's SqueezeNet 1.1: a file of "
-        "torchvision's "
-        "SqueezeNet 1.0 or 1.1 (.safetensors, or .pth, which needs torch), or squeezenet1_0 or "
-        "squeezenet1_1, "
-        "which fetches torchvision's own.",
+        "torchvision's SqueezeNet 1.0 or 1.1 (.safetensors, or .pth, which needs torch), or "
+        "squeezenet1_0 or squeezenet1_1, which fetches torchvision's own.",
     )
     layers: str = knob(
         "auto",
@@ -137,9 +133,8 @@ class Settings:
     )
     epochs: float = knob(
         0.0,
-        "Passes over the training images when layers are trained; 0 goes by their number. "
-        "In the original recipe 0 is 10, as it took for ETH-80, with 5 for CIFAR-10 and 20 for "
-        "AR faces.",
+        "Passes over the training images when layers are trained; 0 goes by their number. In the "
+        "original recipe 0 is 10, as it took for ETH-80, with 5 for CIFAR-10 and 20 for AR faces.",
         low=0,
         high=10_000,
     )
@@ -345,8 +340,7 @@ def _find_weights_problem(value: str) -> str:
         return ""
     return (
         f"weights is {value!r}; needed is a file that ends in {' or '.join(WEIGHTS_ENDINGS)}, or "
-        "one of "
-        f"{', '.join(PUBLISHED_WEIGHTS)}{_suggest(value, list(PUBLISHED_WEIGHTS))}"
+        f"one of {', '.join(PUBLISHED_WEIGHTS)}{_suggest(value, list(PUBLISHED_WEIGHTS))}"
     )
 
 

@@ -83,8 +83,7 @@ KINDS = {
     "near-copies": Kind(
         "The same picture more than once",
         "Another size, format or cut of one picture, turned or mirrored perhaps. A split that "
-        "SqueezeTune makes keeps "
-        "them together.",
+        "SqueezeTune makes keeps them together.",
     ),
     "outlier": Kind(
         "Unlike all other photos", "Perhaps they do not belong here. The most unlike come first."

@@ -251,8 +251,7 @@ def describe_test(test: Mapping[str, Any]) -> list[str]:
         lines = [
             f"{accuracy} of {folds['images']:,} photos are recognised {interval}.",
             f"Measured by {folds['name']}: {who} was predicted by a model that had not seen it; "
-            "the file itself was "
-            "trained on all of them.",
+            "the file itself was trained on all of them.",
         ]
     return [*lines, *describe_balance(test)]
 
@@ -265,8 +264,7 @@ def describe_balance(test: Mapping[str, Any]) -> list[str]:
     balanced, f1 = format_share(test["balanced_accuracy"]), format_share(test["macro_f1"])
     return [
         f"Classes are unequal: balanced accuracy {balanced}, macro F1 {f1}; always saying "
-        f"{usual['name']} would be "
-        f"right for {format_share(usual['share'])}."
+        f"{usual['name']} would be right for {format_share(usual['share'])}."
     ]
 
 

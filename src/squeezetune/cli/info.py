@@ -79,9 +79,8 @@ def describe_folder(manifest: "Manifest", report: Mapping[str, Any]) -> list[str
     return [
         _describe_classes(manifest),
         *describe_test(report["test"]),
-        f"Trained on {data['train']:,} photos and chosen on {data['validation']:,}, by "
-        f"SqueezeTune {manifest.version}, "
-        f"{manifest.created}",
+        f"Trained on {data['train']:,} photos and chosen on {data['validation']:,}, by SqueezeTune "
+        f"{manifest.version}, {manifest.created}",
         f"{network['network']}; {network['head']}, on {network['views']}, at "
         f"{manifest.image_side} px ({manifest.resize}); {format_size(network['file_bytes'])}",
         *(
@@ -102,8 +101,7 @@ def describe_file(manifest: "Manifest", size: int) -> list[str]:
     return [
         _describe_classes(manifest),
         f"{weights['network']}, computed in {manifest.arithmetic}, at {manifest.image_side} px "
-        f"({manifest.resize}); "
-        f"{format_size(size)}; by {made}",
+        f"({manifest.resize}); {format_size(size)}; by {made}",
         f"Pretrained weights: {weights['origin']}",
     ]
 

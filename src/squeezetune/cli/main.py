@@ -251,8 +251,7 @@ def _print_training(folder: Path, report: dict[str, Any]) -> None:
         *(
             [
                 f"Note: {leaks['test']:,} test photos have a copy or near-duplicate in an earlier "
-                "part"
-                f"{_describe_rest(leaks['test_without'])}."
+                f"part{_describe_rest(leaks['test_without'])}."
             ]
             if leaks["test"]
             else []

@@ -27,8 +27,7 @@ STOPPED = "Stopped. Nothing half-written is left{kept}"
 # What is to be said besides, of commands that know the option.
 KEPT = {
     "resume": ", and an earlier model is unchanged. The same command with --resume goes on with "
-    "layers that were being "
-    "trained; without it, training begins anew.",
+    "layers that were being trained; without it, training begins anew.",
     "no_cache": ", and what was finished is in the cache, which the same command takes.",
 }
 
@@ -197,7 +196,6 @@ columns_option = click.option(
     "--columns",
     default="",
     metavar="ROLE=NAME,...",
-    help="Which column of a table (CSV, TSV) is the path, label, split and group of a photo, "
-    "where that is guessed "
-    "wrong: path=file,label=species.",
+    help="Which column of a table (CSV, TSV) is the path, label, split and group of a photo, where "
+    "that is guessed wrong: path=file,label=species.",
 )

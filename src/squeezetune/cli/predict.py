@@ -44,8 +44,7 @@ BAD_IMAGES = 1
     default="",
     metavar="RATE",
     help="Say which images are of none of the classes; of images that are, at most this share, "
-    "such as 5%, "
-    "may be taken for such.",
+    "such as 5%, may be taken for such.",
 )
 @click.option("-o", "--output", type=click.Path(path_type=Path), metavar="FILE",
               help="Write a new file, .csv or .jsonl, with a line for every image.")  # fmt: skip

@@ -93,8 +93,7 @@ def explain_few_classes(
     )
     return ClassesError(
         f"{folder} has one class, {quote_name(class_name)}, of {len(names):,} images; needed are "
-        "two or more"
-        f"{explain_skipped(skipped)}",
+        f"two or more{explain_skipped(skipped)}",
         (hint if len(deeper) > 1 else "") + LAYOUT_HINT,
     )
 
@@ -105,8 +104,7 @@ def explain_one_label(
     """Say that a table has one class."""
     return ClassesError(
         f"{quote_name(source.describe())} has one class, {quote_name(class_name)}; needed are two "
-        "or more"
-        f"{explain_skipped(skipped)}",
+        f"or more{explain_skipped(skipped)}",
         "Say which column is the class if it is another one: --columns label=NAME.",
     )
 
@@ -326,8 +324,7 @@ def index_images(
     if len(class_names) < 2:
         raise ClassesError(
             f"all images are of one class, {quote_name(*class_names)}; needed are two classes or "
-            "more"
-            f"{explain_skipped(skipped)}",
+            f"more{explain_skipped(skipped)}",
             "Give images of the other classes too.",
         )
     found = _Images(

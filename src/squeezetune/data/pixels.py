@@ -56,9 +56,8 @@ class PixelSettings:
     def __post_init__(self) -> None:
         if self.resize not in FITS or not 1 <= self.side <= MOST_SIDE:
             raise SettingsError(
-                f"side is {self.side} and resize is {self.resize!r}; needed are 1 to "
-                f"{MOST_SIDE:,} and "
-                f"{' or '.join(FITS)}"
+                f"side is {self.side} and resize is {self.resize!r}; needed are 1 to {MOST_SIDE:,} "
+                f"and {' or '.join(FITS)}"
             )
 
 

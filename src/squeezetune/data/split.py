@@ -275,8 +275,7 @@ def _assign_parts(
     if torn:
         raise ClassesError(
             "images that must stay together stand in several classes, so that not every part can "
-            "have: "
-            f"{list_some([quote_name(class_names[label]) for label in torn])}",
+            f"have: {list_some([quote_name(class_names[label]) for label in torn])}",
             "Add photos to these classes, or choose another group_by.",
         )
     return parts

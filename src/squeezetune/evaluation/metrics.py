@@ -317,9 +317,8 @@ def _find_warnings(
     if interval[0] <= usual.share < 1:
         yield (
             f"The accuracy is not surely above {100 * usual.share:.1f} %, which always saying "
-            f"“{usual.name}” would "
-            f"reach: look at the balanced accuracy, {100 * balanced_accuracy:.1f} %, where every "
-            f"class counts the same."
+            f"“{usual.name}” would reach: look at the balanced accuracy, "
+            f"{100 * balanced_accuracy:.1f} %, where every class counts the same."
         )
     few = [figures for figures in per_class if figures.test < FEW_TEST_IMAGES * repeats]
     if few:

@@ -173,8 +173,7 @@ def check_loss(name: str, score: Score, max_loss: float | None, needs_torch: boo
     )
     raise ExportError(
         f"{name} loses {find_loss(score):.2f} points on {score.images:,} test photos (95 % "
-        f"interval {low:.2f} to "
-        f"{high:.2f}); allowed are {max_loss:g}",
+        f"interval {low:.2f} to {high:.2f}); allowed are {max_loss:g}",
         f"{advice}Allow more with --max-loss, or export to another format. Nothing was written.",
     )
 

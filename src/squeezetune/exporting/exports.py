@@ -100,8 +100,7 @@ def export(
     if folder.is_file():
         raise ArtifactError(
             f"{folder} is a file, and exports are made from a model's folder: only that has all "
-            "parameters and knows "
-            "the photos",
+            "parameters and knows the photos",
             "Give the folder that `squeezetune train` has written.",
         )
     classifier, target = load(folder), follow_link(Path(output)) if output else name_target(folder)

@@ -92,8 +92,7 @@ def check_signature(session: Any, class_names: Sequence[str]) -> None:
     if taken != TAKEN or given not in (GIVEN[:1], GIVEN):
         raise ArtifactError(
             f"The model takes {list_some(taken)} and gives {list_some(given)}; needed is one that "
-            f"takes {TAKEN[0]} "
-            f"and gives {GIVEN[0]}",
+            f"takes {TAKEN[0]} and gives {GIVEN[0]}",
             _HINT,
         )
     count = session.get_outputs()[0].shape[1]
@@ -106,8 +105,7 @@ def check_count(count: int, class_names: Sequence[str]) -> None:
     if count != len(class_names):
         raise ArtifactError(
             f"The model gives {count} values for each image; needed is one for each of the "
-            f"{len(class_names)} classes "
-            "that its manifest names",
+            f"{len(class_names)} classes that its manifest names",
             "Train the model again, or copy the whole folder again from where it came.",
         )
 

@@ -91,11 +91,9 @@ def find_threshold(table: Mapping[str, Any], rate: float) -> float:
     if not table:
         raise ArtifactError(
             "This model does not know what it makes of photos that it has not learnt, so that it "
-            "cannot say that one "
-            "is of none of its classes",
+            "cannot say that one is of none of its classes",
             "Give the model's folder, if this is a file that was exported from it; or train it "
-            "again, with photos held "
-            "back for validation.",
+            "again, with photos held back for validation.",
         )
     try:
         # 0 in earlier models
@@ -107,9 +105,8 @@ def find_threshold(table: Mapping[str, Any], rate: float) -> float:
         ) from error
     if not threshold:
         raise SettingsError(
-            f"none-of-these is {rate:.1%}, and only {photos:,} photos tell what is unusual; "
-            "needed is "
-            f"{1 / (photos + 1):.1%} or more",
+            f"none-of-these is {rate:.1%}, and only {photos:,} photos tell what is unusual; needed "
+            f"is {1 / (photos + 1):.1%} or more",
             "Allow more photos to be refused, or train with more photos.",
         )
     return threshold

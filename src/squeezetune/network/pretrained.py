@@ -261,8 +261,7 @@ def round_weights(weights: Weights, path: Path) -> Weights:
         largest = np.abs(weights[beyond[0]]).max()
         raise WeightsError(
             f"{path}: {beyond[0]} has values up to {largest:.3g}; needed are at most "
-            f"{np.finfo(np.float16).max:g}, "
-            "since models keep their layers in float16.",
+            f"{np.finfo(np.float16).max:g}, since models keep their layers in float16.",
             "Look whether the training that made them diverged.",
         )
     return MappingProxyType(rounded)

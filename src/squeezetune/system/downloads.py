@@ -275,8 +275,7 @@ def _check_size(file: PublishedFile, part: Part, start: int, total: int | None) 
     if total - start > room:
         raise file.error(
             f"{file.address} has {(total - start) / 1e6:,.0f} MB to fetch, and {part.path.parent} "
-            "has room for "
-            f"{room / 1e6:,.0f} MB.",
+            f"has room for {room / 1e6:,.0f} MB.",
             "Free some space, or name a folder on another disk in the variable SQUEEZETUNE_CACHE.",
         )
 

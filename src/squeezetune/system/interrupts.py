@@ -15,9 +15,8 @@ from types import FrameType
 from squeezetune.events import Event, Listener, Notice
 
 STOPPING = (
-    "Stopping after this step and finishing with the best model so far; press Ctrl-C again to "
-    "stop at once. Either way "
-    "the same command with --resume goes on with the training."
+    "Stopping after this step and finishing with the best model so far; press Ctrl-C again to stop "
+    "at once. Either way the same command with --resume goes on with the training."
 )
 # The signals that ask for a stop, and what Python does about each by default.
 DEFAULTS = {signal.SIGINT: signal.default_int_handler, signal.SIGTERM: signal.SIG_DFL}

@@ -23,8 +23,7 @@ SIGNS = (
 )
 HINT = (
     "Close other programs, allow the process more (ulimit -v), or let it take less: --threads 1, "
-    "--max-ram, "
-    "--effort quick."
+    "--max-ram, --effort quick."
 )
 
 
@@ -45,8 +44,7 @@ def check_limit(command: str) -> None:
     if allowed != resource.RLIM_INFINITY and allowed < least:
         raise MemoryShortageError(
             f"there is not enough memory: this process may have {allowed / 1e6:,.0f} MB (ulimit "
-            "-v), and "
-            f"{least / 1e6:,.0f} MB are the least",
+            f"-v), and {least / 1e6:,.0f} MB are the least",
             HINT,
         )
 

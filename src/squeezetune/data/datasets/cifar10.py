@@ -86,9 +86,8 @@ def _read_batch(
     if not is_right or labels.min() < 0 or labels.max() >= len(CLASSES):
         raise SourceError(
             f"{name!r} is no batch of CIFAR-10: it holds {pixels.dtype} of shape {pixels.shape} "
-            f"and {len(labels):,} "
-            f"labels; needed are uint8 of shape (n, {ROW_BYTES}) and n labels from 0 to "
-            f"{len(CLASSES) - 1}",
+            f"and {len(labels):,} labels; needed are uint8 of shape (n, {ROW_BYTES}) and n labels "
+            f"from 0 to {len(CLASSES) - 1}",
             "Fetch the archive again.",
         )
     return pixels, labels.tolist()

@@ -218,7 +218,6 @@ def _compare_counts(dataset: DataSet, names: Sequence[str], listen: Listener) ->
     listen(
         Notice(
             f"{dataset.name}: {len(names):,} images in {len(folders)} folders of {sizes}; the "
-            "original has "
-            f"{dataset.images:,}, in {expected}"
+            f"original has {dataset.images:,}, in {expected}"
         )
     )

@@ -132,8 +132,7 @@ def _explain_bomb(path: Path) -> SourceError:
 def _explain_full(path: Path, folder: Path, size: int) -> DataError:
     return DataError(
         f"{quote_name(str(path))} has to be unpacked as a whole to be read, and {folder} has no "
-        "room for more than "
-        f"{size / 1e6:,.0f} MB of it",
+        f"room for more than {size / 1e6:,.0f} MB of it",
         "Name a folder on a larger disk in the variable TMPDIR, or pack the photos as .zip or "
         ".tar.",
     )

@@ -258,8 +258,7 @@ def check_images(name: str, images: NDArray[Any]) -> None:
     if images.ndim not in (3, 4) or images.dtype != np.uint8:
         raise SourceError(
             f"the array {name!r} is {images.dtype} of shape {images.shape}; needed are images of "
-            "uint8, "
-            "(n, height, width) or (n, height, width, channels)",
+            "uint8, (n, height, width) or (n, height, width, channels)",
             "Save them as uint8, 0 to 255, channels last.",
         )
 
@@ -269,8 +268,7 @@ def check_pair(pair: Pair, images: NDArray[Any], labels: NDArray[Any]) -> None:
     check_images(pair.images, images)
     if labels.ndim != 1 or len(labels) != len(images):
         raise SourceError(
-            f"the array {pair.labels!r} has the shape {labels.shape}; needed is one label for "
-            "each of "
-            f"{len(images):,} images",
+            f"the array {pair.labels!r} has the shape {labels.shape}; needed is one label for each "
+            f"of {len(images):,} images",
             "Save a label, a number or a word, for each image, in the same order.",
         )

@@ -117,9 +117,8 @@ AR_FACES = DataSet(
     folders={26: 100},
     conditions="for academic research only; may neither be passed on nor used commercially",
     request="Ask Aleix M. Martinez for it from a university's e-mail address, saying who you are "
-    "and that you agree to "
-    "the conditions: https://www2.ece.ohio-state.edu/~aleix/ARdatabase.html. Then: "
-    "squeezetune data ar-faces --from ARCHIVE_OR_FOLDER",
+    "and that you agree to the conditions: https://www2.ece.ohio-state.edu/~aleix/ARdatabase.html. "
+    "Then: squeezetune data ar-faces --from ARCHIVE_OR_FOLDER",
 )
 DATA_SETS: Mapping[str, DataSet] = {each.name: each for each in (CIFAR10, ETH80, AR_FACES)}
 

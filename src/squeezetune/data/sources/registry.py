@@ -128,8 +128,7 @@ def open_source(path: Path, columns: Mapping[str, str]) -> tuple[ImageSource, Li
     if not ending:
         raise SourceError(
             f"{quote_name(str(path))} is a file of no kind that is read; needed is a folder of "
-            "photos, or a file "
-            f"that ends in {', '.join(READERS)}",
+            f"photos, or a file that ends in {', '.join(READERS)}",
             "Give the folder that holds one folder for each class: photos/<class>/<image>.",
         )
     return READERS[ending](path, columns)
