@@ -245,9 +245,8 @@ def _list_rows(
 
 def _locate(source: ImageSource, name: str) -> Path:
     """Find the file of an image."""
-    return Path(
-        cast(FolderSource, source).root, name
-    ).resolve()  # no other source passes `check_table`
+    # no other source passes `check_table`
+    return Path(cast(FolderSource, source).root, name).resolve()
 
 
 def _write_path(path: Path, folder: Path) -> str:

@@ -38,17 +38,6 @@ class Flaw:
     evidence: str
 
 
-@dataclass(frozen=True)
-class _Light:
-    """The light of each thumbnail in grey levels, (n,): its brightest and darkest parts and its
-    contrast.
-    """
-
-    top: Floats
-    bottom: Floats
-    contrast: Floats
-
-
 def find_flaws(looks: Thumbnails) -> list[Flaw]:
     """Find poor photos, by kind and the worst first; of blank, dark, bright and blurred an image
     has one at most.
@@ -57,22 +46,22 @@ def find_flaws(looks: Thumbnails) -> list[Flaw]:
 
 
 def _find_poor_light(looks: Thumbnails) -> Iterator[Flaw]:
-    light = _measure_light(looks.thumbs)
-    is_blank = light.contrast < LEAST_CONTRAST
-    is_dark = ~is_blank & (light.top < DARK_TOP)
-    is_bright = ~is_blank & ~is_dark & (light.bottom > BRIGHT_BOTTOM)
+    top, bottom, contrast = _measure_light(looks.thumbs)
+    is_blank = contrast < LEAST_CONTRAST
+    is_dark = ~is_blank & (top < DARK_TOP)
+    is_bright = ~is_blank & ~is_dark & (bottom > BRIGHT_BOTTOM)
     is_lit = ~(is_blank | is_dark | is_bright)
-    sharpness, crispness = looks.sharpness, looks.sharpness / np.maximum(light.contrast, 1)
+    sharpness, crispness = looks.sharpness, looks.sharpness / np.maximum(contrast, 1)
     usual = _take_median(sharpness[is_lit])
     is_blurred = is_lit & (sharpness < BLURRED_SHARPNESS * usual)
     # an image of few edges is no blurred one: what edges it has must be soft too
     is_blurred &= crispness < BLURRED_CRISPNESS * _take_median(crispness[is_lit])
-    for at in _sort_worst(is_blank, light.contrast):
-        yield Flaw("blank", at, f"a contrast of {light.contrast[at]:.1f} grey levels")
-    for at in _sort_worst(is_dark, light.top):
-        yield Flaw("dark", at, f"hardly a spot is brighter than {light.top[at]:.0f} of 255")
-    for at in _sort_worst(is_bright, -light.bottom):
-        yield Flaw("bright", at, f"hardly a spot is darker than {light.bottom[at]:.0f} of 255")
+    for at in _sort_worst(is_blank, contrast):
+        yield Flaw("blank", at, f"a contrast of {contrast[at]:.1f} grey levels")
+    for at in _sort_worst(is_dark, top):
+        yield Flaw("dark", at, f"hardly a spot is brighter than {top[at]:.0f} of 255")
+    for at in _sort_worst(is_bright, -bottom):
+        yield Flaw("bright", at, f"hardly a spot is darker than {bottom[at]:.0f} of 255")
     for at in _sort_worst(is_blurred, sharpness):
         yield Flaw(
             "blurred", at, f"its edges are {sharpness[at] / usual:.0%} as strong as is usual here"
@@ -93,7 +82,10 @@ def _find_odd_sizes(sizes: NDArray[np.int32]) -> Iterator[Flaw]:
         )
 
 
-def _measure_light(thumbs: NDArray[np.uint8]) -> _Light:
+def _measure_light(thumbs: NDArray[np.uint8]) -> tuple[Floats, Floats, Floats]:
+    """Measure the light of each thumbnail in grey levels, (n,): its brightest and darkest parts and
+    its contrast.
+    """
     parts = []
     for block in list_blocks(len(thumbs)):
         grey = (thumbs[block].astype(np.float32) @ LUMA).reshape(
@@ -103,7 +95,7 @@ def _measure_light(thumbs: NDArray[np.uint8]) -> _Light:
     top, bottom, contrast = (
         np.concatenate(column).astype(np.float32) for column in zip(*parts, strict=True)
     )
-    return _Light(top, bottom, contrast)
+    return top, bottom, contrast
 
 
 def _take_median(values: NDArray[np.floating[Any]]) -> float:

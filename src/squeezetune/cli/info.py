@@ -53,13 +53,8 @@ def info(model: Path, plots: Path | None, as_json: bool) -> None:
             lines = describe_folder(manifest, report)
             if plots:
                 _write_plots(report, plots)
-        except (
-            LookupError,
-            TypeError,
-            ValueError,
-            AttributeError,
-            ArithmeticError,
-        ) as error:  # edited by hand
+        except (LookupError, TypeError, ValueError, AttributeError, ArithmeticError) as error:
+            # edited by hand
             raise ArtifactError(
                 f"{model} does not say what it was trained on and what it is worth: {REPORT} or "
                 f"{MANIFEST} is damaged",

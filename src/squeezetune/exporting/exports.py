@@ -125,9 +125,8 @@ def export(
         write_file(staging.path / INDEX, to_json(describe_exports(exports)))
     try:
         update_report(folder, exports)
-    except (
-        ArtifactError
-    ) as error:  # such as a folder that may only be read: the figures are beside the exports, too
+    except ArtifactError as error:
+        # such as a folder that may only be read: the figures are beside the exports, too
         listen(Notice(error.message))
     return read_exports(target)
 

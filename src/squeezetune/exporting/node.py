@@ -106,11 +106,8 @@ class NodeModel:
         watch.start()
         try:
             return self._exchange(question)
-        except (
-            OSError,
-            ValueError,
-            KeyError,
-        ) as error:  # a pipe that is broken, a line that is cut off
+        except (OSError, ValueError, KeyError) as error:
+            # a pipe that is broken, a line that is cut off
             raise ExportError(*self._explain(is_late.is_set())) from error
         finally:
             watch.cancel()

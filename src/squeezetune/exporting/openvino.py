@@ -1,5 +1,7 @@
 """OpenVINO's own format: a description of the network (.xml) and its parameters (.bin) beside
 it.
+
+A module of its own, as the writer of every runtime's format is.
 """
 
 from collections.abc import Mapping

@@ -75,9 +75,8 @@ class Pilot:
         is_judged = np.isin(labels, np.intersect1d(first.labels, second.labels))
         if not is_judged.any():
             return np.zeros(len(labels))
-        with ThreadPoolExecutor(
-            min(2, self.threads)
-        ) as pool:  # side by side: one fit takes turns with its threads
+        # side by side: one fit takes turns with its threads
+        with ThreadPoolExecutor(min(2, self.threads)) as pool:
             layers = list(pool.map(lambda half: self._fit(half, views, penalty), (second, first)))
         logits = np.concatenate(
             [

@@ -22,7 +22,7 @@ from pathlib import Path
 from typing import Any
 
 from squeezetune.errors import ArtifactError
-from squeezetune.system.disk import write_file
+from squeezetune.system.disk import sync_folder, write_file
 from squeezetune.system.machine import is_running
 
 FORMAT = "squeezetune-model"
@@ -340,7 +340,7 @@ def _take_place(sibling: Path, folder: Path) -> None:
             if not (attempts_left and folder.exists()):
                 _bring_back(folder)
                 raise
-    _sync_folder(folder.parent)
+    sync_folder(folder.parent)
     shutil.rmtree(retired, ignore_errors=True)
 
 
@@ -369,18 +369,6 @@ def _name_sibling(folder: Path, ending: str) -> Path:
     """Name a hidden folder beside this one, which may be given as `.`."""
     path = folder.absolute()
     return path.parent / f".{path.name}.{ending}"
-
-
-def _sync_folder(folder: Path) -> None:
-    """Make a rename durable; some systems cannot open a folder, and need no such thing."""
-    try:
-        handle = os.open(folder, os.O_RDONLY)
-    except OSError:
-        return
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)
 
 
 def to_json(content: Mapping[str, Any]) -> bytes:

@@ -2,7 +2,6 @@
 training the rest.
 """
 
-import hashlib
 import json
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
@@ -30,6 +29,7 @@ from squeezetune.network.inference import (
 )
 from squeezetune.network.weights import Weights, detect_architecture
 from squeezetune.system.executor import Executor, count_cores
+from squeezetune.system.machine import hash_bytes
 from squeezetune.system.store import RowStore
 
 STAGE = "activations"
@@ -176,8 +176,10 @@ class FrozenBlocks:
         options, draw = self.options, self.options.draw
         views = [options.views, options.extra_views, options.seed if options.extra_views else 0,
                  draw.__qualname__]  # fmt: skip
-        graph = [str(self.runtime), describe_versions([self.runtime]), _hash(self.model)]
-        return _hash(json.dumps([VERSION, options.kind, views, self.pixels.key, graph]).encode())
+        graph = [str(self.runtime), describe_versions([self.runtime]), hash_bytes(self.model)]
+        return hash_bytes(
+            json.dumps([VERSION, options.kind, views, self.pixels.key, graph]).encode()
+        )
 
     def open_store(self, folder: Path) -> RowStore:
         """Open the store of these activations below a cache's folder."""
@@ -251,7 +253,7 @@ def recall_scales(
     measure them now.
     """
     model = build_activations(weights, block)
-    folder = cache and cache / "scales" / f"{pixels.side}-{pixels.resize}-{_hash(model)}"
+    folder = cache and cache / "scales" / f"{pixels.side}-{pixels.resize}-{hash_bytes(model)}"
     measured = recall_measurement(
         folder, index, draw, lambda images: {"tops": _measure_tops(model, images).tolist()}
     )
@@ -330,7 +332,3 @@ def _measure_tops(model: bytes, images: NDArray[np.uint8]) -> NDArray[np.float32
     run = open_graph(model, FLOAT_RUNTIME, 1)
     tops = [run(images[at : at + 8]).max(axis=(0, 1, 2, 3)) for at in range(0, len(images), 8)]
     return np.max(tops, axis=0)  # type: ignore[no-any-return]
-
-
-def _hash(payload: bytes) -> str:
-    return hashlib.blake2b(payload, digest_size=16).hexdigest()

@@ -1,4 +1,7 @@
-"""torch's files of weights, read as tensors only: no code in them is ever run."""
+"""torch's files of weights, read as tensors only: no code in them is ever run.
+
+It stands apart since it imports torch, which only such files need.
+"""
 
 from pathlib import Path
 

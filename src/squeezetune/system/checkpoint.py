@@ -13,7 +13,6 @@ file that a power cut has torn, or a disk has damaged, costs the work since then
 
 import hashlib
 import json
-import os
 import re
 from collections.abc import Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -29,7 +28,7 @@ from safetensors.numpy import save as pack_tensors
 
 from squeezetune.errors import CheckpointError
 from squeezetune.events import Listener, Notice, ignore_event
-from squeezetune.system.disk import write_file
+from squeezetune.system.disk import sync_folder, write_file
 
 FORMAT = "squeezetune-checkpoint"
 FORMAT_VERSION = 1
@@ -341,12 +340,6 @@ def _remove_file(path: Path) -> None:
 
 
 def _sync_folder(folder: Path) -> None:
-    """Make renames and removals in a folder durable; some systems and network disks know no such
-    thing.
-    """
+    """Make renames and removals in a folder durable, where the disk knows such a thing."""
     with suppress(OSError):
-        handle = os.open(folder, os.O_RDONLY)
-        try:
-            os.fsync(handle)
-        finally:
-            os.close(handle)
+        sync_folder(folder)

@@ -156,6 +156,20 @@ def remove_partial_writes(path: Path, older_than_s: float = 0.0) -> None:
             left.unlink(missing_ok=True)
 
 
+def sync_folder(folder: Path) -> None:
+    """Make renames and removals in a folder durable; some systems cannot open a folder, and need no
+    such thing.
+    """
+    try:
+        handle = os.open(folder, os.O_RDONLY)
+    except OSError:
+        return
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
+
+
 def read_sealed(path: Path) -> bytes | None:
     """Read what was kept under this name; None where there is nothing, or nothing whole.
 

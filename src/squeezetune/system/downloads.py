@@ -231,11 +231,8 @@ def _open(file: PublishedFile, part: Part, start: int) -> HTTPResponse:
             f"{file.address} cannot be had: the server says {error.code} {error.reason}.",
             file.by_hand,
         ) from error
-    except (
-        OSError,
-        HTTPException,
-        ValueError,
-    ) as error:  # ValueError: an address that cannot be one
+    except (OSError, HTTPException, ValueError) as error:
+        # ValueError: an address that cannot be one
         reason = getattr(error, "reason", error)
         raise file.error(
             f"{file.address} cannot be reached: {reason}.",

@@ -1,4 +1,7 @@
-"""Memory that the system refuses, in words: libraries tell of it in ways of their own, or hang."""
+"""Memory that the system refuses, in words: libraries tell of it in ways of their own, or hang.
+
+It stands apart since it is asked before any library is loaded.
+"""
 
 import errno
 import sys

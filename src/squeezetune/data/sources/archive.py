@@ -210,9 +210,8 @@ def _read_zipped(
         with archive.open(entries[name]) as file:
             while part := file.read(READ_BYTES):
                 yield part
-    except (
-        Exception
-    ) as error:  # zipfile and its decompressors raise nearly anything over damaged data
+    except Exception as error:
+        # zipfile and its decompressors raise nearly anything over damaged data
         if isinstance(error, OSError) and error.errno:
             raise ImageError(explain_os_error(error)) from error
         raise ImageError(f"damaged in the archive: {error}") from error

@@ -197,9 +197,8 @@ def _read_rows(path: Path, columns: Mapping[str, str], needed: Sequence[str]) ->
             groups, _ = read_labels(columns_of.get("group", [None] * count))
     except (DataError, SettingsError):
         raise
-    except (
-        Exception
-    ) as error:  # a damaged file: pyarrow's own errors, and those over text that is none
+    except Exception as error:
+        # a damaged file: pyarrow's own errors, and those over text that is none
         raise SourceError(
             f"{quote_name(str(path))} cannot be read as Parquet: {error}", "Fetch it again."
         ) from error

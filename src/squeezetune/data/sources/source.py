@@ -181,12 +181,8 @@ def list_entries(
     says no class.
     """
     names, labels, parts, groups, others = [], [], array("b"), [], {}
-    for (
-        name,
-        label,
-        part,
-        group,
-    ) in entries:  # by column: a million entries at once would take 100 MB more
+    # by column: a million entries at once would take 100 MB more
+    for name, label, part, group in entries:
         if not label:
             others[name] = unlabelled
             continue
