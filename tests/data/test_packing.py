@@ -3,7 +3,6 @@ import zipfile
 
 import pytest
 
-from squeezetune.data.datasets import packing
 from squeezetune.data.datasets.packing import copy_images, pack_images
 from squeezetune.data.sources.folder import FolderSource
 from squeezetune.errors import SourceError

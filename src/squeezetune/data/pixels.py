@@ -84,7 +84,7 @@ def load_pixels(
 
     """
     with read_image(source, name, digest) as raw, open_photo(raw, settings.side) as photo:
-        return _fit_box(photo.image, photo.box, settings), photo.size
+        return fit_image(photo.image, settings, photo.box), photo.size
 
 
 def load_prepared(source: ImageSource, name: str, settings: PixelSettings) -> NDArray[np.uint8]:
@@ -113,7 +113,7 @@ def prepare_pixels(
     """
     with open_photo(raw, settings.side, max_pixels) as photo:
         if count_resizing(photo.image.size, settings) > LARGE_PIXELS:
-            return _fit_box(photo.image, photo.box, settings)
+            return fit_image(photo.image, settings, photo.box)
         return np.asarray(photo.image)
 
 
@@ -128,15 +128,19 @@ def count_resizing(size: Size, settings: PixelSettings) -> int:
     return width * height + _scale_length(width, across) * (height + _scale_length(height, down))
 
 
-def fit_image(image: Image.Image, settings: PixelSettings) -> NDArray[np.uint8]:
-    """Make an RGB image square by antialiased linear interpolation: (side, side, 3) uint8.
+def fit_image(
+    image: Image.Image, settings: PixelSettings, box: Box | None = None
+) -> NDArray[np.uint8]:
+    """Make an RGB image, or a box of it, square by antialiased linear interpolation: (side, side,
+    3) uint8.
 
     The geometry is that of ONNX: crop and pad are Resize with the keep_aspect_ratio_policy
     not_smaller and not_larger, half_pixel coordinates and exclude_outside, followed by
     CenterCropPad. They agree within one grey level, but for the last line of an image that rounding
     has made longer.
     """
-    return _fit_box(image, (0, 0, *image.size), settings)
+    square = FITS[settings.resize](image, box or (0, 0, *image.size), settings.side)
+    return np.frombuffer(square.tobytes(), np.uint8).reshape(settings.side, settings.side, 3)
 
 
 def make_thumbnail(source: ImageSource, name: str, side: int = 160) -> bytes:
@@ -168,11 +172,6 @@ def make_thumbnails(
 
     made = zip(names, executor.map(make, names), strict=True)
     return {name: thumbnail for name, thumbnail in made if thumbnail is not None}
-
-
-def _fit_box(image: Image.Image, box: Box, settings: PixelSettings) -> NDArray[np.uint8]:
-    square = FITS[settings.resize](image, box, settings.side)
-    return np.frombuffer(square.tobytes(), np.uint8).reshape(settings.side, settings.side, 3)
 
 
 def _squash(image: Image.Image, box: Box, side: int) -> Image.Image:

@@ -218,11 +218,6 @@ class CheckpointWriter:
         finally:
             self._thread.shutdown()
 
-    @property
-    def is_busy(self) -> bool:
-        """Say whether a checkpoint is still being written, so that `save` would wait for it."""
-        return self._pending is not None and not self._pending.done()
-
     def save(self, tensors: Mapping[str, NDArray[Any]], about: Mapping[str, Any]) -> None:
         """Copy the state and save it in the background, after the one before: training may change
         it at once.
