@@ -28,9 +28,10 @@ from squeezetune.events import ignore_event
 from squeezetune.network.features import FeatureStores, compute_features
 from squeezetune.network.graph import FEATURE_COUNT
 from squeezetune.pipeline.context import open_context
-from squeezetune.pipeline.cross_validation import choose_scheme, cross_validate
+from squeezetune.pipeline.cross_validation import cross_validate
 from squeezetune.pipeline.fitting import fit_classifier
 from squeezetune.pipeline.result import TransferResult
+from squeezetune.pipeline.scheme import choose_scheme
 from squeezetune.settings import Settings
 from squeezetune.system.scratch import Selection
 from squeezetune.system.store import RowStore
@@ -86,7 +87,7 @@ def measure_draw(photos: ImageIndex, others: ImageIndex, settings: Settings, cac
     )
     if scheme:
         learned = fit_classifier(photos, scheme.keep_all, context)
-        measured = cross_validate(learned, scheme, context, None).pool()
+        measured = cross_validate(learned, scheme, context).pool()
     else:
         learned = fit_classifier(photos, lambda images: split_photos(images, settings), context)
         measured = Measured(learned.split.test, learned.recall(learned.split.test), {})

@@ -30,7 +30,7 @@ from squeezetune.pipeline.extraction import CutIndex
 from squeezetune.pipeline.fitting import fit_classifier
 from squeezetune.pipeline.result import TransferResult
 from squeezetune.settings import Settings
-from squeezetune.system.checkpoint import CheckpointFolder
+from squeezetune.system.checkpoint import CheckpointFolder, UnfinishedRun
 from squeezetune.system.executor import ThreadExecutor
 from squeezetune.training import train
 
@@ -221,9 +221,7 @@ def make_learn(shape_folder: Path) -> Callable[..., Callable[..., TransferResult
             **changes: object,
         ) -> TransferResult:
             context = open_context(replace(settings, **changes), cache, listen, executor)
-            return fit_classifier(
-                index, cut, replace(context, unfinished=unfinished, is_resuming=resume)
-            )
+            return fit_classifier(index, cut, context, unfinished=UnfinishedRun(unfinished, resume))
 
         return learn
 

@@ -12,28 +12,47 @@ from typing import TypeAlias
 
 from squeezetune.quantities import format_duration
 
-PREPARING = "preparing"
-REPORT = "report"
+# The names of stages, by which events and reports tell of them. Several modules need these; the
+# others stand where the stage is.
+PREPARING, FEATURES, NEAR_DUPLICATES = "preparing", "features", "near-duplicates"
+HEAD, FOLDS, FAMILIARITY, MEASURING = "head", "folds", "familiarity", "measuring"
+READING, LOOKS, REPORT = "reading", "looks", "report"
+ALL_LAYERS, LAST_BLOCKS = "all layers", "last blocks"  # the second where their number is open
 EXPORT = "export "  # before the name of a format
+MOST_BLOCKS = 8  # that are trained without the others: all Fire modules
+
+
+def name_last(blocks: int) -> str:
+    """Name the stage that trains so many of the last blocks.
+
+    >>> name_last(1), name_last(4)
+    ('last block', 'last 4 blocks')
+    """
+    return f"last {blocks} blocks" if blocks > 1 else "last block"
+
+
 # What stages are called for people.
 STAGE_WORDS: Mapping[str, str] = {
-    "reading": "Reading the photos",
+    READING: "Reading the photos",
     PREPARING: "Preparing",
-    "features": "Looking at the photos",
-    "looks": "Describing the photos",
-    "near-duplicates": "Finding alike photos",
+    FEATURES: "Looking at the photos",
+    LOOKS: "Describing the photos",
+    NEAR_DUPLICATES: "Finding alike photos",
     "pixels": "Keeping the pixels",
     "download": "Fetching the weights",
     "archive": "Fetching the archive",
     "packing": "Packing the images",
-    "head": "Training the head",
-    "folds": "Training the folds",
+    HEAD: "Training the head",
+    FOLDS: "Training the folds",
     "activations": "Running first blocks",
-    "all layers": "Training all layers",
+    ALL_LAYERS: "Training all layers",
+    LAST_BLOCKS: "Training last blocks",
+    **{name_last(count): f"Training {name_last(count)}" for count in range(1, MOST_BLOCKS + 1)},
     "original recipe": "Training as in 2018",
-    "familiarity": "Looking once more",
-    "measuring": "Measuring",
+    FAMILIARITY: "Looking once more",
+    MEASURING: "Measuring",
     "predicting": "Predicting",
+    "codes": "Training few bits",
     "labels": "Doubting the labels",
     "outliers": "Finding outliers",
     REPORT: "Writing the report",
@@ -149,12 +168,16 @@ class Shortage:
 class PlanMade:
     """What the run will do: its parts with the seconds that each will take, their sum, and the
     budget, if any.
+
+    `stages` are the names by which other events tell of the parts, in their order, where these say
+    more, such as the image sizes; empty where they do not.
     """
 
     forecasts: tuple[tuple[str, float], ...]
     total_s: float
     budget_s: float | None
     shortage: Shortage | None = None
+    stages: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -198,11 +221,13 @@ def ignore_event(event: Event) -> None:
 @contextmanager
 def tell_stage(
     stage: str, listen: Listener, total: int | None = 0, unit: str = "images"
-) -> Iterator[None]:
-    """Tell when a stage begins, and, unless it breaks off, how long it took."""
+) -> Iterator[Callable[[int], None]]:
+    """Tell when a stage begins, and how long it took unless it failed; gives a function that tells
+    how many of its steps are done.
+    """
     started = time.perf_counter()
     listen(StageStarted(stage, total, unit))
-    yield
+    yield lambda done: listen(StageAdvanced(stage, done))
     listen(StageFinished(stage, time.perf_counter() - started))
 
 
@@ -214,5 +239,4 @@ def name_stage(stage: str) -> str:
     """
     if stage.startswith(EXPORT):
         return f"Exporting {stage.removeprefix(EXPORT)}"
-    is_last = stage.startswith("last ")  # some of the last blocks
-    return STAGE_WORDS.get(stage, f"Training {stage}" if is_last else stage)
+    return STAGE_WORDS.get(stage, stage)

@@ -42,23 +42,22 @@ from squeezetune.model.split_record import PARTS, pack_parts
 from squeezetune.pipeline.context import RunContext, open_context
 from squeezetune.pipeline.cross_validation import (
     CrossValidationResult,
-    choose_scheme,
     cross_validate,
     remove_unfinished,
     share_budget,
-    share_time,
 )
 from squeezetune.pipeline.fitting import RECIPES, make_manifest
-from squeezetune.pipeline.preparation import find_deadline, plan_run, prepare_run
+from squeezetune.pipeline.preparation import plan_prepared, prepare_run
 from squeezetune.pipeline.result import TrainingResult
+from squeezetune.pipeline.scheme import choose_scheme
 from squeezetune.planning.costs import COMPARED_IMAGES
 from squeezetune.planning.plan import Plan
-from squeezetune.planning.planner import add_rounds
+from squeezetune.planning.planner import add_rounds, limit_time
 from squeezetune.quantities import parse_size
 from squeezetune.report.record import Run, make_record, record_times
 from squeezetune.report.training_page import make_plots, render_report
 from squeezetune.settings import Settings, parse_settings
-from squeezetune.system.checkpoint import CheckpointFolder, find_checkpoint_folder
+from squeezetune.system.checkpoint import CheckpointFolder, UnfinishedRun, find_checkpoint_folder
 from squeezetune.system.disk import cache_or_temporary, open_cache
 from squeezetune.system.executor import ThreadExecutor
 from squeezetune.system.monitor import MemoryMonitor, RunRecorder
@@ -156,8 +155,7 @@ def train(
     target = name_target(origin, output)
     with hold_output(target), open_job(origin, target, settings, use_cache, listen) as job:
         unfinished = open_unfinished(job, resume)
-        context = replace(job.context, unfinished=unfinished, is_resuming=resume)
-        learned, crossed = train_and_measure(job, context)
+        learned, crossed = train_and_measure(job, UnfinishedRun(unfinished, resume))
         with stage_artifact(job.output) as staging:
             staging.write(NETWORK, learned.network)
             staging.write(PARTS, pack_parts(learned.index, learned.split, origin))
@@ -170,22 +168,26 @@ def train(
 
 
 def train_and_measure(
-    job: TrainingJob, context: RunContext
+    job: TrainingJob, unfinished: UnfinishedRun
 ) -> tuple[TrainingResult, CrossValidationResult | None]:
     """Train the model; where folds measure it, train it on all photos, and once more for each
     fold.
     """
-    index, settings, started = job.scan(), job.settings, job.clock.started
+    index, settings, context = job.scan(), job.settings, job.context
     learn, scheme = RECIPES[settings.recipe], choose_scheme(index, settings, job.clock)
+    limit = limit_time(settings, job.clock.started)
     if scheme is None:
-        return learn(index, job.cut_index, context, started), None
-    with cache_or_temporary(
-        context.cache
-    ) as folder:  # features are computed once even where nothing may be kept
-        shop, end = replace(context, cache=folder), find_deadline(settings, started)
-        shop = shop if end is None else share_budget(index, scheme, shop, end)
-        learned = learn(index, scheme.keep_all, shop, started)
-        return learned, cross_validate(learned, scheme, shop, end)
+        return learn(index, job.cut_index, context, limit, unfinished), None
+    # features are computed once even where nothing may be kept
+    with cache_or_temporary(context.cache) as folder:
+        context, each = replace(context, cache=folder), limit
+        if limit.is_set:
+            limit = share_budget(index, scheme, context, limit)
+            each = limit.share(1 + scheme.count_rounds(index))
+        learned = learn(index, scheme.keep_all, context, each, unfinished)
+        # the folds' plans do not tell of what came before
+        limit = replace(limit, started=None)
+        return learned, cross_validate(learned, scheme, context, limit, unfinished)
 
 
 def forecast(
@@ -226,14 +228,13 @@ def forecast(
     context = open_context(settings, open_cache(clock) if use_cache else None, clock)
     job = TrainingJob(origin, Path(), context, clock)
     index = job.scan()
-    scheme, end = choose_scheme(index, settings, clock), find_deadline(settings, clock.started)
-    if scheme is None:
-        scene = prepare_run(index, job.cut_index(index), context)
-        return plan_run(scene, end, started=clock.started, is_forecast=True)[0]
-    rounds = len(list(scheme.list_rounds(index)))
-    scene = prepare_run(index, scheme.keep_all(index), context)
-    plan, _ = plan_run(scene, share_time(end, rounds + 1), started=clock.started, is_forecast=True)
-    return add_rounds(plan, rounds)
+    scheme, limit = choose_scheme(index, settings, clock), limit_time(settings, clock.started)
+    rounds = scheme.count_rounds(index) if scheme else 0
+    split = scheme.keep_all(index) if scheme else job.cut_index(index)
+    scene = prepare_run(index, split, context)
+    plan, _ = plan_prepared(scene, limit.share(1 + rounds), is_forecast=True)
+    plan = replace(plan, peak_memory=scene.memory.peak)
+    return add_rounds(plan, rounds) if scheme else plan
 
 
 def name_target(origin: PhotoInput, output: str | os.PathLike[str] | None) -> Path:

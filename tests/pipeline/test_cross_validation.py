@@ -15,10 +15,11 @@ from squeezetune.data.index import index_photos
 from squeezetune.errors import CheckpointError, SettingsError
 from squeezetune.events import EpochFinished, ModelMeasured, Notice, StageAdvanced, ignore_event
 from squeezetune.model.classifier import load
-from squeezetune.pipeline import cross_validation
 from squeezetune.pipeline.context import open_context
-from squeezetune.pipeline.cross_validation import choose_scheme, cross_validate
+from squeezetune.pipeline.cross_validation import FoldTraining, cross_validate
 from squeezetune.pipeline.fitting import fit_classifier
+from squeezetune.pipeline.scheme import choose_scheme
+from squeezetune.planning.costs import Timing
 from squeezetune.settings import Settings
 from squeezetune.system.disk import find_cache_folder
 from squeezetune.training import forecast, train
@@ -112,7 +113,7 @@ def test_the_pooled_predictions_are_those_of_models_that_never_saw_the_photo(
     index = index_photos(few_shapes, executor=executor)
     scheme = choose_scheme(index, folded_settings, ignore_event)
     learned = fit_classifier(index, scheme.keep_all, context)
-    crossed = cross_validate(learned, scheme, context, None)
+    crossed = cross_validate(learned, scheme, context)
     for result, turn in zip(crossed.results, scheme.list_rounds(index), strict=True):
         alone = fit_classifier(
             index, lambda photos, turn=turn: scheme.split_round(photos, turn), context
@@ -237,7 +238,7 @@ def test_a_budget_is_shared_by_all_trainings(few_shapes, folded_settings, tmp_pa
 def test_a_budget_that_looking_at_the_photos_would_use_up_is_refused(
     few_shapes, folded_settings, tmp_path, monkeypatch
 ):
-    monkeypatch.setattr(cross_validation, "forecast_features", lambda *_: 1000.0)
+    monkeypatch.setattr(Timing, "forecast_features", lambda *_: 1000.0)
     with pytest.raises(
         SettingsError, match="looking at the photos takes about 1000 s, and 4 trainings follow"
     ):
@@ -265,11 +266,9 @@ def test_a_killed_run_goes_on_with_the_folds_it_had_finished(
     output, trained = tmp_path / "model", []
     with pytest.raises(KilledError):
         train(few_shapes, output, folded_settings, listen=kill_after(2))
-    train_round = cross_validation.train_round
+    run = FoldTraining.run
     monkeypatch.setattr(
-        cross_validation,
-        "train_round",
-        lambda *about: trained.append(about[3]) or train_round(*about),
+        FoldTraining, "run", lambda fold, limit: trained.append(fold.number) or run(fold, limit)
     )
     train(few_shapes, output, folded_settings, resume=True)
     assert trained == [3]

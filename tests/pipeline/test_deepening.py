@@ -557,7 +557,7 @@ import os, signal, sys, time
 from dataclasses import replace
 from pathlib import Path
 
-from squeezetune.system.checkpoint import CheckpointFolder
+from squeezetune.system.checkpoint import CheckpointFolder, UnfinishedRun
 from squeezetune.data.index import index_photos
 from squeezetune.data.split import split_index
 from squeezetune.system.executor import ThreadExecutor
@@ -596,7 +596,7 @@ def run(name):
     executor, unfinished = ThreadExecutor(2), CheckpointFolder(place / f".{name}.unfinished")
     index = index_photos(photos, executor=executor)
     context = open_context(settings, place / "cache", ignore_event, executor)
-    learned = fit_classifier(index, cut, replace(context, unfinished=unfinished, is_resuming=True))
+    learned = fit_classifier(index, cut, context, unfinished=UnfinishedRun(unfinished, True))
     arrays = [*learned.deepened.weights.values(), *learned.deepened.layers[0], learned.deepened.probabilities]
     (place / name).write_bytes(b"".join(array.tobytes() for array in arrays))
 

@@ -97,10 +97,7 @@ def test_looking_for_near_duplicates_is_not_taken_for_slow_frozen_layers(
     survey, shape_folder, monkeypatch
 ):
     noted = []
-    monkeypatch.setattr(
-        "squeezetune.pipeline.extraction.note_features",
-        lambda plan, seconds: noted.append(seconds) or plan,
-    )
+    monkeypatch.setattr(Plan, "note_features", lambda plan, seconds: noted.append(seconds) or plan)
     monkeypatch.setattr(
         "squeezetune.pipeline.extraction.mark_near_duplicates",
         lambda index, *_: time.sleep(1.0) or index,

@@ -10,7 +10,7 @@ from squeezetune.data.index import index_photos
 from squeezetune.data.split import split_index
 from squeezetune.errors import ClassesError, SettingsError
 from squeezetune.events import Notice, ignore_event
-from squeezetune.pipeline.cross_validation import choose_scheme
+from squeezetune.pipeline.scheme import choose_scheme
 from squeezetune.settings import Settings
 
 

@@ -1,6 +1,5 @@
 import math
 import signal
-import time
 from dataclasses import replace
 
 import numpy as np
@@ -15,8 +14,8 @@ from squeezetune.events import (
     ignore_event,
 )
 from squeezetune.pipeline import stages as course
-from squeezetune.pipeline.stage import TrainedStage, find_best
-from squeezetune.pipeline.stages import compare_stages, is_same
+from squeezetune.pipeline.stages import is_same
+from squeezetune.pipeline.trained_stage import TrainedStage, compare_stages, find_best
 from squeezetune.planning import planner, stage_plans
 from squeezetune.system.checkpoint import CheckpointFolder
 from squeezetune.system.interrupts import STOPPING
@@ -42,8 +41,8 @@ def two_stages():
     again.
     """
 
-    def list_both(work, settings, speeds, left_s, done=()):
-        if speeds and not speeds.trains_layers:
+    def list_both(work, settings, timing, left_s, done=()):
+        if timing and not timing.speeds.trains_layers:
             return
         last = stage_plans.plan_last(
             work, replace(settings, layers="last", last_fires=2, budget=""), None, math.inf
@@ -257,10 +256,11 @@ def test_a_run_is_resumed_in_the_stage_that_it_was_at(learn, whole, tmp_path, st
 
 
 def test_a_budget_that_is_used_up_before_training_leaves_the_head(learn, monkeypatch):
-    class Late:
-        perf_counter = staticmethod(lambda: time.perf_counter() + 1e6)
+    def train_late(ground, plan, context, limit, unfinished):
+        late = replace(limit, deadline=limit.deadline - 1e6)
+        return course.train_stages(ground, plan, context, late, unfinished)
 
-    monkeypatch.setattr(course, "time", Late)
+    monkeypatch.setattr("squeezetune.pipeline.fitting.train_stages", train_late)
     said = []
     learned = learn(said.append, budget="20m")
     assert learned.trained == ()
@@ -296,7 +296,10 @@ def test_a_plan_is_another_one_by_its_stages_sizes_and_length(whole):
 
 def test_layers_are_trained_in_time_that_turns_up(learn, monkeypatch):
     """Nobody has timed the training of layers, for want of time; after the head there is enough."""
-    monkeypatch.setattr("squeezetune.pipeline.preparation.is_worth_timing", lambda *_: False)
+    measure = planner.measure_machine
+    monkeypatch.setattr(
+        planner, "measure_machine", lambda *about, is_deep: measure(*about, is_deep=False)
+    )
     said = []
     learned = learn(said.append, budget="20m", epochs=1.0)
     [made] = [event for event in said if isinstance(event, PlanMade)]
@@ -307,8 +310,7 @@ def test_layers_are_trained_in_time_that_turns_up(learn, monkeypatch):
 
 
 def test_layers_that_there_was_no_time_to_time_are_not_trained(learn, monkeypatch):
-    for name in ("preparation", "stages"):
-        monkeypatch.setattr(f"squeezetune.pipeline.{name}.is_worth_timing", lambda *_: False)
+    monkeypatch.setattr("squeezetune.planning.speeds.is_worth_timing", lambda *_: False)
     said = []
     assert learn(said.append, budget="20m", epochs=1.0).trained == ()
     assert not [event for event in said if isinstance(event, PlanChanged)]

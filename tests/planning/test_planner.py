@@ -16,21 +16,16 @@ from squeezetune.planning.costs import (
     FORWARD_SHARE,
     RESERVE_S,
     Speeds,
+    Timing,
     Workload,
-    forecast_end,
-    forecast_judgement,
-    forecast_stage,
-    measure_epoch,
 )
 from squeezetune.planning.plan import add_forecasts
 from squeezetune.planning.planner import (
     announce_plan,
     check_torch,
+    choose_plan,
+    fit_plan,
     is_deep_wanted,
-    make_plan,
-    note_features,
-    note_pixels,
-    note_training,
     plan_rest,
     renew_head,
 )
@@ -50,6 +45,7 @@ SPEEDS = Speeds(
     last_s=4e-3,
     draw_s=1e-3,
 )
+TIMING = Timing(WORK, SPEEDS)
 DEEP, LAST = Settings(layers="all"), Settings(layers="last")
 VIEW_BYTES = 4500 * (
     13 * 13 * 256 + 2 * 256
@@ -57,7 +53,9 @@ VIEW_BYTES = 4500 * (
 
 
 def plan(settings, work=WORK, speeds=None, left_s=math.inf, is_deep=True):
-    return make_plan(work, settings, speeds, left_s, is_deep)
+    if speeds is None:
+        return choose_plan(work, settings, is_deep=is_deep)
+    return fit_plan(Timing(work, speeds), settings, left_s, is_deep=is_deep)
 
 
 def budget(seconds, settings=DEEP, work=WORK, speeds=SPEEDS, is_deep=True):
@@ -263,25 +261,23 @@ def test_a_faster_machine_trains_longer():
 
 def test_a_stage_takes_longer_with_every_epoch():
     stage = plan(DEEP).stage
-    once, twice = (
-        forecast_stage(replace(stage, epochs=epochs), WORK, SPEEDS) for epochs in (1.0, 2.0)
-    )
+    once, twice = (TIMING.forecast_stage(replace(stage, epochs=epochs)) for epochs in (1.0, 2.0))
     looks = FORWARD_SHARE * WORK.validation
     assert twice - once == pytest.approx((WORK.train + looks) * 224**2 * SPEEDS.pixel_s)
 
 
 def test_what_a_step_takes_besides_its_images_counts_for_every_step():
-    stage, slow = plan(DEEP).stage, replace(SPEEDS, step_s=0.03)
+    stage, slow = plan(DEEP).stage, replace(TIMING, speeds=replace(SPEEDS, step_s=0.03))
     one_size = replace(stage, phases=stage.phases[-1:])
     for planned, seen in (
         (one_size, 1.0),
         (stage, (1 + (224 / 160) ** 2) / 2),
     ):  # more images fit in at 160 pixels
-        before, after = (measure_epoch(planned, WORK, speeds) for speeds in (SPEEDS, slow))
+        before, after = (timing.measure_epoch(planned) for timing in (TIMING, slow))
         assert after - before == pytest.approx(0.03 * seen * WORK.train / planned.recipe.batch)
     few = replace(WORK, train=320)
     assert plan(DEEP, few).stage.recipe.batch == 20
-    assert forecast_judgement(stage, WORK, slow) == forecast_judgement(stage, WORK, SPEEDS)
+    assert slow.forecast_judgement(stage) == TIMING.forecast_judgement(stage)
 
 
 def test_a_step_and_its_images_are_told_apart_by_two_batches(monkeypatch):
@@ -294,9 +290,7 @@ def test_a_step_and_its_images_are_told_apart_by_two_batches(monkeypatch):
 
 def test_the_file_is_held_against_the_network_on_some_validation_images():
     found = {
-        count: forecast_end(224, 2, replace(WORK, validation=count), SPEEDS, is_deep=True)[
-            2
-        ].seconds
+        count: TIMING.count_anew(validation=count).forecast_end(224, 2, is_deep=True)[2].seconds
         for count in (0, 300, 9000)
     }
     image_s = SPEEDS.read_s + 2 * SPEEDS.file_s
@@ -307,17 +301,12 @@ def test_the_file_is_held_against_the_network_on_some_validation_images():
 
 def test_there_is_time_to_measure_the_frozen_layers_if_they_turn_out_to_be_better():
     stage = replace(plan(DEEP).stage, phases=(Phase(160, 1.0),))
-    small, work = replace(plan(DEEP), stages=(stage,)), replace(WORK, test=5000)
+    small, timing = replace(plan(DEEP), stages=(stage,)), TIMING.count_anew(test=5000)
     likely, larger = (
-        sum(
-            part.seconds
-            for part in forecast_end(side, small.views, work, SPEEDS, is_deep=side == 160)
-        )
+        sum(part.seconds for part in timing.forecast_end(side, small.views, is_deep=side == 160))
         for side in (160, 224)
     )
-    tight, spare, ample = (
-        add_forecasts(small, work, SPEEDS, seconds) for seconds in (0.0, 1.0, 1e3)
-    )
+    tight, spare, ample = (add_forecasts(small, timing, seconds) for seconds in (0.0, 1.0, 1e3))
     assert tight.after_training_s - ample.after_training_s == pytest.approx(larger - likely)
     assert tight.after_training_s - spare.after_training_s == pytest.approx(1.0)
     assert tight.forecasts == ample.forecasts
@@ -369,10 +358,9 @@ def test_where_the_head_would_take_much_of_the_time_it_is_fitted_on_the_images_o
 def test_validation_images_that_nobody_looks_at_take_no_time():
     found = budget(400, work=MANY)
     [part] = [item.seconds for item in found.forecasts if item.part.startswith("all layers")]
-    assert part == pytest.approx(
-        forecast_stage(found.stage, replace(MANY, validation=3334), SPEEDS)
-    )
-    assert part < forecast_stage(found.stage, MANY, SPEEDS)
+    timing = Timing(MANY, SPEEDS)
+    assert part == pytest.approx(timing.count_anew(validation=3334).forecast_stage(found.stage))
+    assert part < timing.forecast_stage(found.stage)
 
 
 def test_a_few_images_are_all_looked_at():
@@ -393,18 +381,19 @@ def test_a_head_alone_is_fitted_on_all_images():
 def test_the_speed_of_a_quick_beginning_is_that_of_the_images_looked_at():
     found = budget(400, work=MANY)
     features = next(item.seconds for item in found.forecasts if item.part == "features")
-    assert note_features(found, features).speeds == found.speeds
-    assert note_features(found, 2 * features).speeds.view_s == pytest.approx(2 * SPEEDS.view_s)
+    assert found.note_features(features).timing == found.timing
+    slower = found.note_features(2 * features).timing
+    assert slower.speeds.view_s == pytest.approx(2 * SPEEDS.view_s)
 
 
 def test_pixels_that_are_kept_take_no_more_time():
-    found = note_pixels(budget(400, work=MANY))
-    assert found.work.unkept == 0
+    found = budget(400, work=MANY).note_pixels()
+    assert found.timing.work.unkept == 0
     assert (
         plan_rest(found, replace(DEEP, budget="400s"), 300, []).stage.epochs
         > plan_rest(budget(400, work=MANY), replace(DEEP, budget="400s"), 300, []).stage.epochs
     )
-    assert note_pixels(plan(DEEP)) == plan(DEEP)
+    assert plan(DEEP).note_pixels() == plan(DEEP)
 
 
 # ---- the last blocks
@@ -432,7 +421,7 @@ def test_a_plan_of_the_last_blocks_fits_into_its_budget(seconds):
     assert found.total_s <= seconds + 0.2
     assert found.stage.epochs >= found.stage.extra_views + 2 or not found.stage.extra_views
     [part] = [item for item in found.forecasts if item.part == "last 4 blocks at 224 px"]
-    assert part.seconds == pytest.approx(forecast_stage(found.stage, WORK, SPEEDS))
+    assert part.seconds == pytest.approx(TIMING.forecast_stage(found.stage))
 
 
 def test_more_time_makes_more_views_of_an_image():
@@ -443,13 +432,9 @@ def test_more_time_makes_more_views_of_an_image():
 
 def test_each_view_takes_its_part_of_the_pass():
     stage = plan(LAST).stage
-    fewer, more = (
-        forecast_stage(replace(stage, extra_views=views), WORK, SPEEDS) for views in (1, 3)
-    )
+    fewer, more = (TIMING.forecast_stage(replace(stage, extra_views=views)) for views in (1, 3))
     assert more - fewer == pytest.approx(2 * WORK.unkept * (SPEEDS.view_s + SPEEDS.draw_s))
-    once, twice = (
-        forecast_stage(replace(stage, epochs=epochs), WORK, SPEEDS) for epochs in (1.0, 2.0)
-    )
+    once, twice = (TIMING.forecast_stage(replace(stage, epochs=epochs)) for epochs in (1.0, 2.0))
     assert twice - once == pytest.approx(
         (WORK.train + FORWARD_SHARE * WORK.validation) * SPEEDS.last_s
     )
@@ -578,22 +563,22 @@ def test_what_is_done_is_not_planned_again():
 
 def test_slow_frozen_layers_make_the_rest_slower_as_far_as_it_is_like_them():
     found = budget(7200, AUTO)
-    seen = note_features(found, 3 * found.forecasts[1].seconds)
+    seen = found.note_features(3 * found.forecasts[1].seconds).timing
     for name in ("read_s", "view_s", "file_s", "draw_s"):
         assert getattr(seen.speeds, name) == pytest.approx(3 * getattr(SPEEDS, name))
     assert (seen.speeds.pixel_s, seen.speeds.last_s) == (SPEEDS.pixel_s, SPEEDS.last_s)
-    assert note_features(found, 1e6).speeds.read_s == pytest.approx(5 * SPEEDS.read_s)
+    longest = found.note_features(1e6).timing
+    assert longest.speeds.read_s == pytest.approx(5 * SPEEDS.read_s)
     cached = budget(7200, AUTO, replace(WORK, unseen=0))
-    assert note_features(cached, 1.0) == cached
+    assert cached.note_features(1.0) == cached
 
 
 def test_slow_training_makes_the_training_to_come_slower():
     found = budget(7200, AUTO)
-    seen = note_training(found, found.stages[0], 1 / (2 * SPEEDS.last_s))
-    assert (seen.speeds.last_s, seen.speeds.pixel_s) == pytest.approx(
-        (2 * SPEEDS.last_s, 2 * SPEEDS.pixel_s)
-    )
-    assert note_training(found, found.stages[0], None) == found
+    seen = found.note_training(found.stages[0], 1 / (2 * SPEEDS.last_s))
+    speeds = seen.timing.speeds
+    assert (speeds.last_s, speeds.pixel_s) == pytest.approx((2 * SPEEDS.last_s, 2 * SPEEDS.pixel_s))
+    assert found.note_training(found.stages[0], None) == found
     rest = plan_rest(seen, replace(AUTO, budget="2h"), 3000, ["fire6"])
     assert (
         rest.stage.epochs
@@ -605,7 +590,7 @@ def test_without_a_budget_there_is_nothing_to_plan_again():
     found = plan(DEEP)
     assert (
         plan_rest(found, DEEP, 5.0, [])
-        == note_features(found, 5.0)
-        == note_training(found, found.stage, 3.0)
+        == found.note_features(5.0)
+        == found.note_training(found.stage, 3.0)
         == found
     )

@@ -9,15 +9,15 @@ from fast_options import FAST
 from squeezetune.cli.main import main
 from squeezetune.errors import SettingsError
 from squeezetune.events import PlanMade, Shortage
-from squeezetune.planning.costs import RESERVE_SHARE, Speeds, Workload
+from squeezetune.planning.costs import RESERVE_SHARE, Speeds, Timing, Workload
 from squeezetune.planning.plan import LEAST_JUDGING, Plan, add_forecasts
 from squeezetune.planning.planner import (
     IMAGES_TO_REPLACE,
     announce_plan,
-    is_worth_timing,
-    make_plan,
+    fit_plan,
 )
 from squeezetune.planning.shortage import PATIENCE_S, find_needed
+from squeezetune.planning.speeds import is_worth_timing
 from squeezetune.settings import Settings
 
 # seconds of two cores of a laptop, of a Raspberry Pi, and of a large machine, roughly
@@ -56,12 +56,12 @@ def count(images):
 def plan(work, speeds, seconds, spent_s=5.0, is_deep=False, **choices):
     settings = Settings(budget=f"{seconds}s", **choices)
     left_s = (1 - RESERVE_SHARE) * seconds - spent_s
-    return make_plan(work, settings, speeds, left_s, is_deep, spent_s)
+    return fit_plan(Timing(work, speeds), settings, left_s, spent_s, is_deep=is_deep)
 
 
 def plan_free(work, speeds, spent_s=5.0):
     """Plan what is done without a budget."""
-    return make_plan(work, Settings(), speeds, float("inf"), False, spent_s)
+    return fit_plan(Timing(work, speeds), Settings(), float("inf"), spent_s, is_deep=False)
 
 
 FLOWERS, MANY = count(318), count(60_000)
@@ -103,7 +103,7 @@ def test_as_few_photos_as_will_do_are_left_out_of_many():
     assert shares[-1] == 1
     found = plan(MANY, LAPTOP, 100)
     assert found.total_s <= 100
-    one_more = add_forecasts(replace(found, share=found.share + 0.05), MANY, LAPTOP)
+    one_more = add_forecasts(replace(found, share=found.share + 0.05), Timing(MANY, LAPTOP))
     assert not one_more.fits((1 - RESERVE_SHARE) * 100 - 5)
 
 
@@ -122,7 +122,9 @@ def test_what_is_much_too_short_is_refused_with_what_is_needed():
 
 def test_one_of_several_trainings_is_never_refused():
     settings = Settings(budget="10s")
-    assert make_plan(MANY, settings, LAPTOP, 1.0, False, 5.0, patience_s=float("inf")).share == 1
+    assert (
+        fit_plan(Timing(MANY, LAPTOP), settings, 1.0, 5.0, float("inf"), is_deep=False).share == 1
+    )
 
 
 @pytest.mark.parametrize("seconds", [75, 100, 130, 300, 900])
@@ -191,10 +193,8 @@ def test_all_photos_are_used_where_that_takes_hardly_longer(machine):
 @pytest.mark.parametrize(("seconds", "is_worth"), [(10, False), (15, False), (60, True)])
 def test_torch_is_not_loaded_where_there_is_no_time_to_train_layers(seconds, is_worth):
     frozen = replace(LAPTOP, pixel_s=None)
-    assert (
-        is_worth_timing(FLOWERS, Settings(budget=f"{seconds}s"), frozen, seconds - 5.0, 15)
-        is is_worth
-    )
+    timing, settings = Timing(FLOWERS, frozen), Settings(budget=f"{seconds}s")
+    assert is_worth_timing(timing, settings, seconds - 5.0, 15) is is_worth
 
 
 def test_layers_of_many_photos_need_not_wait_for_a_head_on_all_of_them():
@@ -202,16 +202,15 @@ def test_layers_of_many_photos_need_not_wait_for_a_head_on_all_of_them():
     more.
     """
     frozen = replace(LAPTOP, pixel_s=None, read_s=2e-4, view_s=7e-4, file_s=1.2e-3)
-    work = replace(count(50_000), side=128)
+    timing = Timing(replace(count(50_000), side=128), frozen)
     settings, left_s = Settings(budget="2m"), 110.0
-    assert add_forecasts(Plan(1, "linear"), work, frozen).total_s > 0.5 * left_s
-    assert is_worth_timing(work, settings, frozen, left_s, 128)
-    found = make_plan(
-        work, settings, replace(frozen, pixel_s=LAPTOP.pixel_s / 4), left_s - 10, True, 18.0
-    )
+    assert add_forecasts(Plan(1, "linear"), timing).total_s > 0.5 * left_s
+    assert is_worth_timing(timing, settings, left_s, 128)
+    known = replace(timing, speeds=replace(frozen, pixel_s=LAPTOP.pixel_s / 4))
+    found = fit_plan(known, settings, left_s - 10, 18.0, is_deep=True)
     assert found.head_share < 1
     assert found.stages
-    assert not is_worth_timing(work, replace(settings, budget="1m"), frozen, 30.0, 128)
+    assert not is_worth_timing(timing, replace(settings, budget="1m"), 30.0, 128)
 
 
 # ---- words
@@ -219,7 +218,7 @@ def test_layers_of_many_photos_need_not_wait_for_a_head_on_all_of_them():
 
 def test_a_plan_that_is_only_printed_says_so_too(shape_folder, monkeypatch):
     monkeypatch.setattr(
-        "squeezetune.pipeline.preparation.PATIENCE_S", 1e9
+        "squeezetune.planning.planner.PATIENCE_S", 1e9
     )  # the machine of a test may be busy
     result = CliRunner().invoke(
         main, ["train", str(shape_folder), *FAST, "--layers", "head", "--budget", "1s", "--plan"]

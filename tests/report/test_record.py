@@ -22,7 +22,7 @@ from squeezetune.heads.scaling import Scaling
 from squeezetune.model.classifier import Classifier
 from squeezetune.pipeline.context import open_context
 from squeezetune.pipeline.fitting import fit_classifier, make_manifest
-from squeezetune.pipeline.stage import TrainedStage
+from squeezetune.pipeline.trained_stage import TrainedStage
 from squeezetune.report.record import (
     GALLERY,
     Run,
@@ -231,7 +231,7 @@ def test_the_forecast_stands_beside_what_its_parts_took(run):
         ("report", 3.5),
     )
     plan, later = (
-        PlanMade(forecasts, 63.9, 70.0),
+        PlanMade(forecasts, 63.9, 70.0, stages=("preparing", "head", "all layers", "report")),
         PlanChanged((("all layers at 96 px", 50.0),), 50.0, 60.0),
     )
     stages = [(StageFinished("head", 1.0), 2.6), (StageFinished("all layers", 55.0), 63.0)]

@@ -19,7 +19,7 @@ from squeezetune.data.thumbnails import Thumbnails, load_thumbnails, open_look_s
 from squeezetune.events import PREPARING, tell_stage
 from squeezetune.heads.out_of_fold import OutOfFoldPredictions, deal_folds, predict_out_of_fold
 from squeezetune.network.backbone import Backbone
-from squeezetune.network.features import Features, FeatureStores, compute_features
+from squeezetune.network.features import Features
 from squeezetune.pipeline.context import RunContext
 from squeezetune.pipeline.extraction import check_readable
 from squeezetune.pipeline.preparation import PreparedRun, prepare_run
@@ -86,10 +86,7 @@ def _look_at_all(scene: PreparedRun, backbone: Backbone) -> tuple[ImageIndex, Fe
     index, shop, scratch = scene.index, scene.context, scene.open_scratch()
     with cache_or_temporary(shop.cache) as folder:
         look_store = open_look_store(folder, backbone.pixels)
-        stores = FeatureStores(scene.open_features(backbone), look_store)
-        features = compute_features(
-            index, backbone, stores, shop.executor, shop.threads, shop.listen, scratch=scratch
-        )
+        features = scene.compute_features(backbone, folder, scratch)
         if features.failures:
             check_readable(index, features)
             index, features = index.without(features.failures), features.without_failures()

@@ -183,16 +183,14 @@ def _print_plan(
     photos: Path, settings: Settings, as_json: bool, quiet: bool, **options: Any
 ) -> None:
     """Print the plan of a run that is not made."""
-    from dataclasses import asdict
-
     from squeezetune.cli.console import ProgressListener, print_json, print_lines
-    from squeezetune.planning.planner import find_shortage
+    from squeezetune.planning.shortage import find_shortage
     from squeezetune.training import forecast
 
     with ProgressListener(is_quiet=quiet or as_json) as progress:
         plan = forecast(photos, settings, listen=progress, **options)
     if as_json:
-        print_json(asdict(plan) | {"total_s": plan.total_s})
+        print_json(plan.to_dict())
         return
     shortage = find_shortage(plan, settings)
     print_lines(*([shortage.words] if shortage else []),

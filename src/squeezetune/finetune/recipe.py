@@ -117,6 +117,11 @@ class StagePlan:
         return cls(**{**values, "phases": phases, "recipe": Recipe(**recipe)})
 
     @property
+    def title(self) -> str:
+        """The stage with the sizes that it trains at, for readers: "all layers at 96, 128 px"."""
+        return f"{self.name} at {', '.join(str(phase.side) for phase in self.phases)} px"
+
+    @property
     def is_whole(self) -> bool:
         """Say whether all layers are trained, from pixels."""
         return self.start == FIRST_BLOCK

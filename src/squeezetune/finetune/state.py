@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from squeezetune.events import EpochFinished
 from squeezetune.finetune.recipe import StagePlan
 from squeezetune.finetune.torch_network import Tensor
-from squeezetune.system.checkpoint import CheckpointFolder, CheckpointWriter
+from squeezetune.system.checkpoint import CheckpointFolder, CheckpointWriter, UnfinishedRun
 
 # isort: split
 # after the modules above, which say how to install torch where it is missing
@@ -113,7 +113,7 @@ class SnapshotWriter:
 
 
 def load_kept(
-    folder: CheckpointFolder, identity: Mapping[str, Any]
+    folder: CheckpointFolder | UnfinishedRun, identity: Mapping[str, Any]
 ) -> tuple[Snapshot, StagePlan, Any] | None:
     """Load what an unfinished run kept, its plan and the type of number that it computed in; None
     if nothing is there.
@@ -135,7 +135,9 @@ def load_kept(
     return kept, StagePlan.from_plain(about["plan"]), getattr(torch, about["precision"])
 
 
-def load_earlier(folder: CheckpointFolder, identity: Mapping[str, Any]) -> tuple[Finished, ...]:
+def load_earlier(
+    folder: CheckpointFolder | UnfinishedRun, identity: Mapping[str, Any]
+) -> tuple[Finished, ...]:
     """Load what the stages left that were finished before the one that an unfinished run was at, in
     order.
 

@@ -17,6 +17,7 @@ from squeezetune.model.classifier import Classifier
 from squeezetune.pipeline.context import open_context
 from squeezetune.pipeline.fitting import RECIPES, make_manifest
 from squeezetune.settings import Settings, parse_settings
+from squeezetune.system.checkpoint import NOTHING_KEPT
 from squeezetune.system.disk import open_cache
 
 try:
@@ -116,7 +117,7 @@ class SqueezeTuneClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[mis
                 replace(images, pictures=pictures), settings.validation, settings.seed
             )
 
-        learned = RECIPES[settings.recipe](index, cut, context, None)
+        learned = RECIPES[settings.recipe](index, cut, context, None, NOTHING_KEPT)
         _refuse_skipped(learned.index)  # now also those that could not be decoded
         self.classes_ = np.unique(labels)
         self.classifier_ = Classifier(learned.model, make_manifest(learned, settings))

@@ -1,10 +1,10 @@
 """Feature extraction: which images can be used, their features, and which are near-duplicates."""
 
+import time
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
-from time import perf_counter as now
 from typing import TypeAlias
 
 import numpy as np
@@ -23,17 +23,15 @@ from squeezetune.data.pixels import PixelSettings
 from squeezetune.data.split import Split
 from squeezetune.data.thumbnails import load_thumbnails, open_look_store
 from squeezetune.errors import DataError, SourceError
-from squeezetune.events import Notice, StageFinished, StageStarted
+from squeezetune.events import NEAR_DUPLICATES, Notice, tell_stage
 from squeezetune.network.backbone import Backbone
-from squeezetune.network.features import Features, FeatureStores, compute_features
+from squeezetune.network.features import Features
 from squeezetune.pipeline.context import RunContext
 from squeezetune.pipeline.preparation import PreparedRun, thin_out
 from squeezetune.planning.plan import LEAST_JUDGING, Plan
-from squeezetune.planning.planner import note_features, note_pixels
 from squeezetune.system.disk import cache_or_temporary
 from squeezetune.system.scratch import Scratch
 
-NEAR_DUPLICATES = "near-duplicates"
 # Cuts an index into training, validation and test images.
 CutIndex: TypeAlias = Callable[[ImageIndex], Split]
 
@@ -70,24 +68,17 @@ def extract_features(
     # where time counts, test images are looked at by the finished model alone
     used = np.union1d(seen, split.validation) if scene.settings.budget else np.arange(len(index))
     with cache_or_temporary(shop.cache) as folder:
-        stores, started = (
-            FeatureStores(scene.open_features(backbone), open_look_store(folder, backbone.pixels)),
-            now(),
-        )
-        features = compute_features(
-            index, backbone, stores, shop.executor, shop.threads, shop.listen, used, scratch
-        )
-        plan = note_features(plan, now() - started)
+        started = time.perf_counter()
+        features = scene.compute_features(backbone, folder, scratch, used)
+        plan = plan.note_features(time.perf_counter() - started)
         if scene.settings.near_duplicates != "ignored":
             involved = np.concatenate([split.train, split.validation, split.test])
             readable = np.setdiff1d(involved, list(features.failures))
             index = mark_near_duplicates(index, readable, backbone.pixels, folder, shop, scratch)
     if plan.head_share < 1 and plan.stage:
         unreadable = find_unreadable(index, shop, split, plan.stage.side, features.sizes)
-        features, plan = (
-            replace(features, failures={**unreadable, **features.failures}),
-            note_pixels(plan),
-        )
+        features = replace(features, failures={**unreadable, **features.failures})
+        plan = plan.note_pixels()
     is_used = np.isin(np.arange(len(index)), used) & (features.sizes.min(axis=1) > 0)
     if features.failures:
         check_readable(index, features)
@@ -119,12 +110,9 @@ def mark_near_duplicates(
         except DataError as error:  # a full disk
             listen(Notice(f"near-duplicates are not looked for: {error}"))
             return index
-        started = now()
-        listen(StageStarted(NEAR_DUPLICATES))
-        pictures = join_pairs(
-            len(index), find_near_duplicates(index, looks, pixels.resize, executor)
-        )
-        listen(StageFinished(NEAR_DUPLICATES, now() - started))
+        with tell_stage(NEAR_DUPLICATES, listen):
+            pairs = find_near_duplicates(index, looks, pixels.resize, executor)
+            pictures = join_pairs(len(index), pairs)
         with suppress(OSError):  # a full disk: they are found anew the next time
             save_pictures(path, index.digests, pictures)
     return replace(index, pictures=pictures)

@@ -1,10 +1,10 @@
 """An index and its split become a trained network, its out-of-distribution score and its files."""
 
 import json
-import time
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from threadpoolctl import threadpool_limits
 
 from squeezetune.data.index import ImageIndex
-from squeezetune.events import PREPARING, StageAdvanced, StageFinished, StageStarted, tell_stage
+from squeezetune.events import FAMILIARITY, PREPARING, tell_stage
 from squeezetune.heads.familiarity import Familiarity, fit_discriminants, weigh_parts
 from squeezetune.heads.head_data import apply_to_views
 from squeezetune.heads.linear import Rows
@@ -27,17 +27,17 @@ from squeezetune.network.trained import TrainedNetwork, pack_network
 from squeezetune.pipeline.context import RunContext
 from squeezetune.pipeline.extraction import CutIndex, extract_features
 from squeezetune.pipeline.original import OriginalResult, learn_original, pack_files
-from squeezetune.pipeline.preparation import find_deadline, plan_run, prepare_run
+from squeezetune.pipeline.preparation import plan_prepared, prepare_run
 from squeezetune.pipeline.result import TrainingResult, TransferResult
 from squeezetune.pipeline.stage import StageInputs
 from squeezetune.pipeline.stages import train_stages
 from squeezetune.planning.costs import FAMILIAR_IMAGES
-from squeezetune.planning.planner import renew_head
+from squeezetune.planning.planner import TimeLimit, limit_time, renew_head
 from squeezetune.settings import Settings
+from squeezetune.system.checkpoint import NOTHING_KEPT, UnfinishedRun
 from squeezetune.system.machine import list_libraries, name_version
 from squeezetune.system.scratch import Selection, list_blocks
 
-STAGE = "familiarity"
 # So many photos are enough, of those that were learnt and of those that were not.
 LEARNT_IMAGES, JUDGING_IMAGES = 3000, 1000
 # Fewer of those that were not learnt cannot tell what is unusual.
@@ -112,40 +112,38 @@ def recompute_features(
     """Run layers that were trained over some photos; those that cannot be read any more are left
     out.
     """
-    start, done = time.perf_counter(), 0
-    backbone = Backbone(
-        build_backbone(network.weights, views=network.views),
-        FLOAT_RUNTIME,
-        learned.pixels,
-        network.views,
-    )
-    run, size, looks = backbone.open(context.threads), backbone.batch_size, []
-    context.listen(StageStarted(STAGE, sum(map(len, parts))))
-    for positions in parts:
-        pieces = [positions[at : at + size] for at in range(0, len(positions), size)]
-        batches = []
-        for batch in context.executor.map(
-            lambda piece: run_batch(learned.index, backbone, run, piece), pieces
-        ):
-            batches.append(batch)
-            done += len(batch.positions) + len(batch.failures)
-            context.listen(StageAdvanced(STAGE, done))
-        values = np.concatenate([batch.rows[-1] for batch in batches])
-        rows = transform(values, use_roots=network.use_roots)
-        looks.append(
-            RecomputedFeatures(np.concatenate([batch.positions for batch in batches]), rows)
-        )
-    context.listen(StageFinished(STAGE, time.perf_counter() - start))
+    done, looks = 0, []
+    with tell_stage(FAMILIARITY, context.listen, sum(map(len, parts))) as advance:
+        graph = build_backbone(network.weights, views=network.views)
+        backbone = Backbone(graph, FLOAT_RUNTIME, learned.pixels, network.views)
+        look = partial(run_batch, learned.index, backbone, backbone.open(context.threads))
+        size = backbone.batch_size
+        for positions in parts:
+            pieces = [positions[at : at + size] for at in range(0, len(positions), size)]
+            batches = []
+            for batch in context.executor.map(look, pieces):
+                batches.append(batch)
+                done += len(batch.positions) + len(batch.failures)
+                advance(done)
+            values = np.concatenate([batch.rows[-1] for batch in batches])
+            rows = transform(values, use_roots=network.use_roots)
+            known = np.concatenate([batch.positions for batch in batches])
+            looks.append(RecomputedFeatures(known, rows))
     return looks[0], looks[1]
 
 
 def fit_classifier(
-    index: ImageIndex, cut: CutIndex, context: RunContext, started: float | None = None
+    index: ImageIndex,
+    cut: CutIndex,
+    context: RunContext,
+    limit: TimeLimit | None = None,
+    unfinished: UnfinishedRun = NOTHING_KEPT,
 ) -> TransferResult:
     """Run the frozen layers once over every image, fit the head, and train layers where the
     settings ask for it.
 
-    A budget is counted from the moment `started`, by `time.perf_counter`; otherwise from now.
+    Without a `limit` a budget is counted from now. The training of layers is kept where
+    `unfinished` says, and may be gone on with.
 
     Raises:
         SettingsError: the run cannot fit under the ceiling of the settings.
@@ -155,11 +153,11 @@ def fit_classifier(
     with tell_stage(PREPARING, context.listen):
         scene = prepare_run(index, cut(index), context)
         context, settings, weights = scene.context, scene.settings, context.pretrained.weights
-        deadline = context.run_ends or find_deadline(settings, started)
-        plan, backbone = plan_run(scene, deadline, started=started)
+        limit = limit or limit_time(settings)
+        plan, backbone = plan_prepared(scene, limit)
     scratch = scene.open_scratch()
     survey, plan = extract_features(scene, cut, plan, backbone, scratch)
-    plan = plan if deadline is None else renew_head(plan, settings, deadline - time.perf_counter())
+    plan = renew_head(plan, settings, limit.left_s()) if limit.is_set else plan
     index, features = survey.index, survey.features
     train, validation = (
         LabelledFeatures(
@@ -180,28 +178,35 @@ def fit_classifier(
             scratch=scratch,
         )
     ground = StageInputs(index, survey.split, features, backbone, weights, head, scratch)
-    trained, is_finished = train_stages(ground, plan, context, deadline)
+    trained, is_finished = train_stages(ground, plan, context, limit, unfinished)
     return make_files(
         TransferResult(survey, backbone, head, context.pretrained, trained, is_finished), context
     )
 
 
 def learn_as_original(
-    index: ImageIndex, cut: CutIndex, context: RunContext, started: float | None = None
+    index: ImageIndex,
+    cut: CutIndex,
+    context: RunContext,
+    limit: TimeLimit | None = None,
+    unfinished: UnfinishedRun = NOTHING_KEPT,
 ) -> OriginalResult:
-    """Train as the original work did, whatever that takes; `started` means nothing here.
+    """Train as the original work did, whatever that takes; `limit` means nothing here.
 
     Raises:
         MissingExtraError: torch is not installed.
         DataError: no image can be decoded, or too few of a class.
 
     """
-    learned = learn_original(index, cut, context)
+    learned = learn_original(index, cut, context, unfinished)
     return pack_files(learned, describe_model(learned))
 
 
 # The setting `recipe` says which of them trains.
-RECIPES: dict[str, Callable[[ImageIndex, CutIndex, RunContext, float | None], TrainingResult]] = {
+RECIPES: dict[
+    str,
+    Callable[[ImageIndex, CutIndex, RunContext, TimeLimit | None, UnfinishedRun], TrainingResult],
+] = {
     "auto": fit_classifier,
     "original": learn_as_original,
 }

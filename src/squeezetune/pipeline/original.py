@@ -29,7 +29,7 @@ from squeezetune.network.weights import Weights, detect_version
 from squeezetune.pipeline.context import RunContext
 from squeezetune.pipeline.extraction import CutIndex
 from squeezetune.settings import Settings
-from squeezetune.system.checkpoint import CheckpointWriter
+from squeezetune.system.checkpoint import NOTHING_KEPT, CheckpointWriter, UnfinishedRun
 from squeezetune.system.disk import cache_or_temporary
 from squeezetune.system.interrupts import catch_interrupts
 from squeezetune.system.store import StoredRows
@@ -142,7 +142,9 @@ class OriginalResult:
         ]
 
 
-def learn_original(index: ImageIndex, cut: CutIndex, context: RunContext) -> OriginalResult:
+def learn_original(
+    index: ImageIndex, cut: CutIndex, context: RunContext, unfinished: UnfinishedRun = NOTHING_KEPT
+) -> OriginalResult:
     """Train as the original work did, or go on where an unfinished run stopped; the two files are
     not made yet.
 
@@ -161,7 +163,7 @@ def learn_original(index: ImageIndex, cut: CutIndex, context: RunContext) -> Ori
         network = build_original(
             pretrained.weights, len(photos.index.class_names), recipe, settings.seed
         )
-        tuned = tune(network, photos, recipe, context)
+        tuned = tune(network, photos, recipe, context, unfinished)
     return OriginalResult(
         photos,
         recipe,
@@ -207,24 +209,24 @@ def open_photos(index: ImageIndex, cut: CutIndex, context: RunContext) -> Iterat
 
 
 def tune(
-    network: "SqueezeNet", photos: OriginalPhotos, recipe: OriginalRecipe, context: RunContext
+    network: "SqueezeNet",
+    photos: OriginalPhotos,
+    recipe: OriginalRecipe,
+    context: RunContext,
+    unfinished: UnfinishedRun,
 ) -> "OriginallyTuned":
     """Train the network; the run is kept after every epoch, where there is a place for it."""
     from squeezetune.finetune.original_loop import OriginalInputs, tune_original
     from squeezetune.finetune.workers import TrainerOptions
 
-    identity, unfinished, listen = (
-        identify_run(photos, recipe, context),
-        context.unfinished,
-        context.listen,
-    )
-    kept = unfinished.load(identity) if unfinished and context.is_resuming else None
+    identity, listen = identify_run(photos, recipe, context), context.listen
+    kept = unfinished.load(identity)
     material = OriginalInputs(photos.rows, photos.index.labels, photos.split.train, photos.judging)
     with ExitStack() as stack:
         interruption = stack.enter_context(catch_interrupts(listen))
         keep = None
-        if unfinished:
-            writer = stack.enter_context(CheckpointWriter(unfinished, listen))
+        if unfinished.folder:
+            writer = stack.enter_context(CheckpointWriter(unfinished.folder, listen))
 
             def keep(tensors: Mapping[str, NDArray[Any]], about: Mapping[str, Any]) -> None:
                 writer.save(tensors, {"identity": identity, **about})

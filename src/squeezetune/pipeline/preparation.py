@@ -1,9 +1,9 @@
 """A run made ready: its photos, split, image size and limits of memory; and its plan."""
 
-import math
 import time
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
+from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
@@ -14,37 +14,43 @@ from squeezetune.data.index import ImageIndex
 from squeezetune.data.pixels import PixelSettings, load_indexed
 from squeezetune.data.reading import DECODING_BYTES, read_image
 from squeezetune.data.split import Split
+from squeezetune.data.thumbnails import open_look_store
 from squeezetune.errors import ImageError, SourceError
 from squeezetune.events import Notice
-from squeezetune.finetune.recipe import choose_recipe
 from squeezetune.network.backbone import (
     CALIBRATION_IMAGES,
     Backbone,
     BackboneOptions,
     prepare_backbone,
 )
+from squeezetune.network.features import Features, FeatureStores, compute_features
 from squeezetune.network.graph import FEATURE_COUNT
 from squeezetune.network.weights import detect_version
 from squeezetune.pipeline.context import RunContext
-from squeezetune.planning.costs import RESERVE_SHARE, Forecast, Speeds, Workload
-from squeezetune.planning.memory import MemoryInputs, MemoryPlan, apply_plan, plan_memory
+from squeezetune.planning.costs import Workload
+from squeezetune.planning.memory import (
+    MemoryInputs,
+    MemoryPlan,
+    apply_plan,
+    count_views,
+    plan_memory,
+)
 from squeezetune.planning.plan import Plan
 from squeezetune.planning.planner import (
+    TimeLimit,
     announce_plan,
     check_torch,
+    choose_plan,
     is_trainable,
-    is_worth_timing,
-    make_plan,
+    plan_run,
+    tell_reading,
 )
-from squeezetune.planning.shortage import PATIENCE_S
-from squeezetune.planning.speeds import BenchmarkSetup, measure_frozen, measure_training
-from squeezetune.planning.stage_plans import find_small_side, list_starts
-from squeezetune.quantities import parse_duration
+from squeezetune.planning.speeds import BenchmarkSetup
 from squeezetune.settings import Settings
 from squeezetune.system.disk import cache_or_temporary, measure_room
 from squeezetune.system.executor import ThreadExecutor
 from squeezetune.system.machine import has_bfloat16
-from squeezetune.system.scratch import Scratch
+from squeezetune.system.scratch import IN_MEMORY, Scratch
 from squeezetune.system.store import RowStore
 
 SIDE_PX = 224
@@ -53,6 +59,8 @@ SMALL_IMAGE_PX = 100
 SAMPLE_FOR_SIDE = 32
 # Activations are kept in no more than this.
 MOST_ROOM_BYTES = 8_000_000_000
+# Where the machine is measured before there is a plan, the frozen layers look at so many views.
+PROBED_VIEWS = 2
 
 
 @dataclass(frozen=True)
@@ -93,6 +101,55 @@ class PreparedRun:
             shop.listen,
         )
 
+    def prepare_probed(self) -> Backbone:
+        """Make the frozen layers ready for the views that a plan begins with, where the machine is
+        measured first.
+        """
+        return self.prepare_backbone(count_views(self.settings, PROBED_VIEWS))
+
+    def make_site(self, backbone: Backbone) -> BenchmarkSetup:
+        """Say what is measured on, where the machine is."""
+        shop = self.context
+        return BenchmarkSetup(
+            self.index,
+            backbone,
+            shop.pretrained.weights,
+            shop.threads,
+            shop.cache,
+            shop.micro_pixels,
+        )
+
+    def count_work(self, backbone: Backbone | None = None) -> Workload:
+        """Count what there is to do; what an earlier run has kept is taken into account if the
+        backbone is given.
+        """
+        index, split, cache = self.index, self.split, self.context.cache
+        involved = np.concatenate([split.train, split.validation, split.test])
+        used = np.union1d(split.train, split.validation)
+        # where time counts, the file alone looks at test images
+        looked_at = used if self.settings.budget else involved
+        store = self.open_features(backbone) if backbone else None
+        missing = store.open_rows(index.digests).missing if store else looked_at
+        with cache_or_temporary(cache) as folder:
+            room_bytes = min(MOST_ROOM_BYTES, measure_room(folder))
+        pixels = PixelSettings(self.side, self.settings.resize)
+        is_known = self.settings.near_duplicates == "ignored" or (
+            cache is not None and locate_pictures(cache, index.digests, involved, pixels).exists()
+        )
+        return Workload(
+            train=len(split.train),
+            validation=len(split.validation),
+            test=len(split.test),
+            unseen=len(np.intersect1d(looked_at, missing)),
+            unkept=len(used),
+            side=self.side,
+            room_bytes=room_bytes,
+            is_kept=cache is not None,
+            version=detect_version(self.context.pretrained.weights),
+            compared=0 if is_known else len(involved),
+            unlooked=len(involved) - len(looked_at),
+        )
+
     def open_features(self, backbone: Backbone) -> RowStore | None:
         """Open the store of features, where anything may be kept."""
         cache = self.context.cache
@@ -102,22 +159,37 @@ class PreparedRun:
             else None
         )
 
+    def compute_features(
+        self,
+        backbone: Backbone,
+        folder: Path,
+        scratch: Scratch = IN_MEMORY,
+        positions: NDArray[np.int64] | None = None,
+    ) -> Features:
+        """Run the frozen layers over the images, or over those at some positions, as far as that is
+        not kept; how images look, which is seen in the same pass, is kept in `folder`.
+        """
+        stores = FeatureStores(
+            self.open_features(backbone), open_look_store(folder, backbone.pixels)
+        )
+        shop = self.context
+        return compute_features(
+            self.index,
+            backbone,
+            stores,
+            shop.executor,
+            shop.threads,
+            shop.listen,
+            positions,
+            scratch,
+        )
+
     def open_scratch(self) -> Scratch:
         """Open the room for arrays that are too large for memory."""
         folder = self.context.cache and self.context.cache / "scratch"
         return Scratch(
             folder, self.memory.provision.held_bytes, is_strict=self.memory.ceiling is not None
         )
-
-
-def find_deadline(settings: Settings, started: float | None) -> float | None:
-    """Find the moment, by `time.perf_counter`, at which the whole run has to be over; None without
-    a budget.
-    """
-    budget_s = parse_duration(settings.budget) if settings.budget else None
-    if budget_s is None:
-        return None
-    return (time.perf_counter() if started is None else started) + (1 - RESERVE_SHARE) * budget_s
 
 
 def thin_out(positions: NDArray[np.int64], share: float, least: int = 0) -> NDArray[np.int64]:
@@ -131,12 +203,8 @@ def thin_out(positions: NDArray[np.int64], share: float, least: int = 0) -> NDAr
     )
 
 
-def plan_run(
-    scene: PreparedRun,
-    deadline: float | None,
-    *,
-    started: float | None = None,
-    is_forecast: bool = False,
+def plan_prepared(
+    scene: PreparedRun, limit: TimeLimit, *, is_forecast: bool = False
 ) -> tuple[Plan, Backbone]:
     """Plan the run, and make the frozen layers ready.
 
@@ -147,115 +215,18 @@ def plan_run(
         SettingsError: the budget is much too short.
 
     """
-    settings, shop = scene.settings, scene.context
-    is_deep = check_torch(settings, shop.listen) and bool(len(scene.split.validation))
-    if deadline is None and not is_forecast:
-        plan = make_plan(count_work(scene, None), settings, None, math.inf, is_deep)
-        return replace(plan, peak_memory=scene.memory.peak), scene.prepare_backbone(plan.views)
-    backbone = prepare_probed(scene)
-    left_s = math.inf if deadline is None else deadline - time.perf_counter()
-    speeds = shop.speeds or measure_machine(scene, backbone, left_s, is_deep)
-    now = time.perf_counter()
-    left_s, spent_s = (
-        (math.inf if deadline is None else deadline - now),
-        (now - started if started else 0.0),
-    )
-    is_deep = is_deep and speeds.trains_layers
-    patience_s = (
-        math.inf if shop.speeds else PATIENCE_S
-    )  # one of several trainings is not refused among them
-    plan = make_plan(
-        count_work(scene, backbone),
-        settings,
-        speeds,
-        left_s,
-        is_deep,
-        spent_s,
-        patience_s=patience_s,
-    )
-    plan = replace(plan, peak_memory=scene.memory.peak)
-    if started:
-        plan = tell_reading(plan, scene.opened - started)
-    announce_plan(plan, settings, shop.listen)
+    settings, listen = scene.settings, scene.context.listen
+    is_deep = check_torch(settings, listen) and bool(len(scene.split.validation))
+    if not (limit.is_set or is_forecast):
+        plan = choose_plan(scene.count_work(), settings, is_deep=is_deep)
+        return plan, scene.prepare_backbone(plan.views)
+    backbone = scene.prepare_probed()
+    site, work = scene.make_site(backbone), scene.count_work(backbone)
+    plan = plan_run(site, work, settings, limit, is_deep=is_deep)
+    if limit.started:
+        plan = tell_reading(plan, scene.opened - limit.started)
+    announce_plan(plan, settings, listen)
     return plan, backbone if plan.views == backbone.views else scene.prepare_backbone(plan.views)
-
-
-def tell_reading(plan: Plan, read_s: float) -> Plan:
-    """Tell the reading of the photos from what else came before the plan."""
-    before, *rest = plan.forecasts
-    return replace(
-        plan,
-        forecasts=(
-            Forecast("reading", read_s),
-            Forecast(before.part, before.seconds - read_s),
-            *rest,
-        ),
-    )
-
-
-def prepare_probed(scene: PreparedRun) -> Backbone:
-    """Make the frozen layers ready for the views that a plan begins with, where the machine is
-    measured first.
-    """
-    return scene.prepare_backbone({"plain": 1, "crops": 4}.get(scene.settings.views, 2))
-
-
-def measure_machine(scene: PreparedRun, backbone: Backbone, left_s: float, is_deep: bool) -> Speeds:
-    """Measure how fast this machine is at all that a training of so many seconds may do.
-
-    How fast layers are trained is measured where there may be time for that training.
-    """
-    shop, started = scene.context, time.perf_counter()
-    site = BenchmarkSetup(
-        scene.index, backbone, shop.pretrained.weights, shop.threads, shop.cache, shop.micro_pixels
-    )
-    speeds, batch = measure_frozen(site), choose_recipe(len(scene.split.train), 1.0).batch
-    left_s -= time.perf_counter() - started
-    if not is_deep or not is_worth_timing(
-        count_work(scene, backbone), scene.settings, speeds, left_s, batch
-    ):
-        return speeds
-    starts = list_starts(scene.settings, scene.side, left_s)
-    return measure_training(site, speeds, starts, find_small_side(scene.side), batch)
-
-
-def count_work(scene: PreparedRun, backbone: Backbone | None) -> Workload:
-    """Count what there is to do; what an earlier run has kept is taken into account if the trunk is
-    given.
-    """
-    split, cache = scene.split, scene.context.cache
-    involved = np.concatenate([split.train, split.validation, split.test])
-    used = np.union1d(split.train, split.validation)
-    looked_at = (
-        used if scene.settings.budget else involved
-    )  # where time counts, the file alone looks at test images
-    store = scene.open_features(backbone) if backbone else None
-    unseen = (
-        np.intersect1d(looked_at, store.open_rows(scene.index.digests).missing)
-        if store
-        else looked_at
-    )
-    with cache_or_temporary(cache) as folder:
-        room_bytes = min(MOST_ROOM_BYTES, measure_room(folder))
-    pixels = PixelSettings(scene.side, scene.settings.resize)
-    is_known = scene.settings.near_duplicates == "ignored" or (
-        cache is not None and locate_pictures(cache, scene.index.digests, involved, pixels).exists()
-    )
-    return Workload(
-        *(
-            len(split.train),
-            len(split.validation),
-            len(split.test),
-            len(unseen),
-            len(used),
-            scene.side,
-        ),
-        room_bytes=room_bytes,
-        is_kept=cache is not None,
-        version=detect_version(scene.context.pretrained.weights),
-        compared=0 if is_known else len(involved),
-        unlooked=len(involved) - len(looked_at),
-    )
 
 
 def prepare_run(index: ImageIndex, split: Split, context: RunContext) -> PreparedRun:

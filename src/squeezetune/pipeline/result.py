@@ -18,8 +18,7 @@ from squeezetune.network.features import Features
 from squeezetune.network.pretrained import Pretrained
 from squeezetune.pipeline.extraction import ExtractedFeatures
 from squeezetune.pipeline.original import OriginalResult
-from squeezetune.pipeline.stage import TrainedStage, find_best
-from squeezetune.pipeline.stages import compare_stages
+from squeezetune.pipeline.trained_stage import TrainedStage, compare_stages, find_best
 from squeezetune.system.scratch import Selection
 
 

@@ -3,9 +3,9 @@ leaves.
 """
 
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -19,10 +19,10 @@ from squeezetune.data.image_cache import choose_pixel_side, compute_pixel_rows, 
 from squeezetune.data.index import ImageIndex
 from squeezetune.data.pixels import PixelSettings
 from squeezetune.data.split import Split
-from squeezetune.events import EpochFinished
 from squeezetune.finetune.recipe import (
     PROBE_IMAGES,
     DeadlinePace,
+    Ending,
     EpochPace,
     StagePlan,
     StageProgress,
@@ -43,9 +43,10 @@ from squeezetune.network.graph import BLOCKS
 from squeezetune.network.weights import Weights, detect_version
 from squeezetune.pipeline.context import RunContext
 from squeezetune.pipeline.preparation import draw_sample
+from squeezetune.pipeline.trained_stage import TrainedStage, find_best
 from squeezetune.planning.stage_plans import MOST_EPOCHS
 from squeezetune.settings import Settings
-from squeezetune.system.checkpoint import CheckpointWriter
+from squeezetune.system.checkpoint import NOTHING_KEPT, CheckpointWriter, UnfinishedRun
 from squeezetune.system.disk import cache_or_temporary
 from squeezetune.system.interrupts import catch_interrupts
 from squeezetune.system.machine import name_version
@@ -56,90 +57,6 @@ if TYPE_CHECKING:
     from squeezetune.finetune.loop import FinetuneResult
     from squeezetune.finetune.tapped import TappedNetwork
     from squeezetune.finetune.workers import TrainingTask as TuningTask
-
-WEIGHTS = "weights."
-
-
-@dataclass(frozen=True)
-class TrainedStage:
-    """A network whose layers were trained, as a candidate against the frozen layers' head.
-
-    `layers` are the classifier with scaling and temperature folded in; they act on the features,
-    not on their roots. The candidate's own act on features that `scaling` has standardised.
-    `probabilities` (n, classes) are its own of the validation images, to be compared with those of
-    the file; `is_finished` says that nobody stopped it early.
-    """
-
-    plan: StagePlan
-    candidate: Candidate
-    scaling: Scaling
-    weights: Weights
-    probabilities: NDArray[np.float32]
-    is_finished: bool
-
-    @property
-    def layers(self) -> DenseWeights:
-        """The classifier with scaling and temperature folded in; it acts on the features, not on
-        their roots.
-        """
-        return self.scaling.fold(self.candidate.layers, self.candidate.temperature)
-
-    def to_plain(self) -> tuple[dict[str, NDArray[Any]], dict[str, Any]]:
-        """Return the arrays by name, and all else as plain values for JSON; `from_plain` makes it
-        whole again.
-        """
-        candidate = self.candidate
-        ((weight, bias),) = candidate.layers  # trained layers have a linear classifier
-        arrays = {
-            "classifier.weight": weight,
-            "classifier.bias": bias,
-            "mean": self.scaling.mean,
-            "deviation": self.scaling.deviation,
-            "is_correct": candidate.is_correct,
-            "probabilities": self.probabilities,
-            **({} if candidate.units is None else {"units": candidate.units}),
-            **{f"{WEIGHTS}{name}": value for name, value in self.weights.items()},
-        }
-        names = ("name", "views", "penalty", "validation_loss", "temperature", "seconds")
-        about = {name: getattr(candidate, name) for name in names}
-        history = [vars(epoch) for epoch in candidate.history]
-        return arrays, {"plan": asdict(self.plan), "candidate": about, "history": history}
-
-    @classmethod
-    def from_plain(
-        cls, arrays: Mapping[str, NDArray[Any]], about: Mapping[str, Any]
-    ) -> "TrainedStage":
-        """Make a finished stage of what `to_plain` gave."""
-        candidate = Candidate(
-            layers=((arrays["classifier.weight"], arrays["classifier.bias"]),),
-            is_correct=arrays["is_correct"],
-            units=arrays.get("units"),
-            history=tuple(EpochFinished(**epoch) for epoch in about["history"]),
-            **about["candidate"],
-        )
-        return cls(
-            StagePlan.from_plain(about["plan"]),
-            candidate,
-            Scaling(arrays["mean"], arrays["deviation"], use_roots=False),
-            {
-                name.removeprefix(WEIGHTS): value
-                for name, value in arrays.items()
-                if name.startswith(WEIGHTS)
-            },
-            arrays["probabilities"],
-            is_finished=True,
-        )
-
-
-def find_best(trained: Sequence[TrainedStage], frozen: Candidate) -> TrainedStage | None:
-    """Find the stage that is best on the validation images; None where the frozen layers' head
-    is.
-    """
-    best, chosen = None, frozen
-    for deepened in trained:
-        if deepened.candidate.replaces(chosen):
-            best, chosen = deepened, deepened.candidate
-    return best
 
 
 @dataclass(frozen=True)
@@ -169,11 +86,13 @@ def train_stage(
     plan: StagePlan,
     context: RunContext,
     earlier: tuple[TrainedStage, ...] = (),
+    ending: Ending | None = None,
+    unfinished: UnfinishedRun = NOTHING_KEPT,
 ) -> TrainedStage:
     """Train the layers as planned, from the best so far, or go on where an unfinished run stopped.
 
     It begins with the best of the `earlier` stages, or with a linear probe where none of them
-    helped.
+    helped. With an `ending` it takes its last step in time for what follows.
 
     Raises:
         MissingExtraError: torch is not installed.
@@ -188,11 +107,7 @@ def train_stage(
 
     start, settings, listen = time.perf_counter(), context.settings, context.listen
     identity = identify_run(ground, context)
-    found = (
-        load_kept(context.unfinished, identity)
-        if context.unfinished and context.is_resuming
-        else None
-    )
+    found = load_kept(unfinished, identity)
     kept, plan, precision = found or (None, plan, recall_precision(context.cache))
     network = build_tapped(ground, plan, context, find_best(earlier, ground.head.chosen))
     with ExitStack() as stack:
@@ -202,9 +117,9 @@ def train_stage(
         )
         task = make_task(ground, feed, settings)
         keep = None
-        if context.unfinished:
-            writer = stack.enter_context(CheckpointWriter(context.unfinished, listen))
-            finished = tuple(deepened.to_plain() for deepened in earlier)
+        if unfinished.folder:
+            writer = stack.enter_context(CheckpointWriter(unfinished.folder, listen))
+            finished = tuple(stage.to_plain() for stage in earlier)
             keep = SnapshotWriter(writer, identity, plan, precision, finished).keep
         conditions = TrainerOptions(
             plan.name,
@@ -215,12 +130,14 @@ def train_stage(
             interruption.poll,
             context.micro_pixels,
         )
-        pace = make_pace(plan, max(1, len(task.train) // plan.recipe.batch), context)
+        pace = make_pace(plan, len(task.train) // plan.recipe.batch, settings, ending)
         tuned = tune(network, task, plan, pace, conditions, kept, keep)
     return judge(ground, plan, network, tuned, time.perf_counter() - start)
 
 
-def resume_stages(ground: StageInputs, context: RunContext) -> tuple[TrainedStage, ...]:
+def resume_stages(
+    ground: StageInputs, context: RunContext, unfinished: UnfinishedRun
+) -> tuple[TrainedStage, ...]:
     """Load the stages that an unfinished run had finished; none where nothing is to be gone on
     with.
 
@@ -230,19 +147,19 @@ def resume_stages(ground: StageInputs, context: RunContext) -> tuple[TrainedStag
     """
     from squeezetune.finetune.state import load_earlier
 
-    if not context.unfinished or not context.is_resuming:
-        return ()
-    finished = load_earlier(context.unfinished, identify_run(ground, context))
+    finished = load_earlier(unfinished, identify_run(ground, context))
     return tuple(TrainedStage.from_plain(arrays, plain) for arrays, plain in finished)
 
 
-def make_pace(plan: StagePlan, steps: int, context: RunContext) -> StageProgress:
+def make_pace(
+    plan: StagePlan, steps: int, settings: Settings, ending: Ending | None
+) -> StageProgress:
     """Say how the training gets on: by its epochs, or so that it ends in time."""
-    if context.ending is None:
+    steps = max(1, steps)
+    if ending is None:
         return EpochPace(steps, plan.epochs, plan.side)
     # the plan's epochs were a forecast: a faster machine makes more of them
-    most = EpochPace(steps, context.settings.epochs or MOST_EPOCHS, plan.side)
-    return DeadlinePace(most, context.ending)
+    return DeadlinePace(EpochPace(steps, settings.epochs or MOST_EPOCHS, plan.side), ending)
 
 
 def identify_run(ground: StageInputs, context: RunContext) -> dict[str, Any]:

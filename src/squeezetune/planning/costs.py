@@ -1,8 +1,8 @@
 """How long each part of a run will take: from counts of images and the speeds of this machine."""
 
-from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
+from squeezetune.events import FAMILIARITY, MEASURING, REPORT
 from squeezetune.finetune.recipe import PROBE_IMAGES, Recipe, StagePlan
 from squeezetune.heads.head_data import PILOT_IMAGES, WATCHED_IMAGES
 from squeezetune.network.activations import make_form
@@ -10,7 +10,7 @@ from squeezetune.network.graph import BLOCKS
 from squeezetune.network.weights import find_architecture
 
 # Kept back of a budget: a share of it, and what the start of Python, writing the report and leaving
-# take, where a plain loop of Python takes so long (`probing.time_python`).
+# take, where a plain loop of Python takes so long (`speeds.time_python`).
 RESERVE_SHARE, RESERVE_S, PYTHON_S = 0.03, 4.5, 0.01
 # A forward pass alone costs this share of a training step.
 FORWARD_SHARE = 0.5
@@ -109,122 +109,133 @@ class Forecast:
     seconds: float
 
 
-def forecast_features(views: int, images: float, speeds: Speeds) -> float:
-    """Forecast the seconds in which the frozen layers look at so many images."""
-    return images * (speeds.read_s + views * speeds.view_s)
-
-
-def forecast_near_duplicates(images: float, unseen: float, speeds: Speeds) -> float:
-    """Forecast the seconds in which all pairs of images are compared, of which so many have yet to
-    be decoded.
+@dataclass(frozen=True)
+class Timing:
+    """How long each part of a run takes, in seconds: how much there is to do, at this machine's
+    speeds.
     """
-    pairs_s = (
-        PAIR_TIMES * images**2 * speeds.pair_s + OVERLAYS * CANDIDATES * images * speeds.overlay_s
-    )
-    return unseen * speeds.read_s + pairs_s
 
+    work: Workload
+    speeds: Speeds
 
-def forecast_probe(work: Workload, side: int, batch: int, speeds: Speeds) -> float:
-    """Forecast the seconds in which the training of layers on images of this size is timed, in
-    steps of so many.
-    """
-    images = batch + (
-        Recipe().batch if batch < Recipe().batch else 0
-    )  # a small step is told from a full one
-    image_s = STEP_TIMES * speeds.file_s * (side / work.side) ** 2
-    return TORCH_TIMES * speeds.python_s + TIMED_STEPS * images * image_s
+    def count_anew(self, **counts: int) -> "Timing":
+        """Take other counts for some of the work, such as none for what has been done."""
+        return replace(self, work=replace(self.work, **counts))  # type: ignore[arg-type]
 
+    def slow_down(self, factor: float, *names: str) -> "Timing":
+        """Let some parts of the work take so many times as long, within reason."""
+        factor = min(max(factor, 1 / MOST_SLOWING), MOST_SLOWING)
+        values = {name: getattr(self.speeds, name) for name in names}
+        slowed = {name: value and value * factor for name, value in values.items()}
+        return replace(self, speeds=replace(self.speeds, **slowed))
 
-def forecast_report(speeds: Speeds) -> float:
-    """Forecast the seconds that the start of Python, the report and leaving take."""
-    return RESERVE_S * max(1.0, speeds.python_s / PYTHON_S)
+    def forecast_features(self, views: int, images: float) -> float:
+        """Forecast how long the frozen layers look at so many images."""
+        return images * (self.speeds.read_s + views * self.speeds.view_s)
 
-
-def forecast_head(views: int, images: float, speeds: Speeds, *, is_linear: bool) -> float:
-    """Forecast the seconds in which a head is fitted on so many images."""
-    pilot = PILOT_FITS * PILOT_TIMES * min(images, PILOT_IMAGES)
-    linear_s = views * speeds.linear_s * (pilot + HEAD_TIMES * images)
-    return 0.5 + linear_s + (0.0 if is_linear else views * images * speeds.hidden_s)
-
-
-def forecast_end(
-    side: int, views: int, work: Workload, speeds: Speeds, *, is_deep: bool
-) -> tuple[Forecast, ...]:
-    """Forecast what follows the training of a network for images of this size: of its layers, or of
-    its head alone.
-    """
-    image_s = forecast_image(side, views, work, speeds)
-    compared = min(work.validation, COMPARED_IMAGES)
-    end = (
-        Forecast("measuring", work.test * image_s),
-        Forecast("report", forecast_report(speeds) + compared * image_s),
-    )
-    return (
-        (Forecast("familiarity", forecast_familiarity(side, views, work, speeds)), *end)
-        if is_deep
-        else end
-    )
-
-
-def forecast_familiarity(side: int, views: int, work: Workload, speeds: Speeds) -> float:
-    """Forecast the seconds in which layers that were trained look once more at some images."""
-    looked_at = min(work.train, FAMILIAR_IMAGES) + min(work.validation, FAMILIAR_IMAGES)
-    return looked_at * forecast_image(side, views, work, speeds)
-
-
-def forecast_image(side: int, views: int, work: Workload, speeds: Speeds) -> float:
-    """Forecast the seconds that an image takes, from the disk to its class, with images of this
-    size.
-    """
-    return speeds.read_s + views * speeds.file_s * (side / work.side) ** 2
-
-
-def forecast_stages(
-    stages: Sequence[StagePlan], work: Workload, speeds: Speeds
-) -> tuple[Forecast, ...]:
-    """Forecast the seconds of every stage of training."""
-    return tuple(
-        Forecast(describe_stage(stage), forecast_stage(stage, work, speeds)) for stage in stages
-    )
-
-
-def forecast_stage(stage: StagePlan, work: Workload, speeds: Speeds) -> float:
-    """Forecast the seconds of a stage of training: its probe, what it reads, its epochs and its
-    judgement.
-    """
-    return forecast_frame(stage, work, speeds) + stage.epochs * measure_epoch(stage, work, speeds)
-
-
-def forecast_frame(stage: StagePlan, work: Workload, speeds: Speeds) -> float:
-    """Forecast what a stage takes besides its epochs."""
-    probe_s = 1.0 + PLAIN_VIEWS * min(work.train, PROBE_IMAGES) * speeds.linear_s
-    image_s = speeds.read_s
-    if not stage.is_whole:
-        image_s += (PLAIN_VIEWS + stage.extra_views) * speeds.view_s + stage.extra_views * (
-            speeds.draw_s or 0.0
+    def forecast_near_duplicates(self, images: float, unseen: float) -> float:
+        """Forecast how long all pairs of images are compared, of which so many have yet to be
+        decoded.
+        """
+        pairs_s = PAIR_TIMES * images**2 * self.speeds.pair_s
+        return unseen * self.speeds.read_s + (
+            pairs_s + OVERLAYS * CANDIDATES * images * self.speeds.overlay_s
         )
-    return probe_s + work.unkept * image_s + forecast_judgement(stage, work, speeds)
 
+    def forecast_probe(self, side: int, batch: int) -> float:
+        """Forecast how long the training of layers on images of this size is timed, in steps of so
+        many.
+        """
+        # a small step is told from a full one
+        images = batch + (Recipe().batch if batch < Recipe().batch else 0)
+        image_s = STEP_TIMES * self.speeds.file_s * (side / self.work.side) ** 2
+        return TORCH_TIMES * self.speeds.python_s + TIMED_STEPS * images * image_s
 
-def forecast_judgement(stage: StagePlan, work: Workload, speeds: Speeds) -> float:
-    """Forecast the seconds in which the last and the averaged weights name validation images, in
-    two views.
-    """
-    images = work.validation + 2 * min(work.validation, WATCHED_IMAGES)
-    return 2 * images * measure_naming(stage, speeds)
+    def forecast_head(self, views: int, images: float, *, is_linear: bool) -> float:
+        """Forecast how long a head is fitted on so many images."""
+        pilot = PILOT_FITS * PILOT_TIMES * min(images, PILOT_IMAGES)
+        linear_s = views * self.speeds.linear_s * (pilot + HEAD_TIMES * images)
+        return 0.5 + linear_s + (0.0 if is_linear else views * images * self.speeds.hidden_s)
 
+    def forecast_stage(self, stage: StagePlan) -> float:
+        """Forecast a stage of training: its probe, what it reads, its epochs and its judgement."""
+        return self.forecast_frame(stage) + stage.epochs * self.measure_epoch(stage)
 
-def measure_epoch(stage: StagePlan, work: Workload, speeds: Speeds) -> float:
-    """Forecast the seconds of an epoch, counted at the last size of a stage, and of the look at
-    validation images.
-    """
-    watched = min(work.validation, WATCHED_IMAGES)
-    return work.train * measure_training(stage, speeds) + watched * measure_naming(stage, speeds)
+    def forecast_frame(self, stage: StagePlan) -> float:
+        """Forecast what a stage takes besides its epochs."""
+        speeds = self.speeds
+        probe_s = 1.0 + PLAIN_VIEWS * min(self.work.train, PROBE_IMAGES) * speeds.linear_s
+        image_s = speeds.read_s
+        if not stage.is_whole:
+            image_s += (PLAIN_VIEWS + stage.extra_views) * speeds.view_s + stage.extra_views * (
+                speeds.draw_s or 0.0
+            )
+        return probe_s + self.work.unkept * image_s + self.forecast_judgement(stage)
 
+    def forecast_judgement(self, stage: StagePlan) -> float:
+        """Forecast how long the last and the averaged weights name validation images, in two
+        views.
+        """
+        images = self.work.validation + 2 * min(self.work.validation, WATCHED_IMAGES)
+        return 2 * images * self._measure_naming(stage)
 
-def measure_naming(stage: StagePlan, speeds: Speeds) -> float:
-    """Return the seconds that the network in training takes to name an image."""
-    return FORWARD_SHARE * measure_image(stage, speeds)
+    def measure_epoch(self, stage: StagePlan) -> float:
+        """Forecast an epoch, counted at the last size of a stage, and the look at validation
+        images.
+        """
+        watched = min(self.work.validation, WATCHED_IMAGES)
+        return self.work.train * self.measure_training(stage) + watched * self._measure_naming(
+            stage
+        )
+
+    def measure_training(self, stage: StagePlan) -> float:
+        """Return how long a stage trains on an image, counted at its last size, with its part of
+        the step.
+        """
+        if not stage.is_whole:
+            return self.measure_image(stage)
+        # smaller images count for less, so more of them are seen
+        seen = sum(phase.share * (stage.side / phase.side) ** 2 for phase in stage.phases)
+        seen /= sum(phase.share for phase in stage.phases)
+        return self.measure_image(stage) + seen * self.speeds.step_s / stage.recipe.batch
+
+    def measure_image(self, stage: StagePlan) -> float:
+        """Return how long an image of its last size takes a stage, without what a step takes
+        besides.
+        """
+        if stage.is_whole:
+            return stage.side**2 * (self.speeds.pixel_s or 0.0)
+        return self.speeds.last_s or 0.0
+
+    def _measure_naming(self, stage: StagePlan) -> float:
+        """Return how long the network in training takes to name an image."""
+        return FORWARD_SHARE * self.measure_image(stage)
+
+    def forecast_end(self, side: int, views: int, *, is_deep: bool) -> tuple[Forecast, ...]:
+        """Forecast what follows the training of a network for images of this size: of its layers,
+        or of its head alone.
+        """
+        image_s = self._forecast_image(side, views)
+        compared = min(self.work.validation, COMPARED_IMAGES)
+        # starting Python, drawing the report and leaving take no images, but a slow machine's time
+        report_s = RESERVE_S * max(1.0, self.speeds.python_s / PYTHON_S)
+        end = (
+            Forecast(MEASURING, self.work.test * image_s),
+            Forecast(REPORT, report_s + compared * image_s),
+        )
+        if not is_deep:
+            return end
+        return (Forecast(FAMILIARITY, self.forecast_familiarity(side, views)), *end)
+
+    def forecast_familiarity(self, side: int, views: int) -> float:
+        """Forecast how long layers that were trained look once more at some images."""
+        work = self.work
+        looked_at = min(work.train, FAMILIAR_IMAGES) + min(work.validation, FAMILIAR_IMAGES)
+        return looked_at * self._forecast_image(side, views)
+
+    def _forecast_image(self, side: int, views: int) -> float:
+        """Forecast how long an image of this size takes, from the disk to its class."""
+        return self.speeds.read_s + views * self.speeds.file_s * (side / self.work.side) ** 2
 
 
 def measure_room(stage: StagePlan, work: Workload) -> int:
@@ -232,38 +243,5 @@ def measure_room(stage: StagePlan, work: Workload) -> int:
     activations.
     """
     block = BLOCKS[BLOCKS.index(stage.start) - 1]
-    return (
-        work.unkept
-        * make_form(block, "uint8", 1, stage.side, find_architecture(work.version)).row_bytes
-    )
-
-
-def slow_down(speeds: Speeds, factor: float, names: Sequence[str]) -> Speeds:
-    """Let some parts of the work take so many times as long, within reason."""
-    factor = min(max(factor, 1 / MOST_SLOWING), MOST_SLOWING)
-    values = {name: getattr(speeds, name) for name in names}
-    return replace(speeds, **{name: value and value * factor for name, value in values.items()})
-
-
-def describe_stage(stage: StagePlan) -> str:
-    """Name a stage with the sizes that it trains at."""
-    return f"{stage.name} at {', '.join(str(phase.side) for phase in stage.phases)} px"
-
-
-def measure_training(stage: StagePlan, speeds: Speeds) -> float:
-    """Return the seconds that a stage trains on an image, counted at its last size, with its part
-    of the step.
-    """
-    if not stage.is_whole:
-        return measure_image(stage, speeds)
-    # smaller images count for less, so more of them are seen
-    seen = sum(phase.share * (stage.side / phase.side) ** 2 for phase in stage.phases)
-    seen /= sum(phase.share for phase in stage.phases)
-    return measure_image(stage, speeds) + seen * speeds.step_s / stage.recipe.batch
-
-
-def measure_image(stage: StagePlan, speeds: Speeds) -> float:
-    """Return the seconds that an image of its last size takes a stage, without what a step takes
-    besides.
-    """
-    return (stage.side**2 * (speeds.pixel_s or 0.0)) if stage.is_whole else (speeds.last_s or 0.0)
+    form = make_form(block, "uint8", 1, stage.side, find_architecture(work.version))
+    return work.unkept * form.row_bytes

@@ -49,6 +49,10 @@ HEAD, HEAD_SAMPLE, HEAD_CLASS = 100 * MB, 120 * MB, 1 * MB
 NETWORK, NETWORK_THREAD, NETWORK_PIXEL = 30 * MB, 15 * MB, {True: 900, False: 1800}
 REPORT = 75 * MB
 
+# The views of an image by the setting, and where that is open by the effort.
+VIEWS = {"plain": 1, "mirror": 2, "crops": 4}
+EFFORT_VIEWS = {"quick": 1, "balanced": 2, "thorough": 4}
+
 # What a ceiling makes of rows that are large: they go to the disk earlier.
 SMALLER_HELD = (64 * MB, 16 * MB)
 NOT_BELOW = 10 * MB  # ceilings are named in steps of this
@@ -157,17 +161,18 @@ def apply_plan(plan: MemoryPlan, settings: Settings) -> Settings:
         engine=chosen.engine,
         views=settings.views
         if count_views(settings) <= chosen.views
-        else {1: "plain", 2: "mirror"}[chosen.views],
+        else next(name for name, views in VIEWS.items() if views == chosen.views),
         layers=settings.layers
         if chosen.is_deep or settings.layers in LAYERS_NEED_TORCH
         else "head",
     )
 
 
-def count_views(settings: Settings) -> int:
-    """Count the views of an image that the settings ask for at most."""
-    wanted = {"quick": 1, "balanced": 2, "thorough": 4}[settings.effort]
-    return {"auto": wanted, "plain": 1, "mirror": 2, "crops": 4}[settings.views]
+def count_views(settings: Settings, unasked: int = 0) -> int:
+    """Count the views of an image that the settings ask for at most; where they leave that open,
+    `unasked`, or what the effort says.
+    """
+    return VIEWS.get(settings.views, unasked or EFFORT_VIEWS[settings.effort])
 
 
 def forecast_memory(demand: MemoryInputs, provision: ResourceLimits) -> tuple[StageMemory, ...]:

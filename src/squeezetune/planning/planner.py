@@ -1,50 +1,93 @@
-"""What a run does, in which steps, and how long each will take: from the settings, the photos and
-this machine's speed.
-
-The plan is a pure function of counts and speeds; `probing` measures the speeds.
+"""Plans made from the settings, the photos and this machine's speed: the best that fits into the
+time.
 """
 
-from collections.abc import Collection, Iterator
-from dataclasses import replace
+import time
+from collections.abc import Collection, Iterator, Sequence
+from dataclasses import dataclass, replace
 from importlib.util import find_spec
-from math import ceil
+from math import inf
 
 from squeezetune.errors import INSTALL_TORCH, MissingExtraError
-from squeezetune.events import Listener, Notice, PlanMade, Shortage
-from squeezetune.finetune.recipe import PROBE_IMAGES, StagePlan
-from squeezetune.planning.costs import (
-    RESERVE_SHARE,
-    Forecast,
-    Speeds,
-    Workload,
-    forecast_familiarity,
-    forecast_features,
-    forecast_probe,
-    measure_training,
-    slow_down,
+from squeezetune.events import (
+    FEATURES,
+    FOLDS,
+    NEAR_DUPLICATES,
+    PREPARING,
+    READING,
+    REPORT,
+    Listener,
+    Notice,
+    PlanMade,
 )
-from squeezetune.planning.plan import (
-    Plan,
-    add_forecasts,
-    count_unseen,
-    forecast_beginning,
-    forecast_rest,
+from squeezetune.finetune.recipe import Ending, StagePlan
+from squeezetune.planning.costs import RESERVE_SHARE, Forecast, Speeds, Timing, Workload
+from squeezetune.planning.memory import count_views
+from squeezetune.planning.plan import Plan, add_forecasts, forecast_beginning, forecast_rest
+from squeezetune.planning.shortage import (
+    PATIENCE_S,
+    choose_whole,
+    find_shortage,
+    list_thinned,
+    refuse_budget,
 )
-from squeezetune.planning.shortage import PATIENCE_S, choose_whole, list_thinned, refuse_budget
-from squeezetune.planning.stage_plans import LEAST_TRAINING_S, find_small_side, list_stages
+from squeezetune.planning.speeds import BenchmarkSetup, measure_layers, measure_machine
+from squeezetune.planning.stage_plans import find_quick_share, list_stages, name_quick_head
 from squeezetune.quantities import parse_duration
 from squeezetune.settings import LAYERS_NEED_TORCH, Settings
 
-# What was over sooner than this says nothing about a speed.
-LEAST_SEEN_S = 2.0
 # The frozen layers and their head may take this share of a budget in which layers are trained; what
 # a better head takes beyond a linear one may be this share of it.
 MOST_BEGINNING, MOST_HEAD = 0.15, 0.05
 # Layers that are shown all photos once, and so many images in all, replace any head on frozen
 # layers (docs/decisions/0019-budgets.md).
 IMAGES_TO_REPLACE = 20_000
+# What follows training is not adjusted by any clock, and takes somewhat longer than forecast more
+# often than not.
+AFTER_TIMES = 1.1
 # The parts of a run that are not made again for each fold.
-ONCE = ("reading", "preparing", "features", "near-duplicates", "report")
+ONCE = (READING, PREPARING, FEATURES, NEAR_DUPLICATES, REPORT)
+
+
+@dataclass(frozen=True)
+class TimeLimit:
+    """The time of a training, by `time.perf_counter`: when it has to be over, infinite without a
+    budget, and when the run began, None where that is told of another training.
+
+    `speeds` were measured before, where several trainings share a budget.
+    """
+
+    deadline: float = inf
+    started: float | None = None
+    speeds: Speeds | None = None
+
+    @property
+    def is_set(self) -> bool:
+        """Say whether there is a budget at all."""
+        return self.deadline < inf
+
+    def left_s(self) -> float:
+        """Return the seconds that are left from now on."""
+        return self.deadline - time.perf_counter()
+
+    def spent_s(self) -> float:
+        """Return the seconds since the run began."""
+        return time.perf_counter() - self.started if self.started else 0.0
+
+    def share(self, trainings: int) -> "TimeLimit":
+        """Limit the first of so many trainings, all of which take the same time."""
+        now = time.perf_counter()
+        return replace(self, deadline=now + (self.deadline - now) / trainings)
+
+
+NO_LIMIT = TimeLimit()
+
+
+def limit_time(settings: Settings, started: float | None = None) -> TimeLimit:
+    """Limit a run that began then, or begins now, to its budget without the reserve."""
+    budget_s = parse_duration(settings.budget) if settings.budget else None
+    begun = time.perf_counter() if started is None else started
+    return TimeLimit(begun + (1 - RESERVE_SHARE) * (inf if budget_s is None else budget_s), started)
 
 
 def is_deep_wanted(settings: Settings) -> bool:
@@ -61,10 +104,8 @@ def check_torch(settings: Settings, listen: Listener) -> bool:
         MissingExtraError: layers are asked for, and torch is not installed.
 
     """
-    if not is_deep_wanted(settings):
-        return False
-    if find_spec("torch") is not None:
-        return True
+    if not is_deep_wanted(settings) or is_trainable(settings):
+        return is_deep_wanted(settings)
     message = "torch, which trains the layers themselves, is not installed"
     if settings.layers in LAYERS_NEED_TORCH:
         raise MissingExtraError(message, INSTALL_TORCH)
@@ -79,29 +120,38 @@ def is_trainable(settings: Settings) -> bool:
     return is_deep_wanted(settings) and find_spec("torch") is not None
 
 
-def is_worth_timing(
-    work: Workload, settings: Settings, speeds: Speeds, left_s: float, batch: int
-) -> bool:
-    """Say whether there is time to train layers besides the rest of a run, once it is known how
-    fast that goes.
+def plan_run(
+    site: BenchmarkSetup, work: Workload, settings: Settings, limit: TimeLimit, *, is_deep: bool
+) -> Plan:
+    """Measure this machine, unless that was done before, and make the best plan for the time that
+    is left then.
 
-    To find out takes longer than many a run that trains none.
+    Raises:
+        SettingsError: the budget is much too short.
+
     """
-    # layers need not begin with a head on all images
-    shortest = replace(Plan(1, _shorten(settings)), head_share=_find_quick_share(work))
-    probe_s = forecast_probe(work, find_small_side(work.side), batch, speeds)
-    return add_forecasts(shortest, work, speeds).total_s + probe_s + LEAST_TRAINING_S <= left_s
+    patience_s = PATIENCE_S
+    if limit.speeds:  # one of several trainings is not refused among them
+        timing, patience_s = Timing(work, limit.speeds), inf
+    else:
+        timing = measure_machine(site, work, settings, limit.left_s(), is_deep=is_deep)
+    is_deep = is_deep and timing.speeds.trains_layers
+    return fit_plan(timing, settings, limit.left_s(), limit.spent_s(), patience_s, is_deep=is_deep)
 
 
-def make_plan(
-    work: Workload,
+def choose_plan(work: Workload, settings: Settings, *, is_deep: bool) -> Plan:
+    """Make the plan that the settings alone decide on, without a word on time."""
+    return next(_list_plans(work, settings, None, inf, is_deep=is_deep))
+
+
+def fit_plan(
+    timing: Timing,
     settings: Settings,
-    speeds: Speeds | None,
     left_s: float,
-    is_deep: bool,
     spent_s: float = 0.0,
-    *,
     patience_s: float = PATIENCE_S,
+    *,
+    is_deep: bool,
 ) -> Plan:
     """Make the best plan that fits into the seconds that are left after those `spent_s`.
 
@@ -113,22 +163,26 @@ def make_plan(
         SettingsError: the budget is much too short.
 
     """
-    plans = _list_plans(work, settings, speeds, left_s, is_deep)
-    if speeds is None:
-        return next(plans)
     forecast = []
-    for plan in plans:
-        forecast.append(add_forecasts(plan, work, speeds, find_spare(settings)))
+    for plan in _list_plans(timing.work, settings, timing, left_s, is_deep=is_deep):
+        forecast.append(add_forecasts(plan, timing, find_spare(settings)))
         if forecast[-1].fits(left_s):
             break
     plan = forecast[-1]
     if settings.budget and not plan.fits(left_s):
-        thinned = list_thinned(plan, work, speeds, spent_s)
+        thinned = list_thinned(plan, timing, spent_s)
         fitting = next((part for part in thinned if part.fits(left_s)), None)
         plan = fitting or choose_whole(forecast, spent_s)
         if plan.total_s > max(0.0, left_s) + patience_s:
             raise refuse_budget(settings.budget, plan, thinned, spent_s)
-    return replace(plan, forecasts=(Forecast("preparing", spent_s), *plan.forecasts))
+    return replace(plan, forecasts=(Forecast(PREPARING, spent_s), *plan.forecasts))
+
+
+def tell_reading(plan: Plan, read_s: float) -> Plan:
+    """Tell the reading of the photos from what else came before the plan."""
+    before, *rest = plan.forecasts
+    parts = Forecast(READING, read_s), Forecast(before.part, before.seconds - read_s)
+    return replace(plan, forecasts=(*parts, *rest))
 
 
 def add_rounds(plan: Plan, rounds: int) -> Plan:
@@ -136,7 +190,7 @@ def add_rounds(plan: Plan, rounds: int) -> Plan:
     what is kept.
     """
     again_s = sum(item.seconds for item in plan.forecasts if item.part not in ONCE)
-    return replace(plan, forecasts=(*plan.forecasts, Forecast("folds", rounds * again_s)))
+    return replace(plan, forecasts=(*plan.forecasts, Forecast(FOLDS, rounds * again_s)))
 
 
 def find_spare(settings: Settings) -> float:
@@ -150,20 +204,46 @@ def plan_rest(plan: Plan, settings: Settings, left_s: float, done: Collection[st
     """Plan anew what follows the head, and the stages with the first blocks `done`, in the seconds
     that are left.
     """
-    work, speeds = plan.work, plan.speeds
-    if work is None or speeds is None:
+    timing = plan.timing
+    if timing is None:
         return plan
-    end_s = sum(part.seconds for part in forecast_rest(replace(plan, stages=()), work, speeds))
-    end_s += forecast_familiarity(work.side, plan.views, work, speeds)
-    for stages in (*list_stages(plan.narrow(work), settings, speeds, left_s - end_s, done), ()):
-        renewed = add_forecasts(replace(plan, stages=stages), work, speeds, find_spare(settings))
-        beginning = len(forecast_beginning(plan, work, speeds))
-        renewed = replace(
-            renewed, forecasts=renewed.forecasts[beginning:]
-        )  # features and head are done
+    work, frozen = timing.work, replace(plan, stages=())
+    end_s = sum(part.seconds for part in forecast_rest(frozen, timing))
+    end_s += timing.forecast_familiarity(work.side, plan.views)
+    beginning, narrowed = len(forecast_beginning(plan, timing)), plan.narrow_timing(timing)
+    rests = list_stages(narrowed.work, settings, narrowed, left_s - end_s, done)
+    for stages in (*rests, ()):
+        renewed = add_forecasts(replace(plan, stages=stages), timing, find_spare(settings))
+        # features and head are done
+        renewed = replace(renewed, forecasts=renewed.forecasts[beginning:])
         if renewed.fits(left_s):
             break
     return renewed
+
+
+def time_layers(plan: Plan, site: BenchmarkSetup, settings: Settings, left_s: float) -> Plan:
+    """Measure how fast layers are trained, if nobody has yet and time has turned up for it."""
+    timing = plan.timing
+    if timing is None or timing.speeds.trains_layers or plan.share < 1:
+        return plan
+    rest = timing.count_anew(unseen=0, compared=0)
+    speeds = measure_layers(site, rest, settings, left_s).speeds
+    return replace(plan, timing=replace(timing, speeds=speeds))
+
+
+def find_ending(plan: Plan, stages: Sequence[StagePlan], limit: TimeLimit) -> Ending | None:
+    """Find when the first of the stages has to take its last step; None where time does not
+    count.
+    """
+    if not limit.is_set or plan.timing is None:
+        return None
+    stage, timing = stages[0], plan.narrow_timing(plan.timing)
+    later_s = sum(timing.forecast_stage(each) for each in stages[1:])
+    own_s = timing.forecast_judgement(stage) if later_s else 0.0  # else it is in the plan's end
+    after_s = AFTER_TIMES * plan.after_training_s + later_s + own_s
+    pixel_s = stage.recipe.batch * timing.measure_image(stage) / stage.side**2
+    step_s = timing.speeds.step_s if stage.is_whole else 0.0
+    return Ending(limit.deadline, after_s, pixel_s, step_s)
 
 
 def renew_head(plan: Plan, settings: Settings, left_s: float) -> Plan:
@@ -173,143 +253,78 @@ def renew_head(plan: Plan, settings: Settings, left_s: float) -> Plan:
     Time that has turned up buys the head that there would be without a budget, and time that is
     missing a linear one.
     """
-    if plan.work is None or plan.speeds is None or plan.stages or plan.needed_s is not None:
+    if plan.timing is None or plan.stages or plan.needed_s is not None:
         return plan
-    work = replace(plan.work, unseen=0, compared=0)
-    wanted = _shorten(settings) if settings.effort == "quick" else settings.head
-    heads = (replace(plan, head=head) for head in (wanted, _shorten(settings)))
-    fitting = (head for head in heads if add_forecasts(head, work, plan.speeds).fits(left_s))
-    return next(fitting, replace(plan, head=_shorten(settings)))
-
-
-def note_features(plan: Plan, seconds: float) -> Plan:
-    """Take the speed at which the frozen layers really went for that of all like it that is still
-    to come.
-    """
-    if plan.work is None or plan.speeds is None:
-        return plan
-    forecast_s = forecast_features(plan.views, count_unseen(plan, plan.work), plan.speeds)
-    if forecast_s < LEAST_SEEN_S:
-        return plan
-    return replace(
-        plan,
-        speeds=slow_down(
-            plan.speeds, seconds / forecast_s, ("read_s", "view_s", "file_s", "draw_s")
-        ),
-    )
-
-
-def note_pixels(plan: Plan) -> Plan:
-    """Take note that the images have been decoded for the training of layers."""
-    return plan if plan.work is None else replace(plan, work=replace(plan.work, unkept=0))
-
-
-def note_training(plan: Plan, stage: StagePlan, images_per_s: float | None) -> Plan:
-    """Take the speed at which a stage really went for that of all training that is still to
-    come.
-    """
-    image_s = measure_training(stage, plan.speeds) if plan.speeds else 0.0
-    if plan.speeds is None or not images_per_s or not image_s or len(stage.phases) > 1:
-        return plan
-    return replace(
-        plan,
-        speeds=slow_down(plan.speeds, 1 / images_per_s / image_s, ("pixel_s", "step_s", "last_s")),
-    )
+    timing, quick = plan.timing.count_anew(unseen=0, compared=0), name_quick_head(settings)
+    wanted = quick if settings.effort == "quick" else settings.head
+    heads = (replace(plan, head=head) for head in (wanted, quick))
+    fitting = (head for head in heads if add_forecasts(head, timing).fits(left_s))
+    return next(fitting, replace(plan, head=quick))
 
 
 def announce_plan(plan: Plan, settings: Settings, listen: Listener) -> None:
     """Tell the listener what will be done and how long it will take."""
     budget_s = parse_duration(settings.budget) if settings.budget else None
     parts = tuple((item.part, item.seconds) for item in plan.forecasts)
-    listen(PlanMade(parts, plan.total_s, budget_s, find_shortage(plan, settings)))
-
-
-def find_shortage(plan: Plan, settings: Settings) -> Shortage | None:
-    """Find what a plan does where the budget is too short for all photos; None where it is not."""
-    if plan.needed_s is None or plan.work is None:
-        return None
-    return Shortage(
-        settings.budget,
-        plan.needed_s,
-        plan.count_used(plan.work),
-        plan.work.train + plan.work.validation,
-    )
+    names = {stage.title: stage.name for stage in plan.stages}
+    stages = tuple(names.get(part, part) for part, _ in parts)
+    listen(PlanMade(parts, plan.total_s, budget_s, find_shortage(plan, settings), stages))
 
 
 def _list_plans(
-    work: Workload, settings: Settings, speeds: Speeds | None, left_s: float, is_deep: bool
+    work: Workload, settings: Settings, timing: Timing | None, left_s: float, *, is_deep: bool
 ) -> Iterator[Plan]:
     """List the plans that are worth making with all photos, most wanted first.
 
     With a budget the second to last is what would be done without one, as far as the head goes.
     """
-    wanted = {"quick": 1, "balanced": 2, "thorough": 4}[settings.effort]
-    views = {"auto": wanted, "plain": 1, "mirror": 2, "crops": 4}[settings.views]
-    head = _shorten(settings) if settings.effort == "quick" else settings.head
+    views, quick = count_views(settings), name_quick_head(settings)
+    head = quick if settings.effort == "quick" else settings.head
     plain = Plan(min(2, views) if settings.budget else views, head)
-    if is_deep:
-        yield from _list_deep(replace(plain, views=min(2, views)), work, settings, speeds, left_s)
+    if is_deep and settings.budget and timing:
+        yield from _list_deep(replace(plain, views=min(2, views)), settings, timing, left_s)
+    elif is_deep:
+        for stages in list_stages(work, settings, timing, left_s):
+            yield replace(plain, views=min(2, views), stages=stages)
     yield plain
     if settings.budget:
-        yield replace(plain, head=_shorten(settings))
-        yield Plan(1, _shorten(settings))
+        yield replace(plain, head=quick)
+        yield Plan(1, quick)
 
 
-def _list_deep(
-    plain: Plan, work: Workload, settings: Settings, speeds: Speeds | None, left_s: float
-) -> Iterator[Plan]:
-    """List the plans that train layers behind the frozen layers' head, most wanted first.
+def _list_deep(plain: Plan, settings: Settings, timing: Timing, left_s: float) -> Iterator[Plan]:
+    """List the plans for a budget that train layers behind the frozen layers' head, most wanted
+    first.
 
     Where the head that is fitted without layers has its place in the budget, another one stands
     before layers only if these are trained for so long that they surely replace it: a budget makes
     no model worse than none would.
     """
-    if not settings.budget or speeds is None:
-        yield from (
-            replace(plain, stages=stages) for stages in list_stages(work, settings, speeds, left_s)
-        )
-        return
-    short, is_asked = replace(plain, head=_shorten(settings)), settings.layers in LAYERS_NEED_TORCH
-    plain_s, short_s = (add_forecasts(plan, work, speeds).total_s for plan in (plain, short))
-    first = (
-        plain if plain_s - short_s <= MOST_HEAD * left_s else short
-    )  # the better head costs nearly nothing
-    for beginning in (*_list_quick_beginnings(first, work, speeds, left_s), first, short, plain):
-        others_s = sum(item.seconds for item in add_forecasts(beginning, work, speeds).forecasts)
-        others_s += forecast_familiarity(work.side, beginning.views, beginning.narrow(work), speeds)
-        for stages in list_stages(beginning.narrow(work), settings, speeds, left_s - others_s):
+    work, short = timing.work, replace(plain, head=name_quick_head(settings))
+    plain_s, short_s = (add_forecasts(plan, timing).total_s for plan in (plain, short))
+    is_cheap = plain_s - short_s <= MOST_HEAD * left_s  # the better head costs nearly nothing
+    first = plain if is_cheap else short
+    for beginning in (*_list_quick_beginnings(first, timing, left_s), first, short, plain):
+        narrowed = beginning.narrow_timing(timing)
+        others_s = add_forecasts(beginning, timing).total_s
+        others_s += narrowed.forecast_familiarity(work.side, beginning.views)
+        for stages in list_stages(narrowed.work, settings, narrowed, left_s - others_s):
             shown = sum(stage.epochs for stage in stages) * work.train
             is_sure = shown >= max(work.train, IMAGES_TO_REPLACE) or beginning == plain
             is_possible = beginning.head_share >= 1 or all(stage.is_whole for stage in stages)
+            is_asked = settings.layers in LAYERS_NEED_TORCH
             if is_possible and (is_sure or is_asked or plain_s > left_s):
                 yield replace(beginning, stages=stages)
 
 
-def _list_quick_beginnings(
-    frozen: Plan, work: Workload, speeds: Speeds | None, left_s: float
-) -> list[Plan]:
+def _list_quick_beginnings(frozen: Plan, timing: Timing, left_s: float) -> list[Plan]:
     """List the plan that fits the head on the probe's images alone, where all would take much of
     the time.
 
     Training all layers gains more from that time than a head does from more images. All others have
     to be decoded before, to find those that cannot be, and once more where nothing is kept.
     """
-    share = _find_quick_share(work)
-    if speeds is None or share == 1:
-        return []
-    whole_s = sum(item.seconds for item in forecast_beginning(frozen, work, speeds))
-    quick = replace(frozen, head_share=share)
-    return [quick] if whole_s > MOST_BEGINNING * left_s else []
-
-
-def _find_quick_share(work: Workload) -> float:
-    """Find the share of the training images that the probe is fitted on, where the others can
-    wait.
-    """
-    return (
-        1 / ceil(work.train / PROBE_IMAGES) if work.train > PROBE_IMAGES and work.is_kept else 1.0
-    )
-
-
-def _shorten(settings: Settings) -> str:
-    return "linear" if settings.head == "auto" else settings.head
+    share = find_quick_share(timing.work)
+    whole_s = sum(item.seconds for item in forecast_beginning(frozen, timing))
+    is_long = share < 1 and whole_s > MOST_BEGINNING * left_s
+    return [replace(frozen, head_share=share)] if is_long else []

@@ -7,9 +7,11 @@ from dataclasses import replace
 from math import ceil, inf
 
 from squeezetune.errors import SettingsError
-from squeezetune.planning.costs import RESERVE_SHARE, Speeds, Workload
+from squeezetune.events import Shortage
+from squeezetune.planning.costs import RESERVE_SHARE, Timing
 from squeezetune.planning.plan import SLACK, Plan, add_forecasts
 from squeezetune.quantities import format_duration
+from squeezetune.settings import Settings
 
 # The parts of the photos that are looked at; fewer are not worth a model.
 SHARES = tuple(part / 20 for part in range(19, 0, -1))
@@ -22,17 +24,16 @@ HARDLY_LONGER = 1.1
 ROUND_STEPS = ((60, 5), (600, 30), (inf, 300))
 
 
-def list_thinned(whole: Plan, work: Workload, speeds: Speeds, spent_s: float) -> list[Plan]:
+def list_thinned(whole: Plan, timing: Timing, spent_s: float) -> list[Plan]:
     """List the plans that leave photos out and gain by it, those that leave out the fewest first.
 
     A plan gains if it saves at least as many seconds as cannot be saved: those of starting,
     measuring and the report.
     """
-    none = add_forecasts(replace(whole, share=0.0), work, speeds)
+    none = add_forecasts(replace(whole, share=0.0), timing)
     needed_s = find_needed(whole, spent_s)
     thinned = [
-        add_forecasts(replace(whole, share=share, needed_s=needed_s), work, speeds)
-        for share in SHARES
+        add_forecasts(replace(whole, share=share, needed_s=needed_s), timing) for share in SHARES
     ]
     return [plan for plan in thinned if whole.total_s - plan.total_s >= spent_s + none.total_s]
 
@@ -69,3 +70,12 @@ def refuse_budget(
             f"the photos"
         )
     return SettingsError(words, "Give more time with --budget, or leave it out.")
+
+
+def find_shortage(plan: Plan, settings: Settings) -> Shortage | None:
+    """Find what a plan does where the budget is too short for all photos; None where it is not."""
+    if plan.needed_s is None or plan.timing is None:
+        return None
+    work = plan.timing.work
+    used, photos = plan.count_used(work), work.train + work.validation
+    return Shortage(settings.budget, plan.needed_s, used, photos)

@@ -20,7 +20,7 @@ from squeezetune.data.index import ImageIndex
 from squeezetune.data.pixels import load_indexed
 from squeezetune.errors import ImageError
 from squeezetune.events import ignore_event
-from squeezetune.finetune.recipe import FIRST_BLOCK, Phase, Recipe, StagePlan
+from squeezetune.finetune.recipe import FIRST_BLOCK, Phase, Recipe, StagePlan, choose_recipe
 from squeezetune.heads.linear import WeightedRows, fit_linear
 from squeezetune.network.activations import Activations, draw_view, make_form
 from squeezetune.network.architecture import Architecture
@@ -28,7 +28,16 @@ from squeezetune.network.backbone import FLOAT_RUNTIME, Backbone
 from squeezetune.network.graph import BLOCKS, FEATURE_COUNT, build_backbone
 from squeezetune.network.inference import RunGraph, batch_size, measure_speed, open_graph
 from squeezetune.network.weights import Weights, detect_version, find_architecture
-from squeezetune.planning.costs import Speeds
+from squeezetune.planning.costs import Speeds, Timing, Workload
+from squeezetune.planning.plan import Plan, add_forecasts
+from squeezetune.planning.stage_plans import (
+    LEAST_TRAINING_S,
+    find_quick_share,
+    find_small_side,
+    list_starts,
+    name_quick_head,
+)
+from squeezetune.settings import Settings
 from squeezetune.system.executor import Executor, ThreadExecutor
 from squeezetune.system.monitor import release_memory
 
@@ -62,6 +71,40 @@ class BenchmarkSetup:
     threads: int
     cache: Path | None
     micro_pixels: float = math.inf
+
+
+def measure_machine(
+    site: BenchmarkSetup, work: Workload, settings: Settings, left_s: float, *, is_deep: bool
+) -> Timing:
+    """Measure how fast this machine is at all that a training of so many seconds may do."""
+    started = time.perf_counter()
+    timing = Timing(work, measure_frozen(site))
+    left_s -= time.perf_counter() - started
+    return measure_layers(site, timing, settings, left_s) if is_deep else timing
+
+
+def measure_layers(
+    site: BenchmarkSetup, timing: Timing, settings: Settings, left_s: float
+) -> Timing:
+    """Measure as well how fast layers are trained, where there may be time for that training."""
+    work, batch = timing.work, choose_recipe(timing.work.train, 1.0).batch
+    if not is_worth_timing(timing, settings, left_s, batch):
+        return timing
+    starts, side = list_starts(settings, work.side, left_s), find_small_side(work.side)
+    return replace(timing, speeds=measure_training(site, timing.speeds, starts, side, batch))
+
+
+def is_worth_timing(timing: Timing, settings: Settings, left_s: float, batch: int) -> bool:
+    """Say whether there is time to train layers besides the rest of a run, once it is known how
+    fast that goes.
+
+    To find out takes longer than many a run that trains none.
+    """
+    # layers need not begin with a head on all images
+    share = find_quick_share(timing.work)
+    shortest = add_forecasts(Plan(1, name_quick_head(settings), head_share=share), timing)
+    probe_s = timing.forecast_probe(find_small_side(timing.work.side), batch)
+    return shortest.total_s + probe_s + LEAST_TRAINING_S <= left_s
 
 
 def measure_frozen(site: BenchmarkSetup) -> Speeds:

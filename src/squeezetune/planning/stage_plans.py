@@ -4,18 +4,18 @@ that there is.
 
 from collections.abc import Collection, Iterator
 from dataclasses import replace
+from math import ceil
 
-from squeezetune.finetune.recipe import FIRST_BLOCK, Phase, StagePlan, choose_recipe
-from squeezetune.network.graph import BLOCKS
-from squeezetune.planning.costs import (
-    PLAIN_VIEWS,
-    Speeds,
-    Workload,
-    forecast_frame,
-    forecast_stage,
-    measure_epoch,
-    measure_room,
+from squeezetune.events import ALL_LAYERS, name_last
+from squeezetune.finetune.recipe import (
+    FIRST_BLOCK,
+    PROBE_IMAGES,
+    Phase,
+    StagePlan,
+    choose_recipe,
 )
+from squeezetune.network.graph import BLOCKS
+from squeezetune.planning.costs import PLAIN_VIEWS, Timing, Workload, measure_room
 from squeezetune.settings import Settings
 
 # A thorough run shows this many training images to the network, and each of them at least and at
@@ -41,7 +41,7 @@ SIDE_FOR_LAST, EPOCHS_FOR_ALL, EPOCHS_FOR_LAST, BUDGET_FOR_LAST_S = 192, 1.0, 3.
 def list_stages(
     work: Workload,
     settings: Settings,
-    speeds: Speeds | None,
+    timing: Timing | None,
     left_s: float,
     done: Collection[str] = (),
 ) -> Iterator[tuple[StagePlan, ...]]:
@@ -49,23 +49,23 @@ def list_stages(
     most wanted first.
 
     None of them is one whose first block is `done`, nor does any follow the training of all layers.
-    There is none where nobody has measured how fast layers are trained, since there would not have
-    been time to.
+    There is none where it was not measured how fast layers are trained, since there would not have
+    been time to. Where `timing` is None nobody has measured anything.
     """
-    if FIRST_BLOCK in done or (speeds and not speeds.trains_layers):
+    if FIRST_BLOCK in done or (timing and not timing.speeds.trains_layers):
         return
     if settings.layers == "last":
-        stage = plan_last(work, settings, speeds, left_s) if not done else None
+        stage = plan_last(work, settings, timing, left_s) if not done else None
         yield from [(stage,)] if stage else []
         return
-    whole = plan_stage(work, settings, speeds, left_s)
-    if settings.layers == "auto" and speeds and speeds.last_s and not done:
-        yield from _list_with_last(work, settings, speeds, left_s, whole)
+    whole = plan_stage(work, settings, timing, left_s)
+    if settings.layers == "auto" and timing and timing.speeds.last_s and not done:
+        yield from _list_with_last(settings, timing, left_s, whole)
     yield from [(whole,)] if whole else []
 
 
 def _list_with_last(
-    work: Workload, settings: Settings, speeds: Speeds, left_s: float, whole: StagePlan | None
+    settings: Settings, timing: Timing, left_s: float, whole: StagePlan | None
 ) -> Iterator[tuple[StagePlan, ...]]:
     """List the plans with a stage of the last blocks that are better than all layers alone, as far
     as is known.
@@ -74,38 +74,35 @@ def _list_with_last(
     before them, where time would be left over. Both take nothing from the training of all layers as
     it would be without.
     """
-    if whole is None or whole.epochs < EPOCHS_FOR_ALL:
-        last, others = plan_last(work, settings, speeds, left_s), []
-    elif whole.epochs >= (settings.epochs or MOST_EPOCHS):
-        last, others = (
-            plan_last(work, settings, speeds, left_s - forecast_stage(whole, work, speeds)),
-            [whole],
-        )
-    else:
-        return
+    others = list[StagePlan]()
+    if whole and whole.epochs >= EPOCHS_FOR_ALL:
+        if whole.epochs < (settings.epochs or MOST_EPOCHS):
+            return
+        others, left_s = [whole], left_s - timing.forecast_stage(whole)
+    last = plan_last(timing.work, settings, timing, left_s)
     if last and last.epochs >= EPOCHS_FOR_LAST:
         yield (last, *others)
 
 
 def plan_stage(
-    work: Workload, settings: Settings, speeds: Speeds | None, left_s: float
+    work: Workload, settings: Settings, timing: Timing | None, left_s: float
 ) -> StagePlan | None:
     """Plan the training of all layers, for what a budget leaves; None if that is not worth
     while.
     """
     most = choose_epochs(work, settings)
     stage = StagePlan(
-        "all layers", FIRST_BLOCK, plan_phases(work.side), most, choose_recipe(work.train, most)
+        ALL_LAYERS, FIRST_BLOCK, plan_phases(work.side), most, choose_recipe(work.train, most)
     )
-    if not settings.budget or speeds is None:
+    if not settings.budget or timing is None:
         return stage
-    if count_epochs(stage, work, speeds, left_s) < EPOCHS_FOR_FULL_SIDE:
+    if count_epochs(stage, timing, left_s) < EPOCHS_FOR_FULL_SIDE:
         stage = replace(stage, phases=(Phase(find_small_side(work.side), 1.0),))
-    return fit_stage(stage, work, settings, speeds, left_s)
+    return fit_stage(stage, settings, timing, left_s)
 
 
 def plan_last(
-    work: Workload, settings: Settings, speeds: Speeds | None, left_s: float
+    work: Workload, settings: Settings, timing: Timing | None, left_s: float
 ) -> StagePlan | None:
     """Plan the training of the last blocks from kept activations; None if a budget leaves too
     little time for it.
@@ -115,18 +112,17 @@ def plan_last(
     """
     count = settings.last_fires or LAST_FIRES
     most = choose_epochs(work, settings)
-    name = f"last {count} blocks" if count > 1 else "last block"
     phases = (Phase(work.side, 1.0),)
     stage = StagePlan(
-        name, find_last_start(settings), phases, most, choose_recipe(work.train, most)
+        name_last(count), find_last_start(settings), phases, most, choose_recipe(work.train, most)
     )
     extra_views = max(
         0, min(EXTRA_VIEWS, work.room_bytes // max(1, measure_room(stage, work)) - PLAIN_VIEWS)
     )
-    if not settings.budget or speeds is None:
+    if not settings.budget or timing is None:
         return replace(stage, extra_views=extra_views)
     for extra in range(extra_views, -1, -1):
-        fitted = fit_stage(replace(stage, extra_views=extra), work, settings, speeds, left_s)
+        fitted = fit_stage(replace(stage, extra_views=extra), settings, timing, left_s)
         if fitted and (not extra or fitted.epochs >= PLAIN_VIEWS + extra):
             return fitted
     return None
@@ -144,6 +140,19 @@ def list_starts(settings: Settings, side: int, left_s: float) -> list[str]:
     return [FIRST_BLOCK]
 
 
+def name_quick_head(settings: Settings) -> str:
+    """Name the head that takes the least time, of those that the settings allow."""
+    return "linear" if settings.head == "auto" else settings.head
+
+
+def find_quick_share(work: Workload) -> float:
+    """Find the share of the training images that the probe is fitted on, where the others can
+    wait.
+    """
+    can_wait = work.train > PROBE_IMAGES and work.is_kept
+    return 1 / ceil(work.train / PROBE_IMAGES) if can_wait else 1.0
+
+
 def find_last_start(settings: Settings) -> str:
     """Find the first of the last blocks."""
     return BLOCKS[-(settings.last_fires or LAST_FIRES)]
@@ -155,21 +164,21 @@ def choose_epochs(work: Workload, settings: Settings) -> float:
 
 
 def fit_stage(
-    stage: StagePlan, work: Workload, settings: Settings, speeds: Speeds, left_s: float
+    stage: StagePlan, settings: Settings, timing: Timing, left_s: float
 ) -> StagePlan | None:
     """Give a stage as many epochs as fit into so many seconds; None if they are too few to be of
     use.
     """
-    epochs = count_epochs(stage, work, speeds, left_s)
-    if epochs < LEAST_EPOCHS or epochs * measure_epoch(stage, work, speeds) < LEAST_TRAINING_S:
+    epochs = count_epochs(stage, timing, left_s)
+    if epochs < LEAST_EPOCHS or epochs * timing.measure_epoch(stage) < LEAST_TRAINING_S:
         return None
-    most = settings.epochs or MOST_EPOCHS
-    return replace(stage, epochs=min(most, epochs), recipe=choose_recipe(work.train, epochs))
+    most, recipe = settings.epochs or MOST_EPOCHS, choose_recipe(timing.work.train, epochs)
+    return replace(stage, epochs=min(most, epochs), recipe=recipe)
 
 
-def count_epochs(stage: StagePlan, work: Workload, speeds: Speeds, left_s: float) -> float:
+def count_epochs(stage: StagePlan, timing: Timing, left_s: float) -> float:
     """Count the epochs of a stage that fit into so many seconds."""
-    return (left_s - forecast_frame(stage, work, speeds)) / measure_epoch(stage, work, speeds)
+    return (left_s - timing.forecast_frame(stage)) / timing.measure_epoch(stage)
 
 
 def plan_phases(side: int) -> tuple[Phase, ...]:

@@ -12,7 +12,15 @@ from numpy.typing import NDArray
 from squeezetune.data.index import Skipped
 from squeezetune.evaluation.measurement import Measured
 from squeezetune.evaluation.metrics import Evaluation, wilson_interval
-from squeezetune.events import EpochFinished, Event, PlanChanged, PlanMade, StageFinished
+from squeezetune.events import (
+    LOOKS,
+    NEAR_DUPLICATES,
+    EpochFinished,
+    Event,
+    PlanChanged,
+    PlanMade,
+    StageFinished,
+)
 from squeezetune.heads.candidate import Candidate, StageResult
 from squeezetune.heads.head_data import VIEW_NAMES
 from squeezetune.pipeline.cross_validation import CrossValidationResult
@@ -332,13 +340,18 @@ def record_plan(run: Run) -> dict[str, Any] | None:
         event.stage: event.seconds for event, _ in run.heard if isinstance(event, StageFinished)
     }
     # the forecast of near-duplicates counts the looks that are taken for them alone
-    if "near-duplicates" in taken:
-        taken["near-duplicates"] += taken.get("looks", 0.0)
+    if NEAR_DUPLICATES in taken:
+        taken[NEAR_DUPLICATES] += taken.get(LOOKS, 0.0)
     # the forecast of a stage of training counts its probe, its pixels and its judgement too
     taken |= {stage.name: stage.seconds for stage in run.learned.stages}
+    names = plan.stages or [part for part, _ in plan.forecasts]
     parts = [
-        {"part": part, "forecast_s": round(seconds, 3), "seconds": _find_seconds(part, taken)}
-        for part, seconds in plan.forecasts
+        {
+            "part": part,
+            "forecast_s": round(seconds, 3),
+            "seconds": round(taken[name], 3) if name in taken else None,
+        }
+        for (part, seconds), name in zip(plan.forecasts, names, strict=True)
     ]
     changes = [
         {
@@ -356,14 +369,6 @@ def record_plan(run: Run) -> dict[str, Any] | None:
         "changes": changes,
         "shortage": shortage,
     }
-
-
-def _find_seconds(part: str, taken: Mapping[str, float]) -> float | None:
-    """Find how long a part of the plan took: a stage of training is planned with its sizes, "all
-    layers at 128 px".
-    """
-    seconds = taken.get(part.split(" at ")[0])
-    return None if seconds is None else round(seconds, 3)
 
 
 def record_history(run: Run) -> list[dict[str, Any]]:

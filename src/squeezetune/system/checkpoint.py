@@ -194,6 +194,28 @@ class CheckpointFolder:
         )
 
 
+@dataclass(frozen=True)
+class UnfinishedRun:
+    """Where the training of layers is kept while it lasts, if anywhere, and whether what lies there
+    is gone on with.
+    """
+
+    folder: CheckpointFolder | None = None
+    is_resuming: bool = False
+
+    def load(self, identity: Mapping[str, Any]) -> Checkpoint | None:
+        """Load what the run goes on from; None where it begins anew.
+
+        Raises:
+            CheckpointError: it is of another run.
+
+        """
+        return self.folder.load(identity) if self.folder and self.is_resuming else None
+
+
+NOTHING_KEPT = UnfinishedRun()
+
+
 class CheckpointWriter:
     """Saves checkpoints in a thread of its own, since a memory card may take seconds over what
     training does in one.
