@@ -1,7 +1,6 @@
 """A classifier and labelled images -> what it is worth on them."""
 
 import os
-import time
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,21 +17,12 @@ from squeezetune.data.sources.source import list_some
 from squeezetune.data.split import Split
 from squeezetune.errors import ArtifactError, ClassesError, ImageError, SourceError
 from squeezetune.evaluation.metrics import Evaluation, evaluate_probabilities
-from squeezetune.events import (
-    Listener,
-    Notice,
-    StageAdvanced,
-    StageFinished,
-    StageStarted,
-    ignore_event,
-)
+from squeezetune.events import MEASURING, Listener, Notice, ignore_event, tell_stage
 from squeezetune.model.artifact import Manifest
 from squeezetune.model.classifier import Classifier, load
 from squeezetune.model.split_record import read_parts
 from squeezetune.system.executor import Executor, ThreadExecutor
 from squeezetune.system.store import RowStore
-
-STAGE = "measuring"
 
 
 @dataclass(frozen=True)
@@ -189,41 +179,37 @@ def run_classifier(
         SourceError: none of the images can be read.
 
     """
-    start = time.perf_counter()
-    listen(StageStarted(STAGE, len(positions)))
     probabilities = np.zeros((len(positions), len(classifier.class_names)), np.float32)
     sizes = np.zeros((len(positions), 2), np.int32)
-    digests = index.digests[positions]
-    known = (
-        store.load(digests, probabilities, sizes) if store else np.zeros(len(positions), np.bool_)
-    )
-    missing, failures = np.flatnonzero(~known), {}
-    names = [index.names[positions[row]] for row in missing]
-    for done, (row, (_, outcome)) in enumerate(
-        zip(missing, classifier.stream(index.source, names, executor), strict=True)
-    ):
-        if isinstance(outcome, ImageError):
-            failures[int(positions[row])] = outcome.message
-        else:
-            probabilities[row], known[row] = outcome.probabilities, True
-        if done % 64 == 0:
-            listen(StageAdvanced(STAGE, len(positions) - len(missing) + done + 1))
-    if failures and not known.any():
-        example = f"{names[0]}: {failures[int(positions[0])]}"
-        raise SourceError(
-            f"none of {len(positions):,} images can be read, e.g. {example}",
-            "Replace the damaged files.",
-        )
-    if store and known[missing].any():
-        fresh = missing[known[missing]]
-        try:
-            store.save(digests[fresh], probabilities[fresh], sizes[fresh])
-        except OSError as error:
-            listen(
-                Notice(
-                    f"predictions cannot be kept in {store.folder}: {error.strerror}; the run "
-                    f"goes on without"
-                )
+    digests, failures = index.digests[positions], dict[int, str]()
+    with tell_stage(MEASURING, listen, len(positions)) as advance:
+        none = np.zeros(len(positions), np.bool_)
+        known = store.load(digests, probabilities, sizes) if store else none
+        missing = np.flatnonzero(~known)
+        names = [index.names[positions[row]] for row in missing]
+        outcomes = classifier.stream(index.source, names, executor)
+        for done, (row, (_, outcome)) in enumerate(zip(missing, outcomes, strict=True)):
+            if isinstance(outcome, ImageError):
+                failures[int(positions[row])] = outcome.message
+            else:
+                probabilities[row], known[row] = outcome.probabilities, True
+            if done % 64 == 0:
+                advance(len(positions) - len(missing) + done + 1)
+        if failures and not known.any():
+            example = f"{names[0]}: {failures[int(positions[0])]}"
+            raise SourceError(
+                f"none of {len(positions):,} images can be read, e.g. {example}",
+                "Replace the damaged files.",
             )
-    listen(StageFinished(STAGE, time.perf_counter() - start))
+        if store and known[missing].any():
+            fresh = missing[known[missing]]
+            try:
+                store.save(digests[fresh], probabilities[fresh], sizes[fresh])
+            except OSError as error:
+                listen(
+                    Notice(
+                        f"predictions cannot be kept in {store.folder}: {error.strerror}; the run "
+                        f"goes on without"
+                    )
+                )
     return Measured(positions[known], probabilities[known], failures)

@@ -235,7 +235,7 @@ def read_pretrained(path: Path) -> Pretrained:
         MissingExtraError: the file is torch's, and torch is not installed.
         WeightsError: the file cannot be read, or does not hold the weights of a SqueezeNet.
     """
-    weights = round_weights(read_weights(path), path)
+    weights = round_read(read_weights(path), path)
     sha256 = hashlib.sha256(path.read_bytes()).hexdigest()
     if sha256 == WEIGHTS_SHA256:
         return Pretrained(weights, sha256, PROVENANCE, "BSD-2-Clause")
@@ -246,16 +246,21 @@ def read_pretrained(path: Path) -> Pretrained:
     return Pretrained(weights, sha256, path.name, _read_license(path))
 
 
-def round_weights(weights: Weights, path: Path) -> Weights:
-    """Round parameters to what float16 holds.
+def round_weights(weights: Weights) -> Weights:
+    """Round parameters to what float16 holds, as the files store them, so that all forms of the
+    network are one.
+    """
+    return {name: value.astype(np.float16).astype(np.float32) for name, value in weights.items()}
+
+
+def round_read(weights: Weights, path: Path) -> Weights:
+    """Round the parameters that a file holds.
 
     Raises:
         WeightsError: a value is too large for that.
     """
     with np.errstate(over="ignore"):  # it is told below
-        rounded = {
-            name: value.astype(np.float16).astype(np.float32) for name, value in weights.items()
-        }
+        rounded = round_weights(weights)
     beyond = [name for name, value in rounded.items() if not np.isfinite(value).all()]
     if beyond:
         largest = np.abs(weights[beyond[0]]).max()

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from squeezetune.data.index import ImageIndex
 from squeezetune.events import Listener
 from squeezetune.network.pretrained import Pretrained, load_pretrained
 from squeezetune.settings import Settings
@@ -27,11 +28,12 @@ class RunContext:
     pretrained: Pretrained
     micro_pixels: float = math.inf
 
-    def identify_settings(self) -> dict[str, Any]:
-        """Return the settings with the content of the pretrained weights in the place of their
-        path.
+    def identify_run(self, index: ImageIndex) -> dict[str, Any]:
+        """Name what any training depends on, so that an unfinished run goes on with the same only:
+        pretrained weights go by their content, not by their path.
         """
-        return self.settings.to_dict() | {"weights": self.pretrained.sha256}
+        settings = self.settings.to_dict() | {"weights": self.pretrained.sha256}
+        return {"photos": index.fingerprint, "settings": settings, "threads": self.threads}
 
 
 def open_context(

@@ -293,9 +293,7 @@ class FoldTraining:
         """Name all that the result depends on."""
         return {
             "version": name_version(),
-            "photos": self.index.fingerprint,
-            "settings": self.context.identify_settings(),
-            "threads": self.context.threads,
+            **self.context.identify_run(self.index),
             "libraries": list_libraries(),
             "round": [self.turn.repeat, self.turn.fold],
         }

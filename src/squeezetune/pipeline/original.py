@@ -28,6 +28,7 @@ from squeezetune.network.pretrained import Pretrained
 from squeezetune.network.weights import Weights, detect_version
 from squeezetune.pipeline.context import RunContext
 from squeezetune.pipeline.extraction import CutIndex
+from squeezetune.pipeline.result import take_rows
 from squeezetune.settings import Settings
 from squeezetune.system.checkpoint import NOTHING_KEPT, CheckpointWriter, UnfinishedRun
 from squeezetune.system.disk import cache_or_temporary
@@ -62,8 +63,7 @@ class OriginalPhotos:
 
 @dataclass(frozen=True)
 class OriginalResult:
-    """A network trained by the original recipe: what `TransferResult` is for the others, under the
-    same names.
+    """A network trained by the original recipe, as a `TrainingResult`.
 
     `weights` are those of all layers by torchvision's names, with the batch normalisation as it was
     trained; `folded` are the classifier's (512, classes) and (classes,) with it folded in.
@@ -136,10 +136,7 @@ class OriginalResult:
 
     def recall(self, positions: NDArray[np.int64]) -> NDArray[np.float32]:
         """Return torch's own probabilities (n, classes) of judging images."""
-        order = np.argsort(self.photos.judging)
-        return self.probabilities[
-            order[np.searchsorted(self.photos.judging, positions, sorter=order)]
-        ]
+        return take_rows(self.probabilities, self.photos.judging, positions)
 
 
 def learn_original(
@@ -219,7 +216,8 @@ def tune(
     from squeezetune.finetune.original_loop import OriginalInputs, tune_original
     from squeezetune.finetune.workers import TrainerOptions
 
-    identity, listen = identify_run(photos, recipe, context), context.listen
+    identity, listen = context.identify_run(photos.index), context.listen
+    identity |= {"recipe": asdict(recipe), "torch": version("torch")}
     kept = unfinished.load(identity)
     material = OriginalInputs(photos.rows, photos.index.labels, photos.split.train, photos.judging)
     with ExitStack() as stack:
@@ -234,21 +232,6 @@ def tune(
         seed, threads = context.settings.seed, context.threads
         conditions = TrainerOptions(STAGE, seed, threads, "float32", listen, interruption.poll)
         return tune_original(network, material, recipe, conditions, kept, keep)
-
-
-def identify_run(
-    photos: OriginalPhotos, recipe: OriginalRecipe, context: RunContext
-) -> dict[str, Any]:
-    """Name all that the trained network depends on, so that an unfinished run goes on with the same
-    only.
-    """
-    return {
-        "photos": photos.index.fingerprint,
-        "settings": context.identify_settings(),
-        "threads": context.threads,
-        "recipe": asdict(recipe),
-        "torch": version("torch"),
-    }
 
 
 def judge(photos: OriginalPhotos, recipe: OriginalRecipe, tuned: "OriginallyTuned") -> Candidate:

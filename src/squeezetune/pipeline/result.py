@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
-from typing import Any, TypeAlias
+from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -17,9 +17,111 @@ from squeezetune.network.backbone import Backbone
 from squeezetune.network.features import Features
 from squeezetune.network.pretrained import Pretrained
 from squeezetune.pipeline.extraction import ExtractedFeatures
-from squeezetune.pipeline.original import OriginalResult
 from squeezetune.pipeline.trained_stage import TrainedStage, compare_stages, find_best
 from squeezetune.system.scratch import Selection
+
+
+class TrainingResult(Protocol):
+    """What any training leaves: a network, the bytes of its two files, and what record and report
+    tell of it.
+    """
+
+    @property
+    def index(self) -> ImageIndex:
+        """The photos that can be decoded."""
+        ...
+
+    @property
+    def split(self) -> Split:
+        """Which of them train, which judge, and which measure."""
+        ...
+
+    @property
+    def sizes(self) -> NDArray[np.int32]:
+        """The photos' own widths and heights in pixels (n, 2); not positive where nobody has
+        looked.
+        """
+        ...
+
+    @property
+    def pixels(self) -> PixelSettings:
+        """How an image becomes what the network in `model` sees."""
+        ...
+
+    @property
+    def pretrained(self) -> Pretrained:
+        """The weights that it began with."""
+        ...
+
+    @property
+    def model(self) -> bytes:
+        """The content of `model.onnx`."""
+        ...
+
+    @property
+    def network(self) -> bytes:
+        """The content of `network.safetensors`."""
+        ...
+
+    @property
+    def familiarities(self) -> Mapping[str, Any]:
+        """A table of `rejection`, or nothing."""
+        ...
+
+    @property
+    def network_name(self) -> str:
+        """Name the network and what was done with it."""
+        ...
+
+    @property
+    def engine_name(self) -> str:
+        """Name what ran the frozen layers."""
+        ...
+
+    @property
+    def timed_choices(self) -> dict[str, Any]:
+        """Return the settings that a timing has chosen, so that a run can be repeated without
+        one.
+        """
+        ...
+
+    @property
+    def chosen(self) -> Candidate:
+        """The network that `model` holds, as a candidate."""
+        ...
+
+    @property
+    def candidates(self) -> tuple[Candidate, ...]:
+        """All heads that were tried."""
+        ...
+
+    @property
+    def history(self) -> tuple[EpochFinished, ...]:
+        """The epochs of every stage, in order."""
+        ...
+
+    @property
+    def stages(self) -> tuple[StageResult, ...]:
+        """What the stages of training reached, side by side; nothing where there was one only."""
+        ...
+
+    @property
+    def has_trained_layers(self) -> bool:
+        """Say whether layers were trained, better or not."""
+        ...
+
+    @property
+    def is_finished(self) -> bool:
+        """Say that nobody stopped the training early."""
+        ...
+
+    def knows(self, positions: NDArray[np.int64]) -> bool:
+        """Say whether the probabilities that the training itself gives these images are known."""
+        ...
+
+    def recall(self, positions: NDArray[np.int64]) -> NDArray[np.float32]:
+        """Return the probabilities (n, classes) that the training itself gives these images."""
+        ...
 
 
 @dataclass(frozen=True)
@@ -145,10 +247,7 @@ class TransferResult:
     def recall(self, positions: NDArray[np.int64]) -> NDArray[np.float32]:
         """Return the probabilities (n, classes) that the training itself gives these images."""
         if self.best:
-            order = np.argsort(self.split.validation)
-            return self.best.probabilities[
-                order[np.searchsorted(self.split.validation, positions, sorter=order)]
-            ]
+            return take_rows(self.best.probabilities, self.split.validation, positions)
         return self.head.predict(Selection(self.features.values, positions))
 
     @property
@@ -165,5 +264,9 @@ class TransferResult:
         return compare_stages(self.head, self.trained, named)
 
 
-# By whichever recipe: record and report know both by the names that they share.
-TrainingResult: TypeAlias = TransferResult | OriginalResult
+def take_rows(
+    values: NDArray[np.float32], known: NDArray[np.int64], positions: NDArray[np.int64]
+) -> NDArray[np.float32]:
+    """Take the rows (n, ...) of images at some positions; `known` are those that rows are of."""
+    order = np.argsort(known)
+    return values[order[np.searchsorted(known, positions, sorter=order)]]

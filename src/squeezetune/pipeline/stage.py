@@ -40,6 +40,7 @@ from squeezetune.heads.selection import PENALTY, Head, weigh_classes
 from squeezetune.network.backbone import Backbone
 from squeezetune.network.features import Features
 from squeezetune.network.graph import BLOCKS
+from squeezetune.network.pretrained import round_weights
 from squeezetune.network.weights import Weights, detect_version
 from squeezetune.pipeline.context import RunContext
 from squeezetune.pipeline.preparation import draw_sample
@@ -106,7 +107,7 @@ def train_stage(
     from squeezetune.finetune.workers import TrainerOptions, recall_precision
 
     start, settings, listen = time.perf_counter(), context.settings, context.listen
-    identity = identify_run(ground, context)
+    identity = identify_stage(ground, context)
     found = load_kept(unfinished, identity)
     kept, plan, precision = found or (None, plan, recall_precision(context.cache))
     network = build_tapped(ground, plan, context, find_best(earlier, ground.head.chosen))
@@ -147,7 +148,7 @@ def resume_stages(
     """
     from squeezetune.finetune.state import load_earlier
 
-    finished = load_earlier(unfinished, identify_run(ground, context))
+    finished = load_earlier(unfinished, identify_stage(ground, context))
     return tuple(TrainedStage.from_plain(arrays, plain) for arrays, plain in finished)
 
 
@@ -162,7 +163,7 @@ def make_pace(
     return DeadlinePace(EpochPace(steps, settings.epochs or MOST_EPOCHS, plan.side), ending)
 
 
-def identify_run(ground: StageInputs, context: RunContext) -> dict[str, Any]:
+def identify_stage(ground: StageInputs, context: RunContext) -> dict[str, Any]:
     """Name all that the trained network depends on, so that an unfinished run goes on with the same
     only.
 
@@ -172,9 +173,7 @@ def identify_run(ground: StageInputs, context: RunContext) -> dict[str, Any]:
     """
     return {
         "version": name_version(),
-        "photos": ground.index.fingerprint,
-        "settings": context.identify_settings(),
-        "threads": context.threads,
+        **context.identify_run(ground.index),
         "frozen layers": ground.backbone.key,
         "images": len(ground.split.train),
         "torch": version("torch"),
@@ -345,10 +344,3 @@ def judge(
     return TrainedStage(
         plan, candidate, scaling, round_weights(weights), probabilities, tuned.is_finished
     )
-
-
-def round_weights(weights: Weights) -> Weights:
-    """Round parameters to what float16 holds, as the files store them, so that all forms of the
-    network are one.
-    """
-    return {name: value.astype(np.float16).astype(np.float32) for name, value in weights.items()}

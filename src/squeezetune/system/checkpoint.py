@@ -144,7 +144,7 @@ class CheckpointFolder:
         }
         sealed = content | {"checksum": _checksum(content)}
         write_file(manifest, json.dumps(sealed, indent=1).encode())
-        _sync_folder(self.path)
+        sync_folder(self.path)
         self._tidy()
 
     def _tidy(self) -> None:
@@ -347,7 +347,7 @@ def _make_folder(folder: Path) -> None:
     missing = [path for path in folder.parents if not path.exists()]
     folder.mkdir(parents=True, exist_ok=True)
     for path in (folder, *missing):
-        _sync_folder(path.parent)
+        sync_folder(path.parent)
 
 
 def _remove_file(path: Path) -> None:
