@@ -11,9 +11,8 @@ from pathlib import Path
 from typing import Any
 
 from squeezetune.data.index import ImageIndex
-from squeezetune.data.inputs import PhotoInput, Photos, parse_input
+from squeezetune.data.inputs import PhotoInput, Photos
 from squeezetune.data.pixels import make_thumbnails
-from squeezetune.data.sources.catalog import group_photos
 from squeezetune.data.sources.folder import check_outside
 from squeezetune.data.split import Split, split_index
 from squeezetune.errors import ClassesError, SettingsError
@@ -39,7 +38,7 @@ from squeezetune.model.artifact import (
 )
 from squeezetune.model.classifier import Classifier, load
 from squeezetune.model.split_record import PARTS, pack_parts
-from squeezetune.pipeline.context import RunContext, open_context
+from squeezetune.pipeline.context import RunContext, open_context, parse_request
 from squeezetune.pipeline.cross_validation import (
     CrossValidationResult,
     cross_validate,
@@ -56,7 +55,7 @@ from squeezetune.planning.planner import add_rounds, limit_time
 from squeezetune.quantities import parse_size
 from squeezetune.report.record import Run, make_record, record_times
 from squeezetune.report.training_page import make_plots, render_report
-from squeezetune.settings import Settings, parse_settings
+from squeezetune.settings import Settings
 from squeezetune.system.checkpoint import CheckpointFolder, UnfinishedRun, find_checkpoint_folder
 from squeezetune.system.disk import cache_or_temporary, open_cache
 from squeezetune.system.executor import ThreadExecutor
@@ -69,7 +68,7 @@ THUMBNAIL_PX = 240
 @dataclass(frozen=True)
 class TrainingJob:
     """What is trained on, where the model goes, and what the run works with; the clock is what the
-    workshop tells.
+    context tells.
     """
 
     origin: PhotoInput
@@ -149,9 +148,8 @@ def train(
     >>> classifier = squeezetune.train("flowers", effort="quick")             # doctest: +SKIP
 
     """
-    settings = parse_settings((settings.to_dict() if settings else {}) | knobs)
-    origin = parse_input(photos, class_pattern, columns)
-    settings = group_photos(origin.photos, settings, listen)
+    reading = {"class_pattern": class_pattern, "columns": columns}
+    origin, settings = parse_request(photos, settings, knobs, listen, **reading)
     target = name_target(origin, output)
     with hold_output(target), open_job(origin, target, settings, use_cache, listen) as job:
         unfinished = open_unfinished(job, resume)
@@ -216,15 +214,13 @@ def forecast(
     573.2
 
     """
-    clock = RunRecorder(listen)
-    settings = parse_settings((settings.to_dict() if settings else {}) | knobs)
+    clock, reading = RunRecorder(listen), {"class_pattern": class_pattern, "columns": columns}
+    origin, settings = parse_request(photos, settings, knobs, listen, **reading)
     if settings.recipe == "original":
         raise SettingsError(
             "the original recipe cannot be forecast",
             "Train with it: it says how long it will take.",
         )
-    origin = parse_input(photos, class_pattern, columns)
-    settings = group_photos(origin.photos, settings, listen)
     context = open_context(settings, open_cache(clock) if use_cache else None, clock)
     job = TrainingJob(origin, Path(), context, clock)
     index = job.scan()

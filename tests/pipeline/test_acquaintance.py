@@ -67,7 +67,7 @@ def test_layers_that_were_trained_are_run_once_more(make_learn, fixed_settings, 
 
     settings = replace(fixed_settings, layers="all", epochs=1.0)
     learned = prefer_layers(make_learn(settings, tmp_path / "cache")())
-    assert learned.is_deepened
+    assert learned.best
     found = np.sort(score_file(learned, settings, learned.split.validation))
     thresholds = [
         value for value in dict.fromkeys(learned.familiarities["thresholds"]) if value is not None

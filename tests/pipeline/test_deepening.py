@@ -102,7 +102,7 @@ def test_the_stages_are_told_side_by_side(whole):
     frozen, trained = learned.stages
     assert (frozen.name, trained.name) == ("frozen layers", LAYERS)
     assert frozen.is_chosen is not trained.is_chosen
-    assert trained.is_chosen is learned.is_deepened
+    assert trained.is_chosen is (learned.best is not None)
     assert len(frozen.is_correct_test) == 12
     assert trained.is_correct_test is None  # known of the file alone
     right = (
@@ -132,7 +132,7 @@ def test_the_file_agrees_with_the_network_that_was_trained(
     if pixels == "as in the file":
         monkeypatch.setattr(deepening, "choose_pixel_side", lambda side, sizes: side)
     learned = prefer_layers(learn(epochs=1.0))
-    assert learned.is_deepened
+    assert learned.best
     index, positions = learned.index, learned.split.validation
     classifier = Classifier(learned.model, make_manifest(learned, settings))
     by_file = classifier.predict_probabilities(
@@ -245,7 +245,7 @@ def test_layers_that_are_no_better_are_not_taken(learn, monkeypatch):
 
     monkeypatch.setattr(finetune, "tune", spoil)
     learned = learn(epochs=1.0)
-    assert not learned.is_deepened
+    assert not learned.best
     assert learned.stages[0].is_chosen
     assert "no better on the validation images" in learned.stages[1].note
     frozen = learn(layers="head", views="mirror")

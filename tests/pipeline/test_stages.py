@@ -131,7 +131,7 @@ def test_a_stage_begins_from_the_best_so_far(learn, monkeypatch, weights, helps)
     last = learned.trained[0].weights["features.12.squeeze.weight"]
     np.testing.assert_array_equal(begun[1], last if helps else pretrained)
     assert bool(np.abs(last - pretrained).max()) is True
-    assert learned.is_deepened is helps
+    assert (learned.best is not None) is helps
     assert ("no better on the validation images" in learned.stages[1].note) is not helps
 
 

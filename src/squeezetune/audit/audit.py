@@ -23,17 +23,16 @@ from squeezetune.audit.findings import (
 from squeezetune.audit.inspection import Inspection, inspect_photos
 from squeezetune.audit.label_errors import estimate_mistakes
 from squeezetune.data.index import ImageIndex
-from squeezetune.data.inputs import PhotoInput, Photos, parse_input
+from squeezetune.data.inputs import PhotoInput, Photos
 from squeezetune.data.pixels import make_thumbnails
-from squeezetune.data.sources.catalog import group_photos
 from squeezetune.data.sources.folder import check_outside
 from squeezetune.data.sources.source import ImageSource
 from squeezetune.data.sources.table import guard_cell
 from squeezetune.events import Listener, ignore_event
 from squeezetune.model.artifact import FolderKind, check_target, stage_artifact, to_json
-from squeezetune.pipeline.context import open_context
+from squeezetune.pipeline.context import open_context, parse_request
 from squeezetune.report.rendering import Json, render_page
-from squeezetune.settings import Settings, parse_settings
+from squeezetune.settings import Settings
 from squeezetune.system.disk import open_cache
 from squeezetune.system.executor import ThreadExecutor
 from squeezetune.system.machine import name_version
@@ -142,9 +141,8 @@ def check(
 
     """
     started = time.perf_counter()
-    settings = parse_settings((settings.to_dict() if settings else {}) | knobs)
-    origin = parse_input(photos, class_pattern, columns)
-    settings = group_photos(origin.photos, settings, listen)
+    reading = {"class_pattern": class_pattern, "columns": columns}
+    origin, settings = parse_request(photos, settings, knobs, listen, **reading)
     folder = name_folder(origin, output)
     with hold_output(folder):
         check_target(folder, AUDIT_FOLDER)

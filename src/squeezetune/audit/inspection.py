@@ -73,7 +73,7 @@ def inspect_photos(index: ImageIndex, context: RunContext) -> Inspection:
 
 
 def _open_whole(index: ImageIndex, context: RunContext) -> PreparedRun:
-    """Make the workshop ready for an index that is not split."""
+    """Make the run ready for an index that is not split."""
     none = np.empty(0, np.int64)
     halves = np.ascontiguousarray(index.digests).view("<u8")
     # the order of a split, so that the same images are looked at first whatever they are called

@@ -1,14 +1,17 @@
 """The context of a run: settings, cache, threads, listener, pretrained weights."""
 
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from squeezetune.data.index import ImageIndex
+from squeezetune.data.inputs import PhotoInput, Photos, parse_input
+from squeezetune.data.sources.catalog import group_photos
 from squeezetune.events import Listener
 from squeezetune.network.pretrained import Pretrained, load_pretrained
-from squeezetune.settings import Settings
+from squeezetune.settings import Settings, parse_settings
 from squeezetune.system.executor import Executor, ThreadExecutor, count_cores
 
 
@@ -34,6 +37,26 @@ class RunContext:
         """
         settings = self.settings.to_dict() | {"weights": self.pretrained.sha256}
         return {"photos": index.fingerprint, "settings": settings, "threads": self.threads}
+
+
+def parse_request(
+    photos: Photos,
+    settings: Settings | None,
+    knobs: Mapping[str, Any],
+    listen: Listener,
+    **reading: str,
+) -> tuple[PhotoInput, Settings]:
+    """Read what somebody wants done: with which photos, and with settings that may also be given
+    one by one; `reading` says how classes and columns are read.
+
+    Raises:
+        SettingsError: the settings do not fit together or the photos.
+        DataError: the photos cannot be used.
+
+    """
+    settings = parse_settings((settings.to_dict() if settings else {}) | dict(knobs))
+    origin = parse_input(photos, **reading)
+    return origin, group_photos(origin.photos, settings, listen)
 
 
 def open_context(

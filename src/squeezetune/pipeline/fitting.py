@@ -2,10 +2,10 @@
 
 import json
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from datetime import UTC, datetime
 from functools import partial
-from typing import Any
+from typing import Any, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
@@ -17,7 +17,7 @@ from squeezetune.heads.familiarity import Familiarity, fit_discriminants, weigh_
 from squeezetune.heads.head_data import apply_to_views
 from squeezetune.heads.linear import Rows
 from squeezetune.heads.scaling import transform
-from squeezetune.heads.selection import LabelledFeatures, fit_head
+from squeezetune.heads.selection import Head, LabelledFeatures, fit_head
 from squeezetune.model.artifact import Manifest
 from squeezetune.model.rejection import tabulate_confidences, tabulate_scores
 from squeezetune.network.backbone import FLOAT_RUNTIME, Backbone
@@ -25,7 +25,7 @@ from squeezetune.network.features import run_batch
 from squeezetune.network.graph import build_backbone
 from squeezetune.network.trained import TrainedNetwork, pack_network
 from squeezetune.pipeline.context import RunContext
-from squeezetune.pipeline.extraction import CutIndex, extract_features
+from squeezetune.pipeline.extraction import CutIndex, ExtractedFeatures, extract_features
 from squeezetune.pipeline.original import OriginalResult, learn_original, pack_files
 from squeezetune.pipeline.preparation import plan_prepared, prepare_run
 from squeezetune.pipeline.result import TrainingResult, TransferResult
@@ -36,7 +36,7 @@ from squeezetune.planning.planner import TimeLimit, limit_time, renew_head
 from squeezetune.settings import Settings
 from squeezetune.system.checkpoint import NOTHING_KEPT, UnfinishedRun
 from squeezetune.system.machine import list_libraries, name_version
-from squeezetune.system.scratch import Selection, list_blocks
+from squeezetune.system.scratch import Scratch, Selection, list_blocks
 
 # So many photos are enough, of those that were learnt and of those that were not.
 LEARNT_IMAGES, JUDGING_IMAGES = 3000, 1000
@@ -44,28 +44,16 @@ LEARNT_IMAGES, JUDGING_IMAGES = 3000, 1000
 LEAST_JUDGING = 10
 
 
-@dataclass(frozen=True)
-class FittedFamiliarity:
-    """How familiar images look to a network, and the scores (n,) of some that it has not learnt."""
-
-    familiarity: Familiarity
-    scores: NDArray[np.float32]
+# What a network's classifier reads of some images: their positions (n,), and the rows (n, views,
+# features).
+NetworkFeatures: TypeAlias = tuple[NDArray[np.int64], Rows]
 
 
-@dataclass(frozen=True)
-class RecomputedFeatures:
-    """What a network's classifier reads of some images, (n, views, features), and the images'
-    positions.
-    """
-
-    positions: NDArray[np.int64]
-    rows: Rows
-
-
-def fit_acquaintance(
+def fit_familiarity(
     learned: TransferResult, network: TrainedNetwork, context: RunContext
-) -> FittedFamiliarity | None:
-    """Find out how the features of photos lie that were learnt, and how familiar others look.
+) -> tuple[Familiarity, NDArray[np.float32]] | None:
+    """Find out how the features of photos lie that were learnt, and how familiar others look: also
+    the scores (n,) of these.
 
     None where too few photos were held back to tell.
     """
@@ -76,16 +64,17 @@ def fit_acquaintance(
         parts = [thin(learned.split.train, FAMILIAR_IMAGES), thin(judging, FAMILIAR_IMAGES)]
         learnt, others = recompute_features(learned, network, parts, context)
     else:
-        learnt = recall(learned, network, thin(learned.survey.seen, LEARNT_IMAGES))
-        others = recall(learned, network, thin(judging, JUDGING_IMAGES))
-    labels = learned.index.labels[learnt.positions]
-    if len(np.unique(labels)) < 2 or len(others.positions) < LEAST_JUDGING:
+        learnt = recall_features(learned, network, thin(learned.survey.seen, LEARNT_IMAGES))
+        others = recall_features(learned, network, thin(judging, JUDGING_IMAGES))
+    (positions, rows), (held_back, unseen) = learnt, others
+    labels = learned.index.labels[positions]
+    if len(np.unique(labels)) < 2 or len(held_back) < LEAST_JUDGING:
         return None
     with threadpool_limits(1):  # threads of BLAS stall when the machine is busy
-        discriminants = fit_discriminants(learnt.rows.mean(axis=1), labels)
-        logits = apply_to_views(network.head, others.rows)
-        familiarity = weigh_parts(discriminants, others.rows, logits)
-        return FittedFamiliarity(familiarity, familiarity.score(others.rows, logits))
+        discriminants = fit_discriminants(rows.mean(axis=1), labels)
+        logits = apply_to_views(network.head, unseen)
+        familiarity = weigh_parts(discriminants, unseen, logits)
+        return familiarity, familiarity.score(unseen, logits)
 
 
 def thin(positions: NDArray[np.int64], most: int) -> NDArray[np.int64]:
@@ -93,14 +82,14 @@ def thin(positions: NDArray[np.int64], most: int) -> NDArray[np.int64]:
     return positions[:: -(-len(positions) // most)] if len(positions) else positions
 
 
-def recall(
+def recall_features(
     learned: TransferResult, network: TrainedNetwork, positions: NDArray[np.int64]
-) -> RecomputedFeatures:
+) -> NetworkFeatures:
     """Take the features that the frozen layers gave."""
     values = learned.features.values
     parts = [transform(values[positions[block]][:, : network.views], use_roots=network.use_roots)
              for block in list_blocks(len(positions))]  # fmt: skip
-    return RecomputedFeatures(positions, np.concatenate(parts))
+    return positions, np.concatenate(parts)
 
 
 def recompute_features(
@@ -108,11 +97,11 @@ def recompute_features(
     network: TrainedNetwork,
     parts: list[NDArray[np.int64]],
     context: RunContext,
-) -> tuple[RecomputedFeatures, RecomputedFeatures]:
-    """Run layers that were trained over some photos; those that cannot be read any more are left
-    out.
+) -> list[NetworkFeatures]:
+    """Run layers that were trained over some photos, part by part; those that cannot be read any
+    more are left out.
     """
-    done, looks = 0, []
+    done, found = 0, list[NetworkFeatures]()
     with tell_stage(FAMILIARITY, context.listen, sum(map(len, parts))) as advance:
         graph = build_backbone(network.weights, views=network.views)
         backbone = Backbone(graph, FLOAT_RUNTIME, learned.pixels, network.views)
@@ -126,10 +115,9 @@ def recompute_features(
                 done += len(batch.positions) + len(batch.failures)
                 advance(done)
             values = np.concatenate([batch.rows[-1] for batch in batches])
-            rows = transform(values, use_roots=network.use_roots)
             known = np.concatenate([batch.positions for batch in batches])
-            looks.append(RecomputedFeatures(known, rows))
-    return looks[0], looks[1]
+            found.append((known, transform(values, use_roots=network.use_roots)))
+    return found
 
 
 def fit_classifier(
@@ -152,36 +140,41 @@ def fit_classifier(
     """
     with tell_stage(PREPARING, context.listen):
         scene = prepare_run(index, cut(index), context)
-        context, settings, weights = scene.context, scene.settings, context.pretrained.weights
+        context, settings = scene.context, scene.settings
         limit = limit or limit_time(settings)
         plan, backbone = plan_prepared(scene, limit)
     scratch = scene.open_scratch()
     survey, plan = extract_features(scene, cut, plan, backbone, scratch)
     plan = renew_head(plan, settings, limit.left_s()) if limit.is_set else plan
-    index, features = survey.index, survey.features
-    train, validation = (
-        LabelledFeatures(
-            Selection(features.values, part), index.labels[part], survey.split.find_units(part)
-        )
-        for part in (survey.seen, survey.split.validation)
-    )
-    with threadpool_limits(
-        1
-    ):  # our own threads share the work: those of BLAS stall when the machine is busy
-        head = fit_head(
-            train,
-            validation,
-            len(index.class_names),
-            replace(settings, head=plan.head),
-            context.listen,
-            threads=context.threads,
-            scratch=scratch,
-        )
-    ground = StageInputs(index, survey.split, features, backbone, weights, head, scratch)
+    head = fit_frozen_head(survey, replace(settings, head=plan.head), context, scratch)
+    weights, features = context.pretrained.weights, survey.features
+    ground = StageInputs(survey.index, survey.split, features, backbone, weights, head, scratch)
     trained, is_finished = train_stages(ground, plan, context, limit, unfinished)
     return make_files(
         TransferResult(survey, backbone, head, context.pretrained, trained, is_finished), context
     )
+
+
+def fit_frozen_head(
+    survey: ExtractedFeatures, settings: Settings, context: RunContext, scratch: Scratch
+) -> Head:
+    """Fit the head on the features of the frozen layers."""
+    index, values = survey.index, survey.features.values
+    train, validation = (
+        LabelledFeatures(Selection(values, part), index.labels[part], survey.split.find_units(part))
+        for part in (survey.seen, survey.split.validation)
+    )
+    # our own threads share the work: those of BLAS stall when the machine is busy
+    with threadpool_limits(1):
+        return fit_head(
+            train,
+            validation,
+            len(index.class_names),
+            settings,
+            context.listen,
+            threads=context.threads,
+            scratch=scratch,
+        )
 
 
 def learn_as_original(
@@ -223,11 +216,9 @@ def make_files(learned: TransferResult, context: RunContext) -> TransferResult:
     network = TrainedNetwork(
         weights, layers, learned.chosen.views, pixels.side, pixels.resize, use_roots
     )
-    known = fit_acquaintance(learned, network, context)
-    model = network.build_model(
-        describe_model(learned), familiarity=known.familiarity if known else None
-    )
-    table = tabulate_scores(known.scores, "validation") if known else {}
+    familiarity, scores = fit_familiarity(learned, network, context) or (None, None)
+    model = network.build_model(describe_model(learned), familiarity=familiarity)
+    table = {} if scores is None else tabulate_scores(scores, "validation")
     return replace(learned, model=model, network=pack_network(network), familiarities=table)
 
 

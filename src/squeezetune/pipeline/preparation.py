@@ -230,7 +230,7 @@ def plan_prepared(
 
 
 def prepare_run(index: ImageIndex, split: Split, context: RunContext) -> PreparedRun:
-    """Choose the image size, and make the run fit into memory: the workshop becomes as small as it
+    """Choose the image size, and make the run fit into memory: its context becomes as small as it
     has to be.
 
     Raises:

@@ -176,13 +176,6 @@ class TransferResult:
         return self.best.candidate if self.best else self.head.chosen
 
     @property
-    def is_deepened(self) -> bool:
-        """Say whether `model` holds trained layers, because they are better on the validation
-        part.
-        """
-        return self.best is not None
-
-    @property
     def side(self) -> int:
         """The size in pixels at which the network that `model` holds sees images."""
         return self.best.plan.side if self.best else self.backbone.pixels.side
