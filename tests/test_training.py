@@ -338,7 +338,7 @@ def test_a_budget_that_is_too_short_for_a_few_photos_changes_nothing_but_the_fir
 ):
     """As a user does: a budget of seconds, of which the fixed costs alone take more."""
     monkeypatch.setattr(
-        "squeezetune.pipeline.preparation.PATIENCE_S", 1e9
+        "squeezetune.planning.planner.PATIENCE_S", 1e9
     )  # the machine of a test may be busy
     settings = replace(fixed_settings, layers="head")
     free = train(shape_folder, tmp_path / "free", settings).report

@@ -13,7 +13,6 @@ from typing import Any
 from squeezetune.data.index import ImageIndex
 from squeezetune.data.inputs import PhotoInput, Photos
 from squeezetune.data.pixels import make_thumbnails
-from squeezetune.data.sources.folder import check_outside
 from squeezetune.data.split import Split, split_index
 from squeezetune.errors import ClassesError, SettingsError
 from squeezetune.evaluation.measurement import Measured, open_measurements, run_classifier
@@ -38,7 +37,7 @@ from squeezetune.model.artifact import (
 )
 from squeezetune.model.classifier import Classifier, load
 from squeezetune.model.split_record import PARTS, pack_parts
-from squeezetune.pipeline.context import RunContext, open_context, parse_request
+from squeezetune.pipeline.context import RunContext, name_output, open_context, parse_request
 from squeezetune.pipeline.cross_validation import (
     CrossValidationResult,
     cross_validate,
@@ -60,7 +59,7 @@ from squeezetune.system.checkpoint import CheckpointFolder, UnfinishedRun, find_
 from squeezetune.system.disk import cache_or_temporary, open_cache
 from squeezetune.system.executor import ThreadExecutor
 from squeezetune.system.monitor import MemoryMonitor, RunRecorder
-from squeezetune.system.output_lock import follow_link, hold_output
+from squeezetune.system.output_lock import hold_output
 
 THUMBNAIL_PX = 240
 
@@ -150,7 +149,7 @@ def train(
     """
     reading = {"class_pattern": class_pattern, "columns": columns}
     origin, settings = parse_request(photos, settings, knobs, listen, **reading)
-    target = name_target(origin, output)
+    target = name_output(origin, output, "model", "the model's folder")
     with hold_output(target), open_job(origin, target, settings, use_cache, listen) as job:
         unfinished = open_unfinished(job, resume)
         learned, crossed = train_and_measure(job, UnfinishedRun(unfinished, resume))
@@ -159,7 +158,8 @@ def train(
             staging.write(PARTS, pack_parts(learned.index, learned.split, origin))
             manifest = make_manifest(learned, settings, crossed.pool_once() if crossed else None)
             measured, compared = measure_file(staging, manifest, learned, crossed, job)
-            write_report(staging, learned, measured, compared, crossed, job)
+            run = make_run(learned, measured, compared, crossed, job)
+            write_report(staging, run, job.clock)
             staging.finish(manifest)
         close_unfinished(unfinished, learned, crossed, job)
     return load(job.output)
@@ -227,18 +227,10 @@ def forecast(
     scheme, limit = choose_scheme(index, settings, clock), limit_time(settings, clock.started)
     rounds = scheme.count_rounds(index) if scheme else 0
     split = scheme.keep_all(index) if scheme else job.cut_index(index)
-    scene = prepare_run(index, split, context)
-    plan, _ = plan_prepared(scene, limit.share(1 + rounds), is_forecast=True)
-    plan = replace(plan, peak_memory=scene.memory.peak)
+    prepared = prepare_run(index, split, context)
+    plan, _ = plan_prepared(prepared, limit.share(1 + rounds), is_forecast=True)
+    plan = replace(plan, peak_memory=prepared.memory.peak)
     return add_rounds(plan, rounds) if scheme else plan
-
-
-def name_target(origin: PhotoInput, output: str | os.PathLike[str] | None) -> Path:
-    """Say where the model goes: not among the photos."""
-    source, target = origin.photos, follow_link(Path(output or f"{origin.name}-model"))
-    if isinstance(source, Path):
-        check_outside(target, source, "the model's folder", "give another folder with --output")
-    return target
 
 
 @contextmanager
@@ -327,46 +319,43 @@ def measure_file(
     )
 
 
-def write_report(
-    staging: Staging,
+def make_run(
     learned: TrainingResult,
     measured: Measured,
     compared: Measured | None,
     crossed: CrossValidationResult | None,
     job: TrainingJob,
-) -> None:
-    """Write the report for scripts, for people and for papers."""
-    index = learned.index
-    evaluation = measured.evaluate(index, learned.split)
+) -> Run:
+    """Tell what the model is worth, and put together what is known of the run."""
+    evaluation = measured.evaluate(learned.index, learned.split)
     job.clock(ModelMeasured(evaluation.accuracy, *evaluation.interval, evaluation.count))
-    command, heard, seconds = (
-        repeat_command(job, learned),
-        tuple(job.clock.heard),
-        job.clock.total_s(),
+    return Run(
+        settings=job.settings,
+        learned=learned,
+        measured=measured,
+        evaluation=evaluation,
+        command=repeat_command(job, learned),
+        created=job.created,
+        heard=tuple(job.clock.heard),
+        total_s=job.clock.total_s(),
+        compared=compared,
+        held=job.clock.gauge.peaks,
+        crossed=crossed,
     )
-    run = Run(
-        job.settings,
-        learned,
-        measured,
-        evaluation,
-        command,
-        job.created,
-        heard,
-        seconds,
-        compared,
-        job.clock.gauge.peaks,
-        crossed,
-    )
+
+
+def write_report(staging: Staging, run: Run, clock: RunRecorder) -> None:
+    """Write the report for scripts, for people and for papers."""
     record = make_record(run)
-    with tell_stage(REPORT_STAGE, job.clock):
+    with tell_stage(REPORT_STAGE, clock):
         for name, payload in make_plots(record).items():
             staging.write(f"plots/{name}", payload)
         pictures = {item["image"] for gallery in ("mistakes", "unsure") for item in record[gallery]}
         # one at a time: a ceiling of memory holds here too
         thumbnails = make_thumbnails(
-            index.source, sorted(pictures), THUMBNAIL_PX, ThreadExecutor(1)
+            run.learned.index.source, sorted(pictures), THUMBNAIL_PX, ThreadExecutor(1)
         )
-    record |= record_times(replace(run, heard=tuple(job.clock.heard), total_s=job.clock.total_s()))
+    record |= record_times(replace(run, heard=tuple(clock.heard), total_s=clock.total_s()))
     staging.write(REPORT, to_json(record))
     staging.write(REPORT_PAGE, render_report(record, thumbnails).encode())
 

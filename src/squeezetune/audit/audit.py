@@ -23,20 +23,19 @@ from squeezetune.audit.findings import (
 from squeezetune.audit.inspection import Inspection, inspect_photos
 from squeezetune.audit.label_errors import estimate_mistakes
 from squeezetune.data.index import ImageIndex
-from squeezetune.data.inputs import PhotoInput, Photos
+from squeezetune.data.inputs import Photos
 from squeezetune.data.pixels import make_thumbnails
-from squeezetune.data.sources.folder import check_outside
 from squeezetune.data.sources.source import ImageSource
 from squeezetune.data.sources.table import guard_cell
 from squeezetune.events import Listener, ignore_event
 from squeezetune.model.artifact import FolderKind, check_target, stage_artifact, to_json
-from squeezetune.pipeline.context import open_context, parse_request
+from squeezetune.pipeline.context import name_output, open_context, parse_request
 from squeezetune.report.rendering import Json, render_page
 from squeezetune.settings import Settings
 from squeezetune.system.disk import open_cache
 from squeezetune.system.executor import ThreadExecutor
 from squeezetune.system.machine import name_version
-from squeezetune.system.output_lock import follow_link, hold_output
+from squeezetune.system.output_lock import hold_output
 
 AUDIT, AUDIT_PAGE, AUDIT_TABLE = "check.json", "check.html", "check.csv"
 AUDIT_FOLDER = FolderKind("an audit", AUDIT, "squeezetune-check", 1)
@@ -143,7 +142,7 @@ def check(
     started = time.perf_counter()
     reading = {"class_pattern": class_pattern, "columns": columns}
     origin, settings = parse_request(photos, settings, knobs, listen, **reading)
-    folder = name_folder(origin, output)
+    folder = name_output(origin, output, "check", "the folder of the audit")
     with hold_output(folder):
         check_target(folder, AUDIT_FOLDER)
         context = open_context(settings, open_cache(listen) if use_cache else None, listen)
@@ -151,21 +150,6 @@ def check(
         audit = make_audit(inspection, str(origin), folder, started)
         write_audit(audit)
     return audit
-
-
-def name_folder(origin: PhotoInput, output: str | os.PathLike[str] | None) -> Path:
-    """Say where the audit goes.
-
-    Raises:
-        SettingsError: it is among the photos.
-
-    """
-    source, folder = origin.photos, follow_link(Path(output or f"{origin.name}-check"))
-    if isinstance(source, Path):
-        check_outside(
-            folder, source, "the folder of the audit", "give another folder with --output"
-        )
-    return folder
 
 
 def make_audit(inspection: Inspection, source: str, folder: Path, started: float) -> Audit:

@@ -1,6 +1,9 @@
-"""The context of a run: settings, cache, threads, listener, pretrained weights."""
+"""The context of a run: settings, cache, threads, listener, pretrained weights; and what somebody
+asks for: which photos, which settings, which folder.
+"""
 
 import math
+import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -9,10 +12,12 @@ from typing import Any
 from squeezetune.data.index import ImageIndex
 from squeezetune.data.inputs import PhotoInput, Photos, parse_input
 from squeezetune.data.sources.catalog import group_photos
+from squeezetune.data.sources.folder import check_outside
 from squeezetune.events import Listener
 from squeezetune.network.pretrained import Pretrained, load_pretrained
 from squeezetune.settings import Settings, parse_settings
 from squeezetune.system.executor import Executor, ThreadExecutor, count_cores
+from squeezetune.system.output_lock import follow_link
 
 
 @dataclass(frozen=True)
@@ -57,6 +62,21 @@ def parse_request(
     settings = parse_settings((settings.to_dict() if settings else {}) | dict(knobs))
     origin = parse_input(photos, **reading)
     return origin, group_photos(origin.photos, settings, listen)
+
+
+def name_output(
+    origin: PhotoInput, output: str | os.PathLike[str] | None, ending: str, called: str
+) -> Path:
+    """Say where the result goes: `<name of the photos>-<ending>`, unless somebody names a folder.
+
+    Raises:
+        SettingsError: it is among the photos.
+
+    """
+    target = follow_link(Path(output or f"{origin.name}-{ending}"))
+    if isinstance(origin.photos, Path):
+        check_outside(target, origin.photos, called, "give another folder with --output")
+    return target
 
 
 def open_context(

@@ -149,11 +149,11 @@ def share_budget(
         SettingsError: looking at the photos alone would take most of it.
 
     """
-    scene, trainings = prepare_run(index, scheme.keep_all(index), context), 1
+    prepared, trainings = prepare_run(index, scheme.keep_all(index), context), 1
     trainings += scheme.count_rounds(index)
-    backbone, settings, left_s = scene.prepare_probed(), scene.settings, limit.left_s()
-    is_deep, work = check_torch(settings, context.listen), scene.count_work(backbone)
-    site = scene.make_site(backbone)
+    backbone, settings, left_s = prepared.prepare_probed(), prepared.settings, limit.left_s()
+    is_deep, work = check_torch(settings, context.listen), prepared.count_work(backbone)
+    site = prepared.make_site(backbone)
     timing = measure_machine(site, work, settings, left_s / trainings, is_deep=is_deep)
     needed_s = timing.forecast_features(backbone.views, work.unseen)
     if needed_s > MOST_LOOKING * left_s:
@@ -170,7 +170,7 @@ def share_budget(
         )
     )
     with cache_or_temporary(context.cache) as folder:
-        scene.compute_features(backbone, folder, scene.open_scratch())
+        prepared.compute_features(backbone, folder, prepared.open_scratch())
     return replace(limit, speeds=timing.speeds)
 
 

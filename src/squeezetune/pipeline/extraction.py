@@ -52,7 +52,7 @@ class ExtractedFeatures:
 
 
 def extract_features(
-    scene: PreparedRun, cut: CutIndex, plan: Plan, backbone: Backbone, scratch: Scratch
+    prepared: PreparedRun, cut: CutIndex, plan: Plan, backbone: Backbone, scratch: Scratch
 ) -> tuple[ExtractedFeatures, Plan]:
     """Run the frozen layers over the images that the plan has them look at; also return the plan
     with their real speed.
@@ -64,19 +64,19 @@ def extract_features(
     Raises:
         DataError: no image can be decoded, or too few of a class.
     """
-    index, (split, seen), shop = scene.index, choose_parts(scene.split, plan), scene.context
+    index, context, (split, seen) = prepared.index, prepared.context, choose_parts(prepared, plan)
     # where time counts, test images are looked at by the finished model alone
-    used = np.union1d(seen, split.validation) if scene.settings.budget else np.arange(len(index))
-    with cache_or_temporary(shop.cache) as folder:
+    used = np.union1d(seen, split.validation) if prepared.settings.budget else np.arange(len(index))
+    with cache_or_temporary(context.cache) as folder:
         started = time.perf_counter()
-        features = scene.compute_features(backbone, folder, scratch, used)
+        features = prepared.compute_features(backbone, folder, scratch, used)
         plan = plan.note_features(time.perf_counter() - started)
-        if scene.settings.near_duplicates != "ignored":
+        if prepared.settings.near_duplicates != "ignored":
             involved = np.concatenate([split.train, split.validation, split.test])
             readable = np.setdiff1d(involved, list(features.failures))
-            index = mark_near_duplicates(index, readable, backbone.pixels, folder, shop, scratch)
+            index = mark_near_duplicates(index, readable, backbone.pixels, folder, context, scratch)
     if plan.head_share < 1 and plan.stage:
-        unreadable = find_unreadable(index, shop, split, plan.stage.side, features.sizes)
+        unreadable = find_unreadable(index, context, split, plan.stage.side, features.sizes)
         features = replace(features, failures={**unreadable, **features.failures})
         plan = plan.note_pixels()
     is_used = np.isin(np.arange(len(index)), used) & (features.sizes.min(axis=1) > 0)
@@ -84,7 +84,7 @@ def extract_features(
         check_readable(index, features)
         is_used = np.delete(is_used, list(features.failures))
         index, features = index.without(features.failures), features.without_failures()
-    split = scene.split if index is scene.index else cut(index)
+    split = prepared.split if index is prepared.index else cut(index)
     return ExtractedFeatures(index, *keep_used(split, plan, is_used), features), plan
 
 
@@ -118,10 +118,11 @@ def mark_near_duplicates(
     return replace(index, pictures=pictures)
 
 
-def choose_parts(split: Split, plan: Plan) -> tuple[Split, NDArray[np.int64]]:
+def choose_parts(prepared: PreparedRun, plan: Plan) -> tuple[Split, NDArray[np.int64]]:
     """Choose the images that take part, and those training images that the head is fitted on, as
     the plan says.
     """
+    split = prepared.split
     train = thin_out(split.train, plan.share)
     validation = thin_out(split.validation, plan.share * plan.head_share, LEAST_JUDGING)
     return replace(split, train=train, validation=validation), thin_out(train, plan.head_share)

@@ -64,7 +64,7 @@ def fit_familiarity(
         parts = [thin(learned.split.train, FAMILIAR_IMAGES), thin(judging, FAMILIAR_IMAGES)]
         learnt, others = recompute_features(learned, network, parts, context)
     else:
-        learnt = recall_features(learned, network, thin(learned.survey.seen, LEARNT_IMAGES))
+        learnt = recall_features(learned, network, thin(learned.extracted.seen, LEARNT_IMAGES))
         others = recall_features(learned, network, thin(judging, JUDGING_IMAGES))
     (positions, rows), (held_back, unseen) = learnt, others
     labels = learned.index.labels[positions]
@@ -139,30 +139,34 @@ def fit_classifier(
 
     """
     with tell_stage(PREPARING, context.listen):
-        scene = prepare_run(index, cut(index), context)
-        context, settings = scene.context, scene.settings
+        prepared = prepare_run(index, cut(index), context)
+        context, settings = prepared.context, prepared.settings
         limit = limit or limit_time(settings)
-        plan, backbone = plan_prepared(scene, limit)
-    scratch = scene.open_scratch()
-    survey, plan = extract_features(scene, cut, plan, backbone, scratch)
+        plan, backbone = plan_prepared(prepared, limit)
+    scratch = prepared.open_scratch()
+    extracted, plan = extract_features(prepared, cut, plan, backbone, scratch)
     plan = renew_head(plan, settings, limit.left_s()) if limit.is_set else plan
-    head = fit_frozen_head(survey, replace(settings, head=plan.head), context, scratch)
-    weights, features = context.pretrained.weights, survey.features
-    ground = StageInputs(survey.index, survey.split, features, backbone, weights, head, scratch)
-    trained, is_finished = train_stages(ground, plan, context, limit, unfinished)
+    head = fit_frozen_head(extracted, replace(settings, head=plan.head), context, scratch)
+    weights, features = context.pretrained.weights, extracted.features
+    inputs = StageInputs(
+        extracted.index, extracted.split, features, backbone, weights, head, scratch
+    )
+    trained, is_finished = train_stages(inputs, plan, context, limit, unfinished)
     return make_files(
-        TransferResult(survey, backbone, head, context.pretrained, trained, is_finished), context
+        TransferResult(extracted, backbone, head, context.pretrained, trained, is_finished), context
     )
 
 
 def fit_frozen_head(
-    survey: ExtractedFeatures, settings: Settings, context: RunContext, scratch: Scratch
+    extracted: ExtractedFeatures, settings: Settings, context: RunContext, scratch: Scratch
 ) -> Head:
     """Fit the head on the features of the frozen layers."""
-    index, values = survey.index, survey.features.values
+    index, values = extracted.index, extracted.features.values
     train, validation = (
-        LabelledFeatures(Selection(values, part), index.labels[part], survey.split.find_units(part))
-        for part in (survey.seen, survey.split.validation)
+        LabelledFeatures(
+            Selection(values, part), index.labels[part], extracted.split.find_units(part)
+        )
+        for part in (extracted.seen, extracted.split.validation)
     )
     # our own threads share the work: those of BLAS stall when the machine is busy
     with threadpool_limits(1):

@@ -84,21 +84,21 @@ class PreparedRun:
 
     def prepare_backbone(self, views: int) -> Backbone:
         """Make the frozen layers ready for so many views."""
-        settings, shop, pixels = (
+        settings, context, pixels = (
             self.settings,
             self.context,
             PixelSettings(self.side, self.settings.resize),
         )
         options = BackboneOptions(
-            pixels, views, settings.engine, settings.precision, shop.threads, shop.cache
+            pixels, views, settings.engine, settings.precision, context.threads, context.cache
         )
         train = self.split.train
         return prepare_backbone(
-            shop.pretrained.weights,
+            context.pretrained.weights,
             options,
             self.index,
             lambda: draw_sample(self.index, train, pixels),
-            shop.listen,
+            context.listen,
         )
 
     def prepare_probed(self) -> Backbone:
@@ -109,14 +109,14 @@ class PreparedRun:
 
     def make_site(self, backbone: Backbone) -> BenchmarkSetup:
         """Say what is measured on, where the machine is."""
-        shop = self.context
+        context = self.context
         return BenchmarkSetup(
             self.index,
             backbone,
-            shop.pretrained.weights,
-            shop.threads,
-            shop.cache,
-            shop.micro_pixels,
+            context.pretrained.weights,
+            context.threads,
+            context.cache,
+            context.micro_pixels,
         )
 
     def count_work(self, backbone: Backbone | None = None) -> Workload:
@@ -172,14 +172,14 @@ class PreparedRun:
         stores = FeatureStores(
             self.open_features(backbone), open_look_store(folder, backbone.pixels)
         )
-        shop = self.context
+        context = self.context
         return compute_features(
             self.index,
             backbone,
             stores,
-            shop.executor,
-            shop.threads,
-            shop.listen,
+            context.executor,
+            context.threads,
+            context.listen,
             positions,
             scratch,
         )
@@ -204,7 +204,7 @@ def thin_out(positions: NDArray[np.int64], share: float, least: int = 0) -> NDAr
 
 
 def plan_prepared(
-    scene: PreparedRun, limit: TimeLimit, *, is_forecast: bool = False
+    prepared: PreparedRun, limit: TimeLimit, *, is_forecast: bool = False
 ) -> tuple[Plan, Backbone]:
     """Plan the run, and make the frozen layers ready.
 
@@ -215,18 +215,18 @@ def plan_prepared(
         SettingsError: the budget is much too short.
 
     """
-    settings, listen = scene.settings, scene.context.listen
-    is_deep = check_torch(settings, listen) and bool(len(scene.split.validation))
+    settings, listen = prepared.settings, prepared.context.listen
+    is_deep = check_torch(settings, listen) and bool(len(prepared.split.validation))
     if not (limit.is_set or is_forecast):
-        plan = choose_plan(scene.count_work(), settings, is_deep=is_deep)
-        return plan, scene.prepare_backbone(plan.views)
-    backbone = scene.prepare_probed()
-    site, work = scene.make_site(backbone), scene.count_work(backbone)
+        plan = choose_plan(prepared.count_work(), settings, is_deep=is_deep)
+        return plan, prepared.prepare_backbone(plan.views)
+    backbone = prepared.prepare_probed()
+    site, work = prepared.make_site(backbone), prepared.count_work(backbone)
     plan = plan_run(site, work, settings, limit, is_deep=is_deep)
     if limit.started:
-        plan = tell_reading(plan, scene.opened - limit.started)
+        plan = tell_reading(plan, prepared.opened - limit.started)
     announce_plan(plan, settings, listen)
-    return plan, backbone if plan.views == backbone.views else scene.prepare_backbone(plan.views)
+    return plan, backbone if plan.views == backbone.views else prepared.prepare_backbone(plan.views)
 
 
 def prepare_run(index: ImageIndex, split: Split, context: RunContext) -> PreparedRun:

@@ -133,7 +133,7 @@ class TransferResult:
     table of `rejection`, or nothing.
     """
 
-    survey: ExtractedFeatures
+    extracted: ExtractedFeatures
     backbone: Backbone
     head: Head
     pretrained: Pretrained
@@ -146,17 +146,17 @@ class TransferResult:
     @property
     def index(self) -> ImageIndex:
         """The photos that can be decoded."""
-        return self.survey.index
+        return self.extracted.index
 
     @property
     def split(self) -> Split:
         """Which of them train, which judge, and which measure."""
-        return self.survey.split
+        return self.extracted.split
 
     @property
     def features(self) -> Features:
         """What the frozen layers make of the images that they have looked at."""
-        return self.survey.features
+        return self.extracted.features
 
     @property
     def deepened(self) -> TrainedStage | None:

@@ -83,7 +83,7 @@ class StageInputs:
 
 
 def train_stage(
-    ground: StageInputs,
+    inputs: StageInputs,
     plan: StagePlan,
     context: RunContext,
     earlier: tuple[TrainedStage, ...] = (),
@@ -107,16 +107,16 @@ def train_stage(
     from squeezetune.finetune.workers import TrainerOptions, recall_precision
 
     start, settings, listen = time.perf_counter(), context.settings, context.listen
-    identity = identify_stage(ground, context)
+    identity = identify_stage(inputs, context)
     found = load_kept(unfinished, identity)
     kept, plan, precision = found or (None, plan, recall_precision(context.cache))
-    network = build_tapped(ground, plan, context, find_best(earlier, ground.head.chosen))
+    network = build_tapped(inputs, plan, context, find_best(earlier, inputs.head.chosen))
     with ExitStack() as stack:
         interruption = stack.enter_context(catch_interrupts(listen))
         feed = stack.enter_context(
-            open_feed(ground, plan, replace(context, listen=interruption.tell))
+            open_feed(inputs, plan, replace(context, listen=interruption.tell))
         )
-        task = make_task(ground, feed, settings)
+        task = make_task(inputs, feed, settings)
         keep = None
         if unfinished.folder:
             writer = stack.enter_context(CheckpointWriter(unfinished.folder, listen))
@@ -133,11 +133,11 @@ def train_stage(
         )
         pace = make_pace(plan, len(task.train) // plan.recipe.batch, settings, ending)
         tuned = tune(network, task, plan, pace, conditions, kept, keep)
-    return judge(ground, plan, network, tuned, time.perf_counter() - start)
+    return judge(inputs, plan, network, tuned, time.perf_counter() - start)
 
 
 def resume_stages(
-    ground: StageInputs, context: RunContext, unfinished: UnfinishedRun
+    inputs: StageInputs, context: RunContext, unfinished: UnfinishedRun
 ) -> tuple[TrainedStage, ...]:
     """Load the stages that an unfinished run had finished; none where nothing is to be gone on
     with.
@@ -148,7 +148,7 @@ def resume_stages(
     """
     from squeezetune.finetune.state import load_earlier
 
-    finished = load_earlier(unfinished, identify_stage(ground, context))
+    finished = load_earlier(unfinished, identify_stage(inputs, context))
     return tuple(TrainedStage.from_plain(arrays, plain) for arrays, plain in finished)
 
 
@@ -163,7 +163,7 @@ def make_pace(
     return DeadlinePace(EpochPace(steps, settings.epochs or MOST_EPOCHS, plan.side), ending)
 
 
-def identify_stage(ground: StageInputs, context: RunContext) -> dict[str, Any]:
+def identify_stage(inputs: StageInputs, context: RunContext) -> dict[str, Any]:
     """Name all that the trained network depends on, so that an unfinished run goes on with the same
     only.
 
@@ -173,15 +173,15 @@ def identify_stage(ground: StageInputs, context: RunContext) -> dict[str, Any]:
     """
     return {
         "version": name_version(),
-        **context.identify_run(ground.index),
-        "frozen layers": ground.backbone.key,
-        "images": len(ground.split.train),
+        **context.identify_run(inputs.index),
+        "frozen layers": inputs.backbone.key,
+        "images": len(inputs.split.train),
         "torch": version("torch"),
     }
 
 
 def build_tapped(
-    ground: StageInputs, plan: StagePlan, context: RunContext, origin: TrainedStage | None
+    inputs: StageInputs, plan: StagePlan, context: RunContext, origin: TrainedStage | None
 ) -> "TappedNetwork":
     """Build the network as an earlier stage left it, or with the pretrained layers and a linear
     probe behind them.
@@ -189,58 +189,58 @@ def build_tapped(
     from squeezetune.finetune.tapped import TappedNetwork
     from squeezetune.finetune.torch_network import build_network
 
-    weights = ground.weights
+    weights = inputs.weights
     if origin:
         weights = {**weights, **origin.weights}
         scaling, ((weight, bias),) = origin.scaling, origin.candidate.layers
     else:
-        scaling, ((weight, bias),) = fit_probe(ground, context.settings, context.threads)
+        scaling, ((weight, bias),) = fit_probe(inputs, context.settings, context.threads)
     squeezenet = build_network(weights, version=detect_version(weights))
-    classes = len(ground.index.class_names)
+    classes = len(inputs.index.class_names)
     network = TappedNetwork(squeezenet, classes, plan.start, plan.recipe.first_trained)
     network.set_classifier(scaling, weight, bias)
     return network
 
 
 def fit_probe(
-    ground: StageInputs, settings: Settings, threads: int
+    inputs: StageInputs, settings: Settings, threads: int
 ) -> tuple[Scaling, DenseWeights]:
     """Fit a linear classifier on standardised features, whose roots fine-tuning could not bear near
     zero.
     """
-    step = -(-len(ground.split.train) // PROBE_IMAGES)
-    chosen = ground.split.train[::step]
+    step = -(-len(inputs.split.train) // PROBE_IMAGES)
+    chosen = inputs.split.train[::step]
     chosen = chosen[
-        ground.features.sizes[chosen].min(axis=1) > 0
+        inputs.features.sizes[chosen].min(axis=1) > 0
     ]  # a budget may have left some out
-    features, labels = Selection(ground.features.values, chosen), ground.index.labels[chosen]
-    scaling = measure_scaling(features, use_roots=False, views=ground.views)
-    class_weights = weigh_classes(labels, len(ground.index.class_names), settings.class_weight)
-    rows = scaling.spread(features, ground.scratch, ground.views).reshape(
-        len(labels) * ground.views, -1
+    features, labels = Selection(inputs.features.values, chosen), inputs.index.labels[chosen]
+    scaling = measure_scaling(features, use_roots=False, views=inputs.views)
+    class_weights = weigh_classes(labels, len(inputs.index.class_names), settings.class_weight)
+    rows = scaling.spread(features, inputs.scratch, inputs.views).reshape(
+        len(labels) * inputs.views, -1
     )
-    task = WeightedRows(rows, np.repeat(labels, ground.views), class_weights)
+    task = WeightedRows(rows, np.repeat(labels, inputs.views), class_weights)
     with threadpool_limits(1):  # our own threads share the work
-        return scaling, fit_linear(task, PENALTY * ground.views, threads=threads)
+        return scaling, fit_linear(task, PENALTY * inputs.views, threads=threads)
 
 
 @contextmanager
-def open_feed(ground: StageInputs, plan: StagePlan, context: RunContext) -> Iterator["BatchSource"]:
+def open_feed(inputs: StageInputs, plan: StagePlan, context: RunContext) -> Iterator["BatchSource"]:
     """Give what training reads: kept pixels, or what the frozen blocks make of them, in the cache
     or a folder for now.
 
     Neither is held in memory.
     """
-    used = np.union1d(ground.split.train, ground.split.validation)
+    used = np.union1d(inputs.split.train, inputs.split.validation)
     with cache_or_temporary(context.cache) as folder:
         if plan.is_whole:
-            yield feed_pixels(ground, plan, context, folder, used)
+            yield feed_pixels(inputs, plan, context, folder, used)
         else:
-            yield feed_activations(ground, plan, context, folder, used)
+            yield feed_activations(inputs, plan, context, folder, used)
 
 
 def feed_pixels(
-    ground: StageInputs,
+    inputs: StageInputs,
     plan: StagePlan,
     context: RunContext,
     folder: Path,
@@ -250,16 +250,16 @@ def feed_pixels(
     from squeezetune.finetune.batches import PixelBatches
 
     pixels = PixelSettings(
-        choose_pixel_side(plan.side, ground.features.sizes[used]), context.settings.resize
+        choose_pixel_side(plan.side, inputs.features.sizes[used]), context.settings.resize
     )
     store = open_pixel_store(folder, pixels)
-    rows = compute_pixel_rows(ground.index, pixels, store, context.executor, context.listen, used)
+    rows = compute_pixel_rows(inputs.index, pixels, store, context.executor, context.listen, used)
     # photos whose mirror image did harm, such as writing, are not mirrored in training either
-    return PixelBatches(rows, replace(plan.recipe.augmentation, mirror=ground.views == 2))
+    return PixelBatches(rows, replace(plan.recipe.augmentation, mirror=inputs.views == 2))
 
 
 def feed_activations(
-    ground: StageInputs,
+    inputs: StageInputs,
     plan: StagePlan,
     context: RunContext,
     folder: Path,
@@ -279,11 +279,11 @@ def feed_activations(
 
     block = BLOCKS[BLOCKS.index(plan.start) - 1]
     # photos whose mirror image did harm, such as writing, are not mirrored in training either
-    draw_extra = draw_view if ground.views == 2 else draw_unmirrored_view
+    draw_extra = draw_view if inputs.views == 2 else draw_unmirrored_view
     options = ActivationOptions(
         block,
         "uint8",
-        ground.views,
+        inputs.views,
         plan.extra_views,
         context.settings.seed,
         context.threads,
@@ -291,32 +291,32 @@ def feed_activations(
     )
 
     def draw() -> tuple[NDArray[np.uint8], NDArray[np.uint8]]:
-        return draw_sample(ground.index, ground.split.train, ground.backbone.pixels)
+        return draw_sample(inputs.index, inputs.split.train, inputs.backbone.pixels)
 
     frozen = prepare_activations(
-        ground.weights, ground.backbone, options, ground.index, draw, context.cache
+        inputs.weights, inputs.backbone, options, inputs.index, draw, context.cache
     )
     store = frozen.open_store(folder)
     return ActivationBatches(
-        compute_activations(ground.index, frozen, store, context.executor, context.listen, used)
+        compute_activations(inputs.index, frozen, store, context.executor, context.listen, used)
     )
 
 
-def make_task(ground: StageInputs, feed: "BatchSource", settings: Settings) -> "TuningTask":
+def make_task(inputs: StageInputs, feed: "BatchSource", settings: Settings) -> "TuningTask":
     """Say what is to be learnt from which photos."""
     from squeezetune.finetune.workers import TrainingTask as TuningTask
 
-    index, split = ground.index, ground.split
+    index, split = inputs.index, inputs.split
     class_weights = weigh_classes(
         index.labels[split.train], len(index.class_names), settings.class_weight
     )
     return TuningTask(
-        feed, index.labels, split.train, split.validation, class_weights, ground.views
+        feed, index.labels, split.train, split.validation, class_weights, inputs.views
     )
 
 
 def judge(
-    ground: StageInputs,
+    inputs: StageInputs,
     plan: StagePlan,
     network: "TappedNetwork",
     tuned: "FinetuneResult",
@@ -325,20 +325,20 @@ def judge(
     """Turn what training left into arrays that need no torch, and judge it on the validation
     images.
     """
-    labels = ground.index.labels[ground.split.validation]
+    labels = inputs.index.labels[inputs.split.validation]
     temperature = fit_temperature(tuned.logits, labels)
     scaling, layers, weights = network.to_arrays(tuned.parameters)
     candidate = Candidate(
         plan.name,
         layers,
-        ground.views,
+        inputs.views,
         None,
         tuned.logits.argmax(axis=1) == labels,
         measure_loss(tuned.logits, labels, temperature),
         temperature,
         seconds,
         tuned.history,
-        ground.split.find_units(ground.split.validation),
+        inputs.split.find_units(inputs.split.validation),
     )
     probabilities = softmax(tuned.logits / temperature, axis=1).astype(np.float32)
     return TrainedStage(

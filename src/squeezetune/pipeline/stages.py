@@ -25,7 +25,7 @@ SAME_EPOCHS = (0.75, 1.33)
 
 
 def train_stages(
-    ground: StageInputs,
+    inputs: StageInputs,
     plan: Plan,
     context: RunContext,
     limit: TimeLimit,
@@ -39,19 +39,19 @@ def train_stages(
     """
     is_growing = limit.is_set and not unfinished.is_resuming and is_trainable(context.settings)
     # photos that cannot be decoded may have left nothing to judge by
-    if not (plan.stages or is_growing) or not len(ground.split.validation):
+    if not (plan.stages or is_growing) or not len(inputs.split.validation):
         return (), True
-    trained = resume_stages(ground, context, unfinished)
+    trained = resume_stages(inputs, context, unfinished)
     while True:
         # an unfinished stage goes on with the plan that it had
         if limit.is_set and not unfinished.is_resuming:
-            plan = renew_plan(plan, ground, trained, context, limit)
+            plan = renew_plan(plan, inputs, trained, context, limit)
         stages = plan.list_rest(list_done(trained))
         if not stages:
             return trained, True
         ending = find_ending(plan, stages, limit)
         try:
-            stage = train_stage(ground, stages[0], context, trained, ending, unfinished)
+            stage = train_stage(inputs, stages[0], context, trained, ending, unfinished)
         except Stopped:
             return trained, False
         trained = (*trained, stage)
@@ -64,7 +64,7 @@ def train_stages(
 
 def renew_plan(
     plan: Plan,
-    ground: StageInputs,
+    inputs: StageInputs,
     trained: Sequence[TrainedStage],
     context: RunContext,
     limit: TimeLimit,
@@ -74,7 +74,7 @@ def renew_plan(
     """
     settings, done = context.settings, list_done(trained)
     if is_trainable(settings):
-        plan = time_layers(plan, make_site(ground, context), settings, limit.left_s())
+        plan = time_layers(plan, make_site(inputs, context), settings, limit.left_s())
     left_s = limit.left_s()
     renewed = plan_rest(plan, settings, left_s, done)
     if not is_same(plan.list_rest(done), renewed.stages):
@@ -83,12 +83,12 @@ def renew_plan(
     return renewed
 
 
-def make_site(ground: StageInputs, context: RunContext) -> BenchmarkSetup:
+def make_site(inputs: StageInputs, context: RunContext) -> BenchmarkSetup:
     """Say what is measured on, where layers are timed."""
     return BenchmarkSetup(
-        ground.index,
-        ground.backbone,
-        ground.weights,
+        inputs.index,
+        inputs.backbone,
+        inputs.weights,
         context.threads,
         context.cache,
         context.micro_pixels,
