@@ -9,6 +9,7 @@ import re
 import subprocess
 import sys
 from collections import defaultdict
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -16,8 +17,6 @@ import pytest
 import squeezetune
 
 SOURCE = Path(squeezetune.__file__).parent
-# Top to bottom; a module imports from the layers below its own only. `learn` and `data` are a layer
-# each.
 # Top to bottom. A package imports from lower rows only; those of one row do not know each other.
 LAYERS = [
     {"__main__"},
@@ -50,7 +49,8 @@ def name_module(path):
     return ".".join(path.relative_to(SOURCE).with_suffix("").parts)
 
 
-MODULES = {name_module(path): ast.parse(path.read_text()) for path in sorted(SOURCE.rglob("*.py"))}
+TEXTS = {name_module(path): path.read_text() for path in sorted(SOURCE.rglob("*.py"))}
+MODULES = {name: ast.parse(text) for name, text in TEXTS.items()}
 # the front door loads names on first use, from anywhere
 WALKED = {name: tree for name, tree in MODULES.items() if name != "__init__"}
 
@@ -66,6 +66,7 @@ NEED_TORCH = [
 ]
 
 
+@cache
 def list_imports(tree):
     """List the full names of all that a module imports, also within functions."""
     found = []
@@ -106,20 +107,28 @@ def run_python(code):
 # ---- imports
 
 
-@pytest.mark.parametrize("module", WALKED)
-def test_every_module_has_its_layer(module):
-    assert find_row(module)[0] is not None, f"Give {module!r} a place among the layers. {RULE}"
+def test_every_module_has_its_layer():
+    homeless = [module for module in WALKED if find_row(module)[0] is None]
+    assert not homeless, f"Give them a place among the layers. {RULE}"
 
 
-@pytest.mark.parametrize("module", WALKED)
-def test_imports_only_go_down(module):
-    for target in list_own_imports(WALKED[module]):
-        assert target != "__init__", f"{module} imports the front door. {RULE}"
-        own, other = find_row(module), find_row(target)
-        if module.split(".")[0] == target.split(".")[0]:
-            assert own <= other, f"{module} imports {target}. {RULE}; within: {INSIDE}"
-        else:
-            assert own[0] < other[0], f"{module} imports {target}. {RULE}"
+def goes_down(module, target):
+    """Say whether an import stays in a package's own rows, or goes to a row below."""
+    if target == "__init__":  # the front door
+        return False
+    own, other = find_row(module), find_row(target)
+    is_within = module.split(".")[0] == target.split(".")[0]
+    return own <= other if is_within else own[0] < other[0]
+
+
+def test_imports_only_go_down():
+    wrong = [
+        f"{module} imports {target}"
+        for module, tree in WALKED.items()
+        for target in sorted(list_own_imports(tree))
+        if not goes_down(module, target)
+    ]
+    assert not wrong, f"{RULE}; within: {INSIDE}"
 
 
 def test_there_are_no_cycles():
@@ -129,44 +138,44 @@ def test_there_are_no_cycles():
     assert graph == {}, f"These modules import each other in a circle: {sorted(graph)}. {RULE}"
 
 
-@pytest.mark.parametrize("module", MODULES)
-def test_torch_is_imported_where_it_may_be_only(module):
-    imported = {name.split(".")[0] for name in list_imports(MODULES[module])}
-    assert module in MAY_IMPORT_TORCH or not imported & {"torch", "torchvision", "timm"}
+def find_importers(packages):
+    """Find the modules that import any of these packages, each with what it imports of them."""
+    return {
+        module: sorted(found)
+        for module, tree in MODULES.items()
+        if (found := {name.split(".")[0] for name in list_imports(tree)} & packages)
+    }
+
+
+def test_torch_is_imported_where_it_may_be_only():
+    assert not set(find_importers({"torch", "torchvision", "timm"})) - MAY_IMPORT_TORCH
 
 
 @pytest.mark.parametrize(
     ("package", "home"), [("sklearn", "integrations.estimator"), ("matplotlib", "report.plots")]
 )
 def test_what_only_an_extra_brings_is_imported_in_one_place(package, home):
-    assert [
-        name
-        for name, tree in MODULES.items()
-        if package in {i.split(".")[0] for i in list_imports(tree)}
-    ] == [home]
+    assert list(find_importers({package})) == [home]
 
 
-@pytest.mark.parametrize("module", MODULES)
-def test_runtimes_that_report_are_imported_through_their_door_only(module):
-    imported = {name.split(".")[0] for name in list_imports(MODULES[module])}
-    assert not imported & {"onnxruntime", "openvino"}
+def test_runtimes_that_report_are_imported_through_their_door_only():
+    assert find_importers({"onnxruntime", "openvino"}) == {}
 
 
-@pytest.mark.parametrize("module", MODULES)
-def test_no_module_reads_or_writes_pickles(module):
-    imported = {name.split(".")[0] for name in list_imports(MODULES[module])}
-    assert not imported & {"pickle", "joblib", "dill", "cloudpickle", "shelve", "marshal"}
-    assert "allow_pickle=True" not in ast.unparse(MODULES[module])
+def test_no_module_reads_or_writes_pickles():
+    picklers = {"pickle", "joblib", "dill", "cloudpickle", "shelve", "marshal"}
+    assert find_importers(picklers) == {}
+    assert not [name for name, text in TEXTS.items() if "allow_pickle=True" in text]
 
 
-@pytest.mark.parametrize("module", MODULES)
-def test_modules_are_named_by_a_noun(module):
-    assert not set(module.split(".")) & {"utils", "util", "common", "helpers", "misc", "base"}
+def test_modules_are_named_by_a_noun():
+    vague = {"utils", "util", "common", "helpers", "misc", "base"}
+    assert not [module for module in MODULES if set(module.split(".")) & vague]
 
 
-@pytest.mark.parametrize("module", MODULES)
-def test_every_module_says_what_it_is(module):
-    assert ast.get_docstring(MODULES[module]) or module == "__main__"
+def test_every_module_says_what_it_is():
+    silent = [module for module, tree in MODULES.items() if not ast.get_docstring(tree)]
+    assert silent in ([], ["__main__"])
 
 
 # ---- names
