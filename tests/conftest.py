@@ -6,6 +6,7 @@ import subprocess
 import sys
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace
+from functools import cache
 from io import BytesIO
 from pathlib import Path
 from zipfile import ZipFile
@@ -23,12 +24,14 @@ from squeezetune.data.split import Split, split_index
 from squeezetune.errors import ExportError
 from squeezetune.events import Listener, ignore_event
 from squeezetune.exporting import web as runtime
+from squeezetune.network.inference import RunGraph
 from squeezetune.network.weights import Weights, load_weights
 from squeezetune.network.zoo import ARCHITECTURES
 from squeezetune.pipeline.context import open_context
 from squeezetune.pipeline.extraction import CutIndex
 from squeezetune.pipeline.fitting import fit_classifier
 from squeezetune.pipeline.result import TransferResult
+from squeezetune.planning import speeds
 from squeezetune.settings import Settings
 from squeezetune.system.checkpoint import CheckpointFolder, UnfinishedRun
 from squeezetune.system.executor import ThreadExecutor
@@ -121,6 +124,24 @@ def one_blas_thread() -> Iterator[None]:
     is busy.
     """
     with threadpool_limits(1):
+        yield
+
+
+@pytest.fixture(scope="session", autouse=True)
+def machine_measured_once() -> Iterator[None]:
+    """Measure once how fast this machine is, which takes seconds, for all plans that tests make."""
+    graphs, timed = speeds.time_graphs, dict[object, tuple[float, float]]()
+
+    def time_graphs(
+        backbone: RunGraph, file: RunGraph, site: speeds.BenchmarkSetup
+    ) -> tuple[float, float]:
+        key = (site.threads, site.backbone.views, site.backbone.pixels.side)
+        return timed.get(key) or timed.setdefault(key, graphs(backbone, file, site))
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(speeds, "time_graphs", time_graphs)
+        for name in ("time_linear", "time_pairs", "time_overlays", "time_python"):
+            patch.setattr(speeds, name, cache(getattr(speeds, name)))
         yield
 
 

@@ -59,7 +59,12 @@ def run(photos, output, settings):
 
 @pytest.mark.parametrize(
     ("damage", "at"),
-    [(flip_bits, 0.5), (flip_bits, 1.0), (zero_blocks, 0.3), (change_places, 0)],
+    [
+        (flip_bits, 0.5),
+        pytest.param(flip_bits, 1.0, marks=pytest.mark.slow),
+        pytest.param(zero_blocks, 0.3, marks=pytest.mark.slow),
+        (change_places, 0),
+    ],
 )
 def test_a_damaged_cache_gives_the_same_model(
     used, shape_folder, tmp_path, monkeypatch, damage, at

@@ -15,7 +15,7 @@ import pytest
 from squeezetune.__main__ import main
 from squeezetune.cli import main as cli
 
-FEW, MANY, CHILDREN = 60, 1000, 12
+FEW, MANY, CHILDREN = 30, 1000, 12
 ENDS = {0, 1, 2}
 NUMBERS = [
     "0",

@@ -86,10 +86,6 @@ def stop_predictions(model, photos, place, count):
     }
 
 
-def test_stopped_trainings_end_as_if_nothing_had_been(shape_folder, tmp_path):
-    stop_trainings(shape_folder, tmp_path, 3)
-
-
 def test_stopped_predictions_end_as_if_nothing_had_been(model_folder, shape_folder, tmp_path):
     stop_predictions(model_folder, shape_folder, tmp_path, 3)
 

@@ -342,6 +342,7 @@ def test_plots_say_which_extra_they_need(run, model_folder, tmp_path, monkeypatc
     assert run("info", model_folder).exit_code == 0
 
 
+@pytest.mark.slow
 def test_demo_ends_with_a_report(run, tmp_path, monkeypatch):
     # the first 30 of each digit keep this fast; CI runs the whole
     from squeezetune.data.datasets import digits as module

@@ -6,6 +6,8 @@ from collections.abc import Iterator
 import pytest
 from example_orders import NETWORKS, make_orders
 
+from squeezetune.compression.layerwise import Compressed
+from squeezetune.exporting import onnx_formats
 from squeezetune.exporting import runtimes as trial
 from squeezetune.exporting.export_inputs import ExportInputs
 from squeezetune.network.weights import Weights
@@ -23,6 +25,22 @@ def short_trials() -> Iterator[None]:
     """Time an export for as long as a call takes: what is measured is of no interest here."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(trial, "ROUND_S", 0.0)
+        yield
+
+
+@pytest.fixture(scope="session", autouse=True)
+def compressed_once() -> Iterator[None]:
+    """Compress a network to four bits once, which takes seconds, however often it is exported."""
+    compress, kept = onnx_formats.compress, {}
+
+    def recall(order: ExportInputs) -> Compressed:
+        key = (order.model, order.photos and len(order.photos.positions))
+        if key not in kept:
+            kept[key] = compress(order)
+        return kept[key]
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(onnx_formats, "compress", recall)
         yield
 
 

@@ -8,6 +8,7 @@ from typing import NamedTuple
 
 import numpy as np
 import onnx
+import pytest
 from PIL import Image
 from sessions import open_session
 
@@ -56,6 +57,9 @@ SMALL = [
     ],
 ]
 LARGE = [(4000, 3000), (2449, 4900), (12_000, 90)]  # two of 12 megapixels, and a panorama
+# How many images a comparison takes: every size that is odd, and every kind with every content; and
+# many more, which takes long.
+COUNTS = [64, pytest.param(200, marks=pytest.mark.slow)]
 KINDS = ["RGB", "L", "CMYK", "turned", "RGBA", "P", "I;16", "1"]
 FLAT, SMOOTH, NOISE, EDGES = range(4)
 

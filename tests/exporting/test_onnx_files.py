@@ -6,7 +6,7 @@ import numpy as np
 import onnx
 import pytest
 from example_orders import NETWORKS, make_orders
-from odd_images import compare, keep_pixels_only, make_odd_images, open_model
+from odd_images import COUNTS, compare, keep_pixels_only, make_odd_images, open_model
 from threadpoolctl import threadpool_limits
 
 from squeezetune.data.index import index_photos
@@ -22,10 +22,9 @@ def kind(request):
     return request.param
 
 
-@pytest.fixture(scope="module")
-def odd_images(kind):
-    """Make the odd images, every second one for the second kind of network."""
-    return list(make_odd_images(200))[:: 2 if kind == NETWORKS[1] else 1]
+@pytest.fixture(scope="module", params=COUNTS)
+def odd_images(request):
+    return list(make_odd_images(request.param, large=1))
 
 
 @pytest.fixture(scope="module")
@@ -120,7 +119,7 @@ def test_openvino_gives_the_answers_of_onnx_runtime(files, odd_images, name):
     openvino = pytest.importorskip("openvino", reason="openvino is an extra")
     core, plain = openvino.Core(), {"INFERENCE_PRECISION_HINT": "f32", "INFERENCE_NUM_THREADS": 1}
     compiled = core.compile_model(core.read_model(files[name]), "CPU", plain)
-    images = odd_images[:: len(odd_images) // 25]  # it compiles the network for every size
+    images = odd_images[:: len(odd_images) // 8]  # it compiles the network for every size
     check_same(
         name,
         answer(open_model(files[name]), images),

@@ -3,7 +3,7 @@ import json
 import numpy as np
 import pytest
 from example_orders import METADATA, make_order
-from odd_images import compare, make_odd_images, open_model
+from odd_images import COUNTS, compare, make_odd_images, open_model
 
 openvino = pytest.importorskip("openvino", reason="openvino is an extra")
 from squeezetune.exporting.openvino import check_openvino, read_metadata, write_openvino  # noqa: E402
@@ -21,8 +21,10 @@ def written(order, tmp_path_factory):
     return path
 
 
-def test_it_agrees_with_the_model_on_odd_images(order, written):
-    found = compare(open_model(order.model), open_openvino(written, PLAIN), make_odd_images(200))
+@pytest.mark.parametrize("count", COUNTS)
+def test_it_agrees_with_the_model_on_odd_images(order, written, count):
+    images = make_odd_images(count, large=1)
+    found = compare(open_model(order.model), open_openvino(written, PLAIN), images)
     assert found.same_class >= 0.995
     assert found.mean < 0.01
 

@@ -2,18 +2,19 @@ import numpy as np
 import onnx
 import pytest
 from example_orders import make_order
-from odd_images import keep_pixels_only, make_odd_images, measure_pixel_gap, open_model
+from odd_images import COUNTS, keep_pixels_only, make_odd_images, measure_pixel_gap, open_model
 
 from squeezetune.exporting.resize import PREFIX, replace_resize
 
 
+@pytest.mark.parametrize("count", COUNTS)
 @pytest.mark.parametrize("resize", ["squash", "crop", "pad"])
-def test_matrices_resize_as_onnx_does(weights, resize):
+def test_matrices_resize_as_onnx_does(weights, resize, count):
     pixels = keep_pixels_only(
         make_order(weights, resize, side=37).model
     )  # an odd side puts halves elsewhere
     expected, found = open_model(pixels), open_model(replace_resize(pixels))
-    assert measure_pixel_gap(expected, found, make_odd_images(150, large=1)) <= 1
+    assert measure_pixel_gap(expected, found, make_odd_images(count, large=1)) <= 1
 
 
 @pytest.mark.parametrize("resize", ["squash", "crop", "pad"])

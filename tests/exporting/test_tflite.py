@@ -8,7 +8,14 @@ import numpy as np
 import pytest
 from described_network import EVERYTHING, draw_parameters
 from example_orders import METADATA, NETWORKS, make_order, make_orders
-from odd_images import compare, keep_pixels_only, make_odd_images, measure_pixel_gap, open_model
+from odd_images import (
+    COUNTS,
+    compare,
+    keep_pixels_only,
+    make_odd_images,
+    measure_pixel_gap,
+    open_model,
+)
 from PIL import Image
 from sessions import open_session
 from threadpoolctl import threadpool_limits
@@ -44,19 +51,20 @@ def written(order, tmp_path_factory):
     return path
 
 
-def test_the_network_agrees_with_the_model_on_odd_images(order, written):
-    found = compare(open_model(order.model), open_tflite(written), make_odd_images(200, large=1))
+@pytest.mark.parametrize("count", COUNTS)
+def test_the_network_agrees_with_the_model_on_odd_images(order, written, count):
+    found = compare(open_model(order.model), open_tflite(written), make_odd_images(count, large=1))
     assert found.same_class >= 0.995
     assert found.mean < 0.01
 
 
-def test_what_the_network_sees_is_what_the_models_sees(order):
+@pytest.mark.parametrize("count", COUNTS)
+def test_what_the_network_sees_is_what_the_models_sees(order, count):
     def fit(images):
         return make_square(images[0], order.network.side, order.network.resize)[None]
 
-    assert (
-        measure_pixel_gap(open_model(keep_pixels_only(order.model)), fit, make_odd_images(200)) <= 1
-    )
+    expected = open_model(keep_pixels_only(order.model))
+    assert measure_pixel_gap(expected, fit, make_odd_images(count, large=1)) <= 1
 
 
 @pytest.fixture(scope="module", params=NETWORKS[1:])

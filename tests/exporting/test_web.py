@@ -227,6 +227,7 @@ def real_model(real_photos, fixed_settings, tmp_path_factory):
     return folder / "model"
 
 
+@pytest.mark.slow
 def test_real_photos_get_the_answers_that_python_gives_of_the_same_file(
     browser, real_paths, real_model, web_runtime, tmp_path
 ):

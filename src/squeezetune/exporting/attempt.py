@@ -3,7 +3,6 @@ had, in words.
 """
 
 import hashlib
-import importlib.metadata
 import re
 import shutil
 from dataclasses import dataclass, replace
@@ -19,6 +18,7 @@ from squeezetune.exporting.export_inputs import ExportInputs
 from squeezetune.exporting.formats import Format, find_format
 from squeezetune.exporting.runtimes import CALL_SIZES, benchmark_export
 from squeezetune.exporting.scoring import Score, TestSet, score_export
+from squeezetune.system.machine import find_version
 
 REASON_LENGTH = 300
 
@@ -196,14 +196,6 @@ def advise(found: Format) -> str:
             f"'{package}>={oldest}'"
         )
     return f"Update what runs it ({found.needs}), or export to another format."
-
-
-def find_version(package: str) -> str:
-    """Find the installed version of a package; empty where there is none."""
-    try:
-        return importlib.metadata.version(package)
-    except importlib.metadata.PackageNotFoundError:
-        return ""
 
 
 def read_numbers(version: str) -> tuple[int, ...]:

@@ -10,6 +10,7 @@ import platform
 import sys
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -71,17 +72,21 @@ def list_libraries(names: Iterable[str] = LIBRARIES) -> dict[str, str]:
     """Name the installed version of each library, of those that the results depend on unless others
     are named.
     """
+    versions = {name: find_version(name) for name in names}
+    return {name: version for name, version in versions.items() if version}
+
+
+@cache
+def find_version(library: str) -> str | None:
+    """Find the installed version of a library; none where it is not installed."""
     from importlib import (
         metadata,  # brings 48 modules along, among them those of e-mail: predictions do without
     )
 
-    installed = {}
-    for name in names:
-        try:
-            installed[name] = metadata.version(name)
-        except metadata.PackageNotFoundError:
-            continue
-    return installed
+    try:
+        return metadata.version(library)
+    except metadata.PackageNotFoundError:
+        return None
 
 
 def name_processor() -> str:
