@@ -1,30 +1,31 @@
-"""Measure trees of source beside each other: modules, imports, names, and the way of a training.
-
-python tools/measure_house.py [CHECKOUT ...]
+"""Measure trees of source beside each other, with `python tools/measure_house.py [CHECKOUT ...]`.
 
 Rows are those of the list LAYERS in a checkout's own `tests/test_layers_of_modules.py`; modules of
-one package have one row. A chain of imports counts modules, imports within functions left out. A
-training of a few drawn images is traced in a process of its own, calls between modules alone, each
-place in the code once, however often it is passed:
+one package have one row. The longest chain counts modules, each imported by the one before. A
+training on a few drawn images is traced in a process of its own. Of its calls from one module to
+another each counts once, however often its place in the code is passed:
 
-- A climb is a call, also of a callback or a generator, from a lower row up to a higher one.
-- A re-entry is a call from another module into one that had been left before, that is, from a
-  second place on: as many as there are places less the first of every module.
+- A climb is a call from a lower row up to a higher one, be it of a callback or of a generator.
+- A re-entry is a call into a module that had been entered before: there are as many as such
+  places, less one for every module that was entered.
 """
 
 import argparse
 import ast
+import io
 import json
+import os
 import subprocess
 import sys
 import tempfile
+import tokenize
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
-ROOT = Path(__file__).parents[1]
 PACKAGE = "squeezetune"
 LONG_FUNCTION, SMALL_MODULE, WIDTH = 25, 80, 100
+NO_CODE = {tokenize.COMMENT, tokenize.NL, tokenize.NEWLINE, tokenize.INDENT, tokenize.DEDENT}
 # Trains as a user does, and prints every place from which one module calls another.
 TRACED = """
 import json, sys, threading
@@ -34,21 +35,19 @@ from PIL import Image
 from squeezetune import Settings, train
 source, work, places = sys.argv[1], Path(sys.argv[2]), {}
 def trace(frame, event, argument):
-    name, caller = frame.f_code.co_filename, frame.f_back
-    if event != "call" or not name.startswith(source) or frame.f_code.co_name == "<module>":
-        return
+    called, caller = frame.f_code, frame.f_back
     while caller and not caller.f_code.co_filename.startswith(source):
         caller = caller.f_back
-    if caller and caller.f_code.co_filename != name and caller.f_code.co_name != "<module>":
-        places[caller.f_code.co_filename, caller.f_lineno, name] = None
-rng = np.random.default_rng(0)
-for label in ("dark", "light"):
-    (work / "photos" / label).mkdir(parents=True)
-    for number in range(20):
-        pixels = rng.integers(0, 128, (64, 64, 3)) + 128 * (label == "light")
-        Image.fromarray(pixels.astype(np.uint8)).save(work / "photos" / label / f"{number}.png")
-settings = Settings(image_side=64, engine="onnxruntime", precision="float32", threads=2,
-                    layers="head")
+    if event == "call" and called.co_filename.startswith(source) and caller:
+        if "<module>" not in (called.co_name, caller.f_code.co_name):  # what an import runs
+            places[caller.f_code.co_filename, caller.f_lineno, called.co_filename] = None
+for number in range(40):
+    path = work / "photos" / str(number % 2) / f"{number}.png"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    pixels = np.random.default_rng(number).integers(0, 128, (64, 64, 3)) + 128 * (number % 2)
+    Image.fromarray(pixels.astype(np.uint8)).save(path)
+settings = Settings(image_side=64, engine="onnxruntime", precision="float32", layers="head",
+                    threads=2, folds="none")
 threading.setprofile(trace)
 sys.setprofile(trace)
 train(work / "photos", work / "model", settings)
@@ -57,105 +56,143 @@ print(json.dumps(list(places)))
 """
 
 
-def read_modules(source: Path) -> dict[str, ast.Module]:
-    """Read every module below a package, by its dotted name within it."""
-    return {
-        ".".join(path.relative_to(source).with_suffix("").parts): ast.parse(path.read_text())
-        for path in sorted(source.rglob("*.py"))
-    }
+class House:
+    """The modules of a checkout, by their dotted names within the package."""
+
+    def __init__(self, checkout: Path) -> None:
+        self.checkout, self.source = checkout, checkout / "src" / PACKAGE
+        paths = sorted(self.source.rglob("*.py"))
+        self.texts = {self.name_module(path): path.read_text() for path in paths}
+        self.trees = {name: ast.parse(text) for name, text in self.texts.items()}
+
+    def name_module(self, path: Path | str) -> str:
+        """Name the module that a file holds; a package by its `__init__`."""
+        return ".".join(Path(path).relative_to(self.source).with_suffix("").parts)
+
+    def list_imports(self, module: str) -> set[str]:
+        """List the package's own modules that a module imports, within functions too."""
+        found = set()
+        for node in ast.walk(self.trees[module]):
+            names = [alias.name for alias in node.names] if isinstance(node, ast.Import) else []
+            if isinstance(node, ast.ImportFrom):
+                names = [f"{node.module}.{alias.name}" for alias in node.names]
+            for name in names:
+                parts = name.removeprefix(PACKAGE).split(".")[1:]
+                prefixes = (".".join(parts[:length]) for length in range(len(parts), 0, -1))
+                found.add(next((each for each in prefixes if each in self.trees), ""))
+        return found - {"", module}
 
 
 def read_rows(checkout: Path) -> dict[str, int]:
-    """Read which row, from the top, a package or a module of the root stands in."""
-    page = (checkout / "tests" / "test_layers_of_modules.py").read_text()
-    [value] = [
+    """Read which row, from the top, a package or a root module stands in."""
+    page = ast.parse((checkout / "tests" / "test_layers_of_modules.py").read_text())
+    [rows] = [
         ast.literal_eval(node.value)
-        for node in ast.parse(page).body
+        for node in page.body
         if isinstance(node, ast.Assign) and ast.unparse(node.targets[0]) == "LAYERS"
     ]
-    rows = ({names} if isinstance(names, str) else names for names in value)
-    return {name: at for at, names in enumerate(rows) for name in names}
+    sets = ({names} if isinstance(names, str) else names for names in rows)
+    return {name: at for at, names in enumerate(sets) for name in names}
 
 
-def list_imports(tree: ast.AST, modules: dict[str, ast.Module], is_deep: bool) -> set[str]:
-    """List the package's own modules that a module imports, within functions too or at its top."""
-    found = set()
-    for node in ast.walk(tree) if is_deep else ast.iter_child_nodes(tree):
-        names = [alias.name for alias in node.names] if isinstance(node, ast.Import) else []
-        if isinstance(node, ast.ImportFrom):
-            names = [f"{node.module}.{alias.name}" for alias in node.names]
-        for name in names:
-            parts = name.split(".")[1:] if name.startswith(f"{PACKAGE}.") else []
-            prefixes = (".".join(parts[:length]) for length in range(len(parts), 0, -1))
-            found.add(next((prefix for prefix in prefixes if prefix in modules), ""))
-    return found - {""}
-
-
-def find_longest_chain(graph: dict[str, set[str]]) -> int:
-    """Count the modules of the longest chain of imports."""
-    lengths: dict[str, int] = {}
-
-    def measure(module: str) -> int:
-        if module not in lengths:
-            lengths[module] = 1 + max((measure(target) for target in graph[module]), default=0)
-        return lengths[module]
-
-    return max(map(measure, graph))
-
-
-def list_public_types(tree: ast.Module) -> Iterator[str]:
-    """Yield the public classes of a module."""
-    for node in tree.body:
-        if isinstance(node, ast.ClassDef) and not node.name.startswith("_"):
-            yield node.name
+def measure_lines(house: House) -> dict[str, int]:
+    """Count modules and lines; code lines have neither comments nor docstrings alone."""
+    lines = [line for text in house.texts.values() for line in text.splitlines()]
+    return {
+        "modules": len(house.trees),
+        "modules in the root": sum("." not in name for name in house.trees),
+        "lines": len(lines),
+        "code lines": sum(map(count_code_lines, house.texts.values(), house.trees.values())),
+        f"lines over {WIDTH} columns": sum(len(line) > WIDTH for line in lines),
+    }
 
 
 def count_code_lines(text: str, tree: ast.Module) -> int:
-    """Count the lines that code stands on: neither empty ones nor comments nor docstrings."""
-    lines = set()
+    """Count the lines that are neither empty nor comments nor docstrings."""
+    found = set[int]()
     for token in tokenize.generate_tokens(io.StringIO(text).readline):
-        if token.type not in NO_CODE and token.string.strip():
-            lines |= set(range(token.start[0], token.end[0] + 1))
+        if token.type not in NO_CODE and token.string:
+            found |= set(range(token.start[0], token.end[0] + 1))
     for node in ast.walk(tree):
-        if isinstance(node, ast.Expr) and isinstance(node.value, ast.Constant):
-            lines -= set(range(node.lineno, (node.end_lineno or 0) + 1))
-    return len(lines)
+        if isinstance(node, ast.Expr) and isinstance(getattr(node.value, "value", None), str):
+            found -= set(range(node.lineno, (node.end_lineno or 0) + 1))
+    return len(found)
 
 
-def measure_function(node: ast.FunctionDef | ast.AsyncFunctionDef) -> int:
-    """Count the lines of a function's body, without its docstring."""
-    body = node.body[1:] if ast.get_docstring(node) else node.body
-    return (body[-1].end_lineno or 0) - body[0].lineno + 1 if body else 0
+def measure_imports(house: House) -> dict[str, int]:
+    """Count the layers' rows, the longest chain of imports, and modules with one importer."""
+    graph = {name: house.list_imports(name) for name in house.trees if name != "__init__"}
+    importers = Counter(target for targets in graph.values() for target in targets)
+    alone = [len(house.texts[name].splitlines()) for name, n in importers.items() if n == 1]
+    lengths = dict[str, int]()
 
+    def measure_chain(module: str) -> int:
+        if module not in lengths:
+            lengths[module] = 1 + max(map(measure_chain, graph.get(module, ())), default=0)
+        return lengths[module]
 
-def trace_training(source: Path) -> list[tuple[str, str]]:
-    """Train, and list the places from which one module called another, in the order of time."""
-    with tempfile.TemporaryDirectory() as work:
-        done = subprocess.run(
-            [sys.executable, "-c", TRACED, str(source), work],
-            env=os.environ | {"PYTHONPATH": str(source.parent), "SQUEEZETUNE_CACHE": f"{work}/c"},
-            stdout=subprocess.PIPE, check=True, text=True,
-        )  # fmt: skip
-
-    def name_module(path: str) -> str:
-        return ".".join(Path(path).relative_to(source).with_suffix("").parts)
-
-    places = json.loads(done.stdout.splitlines()[-1])
-    return [(name_module(caller), name_module(called)) for caller, _, called in places]
-
-
-def measure_house(checkout: Path) -> dict[str, int]:
-    """Measure one checkout: what is counted -> how many."""
-    source = checkout / "src" / PACKAGE
-    texts = {path: path.read_text() for path in sorted(source.rglob("*.py"))}
-    modules = {name_module(path, source): ast.parse(text) for path, text in texts.items()}
-    rows = read_rows(checkout)
-    called = trace_training(source)
     return {
-        **count_lines(source, texts, modules),
-        **count_imports(modules),
-        **count_names(modules),
-        "rows of layers": len(set(rows.values())),
-        "re-entries of `train`": len(called) - len({module for _, module in called}),
-        "climbs of `train`": sum(find_row(one, rows) > find_row(two, rows) for one, two in called),
+        "rows of layers": len(set(read_rows(house.checkout).values())),
+        "longest chain of imports": max(map(measure_chain, graph)),
+        "modules with one importer": len(alone),
+        f"of these under {SMALL_MODULE} lines": sum(lines < SMALL_MODULE for lines in alone),
     }
+
+
+def measure_names(house: House) -> dict[str, int]:
+    """Count names that stand for two things, dataclasses, and long functions."""
+    stems = Counter(name.rpartition(".")[2] for name in house.trees)
+    del stems["__init__"]
+    nodes = [node for tree in house.trees.values() for node in ast.walk(tree)]
+    classes = [node for node in nodes if isinstance(node, ast.ClassDef)]
+    types = Counter(node.name for node in classes if not node.name.startswith("_"))
+    marks = [ast.unparse(mark) for node in classes for mark in node.decorator_list]
+    bodies = [
+        node.body[1:] if ast.get_docstring(node) else node.body
+        for node in nodes
+        if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef)
+    ]
+    lengths = [(body[-1].end_lineno or 0) - body[0].lineno + 1 for body in bodies if body]
+    return {
+        "names of modules twice": sum(count > 1 for count in stems.values()),
+        "names of public types twice": sum(count > 1 for count in types.values()),
+        "dataclasses": sum(mark.startswith("dataclass") for mark in marks),
+        f"functions over {LONG_FUNCTION} lines": sum(n > LONG_FUNCTION for n in lengths),
+    }
+
+
+def measure_training(house: House) -> dict[str, int]:
+    """Count the re-entries and climbs of a small training, as the top of this file defines them."""
+    with tempfile.TemporaryDirectory() as work:
+        own = {"PYTHONPATH": str(house.source.parent), "SQUEEZETUNE_CACHE": f"{work}/cache"}
+        command = [sys.executable, "-c", TRACED, str(house.source), work]
+        done = subprocess.run(command, env=os.environ | own, stdout=subprocess.PIPE, check=True)
+    places = json.loads(done.stdout.splitlines()[-1])
+    calls = [
+        (house.name_module(caller), house.name_module(called))
+        for caller, _, called in places
+        if caller != called and {Path(caller).suffix, Path(called).suffix} == {".py"}
+    ]
+    rows = read_rows(house.checkout)
+    steps = [[rows[module.partition(".")[0]] for module in call] for call in calls]
+    return {
+        "re-entries of a training": len(calls) - len({called for _, called in calls}),
+        "climbs of a training": sum(caller > called for caller, called in steps),
+    }
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    parser = argparse.ArgumentParser(description="Measure trees of source beside each other.")
+    parser.add_argument("checkouts", nargs="*", type=Path, default=[Path(__file__).parents[1]])
+    houses = [House(path.resolve()) for path in parser.parse_args(argv).checkouts]
+    measures = (measure_lines, measure_imports, measure_names, measure_training)
+    columns = [dict(item for measure in measures for item in measure(house).items())
+               for house in houses]  # fmt: skip
+    print("| |" + "".join(f" {house.checkout.name} |" for house in houses))
+    print("|---|" + "---:|" * len(houses))
+    for name in columns[0]:
+        print(f"| {name} |" + "".join(f" {column[name]:,} |" for column in columns))
+
+
+if __name__ == "__main__":
+    main()
