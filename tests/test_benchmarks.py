@@ -608,6 +608,7 @@ def test_an_index_is_the_same_cold_and_warm(load_program, eth80_zip, tmp_path, c
     assert "n=2" in said
 
 
+@pytest.mark.slow
 def test_exports_are_measured_once_and_compared_within_their_runtime(
     load_program, eth80_zip, tmp_path, capsys
 ):

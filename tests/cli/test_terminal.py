@@ -116,7 +116,10 @@ COMMANDS = list(list_commands(Path(), Path("photos"), Path()))
 @pytest.mark.parametrize(
     ("command", "encoding"),
     [
-        *((name, "ascii") for name in COMMANDS),
+        *(
+            pytest.param(name, "ascii", marks=pytest.mark.slow if name in SLOW else ())
+            for name in COMMANDS
+        ),
         *((name, "cp1252") for name in COMMANDS if name not in SLOW),
     ],
 )

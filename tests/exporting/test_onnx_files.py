@@ -6,7 +6,7 @@ import numpy as np
 import onnx
 import pytest
 from example_orders import NETWORKS, make_orders
-from odd_images import COUNTS, compare, keep_pixels_only, make_odd_images, open_model
+from odd_images import compare, keep_pixels_only, make_odd_images, open_model
 from threadpoolctl import threadpool_limits
 
 from squeezetune.data.index import index_photos
@@ -17,22 +17,29 @@ from squeezetune.system.executor import ThreadExecutor
 EXACT, LOSSY = ("onnx", "onnx-fp16"), ("onnx-int8", "onnx-tiny")
 
 
-@pytest.fixture(scope="module", params=NETWORKS)
-def kind(request):
+SQUASHED, _, PADDED = NETWORKS
+# A network, and how many odd images it looks at.
+FEW, MANY = [(SQUASHED, 64), (PADDED, 64)], [(kind, 200) for kind in NETWORKS]
+
+
+@pytest.fixture(
+    scope="module", params=[*FEW, *(pytest.param(each, marks=pytest.mark.slow) for each in MANY)]
+)
+def case(request):
     return request.param
 
 
-@pytest.fixture(scope="module", params=COUNTS)
-def odd_images(request):
-    return list(make_odd_images(request.param, large=1))
+@pytest.fixture(scope="module")
+def odd_images(case):
+    return list(make_odd_images(case[1], large=1))
 
 
 @pytest.fixture(scope="module")
-def order(weights, shape_folder, kind):
+def order(weights, shape_folder, case):
     index = index_photos(shape_folder, executor=ThreadExecutor(1))
     # few: what is fitted to them need not be good here
     photos = TrainingPhotos(index, np.arange(0, len(index), 5))
-    return replace(make_orders(weights)[kind], photos=photos)
+    return replace(make_orders(weights)[case[0]], photos=photos)
 
 
 @pytest.fixture(scope="module")

@@ -17,7 +17,14 @@ def test_matrices_resize_as_onnx_does(weights, resize, count):
     assert measure_pixel_gap(expected, found, make_odd_images(count, large=1)) <= 1
 
 
-@pytest.mark.parametrize("resize", ["squash", "crop", "pad"])
+@pytest.mark.parametrize(
+    "resize",
+    [
+        "crop",
+        pytest.param("squash", marks=pytest.mark.slow),
+        pytest.param("pad", marks=pytest.mark.slow),
+    ],
+)
 def test_another_runtime_computes_the_same(weights, resize):
     openvino = pytest.importorskip("openvino", reason="openvino is an extra")
     pixels, core = keep_pixels_only(make_order(weights, resize).model), openvino.Core()

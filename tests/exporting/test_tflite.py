@@ -67,7 +67,9 @@ def test_what_the_network_sees_is_what_the_models_sees(order, count):
     assert measure_pixel_gap(expected, fit, make_odd_images(count, large=1)) <= 1
 
 
-@pytest.fixture(scope="module", params=NETWORKS[1:])
+@pytest.fixture(
+    scope="module", params=[pytest.param(NETWORKS[1], marks=pytest.mark.slow), NETWORKS[2]]
+)
 def small(weights, shape_folder, tmp_path_factory, request):
     """Write the files of int8, LiteRT's and ONNX's, with the same parameters."""
     order = make_orders(weights)[request.param]

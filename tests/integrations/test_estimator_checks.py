@@ -11,7 +11,8 @@ from squeezetune.integrations.estimator import SqueezeTuneClassifier
 
 FAST = {
     "effort": "quick",
-    "image_side": 48,
+    "image_side": 32,
+    "near_duplicates": "ignored",
     "engine": "onnxruntime",
     "precision": "float32",
     "threads": 1,

@@ -395,7 +395,7 @@ def test_a_large_matrix_is_painted_whole():
     assert (blue < red).sum() == 100 * 99
 
 
-@pytest.mark.parametrize("count", [25, 26, 1000])
+@pytest.mark.parametrize("count", [25, 26, pytest.param(1000, marks=pytest.mark.slow)])
 def test_only_a_large_matrix_is_painted(count):
     source = render_report(make_report([f"class-{index:04}" for index in range(count)]), {})
     assert ("Confusion matrix of all" in source) == (count > 25)

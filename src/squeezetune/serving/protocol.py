@@ -1,4 +1,10 @@
-"""HTTP as uvicorn speaks it, with an end to everything that a client can draw out."""
+"""HTTP as uvicorn speaks it, with an end to everything that a client can draw out.
+
+uvicorn has public limits for connections that wait between two requests and for requests at once,
+but none for a first request that never comes, for headers that never end, and for answers that
+nobody reads. So its protocol for h11 is subclassed, which is no public class: the tests of serving
+run with the lowest and with the newest uvicorn that may be installed.
+"""
 
 import asyncio
 import json

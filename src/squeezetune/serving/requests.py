@@ -1,20 +1,23 @@
-"""The body of a request, read into memory within limits, and the files in a form."""
+"""The body of a request, read into memory within limits, and the files in a form.
+
+Starlette's own reader of forms writes what is above 1 MB to a temporary file; this one hands what
+python-multipart's parser finds to memory, which is counted.
+"""
 
 import logging
 import re
 from collections.abc import Callable
-from email.message import Message
 from types import TracebackType
 
 from python_multipart.exceptions import MultipartParseError
-from python_multipart.multipart import MultipartParser
+from python_multipart.multipart import MultipartParser, parse_options_header
 from starlette.requests import ClientDisconnect, Request
 
 from squeezetune.serving.limits import Limits
 from squeezetune.serving.refusals import RequestError
 
 # RFC 2046, 5.1.1
-_BOUNDARY = re.compile(r"[0-9A-Za-z'()+_,\-./:=? ]{0,69}[0-9A-Za-z'()+_,\-./:=?]")
+_BOUNDARY = re.compile(rb"[0-9A-Za-z'()+_,\-./:=? ]{0,69}[0-9A-Za-z'()+_,\-./:=?]")
 PLAIN = (b"7bit", b"8bit", b"binary")  # of Content-Transfer-Encoding: the bytes as they are
 # The parser would warn of every damaged form in the server's log, in lines that are no JSON.
 SILENT = logging.getLogger("squeezetune.serving.requests")
@@ -30,14 +33,12 @@ def find_boundary(content_type: str) -> bytes:
         Refusal: there is none, or none that may be.
 
     """
-    header = Message()
-    header["content-type"] = content_type
-    boundary = header.get_param("boundary")
-    if not (isinstance(boundary, str) and _BOUNDARY.fullmatch(boundary)):
+    boundary: bytes = parse_options_header(content_type)[1].get(b"boundary", b"")
+    if not _BOUNDARY.fullmatch(boundary):
         raise RequestError(
             "bad-request", "The Content-Type of the form names no valid boundary", HINT
         )
-    return boundary.encode()
+    return boundary
 
 
 class FormReader:
