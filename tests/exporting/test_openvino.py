@@ -25,7 +25,7 @@ def written(order, tmp_path_factory):
 def test_it_agrees_with_the_model_on_odd_images(order, written, count):
     images = make_odd_images(count, large=1)
     found = compare(open_model(order.model), open_openvino(written, PLAIN), images)
-    assert found.same_class >= 0.995
+    assert (1 - found.same_class) * count < 1.5  # one image may
     assert found.mean < 0.01
 
 

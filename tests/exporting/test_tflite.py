@@ -36,11 +36,11 @@ from squeezetune.exporting.tflite import (
     write_tflite,
     write_tflite_int8,
 )
+from squeezetune.network import zoo
 from squeezetune.network.backbone import measure_ranges
 from squeezetune.network.int8_layers import Int8
 from squeezetune.network.trained import TrainedNetwork
 from squeezetune.network.weights import fold_norms
-from squeezetune.network.zoo import ARCHITECTURES
 from squeezetune.system.executor import ThreadExecutor
 
 
@@ -54,7 +54,7 @@ def written(order, tmp_path_factory):
 @pytest.mark.parametrize("count", COUNTS)
 def test_the_network_agrees_with_the_model_on_odd_images(order, written, count):
     found = compare(open_model(order.model), open_tflite(written), make_odd_images(count, large=1))
-    assert found.same_class >= 0.995
+    assert (1 - found.same_class) * count < 1.5  # one image may
     assert found.mean < 0.01
 
 
@@ -183,7 +183,7 @@ def test_the_program_of_the_card_names_the_models_class(order, written, draw_sha
 @pytest.fixture
 def every_kind(monkeypatch):
     """Give a network with every kind of layer, photos, and its probabilities in ONNX Runtime."""
-    monkeypatch.setitem(ARCHITECTURES, "everything", EVERYTHING.without_norms())
+    monkeypatch.setitem(zoo.NETWORKS, "everything", EVERYTHING.without_norms())
     rng = np.random.default_rng(0)
     head = rng.standard_normal((EVERYTHING.feature_count, 4)).astype(np.float32)
     weights = fold_norms(draw_parameters(EVERYTHING), EVERYTHING)

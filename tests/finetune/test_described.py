@@ -7,7 +7,7 @@ from described_network import EVERYTHING, draw_parameters
 from squeezetune.network.graph import build_backbone
 from squeezetune.network.inference import Runtime, open_graph
 from squeezetune.network.weights import fold_norms
-from squeezetune.network.zoo import ARCHITECTURES
+from squeezetune.network.zoo import NETWORKS
 
 torch = pytest.importorskip("torch", reason="torch is an extra")
 from torch import nn  # noqa: E402
@@ -30,7 +30,7 @@ PLAIN = EVERYTHING.without_norms()
 
 @pytest.fixture(autouse=True)
 def known(monkeypatch):
-    monkeypatch.setitem(ARCHITECTURES, "everything", PLAIN)
+    monkeypatch.setitem(NETWORKS, "everything", PLAIN)
 
 
 @pytest.fixture(scope="module")

@@ -12,7 +12,7 @@ from squeezetune.network.inference import Runtime, open_graph, open_outputs
 from squeezetune.network.int8_layers import Int8
 from squeezetune.network.trained import TrainedNetwork, pack_network, read_network
 from squeezetune.network.weights import detect_architecture, fold_norms
-from squeezetune.network.zoo import ARCHITECTURES, SQUEEZENET1_1
+from squeezetune.network.zoo import NETWORKS, SQUEEZENET1_1
 
 FLOAT, INT8 = Runtime("onnxruntime", "float32"), Runtime("onnxruntime", "int8")
 SIDE = 32
@@ -20,7 +20,7 @@ SIDE = 32
 
 @pytest.fixture(autouse=True)
 def known(monkeypatch):
-    monkeypatch.setitem(ARCHITECTURES, "everything", EVERYTHING.without_norms())
+    monkeypatch.setitem(NETWORKS, "everything", EVERYTHING.without_norms())
 
 
 @pytest.fixture(scope="module")

@@ -372,6 +372,9 @@ _INT8_KINDS: Mapping[type, Callable[..., str]] = {
 
 
 def round_kernel(kernel: NDArray[np.float32]) -> tuple[NDArray[np.int8], NDArray[np.float32]]:
-    """Round a kernel (outputs, ...) to int8 with one scale for each output channel."""
+    """Round a kernel (outputs, ...) to int8 with one scale for each output channel; a kernel of
+    nothing but zeros has some scale, too.
+    """
     scale = np.abs(kernel).max(axis=(1, 2, 3)) / 127
+    scale = np.where(scale > 0, scale, np.float32(1e-9))
     return np.round(kernel / scale[:, None, None, None]).astype(np.int8), scale

@@ -14,7 +14,7 @@ from safetensors.numpy import load
 
 from squeezetune.errors import SettingsError, WeightsError
 from squeezetune.network.architecture import Architecture, Convolution
-from squeezetune.network.zoo import ARCHITECTURES
+from squeezetune.network.zoo import ARCHITECTURES, NETWORKS
 
 WEIGHTS_PATH = Path(__file__).with_name("squeezenet1_1-imagenet.safetensors")
 WEIGHTS_SHA256 = "76d056d1749fe739aed135a31bb98f5f647d89dc1a51e0dd9c9babf2dc494fe3"
@@ -120,16 +120,15 @@ def identify_version(weights: Mapping[str, NDArray[Any]]) -> str:
 
 
 def detect_architecture(weights: Mapping[str, NDArray[Any]]) -> Architecture:
-    """Say which network the weights are of by their first kernel; `identify_version` looks at the
-    others too.
+    """Say which network the weights are of by their first kernel, or where several begin so by how
+    many others fit; `identify_version` looks at all.
 
     Raises:
         WeightsError: it is missing, or of no known network's shape.
     """
-    for architecture in ARCHITECTURES.values():
-        name, shape = _find_first_kernel(architecture)
-        if name in weights and weights[name].shape == shape:
-            return architecture
+    fitting = [network for network in NETWORKS.values() if _has_first_kernel(network, weights)]
+    if fitting:  # of one family the first kernels are alike
+        return max(fitting, key=lambda network: _count_kernels(network, weights))
     kernels = {network: _find_first_kernel(network) for network in ARCHITECTURES.values()}
     wanted = " or ".join(f"{shape} in {network.version}" for network, (_, shape) in kernels.items())
     name = next(iter(kernels.values()))[0]
@@ -174,6 +173,18 @@ def _find_first_kernel(architecture: Architecture) -> tuple[str, tuple[int, ...]
     """Find the name and the shape of a network's first kernel."""
     first = architecture.convolutions[0]
     return f"{first.path}.weight", (first.channels, 3, first.kernel, first.kernel)
+
+
+def _has_first_kernel(architecture: Architecture, weights: Mapping[str, NDArray[Any]]) -> bool:
+    name, shape = _find_first_kernel(architecture)
+    return name in weights and weights[name].shape == shape
+
+
+def _count_kernels(architecture: Architecture, weights: Mapping[str, NDArray[Any]]) -> int:
+    """Count the kernels that the weights have in the right shape."""
+    shapes = architecture.list_shapes()
+    names = [f"{layer.path}.weight" for layer in architecture.convolutions]
+    return sum(name in weights and weights[name].shape == shapes[name] for name in names)
 
 
 def _list_problems(weights: Mapping[str, NDArray[Any]], architecture: Architecture) -> list[str]:

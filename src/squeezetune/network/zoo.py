@@ -1,4 +1,4 @@
-"""The networks that are known, as descriptions: SqueezeNet 1.0 and 1.1.
+"""The networks that are known, as descriptions: SqueezeNet 1.0 and 1.1, EfficientNet-Lite 0 to 2.
 
 Source: Iandola et al. 2016, "SqueezeNet: AlexNet-level accuracy with 50x fewer parameters"; the
 parameters have torchvision's names.
@@ -12,6 +12,11 @@ from squeezetune.network.architecture import (
     GlobalMean,
     Join,
     MaxPool,
+)
+from squeezetune.network.efficientnet_lite import (
+    EFFICIENTNET_LITE0,
+    EFFICIENTNET_LITE1,
+    EFFICIENTNET_LITE2,
 )
 
 SQUEEZENET_CLASSIFIER = (
@@ -82,5 +87,8 @@ SQUEEZENET1_0 = Architecture(
     SQUEEZENET_TAPS,
     SQUEEZENET_CLASSIFIER,
 )
-# By the version that models, reports and weights are marked with.
+# SqueezeNets by the version that models, reports and weights are marked with.
 ARCHITECTURES = {network.version: network for network in (SQUEEZENET1_0, SQUEEZENET1_1)}
+LITES = (EFFICIENTNET_LITE0, EFFICIENTNET_LITE1, EFFICIENTNET_LITE2)
+# All networks by name.
+NETWORKS = {network.name: network for network in (*ARCHITECTURES.values(), *LITES)}

@@ -9,13 +9,14 @@ program would import or call is only written down as a `Call`, and never looked 
 import pickletools
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, BinaryIO
 
 import numpy as np
 from numpy.typing import NDArray
 
 _ARRAY_MAKERS = ("numpy.core.multiarray _reconstruct", "numpy._core.multiarray _reconstruct")
 _BYTE_TYPES = (b"u1", "u1", b"|u1", "|u1")
+_MAPPING = "collections OrderedDict"
 _MARK = object()
 
 
@@ -30,6 +31,13 @@ class Name:
     """
 
     name: str
+
+
+@dataclass(frozen=True, eq=False)
+class PersistentId:
+    """What a pickle says of a value that lies beside it."""
+
+    value: Any
 
 
 @dataclass(eq=False)
@@ -77,9 +85,15 @@ class _Machine:
         """Add keys and values, one behind the other, to the mapping on top."""
         _expect(self.stack[-1], dict).update(zip(pairs[::2], pairs[1::2], strict=True))
 
+    def call(self, target: Any, arguments: Any) -> None:
+        """Put down a call; one that makes an empty dictionary is as good as that."""
+        is_mapping = isinstance(target, Name) and target.name == _MAPPING and arguments == ()
+        self.push({} if is_mapping else Call(target, arguments))
+
     def build(self, state: Any) -> None:
-        """Give a state to the call on top."""
-        _expect(self.stack[-1], Call).state = state
+        """Give a state to the call on top; what a dictionary would have besides is left out."""
+        if not isinstance(self.stack[-1], dict):
+            _expect(self.stack[-1], Call).state = state
 
 
 def _expect(value: Any, kind: type) -> Any:
@@ -132,14 +146,15 @@ _FOLLOW: Mapping[str, Callable[[_Machine, Any], None]] = {
     "MEMOIZE": lambda machine, _: machine.memo.update({len(machine.memo): machine.stack[-1]}),
     **dict.fromkeys(("BINGET", "LONG_BINGET"), lambda machine, at: machine.push(machine.memo[at])),
     "GLOBAL": lambda machine, name: machine.push(Name(name)),
-    "REDUCE": lambda machine, _: machine.push(Call(*machine.pop(2))),
+    "REDUCE": lambda machine, _: machine.call(*machine.pop(2)),
+    "BINPERSID": lambda machine, _: machine.push(PersistentId(*machine.pop(1))),
     "BUILD": lambda machine, _: machine.build(*machine.pop(1)),
 }
 
 
-def read_pickle(payload: bytes) -> Any:
+def read_pickle(payload: bytes | BinaryIO) -> Any:
     """Read the value that a pickle would build: plain values, and a `Call` for all that it would
-    import and call.
+    import and call. A file is read up to the pickle's end.
 
     Raises:
         PickleError: it is damaged, or has instructions that plain values and arrays do not need.

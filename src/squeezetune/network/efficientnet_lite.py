@@ -1,0 +1,102 @@
+"""EfficientNet-Lite 0, 1 and 2 as descriptions: EfficientNets without squeeze-and-excite, and with
+ReLU6, for int8 on processors.
+
+Sources: Tan and Le 2019, "EfficientNet: Rethinking Model Scaling for Convolutional Neural
+Networks"; google's "EfficientNet-Lite" (github.com/tensorflow/tpu, models/official/efficientnet/
+lite), 2020. Parameters have the names of timm's tf_efficientnet_lite0 to 2.
+"""
+
+from squeezetune.network.architecture import (
+    SAME,
+    Architecture,
+    Block,
+    Convolution,
+    Dropout,
+    GlobalMean,
+    Layer,
+    Linear,
+    Sum,
+)
+
+# Of each stage: how many times as many channels its blocks work with as they read, their kernels,
+# and the stride of the first.
+STAGES = ((1, 3, 1), (6, 3, 2), (6, 5, 2), (6, 3, 2), (6, 5, 1), (6, 5, 2), (6, 3, 1))
+STEM_CHANNELS, HEAD_CHANNELS = 32, 1280
+# Google's pixels are (RGB - 127) / 128.
+MEAN, STD = (127 / 255,) * 3, (128 / 255,) * 3
+NORM_EPSILON = 1e-3
+
+
+def describe_lite(
+    number: int, side: int, channels: tuple[int, ...], blocks: tuple[int, ...]
+) -> Architecture:
+    """Describe EfficientNet-Lite of a number, with so many channels and blocks in its stages.
+
+    The taps are behind the first depth-wise convolutions of the last three stages but one, and
+    behind the last convolution.
+    """
+    stem = Convolution(
+        "stem", "conv_stem", STEM_CHANNELS, 3, 2, SAME, activation="relu6", norm="bn1"
+    )
+    found, inputs = [Block("stem", (stem,))], STEM_CHANNELS
+    for stage, ((times, kernel, stride), outputs, count) in enumerate(
+        zip(STAGES, channels, blocks, strict=True)
+    ):
+        for at in range(count):
+            step = stride if at == 0 else 1
+            read = (found[-1].layers[-1].output, inputs)
+            found.append(_describe_block(f"{stage}.{at}", times, kernel, step, read, outputs))
+            inputs = outputs
+    head = Convolution("head", "conv_head", HEAD_CHANNELS, activation="relu6", norm="bn2")
+    found.append(Block("head", (head,)))
+    starts = [f"block{stage}.0.depthwise" for stage in (3, 4, 5)]
+    return Architecture(
+        f"efficientnet_lite{number}",
+        f"EfficientNet-Lite{number}",
+        f"lite{number}",
+        tuple(found),
+        (*starts, "head"),
+        (
+            GlobalMean("mean", "global_pool"),
+            Dropout("dropout", "dropout", 0.2),
+            Linear("logits", "classifier", 1000),
+        ),
+        side,
+        NORM_EPSILON,
+        MEAN,
+        STD,
+    )
+
+
+def _describe_block(
+    place: str, times: int, kernel: int, stride: int, read: tuple[str, int], outputs: int
+) -> Block:
+    """Describe an inverted residual block (Sandler et al. 2018, "MobileNetV2"), which has nothing
+    to widen where it works with as many channels as it reads: a map of this name, with so many.
+    """
+    source, inputs = read
+    name, path = f"block{place}", f"blocks.{place}"
+    parts = iter(range(1, 4))
+    layers: list[Layer] = []
+    if times > 1:
+        layers.append(
+            Convolution(f"{name}.wide", f"{path}.conv_pw", times * inputs, activation="relu6",
+                        norm=f"{path}.bn{next(parts)}")
+        )  # fmt: skip
+    layers.append(
+        Convolution(f"{name}.depthwise", f"{path}.conv_dw", 0, kernel, stride, SAME,
+                    is_depthwise=True, activation="relu6", norm=f"{path}.bn{next(parts)}")
+    )  # fmt: skip
+    last = "conv_pwl" if times > 1 else "conv_pw"
+    layers.append(
+        Convolution(f"{name}.narrow", f"{path}.{last}", outputs, activation="",
+                    norm=f"{path}.bn{next(parts)}")
+    )  # fmt: skip
+    if stride == 1 and inputs == outputs:
+        layers.append(Sum(name, (f"{name}.narrow", source)))
+    return Block(name, tuple(layers), path)
+
+
+EFFICIENTNET_LITE0 = describe_lite(0, 224, (16, 24, 40, 80, 112, 192, 320), (1, 2, 2, 3, 3, 4, 1))
+EFFICIENTNET_LITE1 = describe_lite(1, 240, (16, 24, 40, 80, 112, 192, 320), (1, 3, 3, 4, 4, 5, 1))
+EFFICIENTNET_LITE2 = describe_lite(2, 260, (16, 24, 48, 88, 120, 208, 352), (1, 3, 3, 4, 4, 5, 1))
