@@ -165,7 +165,7 @@ class DescribedNetwork(nn.Module):  # type: ignore[misc]  # torch is not seen by
 
     def _make_layer(self, layer: Layer) -> "list[ModulePart]":
         """Make the modules of a layer; its function is one where places have numbers."""
-        inputs = self.architecture.channels[layer.reads[0]]
+        inputs = self.architecture.count_inputs(layer)
         parts = [ModulePart(path, module) for path, module in make_modules(layer, inputs).items()]
         if isinstance(layer, Linear):
             parts.insert(0, ModulePart("", partial(torch.flatten, start_dim=1)))
@@ -302,7 +302,7 @@ def _make_convolution(layer: Convolution, inputs: int) -> dict[str, Module]:
         inputs if layer.is_depthwise else layer.channels,
         count_groups(layer, inputs),
     )
-    options = {"padding": padding, "groups": groups, "bias": not layer.norm}
+    options = {"padding": padding, "groups": groups, "bias": layer.has_bias or not layer.norm}
     made = {layer.path: kind(inputs, outputs, layer.kernel, layer.stride, **options)}
     return made | ({layer.norm: nn.BatchNorm2d(outputs)} if layer.norm else {})
 
@@ -315,7 +315,7 @@ def _make_max_pool(layer: MaxPool, inputs: int) -> dict[str, Module]:
 _MAKERS: Mapping[type, Callable[[Any, int], dict[str, Module]]] = {
     Convolution: _make_convolution,
     MaxPool: _make_max_pool,
-    GlobalMean: lambda layer, inputs: {layer.path: nn.AdaptiveAvgPool2d(1)},
+    GlobalMean: lambda layer, inputs: {layer.path: nn.AdaptiveAvgPool2d(layer.side)},
     Linear: lambda layer, inputs: {layer.path: nn.Linear(inputs, layer.channels)},
     Dropout: lambda layer, inputs: {layer.path: nn.Dropout(layer.probability)},
 }

@@ -26,10 +26,10 @@ class Convolution:
     """A convolution with square kernels, and the function that follows it ("" for none).
 
     `output` names what it gives, `path` its parameters, as torchvision does; `norm` those of a
-    batch normalisation between convolution and function, which then has the only biases. `reads`
-    names what it reads: nothing for what the layer before it gives. `padding` is a number of pixels
-    on every border, or `SAME`. A depth-wise one has a kernel for each channel and as many channels
-    as it reads, whatever `channels` says.
+    batch normalisation between convolution and function, beside which there are other biases only
+    where it `has_bias`. `reads` names what it reads: nothing for what the layer before it gives.
+    `padding` is a number of pixels on every border, or `SAME`. A depth-wise one has a kernel for
+    each channel and as many channels as it reads, whatever `channels` says.
     """
 
     output: str
@@ -41,6 +41,7 @@ class Convolution:
     is_depthwise: bool = False
     activation: str = "relu"
     norm: str = ""
+    has_bias: bool = False
     reads: tuple[str, ...] = ()
 
 
@@ -61,10 +62,13 @@ class MaxPool:
 
 @dataclass(frozen=True)
 class GlobalMean:
-    """The mean of every channel over all positions, (n, channels, 1, 1)."""
+    """The mean of every channel over all positions, (n, channels, 1, 1); with a `side` above 1 over
+    each of so many parts to a side, of which images of the network's own side have one position.
+    """
 
     output: str
     path: str = ""
+    side: int = 1
     reads: tuple[str, ...] = ()
 
 
@@ -99,7 +103,7 @@ class Product:
 
 @dataclass(frozen=True)
 class Linear:
-    """A dense layer on (n, inputs) or (n, inputs, 1, 1), and the function behind it."""
+    """A dense layer on (n, inputs), or on all values of maps, and the function behind it."""
 
     output: str
     path: str
@@ -301,8 +305,22 @@ class Architecture:
         last = max(at for at, layer in enumerate(layers) if isinstance(layer, Convolution | Linear))
         for at, layer in enumerate(layers):
             classes = num_classes if at == last else 0
-            shapes |= _list_layer_shapes(layer, self.channels[layer.reads[0]], classes)
+            shapes |= _list_layer_shapes(layer, self.count_inputs(layer), classes)
         return shapes
+
+    def count_inputs(self, layer: Layer) -> int:
+        """Count the channels that a layer reads; those of each position where it is dense."""
+        name = layer.reads[0]
+        is_dense = isinstance(layer, Linear)
+        return self.channels[name] * (self._positions.get(name, 1) if is_dense else 1)
+
+    @cached_property
+    def _positions(self) -> Mapping[str, int]:
+        return {
+            layer.output: layer.side**2
+            for layer in self.classifier_layers
+            if isinstance(layer, GlobalMean)
+        }
 
     def owns(self, parameter: str) -> bool:
         """Say whether a parameter, by its name, belongs to the layers before the classifier."""
@@ -376,8 +394,10 @@ def _list_layer_shapes(layer: Any, inputs: int, classes: int) -> dict[str, tuple
     shapes: dict[str, tuple[int, ...]] = {
         f"{layer.path}.weight": (outputs, read, layer.kernel, layer.kernel)
     }
+    if layer.has_bias or not layer.norm:
+        shapes[f"{layer.path}.bias"] = (outputs,)
     if not layer.norm:
-        return {**shapes, f"{layer.path}.bias": (outputs,)}
+        return shapes
     parts = ("weight", "bias", "running_mean", "running_var")
     return {**shapes, **{f"{layer.norm}.{part}": (outputs,) for part in parts},
             f"{layer.norm}.num_batches_tracked": ()}  # fmt: skip

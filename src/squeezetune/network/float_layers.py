@@ -184,7 +184,8 @@ class FloatLayers:
         return self._graph.add("MaxPool", x, **list_pool_attributes(layer))
 
     def _add_global_mean(self, layer: GlobalMean, x: str) -> str:
-        return self._graph.add("GlobalAveragePool", x, name=layer.output)
+        # of images of the network's own side, each part is one position
+        return x if layer.side > 1 else self._graph.add("GlobalAveragePool", x, name=layer.output)
 
     def _add_join(self, layer: Join, *inputs: str) -> str:
         return self._graph.add("Concat", *inputs, name=layer.output, axis=1)

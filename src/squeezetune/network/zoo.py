@@ -1,4 +1,4 @@
-"""The networks that are known, as descriptions: SqueezeNet 1.0 and 1.1, EfficientNet-Lite 0 to 2.
+"""The networks that are known, by name; and SqueezeNet 1.0 and 1.1, as descriptions.
 
 Source: Iandola et al. 2016, "SqueezeNet: AlexNet-level accuracy with 50x fewer parameters"; the
 parameters have torchvision's names.
@@ -18,6 +18,9 @@ from squeezetune.network.efficientnet_lite import (
     EFFICIENTNET_LITE1,
     EFFICIENTNET_LITE2,
 )
+from squeezetune.network.mobilenet import MOBILENET_V2, MOBILENET_V3_LARGE, MOBILENET_V3_SMALL
+from squeezetune.network.resnet import RESNET18, RESNET34, RESNET50
+from squeezetune.network.vgg import VGGS
 
 SQUEEZENET_CLASSIFIER = (
     Dropout("classifier.dropout", "classifier.0"),
@@ -90,5 +93,10 @@ SQUEEZENET1_0 = Architecture(
 # SqueezeNets by the version that models, reports and weights are marked with.
 ARCHITECTURES = {network.version: network for network in (SQUEEZENET1_0, SQUEEZENET1_1)}
 LITES = (EFFICIENTNET_LITE0, EFFICIENTNET_LITE1, EFFICIENTNET_LITE2)
+MOBILENETS = (MOBILENET_V2, MOBILENET_V3_SMALL, MOBILENET_V3_LARGE)
+RESNETS = (RESNET18, RESNET34, RESNET50)
 # All networks by name.
-NETWORKS = {network.name: network for network in (*ARCHITECTURES.values(), *LITES)}
+NETWORKS = {
+    network.name: network
+    for network in (*ARCHITECTURES.values(), *LITES, *RESNETS, *VGGS, *MOBILENETS)
+}
