@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from squeezetune.data.index import ImageIndex
 from squeezetune.data.pixels import PixelSettings, load_indexed
 from squeezetune.errors import ImageError, SourceError
-from squeezetune.events import Listener, StageAdvanced, tell_stage
+from squeezetune.events import Listener, tell_stage
 from squeezetune.system.disk import check_room, explain_full_disk
 from squeezetune.system.executor import Executor
 from squeezetune.system.store import RowStore, StoredRows
@@ -37,6 +37,11 @@ class RowBatch:
     rows: tuple[NDArray[Any], ...]
     sizes: NDArray[np.int32]
     failures: Mapping[int, str] = field(default_factory=dict)
+
+    @property
+    def values(self) -> NDArray[Any]:
+        """The rows of the last kind: what the batch is computed for."""
+        return self.rows[-1]
 
 
 # Computes the rows of the images at some positions; may be called from several threads at once.
@@ -83,6 +88,8 @@ class RowSaver:
 
     def add(self, batch: RowBatch) -> None:
         """Take a batch, and save what is waiting if that is much, or has waited long."""
+        if not any(self._stores):
+            return
         self._unsaved.append(batch)
         row_bytes = sum(store.row_bytes for store in self._stores if store)
         waiting = sum(len(item.positions) for item in self._unsaved) * row_bytes
@@ -94,7 +101,7 @@ class RowSaver:
     def save(self) -> None:
         """Save what is waiting: a segment in every store."""
         batches, self._unsaved = self._unsaved, []
-        if not any(self._stores) or not any(len(batch.positions) for batch in batches):
+        if not any(len(batch.positions) for batch in batches):
             return
         digests = self._digests[np.concatenate([batch.positions for batch in batches])]
         sizes = np.concatenate([batch.sizes for batch in batches])
@@ -125,12 +132,12 @@ def compute_batches(
         return
     done, size = 0, work.batch_size
     parts = [positions[at : at + size] for at in range(0, len(positions), size)]
-    with tell_stage(work.stage, listen, len(positions)), saver:
+    with tell_stage(work.stage, listen, len(positions)) as advance, saver:
         for batch in executor.map(work.open(), parts):
             saver.add(batch)
             take(batch)
             done += len(batch.positions) + len(batch.failures)
-            listen(StageAdvanced(work.stage, done))
+            advance(done)
 
 
 def compute_rows(

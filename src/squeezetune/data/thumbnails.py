@@ -82,8 +82,7 @@ def _look_at_batch(
     index: ImageIndex, pixels: PixelSettings, positions: NDArray[np.int64]
 ) -> RowBatch:
     batch = decode_batch(index, positions, pixels)
-    (images,) = batch.rows
-    return replace(batch, rows=(make_look_rows(images, batch.sizes),))
+    return replace(batch, rows=(make_look_rows(batch.values, batch.sizes),))
 
 
 def make_look_rows(images: NDArray[np.uint8], sizes: NDArray[np.int32]) -> NDArray[np.uint8]:

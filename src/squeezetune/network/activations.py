@@ -311,7 +311,7 @@ def _open_blocks(index: ImageIndex, frozen: FrozenBlocks) -> ComputeBatch:
 
     def compute(positions: NDArray[np.int64]) -> RowBatch:
         batch = load_batch(index, positions, frozen.pixels)
-        (images,) = batch.rows
+        images = batch.values
         # always a full batch: engines may choose another kernel, with other rounding, for another
         # batch size
         views = np.zeros((size, form.views, side, side, 3), np.uint8)

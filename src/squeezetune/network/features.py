@@ -98,7 +98,7 @@ def compute_features(
     )
 
     def take(batch: RowBatch) -> None:
-        values[batch.positions], sizes[batch.positions] = batch.rows[1], batch.sizes
+        values[batch.positions], sizes[batch.positions] = batch.values, batch.sizes
         failures.update(batch.failures)
 
     # each thread both decodes a batch and runs the frozen layers on it
@@ -125,7 +125,7 @@ def run_batch(
     # always a full batch: engines may choose another kernel, with other rounding, for another batch
     # size
     batch = decode_batch(index, positions, backbone.pixels, backbone.batch_size)
-    (pixels,), count = batch.rows, len(batch.positions)
+    pixels, count = batch.values, len(batch.positions)
     values = run(pixels)[:count].astype(np.float16)
     return replace(batch, rows=(make_look_rows(pixels[:count], batch.sizes), values))
 

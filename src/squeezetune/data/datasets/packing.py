@@ -10,7 +10,7 @@ from pathlib import Path
 
 from squeezetune.data.sources.source import FilesSource, ImageSource, quote_name
 from squeezetune.errors import ImageError, SourceError
-from squeezetune.events import Listener, StageAdvanced, tell_stage
+from squeezetune.events import Listener, tell_stage
 from squeezetune.system.disk import name_temporary, remove_partial_writes
 
 STAGE = "packing"
@@ -102,12 +102,12 @@ def pack_images(
         OSError: the file cannot be written.
 
     """
-    with tell_stage(STAGE, listen, total):
+    with tell_stage(STAGE, listen, total) as advance:
         path.parent.mkdir(parents=True, exist_ok=True)
         remove_partial_writes(path, LEFT_BEHIND_S)
         temporary = name_temporary(path)
         try:
-            names = _write_archive(temporary, images, listen)
+            names = _write_archive(temporary, images, advance)
             if names:
                 temporary.replace(path)
         finally:
@@ -115,14 +115,16 @@ def pack_images(
     return names
 
 
-def _write_archive(path: Path, images: Iterable[tuple[str, bytes]], listen: Listener) -> list[str]:
+def _write_archive(
+    path: Path, images: Iterable[tuple[str, bytes]], advance: Callable[[int], None]
+) -> list[str]:
     """Write images until they are on the disk; return their paths, sorted."""
     with path.open("wb") as file:
         with zipfile.ZipFile(file, "w") as archive:
             for done, (name, content) in enumerate(images, 1):
                 archive.writestr(_describe_entry(name), content)
                 if done % TELL_EVERY == 0:
-                    listen(StageAdvanced(STAGE, done))
+                    advance(done)
             # images come as they are read, batch by batch; whoever looks into the file finds them
             # sorted
             archive.filelist.sort(key=lambda entry: entry.filename)
