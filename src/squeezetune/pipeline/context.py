@@ -14,7 +14,9 @@ from squeezetune.data.inputs import PhotoInput, Photos, parse_input
 from squeezetune.data.sources.catalog import group_photos
 from squeezetune.data.sources.folder import check_outside
 from squeezetune.events import Listener
+from squeezetune.network.backbone import Backbone
 from squeezetune.network.pretrained import Pretrained, load_pretrained
+from squeezetune.planning.speeds import BenchmarkSetup
 from squeezetune.settings import Settings, parse_settings
 from squeezetune.system.executor import Executor, ThreadExecutor, count_cores
 from squeezetune.system.output_lock import follow_link
@@ -42,6 +44,11 @@ class RunContext:
         """
         settings = self.settings.to_dict() | {"weights": self.pretrained.sha256}
         return {"photos": index.fingerprint, "settings": settings, "threads": self.threads}
+
+    def make_site(self, index: ImageIndex, backbone: Backbone) -> BenchmarkSetup:
+        """Say what is measured on, where this machine is."""
+        weights = self.pretrained.weights
+        return BenchmarkSetup(index, backbone, weights, self.threads, self.cache, self.micro_pixels)
 
 
 def parse_request(

@@ -153,7 +153,7 @@ def share_budget(
     trainings += scheme.count_rounds(index)
     backbone, settings, left_s = prepared.prepare_probed(), prepared.settings, limit.left_s()
     is_deep, work = check_torch(settings, context.listen), prepared.count_work(backbone)
-    site = prepared.make_site(backbone)
+    site = prepared.context.make_site(index, backbone)
     timing = measure_machine(site, work, settings, left_s / trainings, is_deep=is_deep)
     needed_s = timing.forecast_features(backbone.views, work.unseen)
     if needed_s > MOST_LOOKING * left_s:

@@ -45,7 +45,6 @@ from squeezetune.planning.planner import (
     plan_run,
     tell_reading,
 )
-from squeezetune.planning.speeds import BenchmarkSetup
 from squeezetune.settings import Settings
 from squeezetune.system.disk import cache_or_temporary, measure_room
 from squeezetune.system.executor import ThreadExecutor
@@ -106,18 +105,6 @@ class PreparedRun:
         measured first.
         """
         return self.prepare_backbone(count_views(self.settings, PROBED_VIEWS))
-
-    def make_site(self, backbone: Backbone) -> BenchmarkSetup:
-        """Say what is measured on, where the machine is."""
-        context = self.context
-        return BenchmarkSetup(
-            self.index,
-            backbone,
-            context.pretrained.weights,
-            context.threads,
-            context.cache,
-            context.micro_pixels,
-        )
 
     def count_work(self, backbone: Backbone | None = None) -> Workload:
         """Count what there is to do; what an earlier run has kept is taken into account if the
@@ -221,7 +208,7 @@ def plan_prepared(
         plan = choose_plan(prepared.count_work(), settings, is_deep=is_deep)
         return plan, prepared.prepare_backbone(plan.views)
     backbone = prepared.prepare_probed()
-    site, work = prepared.make_site(backbone), prepared.count_work(backbone)
+    site, work = prepared.context.make_site(prepared.index, backbone), prepared.count_work(backbone)
     plan = plan_run(site, work, settings, limit, is_deep=is_deep)
     if limit.started:
         plan = tell_reading(plan, prepared.opened - limit.started)

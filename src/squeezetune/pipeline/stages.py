@@ -16,7 +16,6 @@ from squeezetune.planning.planner import (
     plan_rest,
     time_layers,
 )
-from squeezetune.planning.speeds import BenchmarkSetup
 from squeezetune.system.checkpoint import UnfinishedRun
 from squeezetune.system.interrupts import Stopped
 
@@ -74,25 +73,14 @@ def renew_plan(
     """
     settings, done = context.settings, list_done(trained)
     if is_trainable(settings):
-        plan = time_layers(plan, make_site(inputs, context), settings, limit.left_s())
+        site = context.make_site(inputs.index, inputs.backbone)
+        plan = time_layers(plan, site, settings, limit.left_s())
     left_s = limit.left_s()
     renewed = plan_rest(plan, settings, left_s, done)
     if not is_same(plan.list_rest(done), renewed.stages):
         parts = tuple((item.part, item.seconds) for item in renewed.forecasts)
         context.listen(PlanChanged(parts, renewed.total_s, left_s))
     return renewed
-
-
-def make_site(inputs: StageInputs, context: RunContext) -> BenchmarkSetup:
-    """Say what is measured on, where layers are timed."""
-    return BenchmarkSetup(
-        inputs.index,
-        inputs.backbone,
-        inputs.weights,
-        context.threads,
-        context.cache,
-        context.micro_pixels,
-    )
 
 
 def list_done(trained: Sequence[TrainedStage]) -> list[str]:
