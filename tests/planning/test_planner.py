@@ -1,4 +1,5 @@
 import math
+import time
 from dataclasses import replace
 
 import pytest
@@ -21,11 +22,14 @@ from squeezetune.planning.costs import (
 )
 from squeezetune.planning.plan import add_forecasts
 from squeezetune.planning.planner import (
+    NO_LIMIT,
+    TimeLimit,
     announce_plan,
     check_torch,
     choose_plan,
     fit_plan,
     is_deep_wanted,
+    limit_time,
     plan_rest,
     renew_head,
 )
@@ -335,6 +339,49 @@ def test_the_plan_says_how_much_memory_the_run_will_hold(shape_folder):
     assert result.exit_code == 0, result.output
     [line] = [line for line in result.output.splitlines() if line.startswith("memory at most")]
     assert 100 < int(line.split()[-2]) < 1000
+
+
+def test_a_plan_is_announced_with_the_names_that_its_stages_have():
+    said = []
+    announce_plan(budget(7200, AUTO), Settings(budget="2h"), said.append)
+    [event] = said
+    assert event.stages == (
+        "preparing",
+        "features",
+        "head",
+        "last 4 blocks",
+        "all layers",
+        "familiarity",
+        "measuring",
+        "report",
+    )
+
+
+def test_a_plan_for_scripts_has_its_counts_and_speeds_if_they_are_known():
+    timed, plain = budget(300).to_dict(), plan(DEEP).to_dict()
+    assert list(timed) == list(plain)
+    assert timed["work"]["train"] == WORK.train
+    assert timed["speeds"]["read_s"] == SPEEDS.read_s
+    assert timed["total_s"] == pytest.approx(budget(300).total_s)
+    assert (plain["work"], plain["speeds"], plain["total_s"]) == (None, None, 0)
+
+
+# ---- the time there is
+
+
+def test_a_budget_ends_before_its_reserve_and_without_one_nothing_does():
+    limit = limit_time(Settings(budget="100s"), started=5.0)
+    assert (limit.is_set, limit.deadline, limit.started) == (True, pytest.approx(102.0), 5.0)
+    free = limit_time(Settings())
+    assert (free.is_set, free.left_s(), free.spent_s()) == (False, math.inf, 0.0)
+    assert free == NO_LIMIT == NO_LIMIT.share(3)
+
+
+def test_trainings_share_the_time_that_is_left():
+    now = time.perf_counter()
+    own = TimeLimit(now + 90.0, started=now, speeds=SPEEDS).share(3)
+    assert own.left_s() == pytest.approx(30.0, abs=1.0)
+    assert (own.started, own.speeds) == (now, SPEEDS)
 
 
 # ---- a quick beginning

@@ -17,8 +17,10 @@ from squeezetune.model.artifact import check_target, remove_leftovers, stage_art
 from squeezetune.system import checkpoint as module
 from squeezetune.system.checkpoint import (
     FORMAT_VERSION,
+    NOTHING_KEPT,
     CheckpointFolder,
     CheckpointWriter,
+    UnfinishedRun,
     find_checkpoint_folder,
 )
 
@@ -93,6 +95,13 @@ def test_what_was_saved_is_loaded(folder):
         assert found.tensors[name].dtype == tensor.dtype
         np.testing.assert_array_equal(found.tensors[name], tensor)
         assert found.tensors[name].flags.writeable
+
+
+def test_a_run_that_begins_anew_loads_nothing(folder):
+    folder.save({}, {"identity": IDENTITY, "step": 3})
+    assert UnfinishedRun(folder, is_resuming=True).load(IDENTITY).about["step"] == 3
+    for anew in (UnfinishedRun(folder), UnfinishedRun(None, is_resuming=True), NOTHING_KEPT):
+        assert anew.load({"photos": "others"}) is None
 
 
 def test_json_types_are_what_comes_back(folder):
