@@ -6,9 +6,9 @@ import subprocess
 import sys
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace
-from functools import cache
 from io import BytesIO
 from pathlib import Path
+from typing import Any
 from zipfile import ZipFile
 
 import numpy as np
@@ -24,7 +24,6 @@ from squeezetune.data.split import Split, split_index
 from squeezetune.errors import ExportError
 from squeezetune.events import Listener, ignore_event
 from squeezetune.exporting import web as runtime
-from squeezetune.network.inference import RunGraph
 from squeezetune.network.weights import Weights, load_weights
 from squeezetune.network.zoo import ARCHITECTURES
 from squeezetune.pipeline.context import open_context
@@ -127,21 +126,34 @@ def one_blas_thread() -> Iterator[None]:
         yield
 
 
+def measure_once(time: Callable[..., Any]) -> Callable[..., Any]:
+    """Let a timing be made once for every size, however often it is asked for."""
+    kept = dict[tuple[object, ...], Any]()
+
+    def recall(*given: Any) -> Any:
+        sizes = [each for each in given if isinstance(each, int | str)]
+        key = (
+            *sizes,
+            *(
+                (site.threads, site.backbone.views, site.backbone.pixels.side)
+                for site in given
+                if isinstance(site, speeds.BenchmarkSetup)
+            ),
+        )
+        if key not in kept:
+            kept[key] = time(*given)
+        return kept[key]
+
+    return recall
+
+
 @pytest.fixture(scope="session", autouse=True)
 def machine_measured_once() -> Iterator[None]:
     """Measure once how fast this machine is, which takes seconds, for all plans that tests make."""
-    graphs, timed = speeds.time_graphs, dict[object, tuple[float, float]]()
-
-    def time_graphs(
-        backbone: RunGraph, file: RunGraph, site: speeds.BenchmarkSetup
-    ) -> tuple[float, float]:
-        key = (site.threads, site.backbone.views, site.backbone.pixels.side)
-        return timed.get(key) or timed.setdefault(key, graphs(backbone, file, site))
-
+    timings = ("graphs", "linear", "pairs", "overlays", "python", "step")
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(speeds, "time_graphs", time_graphs)
-        for name in ("time_linear", "time_pairs", "time_overlays", "time_python"):
-            patch.setattr(speeds, name, cache(getattr(speeds, name)))
+        for name in (f"time_{timing}" for timing in timings):
+            patch.setattr(speeds, name, measure_once(getattr(speeds, name)))
         yield
 
 

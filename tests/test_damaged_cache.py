@@ -63,7 +63,7 @@ def run(photos, output, settings):
         (flip_bits, 0.5),
         pytest.param(flip_bits, 1.0, marks=pytest.mark.slow),
         pytest.param(zero_blocks, 0.3, marks=pytest.mark.slow),
-        (change_places, 0),
+        pytest.param(change_places, 0, marks=pytest.mark.slow),
     ],
 )
 def test_a_damaged_cache_gives_the_same_model(

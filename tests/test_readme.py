@@ -5,6 +5,8 @@ from pathlib import Path
 from click.testing import CliRunner
 
 from squeezetune.cli.main import main
+from squeezetune.network import backbone
+from squeezetune.network.inference import Runtime
 
 README = (Path(__file__).parents[1] / "README.md").read_text()
 
@@ -15,6 +17,8 @@ def test_python_example_runs(make_photo, tmp_path, monkeypatch, capsys):
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_bytes(make_photo(number))
     monkeypatch.chdir(tmp_path)
+    # which engine is the fastest takes seconds to find out, and has tests of its own
+    monkeypatch.setattr(backbone, "choose_runtime", lambda *_: Runtime("onnxruntime", "float32"))
     code = re.findall(r"^```python\n(.*?)^```", README, flags=re.MULTILINE | re.DOTALL)[0]
     exec(code, {})
     accuracy, prediction = capsys.readouterr().out.splitlines()

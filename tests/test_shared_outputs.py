@@ -38,6 +38,7 @@ def call(*words):
     return done.exit_code, done.output
 
 
+@pytest.mark.slow
 def test_of_several_trainings_into_one_output_one_wins_and_the_others_say_so_before_the_work(
     shape_folder, tmp_path
 ):
@@ -84,7 +85,7 @@ def test_where_the_cache_cannot_be_used_a_run_says_so_and_goes_on(
     commands = [
         ["train", shape_folder, *FAST],
         ["check", shape_folder, *FAST[:2], *FAST[-4:]],
-        ["export", model_folder, "-f", "onnx-int8"],
+        ["export", model_folder, "-f", "onnx"],
         ["evaluate", model_folder, shape_folder],
     ]
     for number, words in enumerate(commands):

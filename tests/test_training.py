@@ -528,7 +528,8 @@ def eth80(real_data, tmp_path_factory):
     )
 
 
-@pytest.mark.parametrize("precision", ["float32", pytest.param("auto", marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("precision", ["float32", "auto"])
 def test_real_objects_are_learnt_and_the_file_agrees(eth80, tmp_path, precision):
     settings = Settings(image_side=128, test=0.4, precision=precision)
     report = train(eth80, tmp_path / "model", settings, class_pattern="^([a-z]+)").report

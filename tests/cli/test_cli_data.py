@@ -120,6 +120,7 @@ def test_cifar10_by_name(run, publish, real_data, web_site):
     assert len(web_site.asked) == 1
 
 
+@pytest.mark.slow
 def test_eth80_by_name(run, publish, real_data):
     names = [
         name for name in list_photos(real_data / "eth80.zip") if re.search("/[a-z]+[1357]-", name)

@@ -177,7 +177,12 @@ def test_the_file_computes_what_the_codes_stand_for(layers, photos):
 
 
 @pytest.mark.parametrize(
-    ("use_roots", "hidden", "most"), [(True, 0, 1), (False, 16, np.inf), (False, 16, 15 * 2064)]
+    ("use_roots", "hidden", "most"),
+    [
+        (True, 0, 1),
+        pytest.param(False, 16, np.inf, marks=pytest.mark.slow),
+        (False, 16, 15 * 2064),
+    ],
 )
 def test_a_compressed_head_answers_as_the_trained_one(
     network, layers, photos, features, use_roots, hidden, most

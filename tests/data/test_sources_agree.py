@@ -105,14 +105,27 @@ def trained(shape_folder, fixed_settings, tmp_path_factory):
     return train_quickly(shape_folder, tmp_path_factory.mktemp("folder"), fixed_settings)
 
 
-@pytest.mark.parametrize("kind", WRITERS)
-def test_all_sources_give_the_same_model(
-    kind, shape_folder, fixed_settings, trained, executor, tmp_path
-):
-    photos = WRITERS[kind](list_photos(shape_folder), tmp_path)
+@pytest.fixture(params=WRITERS)
+def photos(request, shape_folder, tmp_path):
+    return WRITERS[request.param](list_photos(shape_folder), tmp_path)
+
+
+def test_all_sources_give_the_same_index(photos, shape_folder, executor):
     index, whole = scan(photos, executor), index_photos(shape_folder, executor=executor)
     assert index.class_names == whole.class_names
     assert index.fingerprint == whole.fingerprint
+
+
+# what the others give are files too, in memory or in an archive
+USUAL = ("zip", "parquet", "pairs")
+
+
+@pytest.mark.parametrize(
+    "photos",
+    [pytest.param(kind, marks=() if kind in USUAL else pytest.mark.slow) for kind in WRITERS],
+    indirect=True,
+)
+def test_all_sources_give_the_same_model(photos, fixed_settings, trained, tmp_path):
     model = train_quickly(photos, tmp_path, fixed_settings)
     for name in ("model.onnx", "network.safetensors"):
         assert (model.folder / name).read_bytes() == (trained.folder / name).read_bytes()

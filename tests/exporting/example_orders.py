@@ -6,6 +6,7 @@ import json
 from itertools import pairwise
 
 import numpy as np
+import pytest
 
 from squeezetune.exporting.export_inputs import ExportInputs
 from squeezetune.network.trained import TrainedNetwork
@@ -19,6 +20,13 @@ METADATA = {
 
 # Every kind of network, each with another policy of resizing.
 NETWORKS = ["squash, 4 views, linear", "crop, 2 views, hidden", "pad, 1 view, convolved"]
+# For what takes long with each of them.
+first_network = pytest.mark.parametrize(
+    "order",
+    [NETWORKS[0], *(pytest.param(name, marks=pytest.mark.slow) for name in NETWORKS[1:])],
+    indirect=True,
+    scope="module",
+)
 
 
 def make_order(weights, resize="squash", views=2, side=64, form="linear"):

@@ -23,7 +23,9 @@ FEW, MANY = [(SQUASHED, 64), (PADDED, 64)], [(kind, 200) for kind in NETWORKS]
 
 
 @pytest.fixture(
-    scope="module", params=[*FEW, *(pytest.param(each, marks=pytest.mark.slow) for each in MANY)]
+    scope="module",
+    params=[*FEW, *(pytest.param(each, marks=pytest.mark.slow) for each in MANY)],
+    ids=lambda case: f"{case[0]}, {case[1]} images",
 )
 def case(request):
     return request.param
@@ -126,7 +128,7 @@ def test_openvino_gives_the_answers_of_onnx_runtime(files, odd_images, name):
     openvino = pytest.importorskip("openvino", reason="openvino is an extra")
     core, plain = openvino.Core(), {"INFERENCE_PRECISION_HINT": "f32", "INFERENCE_NUM_THREADS": 1}
     compiled = core.compile_model(core.read_model(files[name]), "CPU", plain)
-    images = odd_images[:: len(odd_images) // 8]  # it compiles the network for every size
+    images = odd_images[:: len(odd_images) // 12]  # it compiles the network for every size
     check_same(
         name,
         answer(open_model(files[name]), images),

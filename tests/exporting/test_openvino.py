@@ -2,7 +2,7 @@ import json
 
 import numpy as np
 import pytest
-from example_orders import METADATA, make_order
+from example_orders import METADATA, first_network, make_order
 from odd_images import COUNTS, compare, make_odd_images, open_model
 
 openvino = pytest.importorskip("openvino", reason="openvino is an extra")
@@ -29,6 +29,7 @@ def test_it_agrees_with_the_model_on_odd_images(order, written, count):
     assert found.mean < 0.01
 
 
+@first_network
 def test_it_is_near_in_the_arithmetic_that_the_processor_prefers(order, written):
     found = compare(
         open_model(order.model), open_openvino(written, THREADS), make_odd_images(40, large=1)

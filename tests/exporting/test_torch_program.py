@@ -4,7 +4,14 @@ from dataclasses import replace
 import numpy as np
 import pytest
 from example_orders import METADATA, make_order
-from odd_images import compare, keep_pixels_only, make_odd_images, measure_pixel_gap, open_model
+from odd_images import (
+    COUNTS,
+    compare,
+    keep_pixels_only,
+    make_odd_images,
+    measure_pixel_gap,
+    open_model,
+)
 
 torch = pytest.importorskip("torch", reason="torch is an extra")
 from squeezetune.exporting.copied import squeezenet  # noqa: E402
@@ -19,21 +26,22 @@ def written(order, tmp_path_factory):
     return path
 
 
-def test_the_program_agrees_with_the_model_on_odd_images(order, written):
-    found = compare(open_model(order.model), open_torch(written), make_odd_images(200))
+@pytest.mark.parametrize("count", COUNTS)
+def test_the_program_agrees_with_the_model_on_odd_images(order, written, count):
+    found = compare(open_model(order.model), open_torch(written), make_odd_images(count, large=1))
     assert found.same_class >= 0.995
     assert found.mean < 0.01
 
 
-def test_what_the_network_sees_is_what_the_models_sees(order, written):
+@pytest.mark.parametrize("count", COUNTS)
+def test_what_the_network_sees_is_what_the_models_sees(order, written, count):
     network = squeezenet.load(written.parent)
 
     def fit(images):
         return network.fit(torch.tensor(images)).permute(0, 2, 3, 1).numpy()
 
-    assert (
-        measure_pixel_gap(open_model(keep_pixels_only(order.model)), fit, make_odd_images(200)) <= 1
-    )
+    expected = open_model(keep_pixels_only(order.model))
+    assert measure_pixel_gap(expected, fit, make_odd_images(count, large=1)) <= 1
 
 
 def test_images_may_come_together(order, written):

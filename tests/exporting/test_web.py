@@ -140,6 +140,7 @@ def browser(tmp_path_factory):
 def export_page(model, web_runtime, folder):
     """Write a page as people do, by the command; return its folder."""
     words = ["export", model, "-f", "web", "--runtime", web_runtime, "-o", folder, "--quiet"]
+    words += ["--no-measure"]
     done = CliRunner().invoke(main, [str(word) for word in words])
     assert done.exit_code == 0, done.output
     return folder / "web"

@@ -52,6 +52,7 @@ def name_exceptions(estimator):
     }
 
 
+@pytest.mark.slow
 @parametrize_with_checks([RowClassifier(**FAST)], expected_failed_checks=name_exceptions)
 def test_scikit_learn_finds_nothing_wrong(estimator, check):
     check(estimator)

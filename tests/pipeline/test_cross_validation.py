@@ -144,6 +144,7 @@ def test_the_file_agrees_with_the_training_it_came_from(folded):
     assert load(folded).report["model"]["agreement"]["top1"] == 1
 
 
+@pytest.mark.slow
 def test_repeats_predict_every_photo_again_and_are_told_apart(
     few_shapes, folded_settings, tmp_path
 ):
@@ -197,6 +198,7 @@ def test_a_photo_that_cannot_be_decoded_is_left_out_of_all_folds(
     assert report["test"]["count"] == 11
 
 
+@pytest.mark.slow
 def test_near_duplicates_in_two_folds_are_told(write_shapes, folded_settings, tmp_path):
     photos = write_shapes(tmp_path / "photos", {"box": 6, "disc": 6})
     for path in sorted(photos.rglob("*.png")):
@@ -286,6 +288,7 @@ def test_an_unfinished_run_of_other_settings_is_not_gone_on_with(
         train(few_shapes, tmp_path / "model", replace(folded_settings, seed=1), resume=True)
 
 
+@pytest.mark.slow
 def test_without_resume_the_folds_of_an_unfinished_run_are_dropped(
     few_shapes, folded_settings, tmp_path
 ):
