@@ -1,5 +1,5 @@
-"""How units of images are placed in train, validation and test so that every class gets its share
-of each.
+"""Shares of every class in train, validation and test: where units of images are placed, whole
+groups together.
 """
 
 from collections.abc import Iterable, Mapping

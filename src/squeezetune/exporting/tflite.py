@@ -1,5 +1,5 @@
-"""LiteRT's format (.tflite), formerly TensorFlow Lite: for phones, small boards, and Python with
-little else.
+"""LiteRT's format (.tflite), formerly TensorFlow Lite: each kind of layer as its operators, and
+what a file says of itself.
 
 Its resize knows no antialiasing, so that the file takes squares. How an image becomes one stands
 beside the network, in a zip archive at the file's end, with the names of the classes and all that

@@ -1,5 +1,5 @@
-"""Writes a network in LiteRT's schema, tensor by tensor and operator by operator; images stand
-first in every shape.
+"""The bytes of a LiteRT file: any tensors and operators, written in its schema; images stand first
+in every shape.
 """
 
 from collections.abc import Sequence

@@ -1,4 +1,4 @@
-"""All that changes while layers are trained, and an unfinished training on disk."""
+"""All that changes while layers are trained, as a checkpoint keeps it and gives it back."""
 
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, fields, replace

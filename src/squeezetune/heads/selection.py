@@ -1,6 +1,4 @@
-"""Features and labels -> the trained classifier on top; no choice is made on images that it is
-measured on.
-"""
+"""The head that is chosen: its form, views and penalty, never by images that it is measured on."""
 
 import time
 from collections.abc import Sequence

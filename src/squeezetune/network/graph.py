@@ -1,5 +1,5 @@
-"""Networks as ONNX graphs, built from their descriptions and arrays, in the forms in which they are
-stored.
+"""The ONNX graphs: resize, views, a network's layers, head and score put together, for users' files
+and for what is frozen.
 
 Pixels enter as uint8 RGB, (n, height, width, 3).
 """

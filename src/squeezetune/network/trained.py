@@ -1,6 +1,4 @@
-"""A trained classifier's parameters, and the two files that they make: `network.safetensors` and
-`model.onnx`.
-"""
+"""The parameters of a trained classifier, and how they are kept in `network.safetensors`."""
 
 import json
 from collections.abc import Mapping

@@ -1,5 +1,5 @@
-"""Plans made from the settings, the photos and this machine's speed: the best that fits into the
-time.
+"""A budget of time becomes a plan: the images, the head and the stages that fit into it, by this
+machine's speed, and planned anew on the way.
 """
 
 import time

@@ -1,5 +1,5 @@
-"""Which stages train layers behind the head, at which sizes and for how many epochs, for the time
-that there is.
+"""The stages that may train layers: which blocks, at which sizes, and for how many epochs in the
+time that each is given.
 """
 
 from collections.abc import Collection, Iterator
