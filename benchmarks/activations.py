@@ -139,7 +139,9 @@ def measure_speed(index: ImageIndex, side: int, rounds: int) -> Iterator[list[st
     for runtime in list_runtimes():
         pixels = PixelSettings(side)
         own = make_int8(ranges, runtime, pixels) if runtime.precision == "int8" else None
-        backbone = Backbone(build_backbone(load_weights(), own), runtime, pixels, 1, own)
+        backbone = Backbone(
+            build_backbone(load_weights(), own), runtime, pixels, 1, FEATURE_COUNT, own
+        )
         found = [measure_round(index, backbone, sample) for _ in range(rounds)]
         features, uint8, bfloat16 = zip(*found, strict=True)
         ratios = (

@@ -60,7 +60,7 @@ def make_backbone(weights, photos, runtime=FLOAT):
         if is_int8
         else None
     )
-    return Backbone(build_backbone(weights, int8), runtime, PIXELS, 1, int8)
+    return Backbone(build_backbone(weights, int8), runtime, PIXELS, 1, 2048, int8)
 
 
 @pytest.fixture

@@ -54,7 +54,7 @@ def draw(index, photos):
 
 
 def test_the_key_names_all_that_features_depend_on(weights):
-    backbone = Backbone(build_backbone(weights), FLOAT, PixelSettings(64), 1)
+    backbone = Backbone(build_backbone(weights), FLOAT, PixelSettings(64), 1, 2048)
     others = [
         replace(backbone, model=build_backbone(weights, views=2), views=2),
         replace(backbone, runtime=INT8),
@@ -70,7 +70,7 @@ def test_the_key_names_all_that_features_depend_on(weights):
 
 
 def test_the_key_changes_with_the_engines_version(weights, monkeypatch):
-    backbone = Backbone(build_backbone(weights), FLOAT, PixelSettings(64), 1)
+    backbone = Backbone(build_backbone(weights), FLOAT, PixelSettings(64), 1, 2048)
     before = backbone.key
     monkeypatch.setattr("onnxruntime.__version__", "99.0")
     assert backbone.key != before

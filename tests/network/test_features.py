@@ -18,7 +18,11 @@ from squeezetune.system.store import RowStore
 @pytest.fixture(scope="module")
 def backbone(weights):
     return Backbone(
-        build_backbone(weights, views=2), Runtime("onnxruntime", "float32"), PixelSettings(48), 2
+        build_backbone(weights, views=2),
+        Runtime("onnxruntime", "float32"),
+        PixelSettings(48),
+        2,
+        2048,
     )
 
 

@@ -89,6 +89,7 @@ class Backbone:
     runtime: Runtime
     pixels: PixelSettings
     views: int
+    feature_count: int
     int8: Int8 | None = None
 
     @property
@@ -130,6 +131,7 @@ def prepare_backbone(
     """Choose the fastest runtime that loses nothing; calibrate and guard its int8 form where that
     is the one.
     """
+    feature_count = detect_architecture(weights).feature_count
     runtimes = list_runtimes(options.engine, options.precision)
     runtime = recall_runtime(runtimes, weights, options)
     if runtime.precision == "int8":
@@ -138,7 +140,7 @@ def prepare_backbone(
         if distance <= GUARD_LIMIT or options.precision == "int8":
             int8 = make_int8(calibration["ranges"], runtime, options.pixels)
             model = build_backbone(weights, int8, views=options.views)
-            return Backbone(model, runtime, options.pixels, options.views, int8)
+            return Backbone(model, runtime, options.pixels, options.views, feature_count, int8)
         listen(
             Notice(
                 f"int8 changes the features by {distance:.0%} on these photos, so they are "
@@ -148,9 +150,8 @@ def prepare_backbone(
         runtime = recall_runtime(
             [item for item in runtimes if item.precision != "int8"], weights, options
         )
-    return Backbone(
-        build_backbone(weights, views=options.views), runtime, options.pixels, options.views
-    )
+    model = build_backbone(weights, views=options.views)
+    return Backbone(model, runtime, options.pixels, options.views, feature_count)
 
 
 def recall_runtime(runtimes: list[Runtime], weights: Weights, options: BackboneOptions) -> Runtime:

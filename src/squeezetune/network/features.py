@@ -22,7 +22,6 @@ from squeezetune.data.index import ImageIndex
 from squeezetune.data.thumbnails import make_look_rows
 from squeezetune.events import Listener, Notice
 from squeezetune.network.backbone import Backbone
-from squeezetune.network.graph import FEATURE_COUNT
 from squeezetune.network.inference import RunGraph
 from squeezetune.system.executor import Executor
 from squeezetune.system.scratch import IN_MEMORY, Scratch, list_blocks
@@ -87,7 +86,7 @@ def compute_features(
     With `positions` only the images at these are computed; the rows of others that the store does
     not know are zero.
     """
-    values = scratch.make_zeros((len(index), backbone.views, FEATURE_COUNT), np.float16)
+    values = scratch.make_zeros((len(index), backbone.views, backbone.feature_count), np.float16)
     sizes = np.zeros((len(index), 2), np.int32)
     store = stores.features
     known = store.load(index.digests, values, sizes) if store else np.zeros(len(index), np.bool_)

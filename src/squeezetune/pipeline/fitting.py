@@ -24,6 +24,7 @@ from squeezetune.network.backbone import FLOAT_RUNTIME, Backbone
 from squeezetune.network.features import run_batch
 from squeezetune.network.graph import build_backbone
 from squeezetune.network.trained import TrainedNetwork, pack_network
+from squeezetune.network.weights import detect_architecture
 from squeezetune.pipeline.context import RunContext
 from squeezetune.pipeline.extraction import CutIndex, ExtractedFeatures, extract_features
 from squeezetune.pipeline.original import OriginalResult, learn_original, pack_files
@@ -104,7 +105,13 @@ def recompute_features(
     done, found = 0, list[NetworkFeatures]()
     with tell_stage(FAMILIARITY, context.listen, sum(map(len, parts))) as advance:
         graph = build_backbone(network.weights, views=network.views)
-        backbone = Backbone(graph, FLOAT_RUNTIME, learned.pixels, network.views)
+        backbone = Backbone(
+            graph,
+            FLOAT_RUNTIME,
+            learned.pixels,
+            network.views,
+            detect_architecture(network.weights).feature_count,
+        )
         look = partial(run_batch, learned.index, backbone, backbone.open(context.threads))
         size = backbone.batch_size
         for positions in parts:

@@ -24,7 +24,6 @@ from squeezetune.network.backbone import (
     prepare_backbone,
 )
 from squeezetune.network.features import Features, FeatureStores, compute_features
-from squeezetune.network.graph import FEATURE_COUNT
 from squeezetune.network.weights import detect_version
 from squeezetune.pipeline.context import RunContext
 from squeezetune.planning.costs import Workload
@@ -141,7 +140,7 @@ class PreparedRun:
         """Open the store of features, where anything may be kept."""
         cache = self.context.cache
         return (
-            RowStore(cache / "features" / backbone.key, (backbone.views, FEATURE_COUNT))
+            RowStore(cache / "features" / backbone.key, (backbone.views, backbone.feature_count))
             if cache
             else None
         )
