@@ -7,12 +7,15 @@ import pytest
 from squeezetune.data.index import index_photos
 from squeezetune.data.split import split_index
 from squeezetune.errors import SourceError
-from squeezetune.events import ignore_event
+from squeezetune.events import PREPARING, ignore_event
 from squeezetune.finetune.recipe import Phase, Recipe, StagePlan
+from squeezetune.pipeline import preparation
 from squeezetune.pipeline.context import open_context
 from squeezetune.pipeline.extraction import extract_features
-from squeezetune.pipeline.preparation import prepare_run, thin_out
+from squeezetune.pipeline.preparation import plan_prepared, prepare_run, thin_out
+from squeezetune.planning.costs import Forecast, Speeds, Timing
 from squeezetune.planning.plan import Plan
+from squeezetune.planning.planner import TimeLimit
 
 STAGE = StagePlan("all layers", "conv1", (Phase(64, 1.0),), 1.0, Recipe())
 WHOLE, QUICK = Plan(1, "linear", (STAGE,)), Plan(1, "linear", (STAGE,), head_share=1 / 2)
@@ -150,3 +153,30 @@ def test_a_folder_of_damaged_photos_is_refused(survey, write_shapes, tmp_path):
         damage(path)
     with pytest.raises(SourceError, match="can be decoded"):
         survey(folder, WHOLE)
+
+
+# ---- planned with what is kept
+
+
+SPEEDS = Speeds(1e-3, 1e-3, 1e-3, 1e-6, 1e-6)
+
+
+def test_features_kept_of_other_views_are_none_for_a_plan_of_fewer(
+    executor, fixed_settings, shape_folder, tmp_path, monkeypatch
+):
+    settings, counted = replace(fixed_settings, budget="5m"), []
+    index = index_photos(shape_folder, executor=executor)
+    context = open_context(settings, tmp_path / "cache", ignore_event, executor)
+    prepared = prepare_run(index, cut(index), context)
+    prepared.compute_features(prepared.prepare_probed(), tmp_path / "cache")
+
+    def plan_run(site, work, settings, limit, *, is_deep):
+        counted.append((work.unseen, limit.speeds))
+        return Plan(1, "linear", forecasts=(Forecast(PREPARING, 1.0),), timing=Timing(work, SPEEDS))
+
+    monkeypatch.setattr(preparation, "plan_run", plan_run)
+    limit = TimeLimit(time.perf_counter() + 300, time.perf_counter())
+    plan, backbone = plan_prepared(prepared, limit)
+    used = len(prepared.split.train) + len(prepared.split.validation)
+    assert (plan.views, backbone.views) == (1, 1)
+    assert counted == [(0, None), (used, SPEEDS)]

@@ -209,6 +209,12 @@ def plan_prepared(
     backbone = prepared.prepare_probed()
     site, work = prepared.context.make_site(prepared.index, backbone), prepared.count_work(backbone)
     plan = plan_run(site, work, settings, limit, is_deep=is_deep)
+    if plan.views != backbone.views:
+        backbone = prepared.prepare_backbone(plan.views)
+        own = prepared.count_work(backbone)
+        if own.unseen > work.unseen and plan.timing:  # what is kept is kept of other views
+            limit = replace(limit, speeds=plan.timing.speeds)
+            plan = plan_run(site, own, settings, limit, is_deep=is_deep)
     if limit.started:
         plan = tell_reading(plan, prepared.opened - limit.started)
     announce_plan(plan, settings, listen)
