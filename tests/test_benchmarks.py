@@ -531,6 +531,7 @@ def test_without_results_the_curve_says_what_to_do(load_program, tmp_path):
 QUICK = {"effort": "quick", "image_side": 64, "engine": "onnxruntime", "precision": "float32"}
 
 
+@pytest.mark.slow
 @needs_wait4
 def test_trials_are_made_once_and_told(load_program, eth80_zip, tmp_path, capsys):
     generations = load_program("generations")
@@ -571,6 +572,7 @@ def test_every_depth_is_timed_beside_the_plain_loop(load_program, tmp_path, caps
     ] == names
 
 
+@pytest.mark.slow
 @needs_wait4
 def test_many_images_are_indexed_from_every_source(load_program, tmp_path, capsys, monkeypatch):
     program = load_program("million")

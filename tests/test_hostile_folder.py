@@ -149,6 +149,7 @@ def test_a_class_of_broken_images_alone_is_an_error(write_shapes, tmp_path):
     assert not (tmp_path / "model").exists()
 
 
+@pytest.mark.slow
 def test_ten_thousand_classes_of_one_image(tmp_path, make_photo):
     for number in range(10_000):
         folder = tmp_path / "photos" / f"class{number:05}"

@@ -67,7 +67,7 @@ def test_train(model):
         ["predict", "model", "PHOTOS", "--output", "photos.csv"],
         ["evaluate", "model", "PHOTOS"],
         ["info", "model"],
-        ["check", "PHOTOS", *CHECK],
+        pytest.param(["check", "PHOTOS", *CHECK], marks=pytest.mark.slow),
         ["data"],
         ["--version"],
     ],

@@ -470,10 +470,6 @@ def kill_and_compare(shape_folder, tmp_path, kills):
     assert hidden == []
 
 
-def test_killed_runs_leave_nothing_half_written(shape_folder, tmp_path):
-    kill_and_compare(shape_folder, tmp_path, kills=1)
-
-
 @pytest.mark.slow
 def test_twenty_killed_runs_leave_nothing_half_written(shape_folder, tmp_path):
     kill_and_compare(shape_folder, tmp_path, kills=20)

@@ -18,6 +18,8 @@ from squeezetune.watching import (
     watch,
 )
 
+pytestmark = pytest.mark.usefixtures("no_plots")
+
 
 class Days:
     """Stands in for the time that passes: at each pause the next thing happens, at the end

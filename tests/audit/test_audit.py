@@ -13,6 +13,8 @@ from squeezetune.audit.audit import TABLE_COLUMNS, check
 from squeezetune.errors import ArtifactError, SettingsError
 from squeezetune.events import StageStarted
 
+pytestmark = pytest.mark.usefixtures("no_plots")
+
 FIXED = {"image_side": 64, "engine": "onnxruntime", "precision": "float32", "threads": 2}
 
 

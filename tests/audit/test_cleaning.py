@@ -11,6 +11,8 @@ from squeezetune.data.index import index_photos
 from squeezetune.errors import SettingsError, SourceError
 from squeezetune.training import train
 
+pytestmark = pytest.mark.usefixtures("no_plots")
+
 
 def plant(root):
     """Plant a wrong label, a copy, and a file in two classes of which the others tell the right

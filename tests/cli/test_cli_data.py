@@ -27,6 +27,8 @@ from squeezetune.cli.main import main
 from squeezetune.data.sources import catalog
 from squeezetune.data.sources.catalog import Archive
 
+pytestmark = pytest.mark.usefixtures("no_plots")
+
 
 @pytest.fixture
 def run(tmp_path, monkeypatch, empty_cache):

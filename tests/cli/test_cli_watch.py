@@ -10,6 +10,8 @@ from squeezetune.cli.watch import describe_update, format_update
 from squeezetune.errors import ClassesError
 from squeezetune.watching import PollInterval, SourceChange, Update
 
+pytestmark = pytest.mark.usefixtures("no_plots")
+
 
 @pytest.fixture
 def pass_time(monkeypatch):

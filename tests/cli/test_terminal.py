@@ -18,6 +18,8 @@ from squeezetune.__main__ import main
 from squeezetune.cli.terminal import escape_controls
 from squeezetune.training import train
 
+pytestmark = pytest.mark.usefixtures("no_plots")
+
 NAMES = ("чашка", "ورد", "玫瑰", "🌹 rose")
 # As a pipe of an old Windows, a machine without a locale and a terminal of Western Europe have
 # them.

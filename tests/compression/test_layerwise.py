@@ -210,6 +210,7 @@ def test_a_compressed_head_answers_as_the_trained_one(
     np.testing.assert_allclose(run(coded, photos), after, atol=1e-4)
 
 
+@pytest.mark.slow
 def test_a_wide_hidden_layer_fits_into_half_a_megabyte(layers, photos, features):
     rng = np.random.default_rng(1)
     head = tuple(

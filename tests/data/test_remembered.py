@@ -15,6 +15,8 @@ from squeezetune.events import Notice, StageAdvanced, ignore_event
 from squeezetune.system.executor import ThreadExecutor
 from squeezetune.training import train
 
+pytestmark = pytest.mark.usefixtures("no_plots")
+
 
 class CountingSource(FolderSource):
     """Notes what is read."""

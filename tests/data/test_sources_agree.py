@@ -10,6 +10,8 @@ import pytest
 from squeezetune.data.index import index_images, index_photos
 from squeezetune.training import train
 
+pytestmark = pytest.mark.usefixtures("no_plots")
+
 
 def list_photos(folder):
     return {

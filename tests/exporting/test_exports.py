@@ -26,6 +26,8 @@ from squeezetune.model.artifact import MODEL
 from squeezetune.model.classifier import load
 from squeezetune.training import train
 
+pytestmark = pytest.mark.usefixtures("no_plots")
+
 ONNX = ("onnx", "onnx-fp16", "onnx-int8", "onnx-tiny")
 
 

@@ -39,7 +39,7 @@ from squeezetune.finetune.torch_network import SqueezeNet  # noqa: E402
 from squeezetune.network import activations  # noqa: E402
 from squeezetune.pipeline import stage as deepening  # noqa: E402
 
-pytestmark = pytest.mark.usefixtures("usual_interrupts", "float32")
+pytestmark = pytest.mark.usefixtures("no_plots", "usual_interrupts", "float32")
 
 LAYERS = "all layers"
 # What one run of three epochs is made of: 36 training images in batches of 8.
@@ -206,16 +206,18 @@ def read_metadata(payload):
     return json.loads(payload[8 : 8 + length])["__metadata__"]
 
 
-def test_a_run_goes_on_with_the_same_weights_only_wherever_they_are(learn, old_file, tmp_path):
+def test_a_run_goes_on_with_the_same_weights_only_wherever_they_are(learn, tmp_path):
+    mine = tmp_path / "mine.safetensors"
+    save_file(draw_weights("1.1"), mine)
     unfinished = CheckpointFolder(tmp_path / ".model.unfinished")
-    learn(stop_at(1), unfinished, weights=str(old_file))
-    moved = old_file.rename(tmp_path / "moved.safetensors")
-    save_file(draw_weights("1.0", seed=1), old_file)
+    learn(stop_at(1), unfinished, weights=str(mine))
+    moved = mine.rename(tmp_path / "moved.safetensors")
+    save_file(draw_weights("1.1", seed=1), mine)
     with pytest.raises(
         CheckpointError,
         match=r'settings\.weights is "[0-9a-f]{20,}\.\.\., the unfinished run had "',
     ):
-        learn(ignore_event, unfinished, resume=True, weights=str(old_file))
+        learn(ignore_event, unfinished, resume=True, weights=str(mine))
     resumed = learn(ignore_event, unfinished, resume=True, weights=str(moved))
     assert digest(resumed.deepened) == digest(learn(weights=str(moved)).deepened)
 

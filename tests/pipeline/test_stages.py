@@ -25,7 +25,7 @@ torch = pytest.importorskip("torch", reason="torch is an extra")
 from squeezetune.finetune import loop as finetune  # noqa: E402
 from squeezetune.pipeline import stage as deepening  # noqa: E402
 
-pytestmark = pytest.mark.usefixtures("usual_interrupts", "float32")
+pytestmark = pytest.mark.usefixtures("no_plots", "usual_interrupts", "float32")
 
 LAST, WHOLE = "last 2 blocks", "all layers"
 

@@ -641,7 +641,7 @@ def test_every_plot_is_drawn_at_its_size():
     }
 
 
-@pytest.mark.parametrize("count", [2, 1000])
+@pytest.mark.parametrize("count", [2, pytest.param(1000, marks=pytest.mark.slow)])
 def test_plots_of_any_number_of_classes_fit_a_page(count):
     sizes = read_sizes(
         draw_plots(make_report([f"class {index}" for index in range(count)], mistakes=count))
