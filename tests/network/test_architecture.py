@@ -53,7 +53,7 @@ def test_squeezenet_is_what_the_paper_says():
     assert SQUEEZENET1_1.measure_block("fire9", 224) == (13, 13, 512)
     assert SQUEEZENET1_1.name_input("fire4") == "fire3.pool"
     assert SQUEEZENET1_1.activations["fire2.expand3x3"] == "fire2.expand"
-    assert not SQUEEZENET1_1.signed
+    assert SQUEEZENET1_1.signed == {"pixels"}
 
 
 def test_maps_and_scales_are_told():
@@ -67,7 +67,7 @@ def test_maps_and_scales_are_told():
     assert EVERYTHING.activations["pooled"] == "lite"
     assert EVERYTHING.activations["left"] == EVERYTHING.activations["right"] == "branches"
     assert {"narrow", "inverted", "b", "short", "lite", "wide"} <= EVERYTHING.signed
-    assert not {"stem", "deep", "residual", "branches", "gate1"} & EVERYTHING.signed
+    assert not {"stem", "deep", "residual", "branches", "gate1", "gated"} & EVERYTHING.signed
 
 
 def test_parameters_have_their_blocks(parameters, weights):

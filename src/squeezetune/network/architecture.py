@@ -225,15 +225,13 @@ class Architecture:
     @cached_property
     def signed(self) -> frozenset[str]:
         """The scales whose values may be below 0."""
-        sources = {self.activations[layer.output]: layer for layer in self.layers}
-        return frozenset(
-            {
-                self.activations[layer.output]
-                for layer in self.layers
-                if isinstance(layer, Convolution | Sum) and layer.activation not in RECTIFIERS
-            }
-            | {name for name, layer in sources.items() if isinstance(layer, Product)}
-        )
+        found = {PIXELS: True}
+        for layer in self.layers:
+            activation = getattr(layer, "activation", "")
+            # a convolution may give anything, all others what they read, if no function follows
+            is_any = isinstance(layer, Convolution) or any(found[name] for name in layer.reads)
+            found[layer.output] = is_any and activation not in RECTIFIERS
+        return frozenset(self.activations[name] for name, is_signed in found.items() if is_signed)
 
     def without_norms(self) -> "Architecture":
         """Describe the network whose batch normalisations are folded into its convolutions
