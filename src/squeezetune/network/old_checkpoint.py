@@ -93,9 +93,9 @@ def _check_tensor(name: Any, value: Any) -> tuple[tuple[Any, ...], tuple[Any, ..
 
 
 def _read_storage(file: BytesIO, kind: str) -> NDArray[Any]:
-    count = int.from_bytes(file.read(8), "little", signed=True)
-    size = count * np.dtype(kind).itemsize
-    if not 0 <= size <= file.getbuffer().nbytes - file.tell():
+    header = file.read(8)
+    size = int.from_bytes(header, "little", signed=True) * np.dtype(kind).itemsize
+    if len(header) < 8 or not 0 <= size <= file.getbuffer().nbytes - file.tell():
         raise PickleError("it ends too early")
     return np.frombuffer(file.read(size), kind)
 

@@ -112,7 +112,7 @@ def identify_version(weights: Mapping[str, NDArray[Any]]) -> str:
     Raises:
         WeightsError: a parameter is missing, unknown, of another shape or not finite.
     """
-    architecture = detect_architecture(weights)
+    architecture = detect_architecture(weights, ARCHITECTURES)
     if problems := _list_problems(weights, architecture):
         raise WeightsError(
             f"These are not the weights of {architecture.title}: {'; '.join(problems)}.", NEEDED
@@ -120,14 +120,16 @@ def identify_version(weights: Mapping[str, NDArray[Any]]) -> str:
     return architecture.version
 
 
-def detect_architecture(weights: Mapping[str, NDArray[Any]]) -> Architecture:
+def detect_architecture(
+    weights: Mapping[str, NDArray[Any]], among: Mapping[str, Architecture] = NETWORKS
+) -> Architecture:
     """Say which network the weights are of by their first kernel, or where several begin so by how
     many others fit; `identify_version` looks at all.
 
     Raises:
         WeightsError: it is missing, or of no known network's shape.
     """
-    fitting = [network for network in NETWORKS.values() if _has_first_kernel(network, weights)]
+    fitting = [network for network in among.values() if _has_first_kernel(network, weights)]
     if fitting:  # of one family the first kernels are alike
         return max(fitting, key=lambda network: _count_kernels(network, weights))
     kernels = {network: _find_first_kernel(network) for network in ARCHITECTURES.values()}
