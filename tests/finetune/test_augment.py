@@ -6,10 +6,13 @@ from PIL import Image
 
 from squeezetune.data.pixels import PixelSettings, fit_image
 from squeezetune.finetune.recipe import Augmentation
-from squeezetune.network.zoo import SQUEEZENET1_1
+from squeezetune.network.zoo import LITES, SQUEEZENET1_1
 
 torch = pytest.importorskip("torch", reason="torch is an extra")
+from tiny_training import ArrayRows  # noqa: E402
+
 from squeezetune.finetune.batches import (  # noqa: E402
+    PixelBatches,
     cut_and_mix,
     draw_images,
     normalise,
@@ -88,6 +91,16 @@ def test_pixels_of_the_right_size_are_only_normalised():
     pixels = make_pixels(height=32, width=32)
     torch.testing.assert_close(show_images(pixels, 32), normalise(pixels))
     torch.testing.assert_close(to_greys(normalise(pixels)), pixels.float(), rtol=0, atol=1e-3)
+
+
+def test_images_are_normalised_as_a_network_wants_them():
+    pixels = make_pixels(height=32, width=32)
+    expected = ((pixels.float() - 127) / 128).permute(0, 3, 1, 2)
+    torch.testing.assert_close(normalise(pixels, LITES[0]), expected)
+    torch.testing.assert_close(show_images(pixels, 32, network=LITES[0]), expected)
+    batches = PixelBatches(ArrayRows(pixels.numpy()), NOTHING, LITES[0])
+    drawn, _ = batches.draw(np.arange(2), 32, seeded())
+    torch.testing.assert_close(drawn, expected[:2], rtol=0, atol=0.5)
 
 
 def test_mirror_images_are_mirrored():

@@ -268,7 +268,8 @@ def tune_codes(
 
 def make_task(sample: Sample, teacher: TrainedNetwork) -> TrainingTask:
     """Say which images train; what they show the teacher says."""
-    feed = PixelBatches(sample, Augmentation(mirror=teacher.views > 1))
+    network = detect_architecture(teacher.weights)
+    feed = PixelBatches(sample, Augmentation(mirror=teacher.views > 1), network)
     labels, weights = (
         np.zeros(len(sample.pixels), np.int64),
         np.ones(teacher.class_count, np.float32),

@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 from squeezetune.finetune.recipe import Augmentation
 from squeezetune.finetune.torch_network import Tensor
 from squeezetune.network.activations import ActivationRows, Activations
+from squeezetune.network.architecture import Architecture
 from squeezetune.network.zoo import SQUEEZENET1_1
 
 # isort: split
@@ -33,6 +34,7 @@ def draw_images(
     augmentation: Augmentation,
     generator: Any,
     precision: Any = torch.float32,
+    network: Architecture = SQUEEZENET1_1,
 ) -> Tensor:
     """Make augmented, normalised images (n, 3, side, side), in `precision`, of pixels (n, height,
     width, 3) uint8.
@@ -50,7 +52,9 @@ def draw_images(
         2 * drawn[:, None, None, None] - 1 for drawn in (light, contrast, colour)
     )
     shift, gain = augmentation.light * light, 1 + augmentation.light * contrast
-    images = resample(pixels, rows.to(precision), columns.to(precision), gain, shift)
+    images = resample(
+        pixels, rows.to(precision), columns.to(precision), gain, shift, network=network
+    )
     if augmentation.colour:
         keep = 1 + augmentation.colour * colour
         # half the time of `mean`
@@ -59,7 +63,9 @@ def draw_images(
     return _erase_squares(images, augmentation.erase, generator) if augmentation.erase else images
 
 
-def show_images(pixels: Tensor, side: int, *, mirrored: bool = False) -> Tensor:
+def show_images(
+    pixels: Tensor, side: int, *, mirrored: bool = False, network: Architecture = SQUEEZENET1_1
+) -> Tensor:
     """Make whole, normalised images (n, 3, side, side) float32 of pixels (n, height, width, 3)
     uint8.
     """
@@ -68,14 +74,16 @@ def show_images(pixels: Tensor, side: int, *, mirrored: bool = False) -> Tensor:
         weigh_pixels(torch.zeros(1), torch.full((1,), float(n)), n, side) for n in (height, width)
     )
     columns = columns.flip(1) if mirrored else columns
-    return resample(pixels, rows.expand(count, -1, -1), columns.expand(count, -1, -1))
+    return resample(
+        pixels, rows.expand(count, -1, -1), columns.expand(count, -1, -1), network=network
+    )
 
 
-def normalise(pixels: Tensor) -> Tensor:
+def normalise(pixels: Tensor, network: Architecture = SQUEEZENET1_1) -> Tensor:
     """Turn pixels (n, height, width, 3) uint8 into planes (n, 3, height, width) float32, as the
     network wants them.
     """
-    mean, deviation = _list_statistics()
+    mean, deviation = _list_statistics(network)
     return (pixels.permute(0, 3, 1, 2).float() - mean) / deviation
 
 
@@ -99,6 +107,8 @@ def resample(
     columns: Tensor,
     gain: Tensor | float = 1.0,
     shift: Tensor | float = 0.0,
+    *,
+    network: Architecture = SQUEEZENET1_1,
 ) -> Tensor:
     """Mix the rows and the columns of pixels (n, height, width, 3) uint8, normalise them, and
     change their light.
@@ -117,18 +127,17 @@ def resample(
         .reshape(count, 3 * side, width)
     )
     images = (lines @ columns.transpose(1, 2)).view(count, 3, side, side)
-    mean, deviation = _list_statistics()
+    mean, deviation = _list_statistics(network)
     factor, summand = gain / deviation, gain * (CENTRE - mean) / deviation + shift
     return images.mul_(factor.to(rows.dtype)).add_(summand.to(rows.dtype))
 
 
-def _list_statistics() -> tuple[Tensor, Tensor]:
+def _list_statistics(network: Architecture) -> tuple[Tensor, Tensor]:
     """List the mean and the standard deviation of each channel, (3, 1, 1) float32, of pixels from 0
     to 255.
     """
     mean, deviation = (
-        255 * torch.tensor(values)[:, None, None]
-        for values in (SQUEEZENET1_1.mean, SQUEEZENET1_1.std)
+        255 * torch.tensor(values)[:, None, None] for values in (network.mean, network.std)
     )
     return mean, deviation
 
@@ -193,25 +202,26 @@ class BatchSource(Protocol):
 
 @dataclass(frozen=True)
 class PixelBatches:
-    """Images from kept pixels, rows of (height, width, 3) uint8; every step sees them changed
-    anew.
+    """Images from kept pixels, rows of (height, width, 3) uint8, normalised for a network; every
+    step sees them changed anew.
     """
 
     rows: ActivationRows
     augmentation: Augmentation
+    network: Architecture = SQUEEZENET1_1
 
     def draw(
         self, positions: Positions, side: int, generator: Any, precision: Any = torch.float32
     ) -> tuple[Tensor, None]:
         """Make augmented images (n, 3, side, side) in `precision`."""
         pixels = torch.from_numpy(self.rows.gather(positions))
-        return draw_images(pixels, side, self.augmentation, generator, precision), None
+        images = draw_images(pixels, side, self.augmentation, generator, precision, self.network)
+        return images, None
 
     def show(self, positions: Positions, side: int, view: int) -> tuple[Tensor, None]:
         """Make whole images (n, 3, side, side) float32, or their mirror images."""
-        return show_images(
-            torch.from_numpy(self.rows.gather(positions)), side, mirrored=view == 1
-        ), None
+        pixels = torch.from_numpy(self.rows.gather(positions))
+        return show_images(pixels, side, mirrored=view == 1, network=self.network), None
 
 
 @dataclass(frozen=True)

@@ -276,6 +276,10 @@ class Architecture:
         at = self.block_names.index(block)
         return self.blocks[at - 1].layers[-1].output if at else PIXELS
 
+    def name_before(self, block: str) -> str:
+        """Name the block that gives what this one reads, which is not the first."""
+        return self.block_names[self.block_names.index(block) - 1]
+
     def list_taps(self, last: str) -> list[str]:
         """List the taps up to a block and in it."""
         passed = {layer.output for layer in self.pass_blocks(last=last)}

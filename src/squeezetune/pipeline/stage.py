@@ -39,9 +39,8 @@ from squeezetune.heads.scaling import Scaling, measure_scaling
 from squeezetune.heads.selection import PENALTY, Head, weigh_classes
 from squeezetune.network.backbone import Backbone
 from squeezetune.network.features import Features
-from squeezetune.network.graph import BLOCKS
 from squeezetune.network.pretrained import round_weights
-from squeezetune.network.weights import Weights, detect_version
+from squeezetune.network.weights import Weights, detect_architecture, detect_version
 from squeezetune.pipeline.context import RunContext
 from squeezetune.pipeline.preparation import draw_sample
 from squeezetune.pipeline.trained_stage import TrainedStage, find_best
@@ -255,7 +254,8 @@ def feed_pixels(
     store = open_pixel_store(folder, pixels)
     rows = compute_pixel_rows(inputs.index, pixels, store, context.executor, context.listen, used)
     # photos whose mirror image did harm, such as writing, are not mirrored in training either
-    return PixelBatches(rows, replace(plan.recipe.augmentation, mirror=inputs.views == 2))
+    augmentation = replace(plan.recipe.augmentation, mirror=inputs.views == 2)
+    return PixelBatches(rows, augmentation, detect_architecture(inputs.weights))
 
 
 def feed_activations(
@@ -277,7 +277,7 @@ def feed_activations(
         prepare_activations,
     )
 
-    block = BLOCKS[BLOCKS.index(plan.start) - 1]
+    block = detect_architecture(inputs.weights).name_before(plan.start)
     # photos whose mirror image did harm, such as writing, are not mirrored in training either
     draw_extra = draw_view if inputs.views == 2 else draw_unmirrored_view
     options = ActivationOptions(

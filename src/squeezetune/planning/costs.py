@@ -6,7 +6,6 @@ from squeezetune.events import FAMILIARITY, MEASURING, REPORT
 from squeezetune.finetune.recipe import PROBE_IMAGES, Recipe, StagePlan
 from squeezetune.heads.head_data import PILOT_IMAGES, WATCHED_IMAGES
 from squeezetune.network.activations import make_form
-from squeezetune.network.graph import BLOCKS
 from squeezetune.network.weights import find_architecture
 
 # Kept back of a budget: a share of it, and what the start of Python, writing the report and leaving
@@ -242,6 +241,6 @@ def measure_room(stage: StagePlan, work: Workload) -> int:
     """Compute the bytes on disk of one more view of every image for a stage that reads
     activations.
     """
-    block = BLOCKS[BLOCKS.index(stage.start) - 1]
-    form = make_form(block, "uint8", 1, stage.side, find_architecture(work.version))
+    network = find_architecture(work.version)
+    form = make_form(network.name_before(stage.start), "uint8", 1, stage.side, network)
     return work.unkept * form.row_bytes

@@ -25,7 +25,7 @@ from squeezetune.heads.linear import WeightedRows, fit_linear
 from squeezetune.network.activations import Activations, draw_view, make_form
 from squeezetune.network.architecture import Architecture
 from squeezetune.network.backbone import FLOAT_RUNTIME, Backbone
-from squeezetune.network.graph import BLOCKS, FEATURE_COUNT, build_backbone
+from squeezetune.network.graph import FEATURE_COUNT, build_backbone
 from squeezetune.network.inference import RunGraph, batch_size, measure_speed, open_graph
 from squeezetune.network.weights import Weights, detect_version, find_architecture
 from squeezetune.planning.costs import Speeds, Timing, Workload
@@ -289,8 +289,8 @@ def make_feed(start: str, side: int, recipe: Recipe, layout: Architecture) -> "B
     rng = np.random.default_rng(0)
     if start == FIRST_BLOCK:
         pixels = rng.integers(0, 256, (recipe.batch, side, side, 3), dtype=np.uint8)
-        return PixelBatches(_Repeated(pixels), recipe.augmentation)
-    block = BLOCKS[BLOCKS.index(start) - 1]
+        return PixelBatches(_Repeated(pixels), recipe.augmentation, layout)
+    block = layout.name_before(start)
     scales = np.ones(layout.measure_block(block, side)[2], np.float32)
     form = make_form(block, "uint8", ACTIVATION_VIEWS, side, layout, scales)
     rows = rng.integers(0, 64, (recipe.batch, form.row_bytes), dtype=np.uint8)
