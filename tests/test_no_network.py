@@ -83,6 +83,7 @@ def exports(room, run, model):
     return room.work / "model-export"
 
 
+@pytest.mark.slow
 def test_export_keeps_to_itself(exports):
     assert (exports / "model.onnx").exists()
 

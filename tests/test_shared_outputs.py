@@ -77,6 +77,7 @@ def test_an_output_that_is_a_link_stays_one_and_can_be_written_again(
     assert [path.name for path in sorted(tmp_path.iterdir())] == ["disk", "model"]
 
 
+@pytest.mark.slow
 def test_where_the_cache_cannot_be_used_a_run_says_so_and_goes_on(
     shape_folder, model_folder, tmp_path, monkeypatch
 ):

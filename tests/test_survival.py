@@ -86,6 +86,7 @@ def stop_predictions(model, photos, place, count):
     }
 
 
+@pytest.mark.slow
 def test_stopped_predictions_end_as_if_nothing_had_been(model_folder, shape_folder, tmp_path):
     stop_predictions(model_folder, shape_folder, tmp_path, 3)
 

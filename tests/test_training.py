@@ -310,6 +310,7 @@ def test_events_tell_the_story_in_order(write_shapes, tmp_path, fixed_settings, 
         assert all(0 < count <= first.total for count in done)
 
 
+@pytest.mark.slow
 def test_a_budget_leaves_its_forecast_beside_the_truth(shape_folder, tmp_path, fixed_settings):
     settings = replace(fixed_settings, head="linear", views="auto", layers="head", budget="5m")
     report = train(

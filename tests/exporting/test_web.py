@@ -492,6 +492,7 @@ def export_web(model_folder, web_runtime, tmp_path):
     )
 
 
+@pytest.mark.slow
 def test_what_the_page_is_worth_is_measured_by_its_own_runtime(
     model_folder, web_runtime, tmp_path, monkeypatch
 ):
@@ -584,6 +585,7 @@ def test_a_model_that_the_runtime_cannot_run_is_told_in_words(browser, shapes_pa
     assert "ERROR" not in said
 
 
+@pytest.mark.slow
 def test_a_photo_for_which_there_is_too_little_memory_is_told_in_words(
     browser, web_runtime, write_photo, tmp_path
 ):

@@ -130,6 +130,7 @@ def test_the_model_is_the_same_however_it_was_measured(
     assert read_models(tmp_path / "model") == read_models(folded)
 
 
+@pytest.mark.slow
 def test_runs_are_repeatable_also_without_a_cache(
     folded, few_shapes, folded_settings, tmp_path, empty_cache
 ):
@@ -230,6 +231,7 @@ def test_photos_with_a_split_of_their_own_are_refused(write_shapes, folded_setti
     )
 
 
+@pytest.mark.slow
 def test_a_budget_is_shared_by_all_trainings(few_shapes, folded_settings, tmp_path):
     settings = replace(folded_settings, budget="2m", layers="head")
     report = train(few_shapes, tmp_path / "model", settings).report
@@ -262,6 +264,7 @@ def test_a_forecast_counts_the_folds(few_shapes, folded_settings):
 # ---- stopped and gone on with
 
 
+@pytest.mark.slow
 def test_a_killed_run_goes_on_with_the_folds_it_had_finished(
     folded, few_shapes, folded_settings, tmp_path, monkeypatch
 ):

@@ -408,6 +408,7 @@ def test_rows_of_a_large_matrix_are_complete():
         assert sum(cells) + others == 40
 
 
+@pytest.mark.slow
 def test_a_thousand_classes_stay_small_and_whole():
     report = make_report([f"class {index}" for index in range(1000)], mistakes=9000)
     thumbnails = {
