@@ -62,10 +62,8 @@ def test_command_in_the_report_repeats_the_run(run, shape_folder, tmp_path):
     assert (tmp_path / "model" / "network.safetensors").read_bytes() == first
 
 
-@pytest.mark.parametrize(
-    "chosen",
-    ["onnxruntime int8", pytest.param("onnxruntime float32", marks=pytest.mark.slow)],
-)
+@pytest.mark.slow
+@pytest.mark.parametrize("chosen", ["onnxruntime int8", "onnxruntime float32"])
 def test_the_command_repeats_what_a_timing_chose_with_an_empty_cache(
     run, shape_folder, tmp_path, monkeypatch, chosen
 ):

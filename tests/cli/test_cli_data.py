@@ -95,6 +95,7 @@ def train_and_predict(run, name, classes):
 # ---- each of the three, from its original archive to a prediction
 
 
+@pytest.mark.slow
 def test_cifar10_by_name(run, publish, real_data, web_site):
     names = list_photos(real_data / "cifar10.zip")
     classes = sorted({name.split("/")[-2] for name in names})

@@ -236,6 +236,7 @@ def test_a_server_that_goes_away_does_not_end_the_run(mlflow, tmp_path, monkeypa
 # ---- the command line
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("tensorboard")
 def test_train_keeps_its_curves_for_tensorboard(shape_folder, tmp_path):
     words = [

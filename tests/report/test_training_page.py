@@ -617,6 +617,7 @@ def test_without_matplotlib_there_is_the_table_alone(monkeypatch):
     assert make_plots(make_report()) == {}
 
 
+@pytest.mark.slow
 def test_with_matplotlib_there_are_the_plots_too():
     report = make_report(history=HISTORY)
     assert make_plots(report) == draw_plots(report) | {"training.csv": write_csv(HISTORY)}
