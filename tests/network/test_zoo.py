@@ -74,7 +74,7 @@ def test_logits_are_torchvisions_and_features_those_of_the_graph(name):
 
 def take_taps(network, architecture, images):
     """Compute what is tapped by autograd's own functions, from the modules with their norms."""
-    from squeezetune.finetune.torch_network import delay_activations, run_layers
+    from squeezetune.finetune.torch_layers import delay_activations, run_layers
 
     layers, means = architecture.layers, []
     with torch.no_grad():

@@ -27,7 +27,8 @@ from squeezetune.finetune.recipe import (
     StageProgress,
 )
 from squeezetune.finetune.tapped import CLASSIFIER, TrainableLayers
-from squeezetune.finetune.torch_network import DescribedNetwork, Tensor
+from squeezetune.finetune.torch_layers import Tensor
+from squeezetune.finetune.torch_network import DescribedNetwork
 from squeezetune.finetune.workers import (
     DataParallelWorkers,
     TrainerOptions,

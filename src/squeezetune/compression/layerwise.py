@@ -27,6 +27,7 @@ from squeezetune.network.architecture import (
     MaxPool,
     Product,
     Sum,
+    measure_same_padding,
     measure_side,
 )
 from squeezetune.network.codes import (
@@ -160,9 +161,7 @@ class Kernel:
         """Find how many lines are added before and behind."""
         if self.padding != SAME:
             return int(self.padding), int(self.padding)
-        steps = -(-length // self.stride)
-        whole = max((steps - 1) * self.stride + self.weight.shape[2] - length, 0)
-        return whole // 2, whole - whole // 2
+        return measure_same_padding(length, self.weight.shape[2], self.stride)
 
 
 def compress_layers(

@@ -157,8 +157,7 @@ class TfliteLayers:
         )
         x = sheet.add("ADD", [sheet.add("MUL", [pixels, scale], shape), shift], shape)
         if self._int8:
-            top = np.max(np.maximum(network.mean, np.subtract(1, network.mean)) / network.std)
-            x = sheet.add("QUANTIZE", [x], shape, scale=float(top) / 127, zero=0)
+            x = sheet.add("QUANTIZE", [x], shape, scale=network.largest_pixel / 127, zero=0)
         return self._convolve(first, x, *self._find_parameters(first.path))
 
     def add(self, layer: Layer, inputs: Sequence[int]) -> int:

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from typing import Any, TypeAlias
 
 from squeezetune.finetune.tapped import LayerPass, TrainableLayers
-from squeezetune.finetune.torch_network import (
+from squeezetune.finetune.torch_layers import (
     ACTIVATIONS,
     Module,
     SamePaddedConv2d,

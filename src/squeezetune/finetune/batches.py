@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from squeezetune.finetune.recipe import Augmentation
-from squeezetune.finetune.torch_network import Tensor
+from squeezetune.finetune.torch_layers import Tensor
 from squeezetune.network.activations import ActivationRows, Activations
 from squeezetune.network.architecture import Architecture
 from squeezetune.network.zoo import SQUEEZENET1_1

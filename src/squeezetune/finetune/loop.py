@@ -19,7 +19,7 @@ from squeezetune.finetune.optimiser import Optimiser, make_groups, schedule_rate
 from squeezetune.finetune.recipe import EpochPace, StagePlan, StageProgress
 from squeezetune.finetune.state import Snapshot, State
 from squeezetune.finetune.tapped import TappedNetwork
-from squeezetune.finetune.torch_network import Tensor
+from squeezetune.finetune.torch_layers import Tensor
 from squeezetune.finetune.workers import DataParallelWorkers, TrainerOptions, TrainingTask
 
 # isort: split

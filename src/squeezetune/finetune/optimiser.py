@@ -17,7 +17,7 @@ from typing import Any
 
 from squeezetune.finetune.recipe import Recipe
 from squeezetune.finetune.tapped import CLASSIFIER, TappedNetwork
-from squeezetune.finetune.torch_network import Tensor
+from squeezetune.finetune.torch_layers import Tensor
 
 # isort: split
 # after the modules above, which say how to install torch where it is missing

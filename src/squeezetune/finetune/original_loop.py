@@ -20,7 +20,8 @@ from squeezetune.events import EpochFinished, StageFinished, StageStarted, Train
 from squeezetune.finetune.batches import Positions, normalise
 from squeezetune.finetune.recipe import OriginalRecipe
 from squeezetune.finetune.surgery import freeze, unfreeze_last
-from squeezetune.finetune.torch_network import SqueezeNet, Tensor, build_network
+from squeezetune.finetune.torch_layers import Tensor
+from squeezetune.finetune.torch_network import SqueezeNet, build_network
 from squeezetune.finetune.workers import TrainerOptions
 from squeezetune.network.activations import ActivationRows
 from squeezetune.network.weights import Weights, detect_version

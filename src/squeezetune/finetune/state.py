@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 
 from squeezetune.events import EpochFinished
 from squeezetune.finetune.recipe import StagePlan
-from squeezetune.finetune.torch_network import Tensor
+from squeezetune.finetune.torch_layers import Tensor
 from squeezetune.system.checkpoint import CheckpointFolder, CheckpointWriter, UnfinishedRun
 
 # isort: split

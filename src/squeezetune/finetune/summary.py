@@ -7,7 +7,7 @@ from math import prod
 from typing import Any
 
 from squeezetune.errors import SettingsError
-from squeezetune.finetune.torch_network import Module
+from squeezetune.finetune.torch_layers import Module
 
 # isort: split
 # after `network`, which says how to install torch where it is missing

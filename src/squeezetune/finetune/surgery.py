@@ -8,7 +8,8 @@ from collections.abc import Iterator
 from typing import Any
 
 from squeezetune.errors import SettingsError
-from squeezetune.finetune.torch_network import Module, check_class_count
+from squeezetune.finetune.torch_layers import Module
+from squeezetune.finetune.torch_network import check_class_count
 
 # isort: split
 # after `network`, which says how to install torch where it is missing

@@ -6,14 +6,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from squeezetune.finetune.torch_network import (
-    DescribedNetwork,
-    Tensor,
-    delay_activations,
-    export_weights,
-    find_path,
-    run_layers,
-)
+from squeezetune.finetune.torch_layers import Tensor, delay_activations, find_path, run_layers
+from squeezetune.finetune.torch_network import DescribedNetwork, export_weights
 from squeezetune.heads.linear import DenseWeights, Rows
 from squeezetune.heads.scaling import Scaling
 from squeezetune.network.architecture import Architecture, Join, Layer, MaxPool

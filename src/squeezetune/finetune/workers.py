@@ -23,7 +23,7 @@ from squeezetune.finetune.backprop import run_backward, run_forward
 from squeezetune.finetune.batches import BatchSource, Positions, cut_and_mix
 from squeezetune.finetune.recipe import Recipe, count_micro
 from squeezetune.finetune.tapped import TappedNetwork
-from squeezetune.finetune.torch_network import Module, Tensor
+from squeezetune.finetune.torch_layers import Module, Tensor
 from squeezetune.heads.head_data import WATCHED_IMAGES
 from squeezetune.system.machine import recall_choice
 

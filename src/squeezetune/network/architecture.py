@@ -197,6 +197,12 @@ class Architecture:
         """How many features the taps give."""
         return self.count_features(self.block_names[-1])
 
+    @property
+    def largest_pixel(self) -> float:
+        """The largest size of a normalised pixel."""
+        statistics = zip(self.mean, self.std, strict=True)
+        return max(max(mean, 1 - mean) / std for mean, std in statistics)
+
     @cached_property
     def readers(self) -> Mapping[str, tuple[Layer, ...]]:
         """The layers that read a map, by its name, the classifier's left out."""
@@ -304,7 +310,7 @@ class Architecture:
         """
         layers = [*self.layers, *self.classifier_layers]
         shapes: dict[str, tuple[int, ...]] = {}
-        last = max(at for at, layer in enumerate(layers) if isinstance(layer, Convolution | Linear))
+        last = find_last_parameters(layers)
         for at, layer in enumerate(layers):
             classes = num_classes if at == last else 0
             shapes |= _list_layer_shapes(layer, self.count_inputs(layer), classes)
@@ -356,6 +362,17 @@ def measure_side(layer: Layer, side: int) -> int:
     if layer.padding == SAME:
         return ceil(side / layer.stride)
     return (side + 2 * int(layer.padding) - layer.kernel) // layer.stride + 1
+
+
+def measure_same_padding(length: int, kernel: int, stride: int) -> tuple[int, int]:
+    """Tell how many pixels TensorFlow's padding adds before and behind a line."""
+    whole = max((-(-length // stride) - 1) * stride + kernel - length, 0)
+    return whole // 2, whole - whole // 2
+
+
+def find_last_parameters(layers: Sequence[Layer]) -> int:
+    """Find the place of the last layer with parameters, which has an output for each class."""
+    return max(at for at, layer in enumerate(layers) if isinstance(layer, Convolution | Linear))
 
 
 def count_groups(layer: Convolution, inputs: int) -> int:

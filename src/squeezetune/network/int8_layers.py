@@ -328,10 +328,8 @@ class Int8Layers:
 
     def _find_range(self, activation: str) -> float:
         """Find the largest value that codes can stand for; that of normalised pixels is known."""
-        if activation != PIXELS:
-            return self._int8.ranges[activation]
-        statistics = zip(self.architecture.mean, self.architecture.std, strict=True)
-        return max(max(mean, 1 - mean) / std for mean, std in statistics)
+        is_known = activation == PIXELS
+        return self.architecture.largest_pixel if is_known else self._int8.ranges[activation]
 
     def _find_zero(self, activation: str) -> str:
         """Name the code that stands for 0."""
