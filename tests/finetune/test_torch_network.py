@@ -231,7 +231,7 @@ def test_weights_of_the_other_version_are_refused():
 
 
 @pytest.mark.parametrize(("options", "message"), [
-    ({"version": "1.2"}, r"no SqueezeNet '1\.2'"), ({"num_classes": 0}, "num_classes is 0"),
+    ({"version": "1.2"}, r"no network '1\.2'"), ({"num_classes": 0}, "num_classes is 0"),
 ])  # fmt: skip
 def test_settings_out_of_their_limits_are_refused(options, message):
     with pytest.raises(SettingsError, match=message) as caught:

@@ -35,7 +35,9 @@ def test_taps_are_where_they_were_found_to_help():
 def test_each_is_told_by_its_weights(network):
     weights = draw_parameters(network)
     assert detect_architecture(weights) is network
-    assert detect_architecture(fold_norms(weights, network)) is network
+    folded = detect_architecture(fold_norms(weights, network))
+    assert folded is network.without_norms()
+    assert not folded.norms
 
 
 @pytest.fixture(scope="module")

@@ -222,7 +222,7 @@ def test_addresses_without_checksum_or_of_other_kinds_are_refused(tmp_path, url)
 
 
 def test_an_unknown_version_is_refused(tmp_path):
-    with pytest.raises(SettingsError, match=r"no SqueezeNet '2\.0'"):
+    with pytest.raises(SettingsError, match=r"no network '2\.0'"):
         fetch_weights("2.0", tmp_path)
 
 

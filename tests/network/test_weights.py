@@ -215,9 +215,9 @@ def test_weights_of_other_networks_are_refused(weights, found):
 
 
 def test_there_is_no_other_version():
-    with pytest.raises(SettingsError, match=r"no SqueezeNet '1\.2'") as caught:
+    with pytest.raises(SettingsError, match=r"no network '1\.2'") as caught:
         find_architecture("1.2").list_shapes()
-    assert "1.0, 1.1" in caught.value.hint
+    assert "1.0 and 1.1" in caught.value.hint
 
 
 def test_examples_in_the_documentation_run():

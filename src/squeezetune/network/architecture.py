@@ -241,8 +241,20 @@ class Architecture:
 
     def without_norms(self) -> "Architecture":
         """Describe the network whose batch normalisations are folded into its convolutions
-        (`weights.fold_norms`).
+        (`weights.fold_norms`); itself where there are none.
         """
+        return self._folded
+
+    @cached_property
+    def norms(self) -> tuple[str, ...]:
+        """The paths of all batch normalisations."""
+        layers = (*self.layers, *self.classifier_layers)
+        return tuple(norm for layer in layers if (norm := getattr(layer, "norm", "")))
+
+    @cached_property
+    def _folded(self) -> "Architecture":
+        if not self.norms:
+            return self
 
         def strip(layer: Any) -> Any:
             return replace(layer, norm="") if getattr(layer, "norm", "") else layer

@@ -53,7 +53,7 @@ def describe_lite(
     return Architecture(
         f"efficientnet_lite{number}",
         f"EfficientNet-Lite{number}",
-        f"lite{number}",
+        f"efficientnet_lite{number}",
         tuple(found),
         (*starts, "head"),
         (

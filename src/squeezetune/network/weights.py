@@ -126,12 +126,16 @@ def detect_architecture(
     """Say which network the weights are of by their first kernel, or where several begin so by how
     many others fit; `identify_version` looks at all.
 
+    Where none of its batch normalisations is among them, it is described without.
+
     Raises:
         WeightsError: it is missing, or of no known network's shape.
     """
     fitting = [network for network in among.values() if _has_first_kernel(network, weights)]
     if fitting:  # of one family the first kernels are alike
-        return max(fitting, key=lambda network: _count_kernels(network, weights))
+        closest = max(fitting, key=lambda network: _count_kernels(network, weights))
+        is_folded = not any(f"{norm}.weight" in weights for norm in closest.norms)
+        return closest.without_norms() if is_folded else closest
     kernels = {network: _find_first_kernel(network) for network in ARCHITECTURES.values()}
     wanted = " or ".join(f"{shape} in {network.version}" for network, (_, shape) in kernels.items())
     name = next(iter(kernels.values()))[0]
@@ -155,16 +159,19 @@ def detect_version(weights: Mapping[str, NDArray[Any]]) -> str:
 
 
 def find_architecture(version: str) -> Architecture:
-    """Look up a version of SqueezeNet.
+    """Look up a network by its name, or a SqueezeNet by its version.
 
     Raises:
-        SettingsError: there is no such version.
+        SettingsError: there is no such network.
     """
-    if version not in ARCHITECTURES:
+    network = ARCHITECTURES.get(version) or NETWORKS.get(version)
+    if network is None:
         raise SettingsError(
-            f"There is no SqueezeNet {version!r}.", f"Known versions: {', '.join(ARCHITECTURES)}."
+            f"There is no network {version!r}.",
+            f"Known are {', '.join(NETWORKS)}; of SqueezeNet the versions "
+            f"{' and '.join(ARCHITECTURES)} as well.",
         )
-    return ARCHITECTURES[version]
+    return network
 
 
 @cache
