@@ -38,7 +38,7 @@ from squeezetune.data.image_cache import choose_pixel_side
 from squeezetune.events import ignore_event
 from squeezetune.finetune.batches import ActivationBatches, BatchSource, PixelBatches
 from squeezetune.finetune.loop import measure_step
-from squeezetune.finetune.recipe import FIRST_BLOCK, Phase, Recipe, StagePlan, choose_recipe
+from squeezetune.finetune.recipe import FROM_IMAGES, Phase, Recipe, StagePlan, choose_recipe
 from squeezetune.finetune.tapped import TappedNetwork
 from squeezetune.finetune.torch_network import build_network
 from squeezetune.finetune.workers import TrainerOptions, TrainingTask, choose_precision
@@ -84,7 +84,7 @@ def time_ours(start: str, side: int, steps: int, feed: BatchSource, precision: A
     )
     plan = StagePlan("speed", start, (Phase(side, 1.0),), 1.0, recipe)
     conditions = TrainerOptions("speed", 0, count_cores(), precision, ignore_event)
-    network = TappedNetwork(build_network(load_weights()), CLASSES, start, recipe.first_trained)
+    network = TappedNetwork(build_network(load_weights()), CLASSES, start, recipe.frozen_blocks)
     return recipe.batch / measure_step(network, task, plan, conditions, steps)
 
 
@@ -134,7 +134,7 @@ def list_contenders(
         found[f"plain loop, {side} px"] = partial(time_plain, side, steps)
         pixels = keep_pixels(folder, side)
         found[f"all layers, {side} px"] = partial(
-            time_ours, FIRST_BLOCK, side, steps, pixels, precision
+            time_ours, FROM_IMAGES, side, steps, pixels, precision
         )
     side = sides[0]
     for count in (4, 2):

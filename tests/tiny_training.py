@@ -10,7 +10,14 @@ import numpy as np
 from squeezetune.events import ignore_event
 from squeezetune.finetune.batches import PixelBatches, show_images
 from squeezetune.finetune.loop import tune
-from squeezetune.finetune.recipe import Augmentation, EpochPace, Phase, Recipe, StagePlan
+from squeezetune.finetune.recipe import (
+    FROM_IMAGES,
+    Augmentation,
+    EpochPace,
+    Phase,
+    Recipe,
+    StagePlan,
+)
 from squeezetune.finetune.tapped import TappedNetwork
 from squeezetune.finetune.torch_network import build_network, torch
 from squeezetune.finetune.workers import TrainerOptions, TrainingTask
@@ -77,7 +84,7 @@ def find_scaling():
 
 
 def make_plan(epochs=2.0, recipe=RECIPE, phases=ONE_PHASE):
-    return StagePlan("all layers", "conv1", phases, epochs, recipe)
+    return StagePlan("all layers", FROM_IMAGES, phases, epochs, recipe)
 
 
 def make_conditions(listen=ignore_event, **changes):

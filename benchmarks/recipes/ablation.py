@@ -46,7 +46,7 @@ from squeezetune.data.split import Split
 from squeezetune.events import EpochFinished, Event, ignore_event
 from squeezetune.finetune.recipe import Augmentation, Phase, Recipe, StagePlan, choose_recipe
 from squeezetune.heads.selection import LabelledFeatures, fit_head
-from squeezetune.network.graph import TAPS
+from squeezetune.network.graph import BLOCKS, TAPS
 from squeezetune.network.weights import load_weights
 from squeezetune.network.zoo import SQUEEZENET1_1
 from squeezetune.pipeline.context import RunContext, open_context
@@ -220,7 +220,7 @@ TABLES: Mapping[str, Mapping[str, Row]] = {
     },
     "depth": {
         **{
-            f"{block} and on, from pixels": change(change_recipe(first_trained=block))
+            f"{block} and on, from pixels": change(change_recipe(frozen_blocks=BLOCKS.index(block)))
             for block in ("conv1", "fire4")
         },
         **{

@@ -61,7 +61,7 @@ def tune(compressed, teacher, epochs=12.0, sample=SAMPLE):
 
 def answer(compressed, teacher):
     task = make_task(SAMPLE, teacher)
-    plan = tuning.StagePlan("codes", "conv1", (tuning.Phase(SIDE, 1.0),), 1.0, tuning.RECIPE)
+    plan = tuning.StagePlan("codes", "", (tuning.Phase(SIDE, 1.0),), 1.0, tuning.RECIPE)
     return infer(CodedNetwork(compressed), task, plan, make_conditions(threads=1))
 
 

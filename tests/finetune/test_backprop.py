@@ -8,6 +8,7 @@ from squeezetune.finetune import backprop  # noqa: E402
 from squeezetune.finetune.backprop import run_backward, run_forward  # noqa: E402
 from squeezetune.finetune.tapped import TappedNetwork  # noqa: E402
 from squeezetune.finetune.torch_network import SqueezeNet, build_network  # noqa: E402
+from squeezetune.network.graph import BLOCKS  # noqa: E402
 
 
 @pytest.fixture(scope="module")
@@ -23,10 +24,10 @@ def fuses(request, monkeypatch):
     monkeypatch.setattr(backprop, "FUSES", request.param)
 
 
-def make_network(version="1.1", start="conv1", first_trained="conv1", kind=torch.float32):
+def make_network(version="1.1", start="conv1", frozen_blocks=0, kind=torch.float32):
     torch.manual_seed(1)
     backbone = build_network() if version == "1.1" else SqueezeNet(version)
-    network = TappedNetwork(backbone, 5, start, first_trained)
+    network = TappedNetwork(backbone, 5, start, frozen_blocks)
     network.features.to(kind, memory_format=torch.channels_last)
     return network
 
@@ -90,7 +91,7 @@ def test_a_network_that_begins_later_takes_the_means_of_the_taps_before_it(start
 def test_the_gradients_of_later_blocks_do_not_change_where_the_first_ones_stay_as_they_are(
     block, images, fuses
 ):
-    network, whole = make_network(first_trained=block), make_network()
+    network, whole = make_network(frozen_blocks=BLOCKS.index(block)), make_network()
     features, gradients = measure_by_hand(network, images, None)
     expected, others = measure_by_hand(whole, images, None)
     assert torch.equal(features, expected)

@@ -141,7 +141,7 @@ def test_folded_layers_give_the_features_of_its_twin(tapped, parameters, images)
 @pytest.mark.parametrize("start", EVERYTHING.block_names)
 def test_gradients_are_those_of_autograd(parameters, images, start, first):
     backbone = load(DescribedNetwork(PLAIN, 10), fold_norms(parameters, EVERYTHING))
-    network = TappedNetwork(backbone, 5, start, first)
+    network = TappedNetwork(backbone, 5, start, PLAIN.block_names.index(first))
     maps, taps = (
         torch.randn(3, PLAIN.channels[network.input_name], 17, 17,
                     generator=torch.Generator().manual_seed(2)),

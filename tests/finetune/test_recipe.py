@@ -1,12 +1,12 @@
 import pytest
 
-from squeezetune.finetune.recipe import Phase, Recipe, StagePlan, choose_recipe
+from squeezetune.finetune.recipe import FROM_IMAGES, Phase, Recipe, StagePlan, choose_recipe
 
 PHASES = (Phase(64, 1), Phase(96, 1), Phase(128, 2))
 
 
 def make_plan(phases=PHASES):
-    return StagePlan("all layers", "conv1", phases, 4.0, Recipe())
+    return StagePlan("all layers", FROM_IMAGES, phases, 4.0, Recipe())
 
 
 @pytest.mark.parametrize(

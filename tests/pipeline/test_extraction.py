@@ -8,7 +8,7 @@ from squeezetune.data.index import index_photos
 from squeezetune.data.split import split_index
 from squeezetune.errors import SourceError
 from squeezetune.events import PREPARING, ignore_event
-from squeezetune.finetune.recipe import Phase, Recipe, StagePlan
+from squeezetune.finetune.recipe import FROM_IMAGES, Phase, Recipe, StagePlan
 from squeezetune.pipeline import preparation
 from squeezetune.pipeline.context import open_context
 from squeezetune.pipeline.extraction import extract_features
@@ -17,7 +17,7 @@ from squeezetune.planning.costs import Forecast, Speeds, Timing
 from squeezetune.planning.plan import Plan
 from squeezetune.planning.planner import TimeLimit
 
-STAGE = StagePlan("all layers", "conv1", (Phase(64, 1.0),), 1.0, Recipe())
+STAGE = StagePlan("all layers", FROM_IMAGES, (Phase(64, 1.0),), 1.0, Recipe())
 WHOLE, QUICK = Plan(1, "linear", (STAGE,)), Plan(1, "linear", (STAGE,), head_share=1 / 2)
 
 

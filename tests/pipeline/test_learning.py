@@ -23,6 +23,7 @@ from squeezetune.network.backbone import FLOAT_RUNTIME
 from squeezetune.network.graph import FEATURE_COUNT, build_backbone
 from squeezetune.network.inference import open_graph
 from squeezetune.network.weights import WEIGHTS_SHA256
+from squeezetune.network.zoo import SQUEEZENET1_1
 from squeezetune.pipeline.context import open_context
 from squeezetune.pipeline.fitting import fit_classifier, make_manifest
 from squeezetune.pipeline.preparation import choose_side, draw_sample
@@ -204,14 +205,14 @@ def test_the_stored_network_is_that_of_the_model_file(learn, fixed_settings, tmp
 def test_small_photos_are_seen_small(sizes, side, executor):
     images = [Image.new("RGB", size, (at, 0, 0)) for at, size in enumerate(sizes)]
     index = index_images(images, [at % 2 for at in range(len(images))], executor=executor)
-    assert choose_side(index, np.arange(len(images))) == side
+    assert choose_side(index, np.arange(len(images)), SQUEEZENET1_1) == side
 
 
 def test_broken_photos_have_no_say_in_the_side(make_photo, executor):
     images = [make_photo(1), make_photo(2)[:30], make_photo(3)[:30]]
     index = index_images(images, [0, 1, 1], executor=executor)
-    assert choose_side(index, np.arange(3)) == 128
-    assert choose_side(index, np.array([1, 2])) == 224
+    assert choose_side(index, np.arange(3), SQUEEZENET1_1) == 128
+    assert choose_side(index, np.array([1, 2]), SQUEEZENET1_1) == 224
 
 
 # ---- the sample for calibration

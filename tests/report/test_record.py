@@ -16,7 +16,7 @@ from squeezetune.events import (
     StageFinished,
     ignore_event,
 )
-from squeezetune.finetune.recipe import Phase, Recipe, StagePlan
+from squeezetune.finetune.recipe import FROM_IMAGES, Phase, Recipe, StagePlan
 from squeezetune.heads.candidate import StageResult
 from squeezetune.heads.scaling import Scaling
 from squeezetune.model.classifier import Classifier
@@ -135,7 +135,7 @@ def deepen(run, is_better=True, history=()):
     head = replace(
         run.learned.head, chosen=replace(frozen, is_correct=np.arange(len(is_correct)) > 0)
     )
-    plan = StagePlan("all layers", "conv1", (Phase(64, 1.0),), 4.0, Recipe())
+    plan = StagePlan("all layers", FROM_IMAGES, (Phase(64, 1.0),), 4.0, Recipe())
     probabilities = np.full((len(is_correct), 3), 1 / 3, np.float32)
     scaling = Scaling(np.zeros(2048, np.float32), np.ones(2048, np.float32), use_roots=False)
     deepened = TrainedStage(plan, candidate, scaling, {}, probabilities, is_finished=True)

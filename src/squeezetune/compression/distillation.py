@@ -19,7 +19,7 @@ from squeezetune.compression.layerwise import Compressed
 from squeezetune.finetune.batches import PixelBatches, Positions
 from squeezetune.finetune.loop import tune
 from squeezetune.finetune.recipe import (
-    FIRST_BLOCK,
+    FROM_IMAGES,
     Augmentation,
     Phase,
     Recipe,
@@ -91,9 +91,7 @@ class CodedNetwork(TrainableLayers):
     def __init__(self, compressed: Compressed) -> None:
         network = compressed.network
         architecture = detect_architecture(network.weights)
-        super().__init__(
-            DescribedNetwork(architecture, 1), first_trained=architecture.block_names[1]
-        )
+        super().__init__(DescribedNetwork(architecture, 1), frozen_blocks=1)
         own = {
             name: torch.tensor(value)
             for name, value in network.weights.items()
@@ -256,7 +254,7 @@ def tune_codes(
     student.count_in_steps()
     conditions = replace(conditions, rounding=student.round)
     recipe = replace(RECIPE, batch=max(1, min(RECIPE.batch, len(sample.train) // 4)))
-    plan = StagePlan(conditions.stage, FIRST_BLOCK, (Phase(teacher.side, 1.0),), 1.0, recipe)
+    plan = StagePlan(conditions.stage, FROM_IMAGES, (Phase(teacher.side, 1.0),), 1.0, recipe)
     task = make_task(sample, teacher)
     wanted = infer(exact, task, plan, replace(conditions, rounding=leave_value))
     task.labels[task.validation] = wanted.argmax(1).numpy()

@@ -162,8 +162,9 @@ def make_groups(network: TappedNetwork, recipe: Recipe) -> list[Group]:
     trained = [(name, value) for name, value in network.named_parameters() if value.requires_grad]
     for name, value in trained:
         block = network.find_block(name)
-        # conv1 is a bank of filters of its own kind
-        is_kernel = recipe.rate > 0 and value.ndim == 4 and block != order[0]
+        # the first is a bank of filters of its own kind, a depth-wise one mixes no channels
+        mixes = value.ndim == 4 and value.shape[1] > 1
+        is_kernel = recipe.rate > 0 and mixes and block != order[0]
         decay = recipe.layer_decay ** (len(order) - 1 - order.index(block))
         rate = decay * (recipe.rate if is_kernel else recipe.head_rate)
         groups.setdefault(

@@ -8,7 +8,8 @@ from dataclasses import dataclass, field
 from math import inf, log2
 from typing import Any, Protocol
 
-FIRST_BLOCK = "conv1"
+# Where a stage starts that trains all layers: with the images, and not behind a block.
+FROM_IMAGES = ""
 # The linear probe that the training of layers begins with is fitted on at most this many images, in
 # both views.
 PROBE_IMAGES = 10_000
@@ -63,8 +64,8 @@ class Recipe:
     `rate` is the change of the last Fire module's kernels in one step as a share of their norm,
     `head_rate` that of all other parameters in AdamW's terms; both fall by `layer_decay` a block
     towards the first. `averaging` is the horizon of the averaged weights as a share of the run,
-    `mixing` the share of images that get a piece of another. Blocks before `first_trained` stay as
-    they are: their gradients cost the most time, and change the least.
+    `mixing` the share of images that get a piece of another. The first `frozen_blocks` stay as they
+    are: their gradients cost the most time, and change the least.
     """
 
     rate: float = 0.007
@@ -78,7 +79,7 @@ class Recipe:
     final_rate: float = 0.01
     averaging: float = 0.05
     mixing: float = 0.0
-    first_trained: str = "fire2"
+    frozen_blocks: int = 1
     augmentation: Augmentation = field(
         default_factory=lambda: Augmentation(light=LIGHT, colour=LIGHT)
     )
@@ -124,7 +125,7 @@ class StagePlan:
     @property
     def is_whole(self) -> bool:
         """Say whether all layers are trained, from pixels."""
-        return self.start == FIRST_BLOCK
+        return self.start == FROM_IMAGES
 
     @property
     def side(self) -> int:

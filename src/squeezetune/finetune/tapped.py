@@ -43,23 +43,20 @@ class LayerPass:
 class TrainableLayers(nn.Module):  # type: ignore[misc]  # torch is not seen by the type checker
     """The layers of a network from the block `start`, or the first, under torchvision's names.
 
-    Blocks before `first_trained`, if that is a later one, are run and stay as they are. A class
-    below adds `classify`, and its own layers under `classifier`.
+    The first `frozen_blocks` of the network, as far as they are among these, are run and stay as
+    they are. A class below adds `classify`, and its own layers under `classifier`.
     """
 
-    def __init__(
-        self, backbone: DescribedNetwork, start: str = "", first_trained: str = ""
-    ) -> None:
+    def __init__(self, backbone: DescribedNetwork, start: str = "", frozen_blocks: int = 0) -> None:
         super().__init__()
         self.architecture = network = backbone.architecture
         self.start = start or network.block_names[0]
-        self.first_trained = max(
-            self.start, first_trained or self.start, key=network.block_names.index
-        )
+        first = max(network.block_names.index(self.start), frozen_blocks)
+        self.first_trained = network.block_names[first]
         self.roots = sorted({find_path(layer).split(".")[0] for layer in network.convolutions})
         for name in self.roots:
             self.add_module(name, backbone.get_submodule(name))
-        trained = network.block_names[network.block_names.index(self.first_trained) :]
+        trained = network.block_names[first:]
         for name, value in self.named_parameters():
             if network.find_owner(name) not in trained:
                 value.requires_grad_(False)
@@ -89,9 +86,9 @@ class TappedNetwork(TrainableLayers):
     """
 
     def __init__(
-        self, backbone: DescribedNetwork, classes: int, start: str = "", first_trained: str = ""
+        self, backbone: DescribedNetwork, classes: int, start: str = "", frozen_blocks: int = 0
     ) -> None:
-        super().__init__(backbone, start, first_trained)
+        super().__init__(backbone, start, frozen_blocks)
         self.classifier = nn.Linear(self.architecture.feature_count, classes)
         self.register_buffer("mean", torch.zeros(self.classifier.in_features))
         self.register_buffer("deviation", torch.ones(self.classifier.in_features))

@@ -35,6 +35,7 @@ from squeezetune.network.architecture import (
 )
 from squeezetune.network.weights import (
     Weights,
+    detect_architecture,
     find_architecture,
     identify_version,
     load_weights,
@@ -227,6 +228,18 @@ def build_network(
             name: fresh[name] if name.startswith("classifier.") else value
             for name, value in weights.items()
         }
+    network.load_state_dict(
+        {name: torch.from_numpy(value.copy()) for name, value in weights.items()}
+    )
+    return network
+
+
+def load_network(weights: Weights) -> DescribedNetwork:
+    """Make the network that the weights are of, with these weights, whatever its classifier is."""
+    architecture = detect_architecture(weights)
+    shapes = architecture.list_shapes()
+    last = next(reversed(shapes))
+    network = DescribedNetwork(architecture, len(weights[last]))
     network.load_state_dict(
         {name: torch.from_numpy(value.copy()) for name, value in weights.items()}
     )

@@ -9,7 +9,7 @@ ONNX graphs in float and int8 (`float_layers`, `int8_layers`), the torch module 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
-from math import ceil
+from math import ceil, prod
 from typing import Any, TypeAlias
 
 # What the first layer reads: normalised RGB images.
@@ -145,7 +145,8 @@ class Architecture:
     `taps` names the maps whose channels' means are the features. The classifier's last layer with
     parameters has as many outputs as there are classes; how many it has here is what published
     weights know. Images are RGB / 255, minus `mean`, over `std`, and best of `side` pixels. A batch
-    normalisation adds `norm_epsilon` to the variance.
+    normalisation adds `norm_epsilon` to the variance. Where the last blocks alone are trained, they
+    are `last_blocks` unless somebody says otherwise.
     """
 
     name: str
@@ -158,6 +159,7 @@ class Architecture:
     norm_epsilon: float = 1e-5
     mean: tuple[float, float, float] = (0.485, 0.456, 0.406)
     std: tuple[float, float, float] = (0.229, 0.224, 0.225)
+    last_blocks: int = 4
 
     @cached_property
     def layers(self) -> tuple[Layer, ...]:
@@ -313,6 +315,20 @@ class Architecture:
         for layer in self.pass_blocks(last=block):
             sides[layer.output] = measure_side(layer, sides[layer.reads[0]])
         return sides[output], sides[output], self.channels[output]
+
+    def count_values(self, side: int) -> int:
+        """Count the values of all maps before the classifier, for pixels of this side."""
+        sides, count = {PIXELS: side}, 0
+        for layer in self.layers:
+            sides[layer.output] = measure_side(layer, sides[layer.reads[0]])
+            count += sides[layer.output] ** 2 * self.channels[layer.output]
+        return count
+
+    @cached_property
+    def parameter_count(self) -> int:
+        """How many parameters it has, its own classifier's among them."""
+        shapes = self.without_norms().list_shapes()
+        return sum(prod(shape) for shape in shapes.values())
 
     def list_shapes(self, num_classes: int = 0) -> dict[str, tuple[int, ...]]:
         """List the shape of every parameter and running statistic, by torchvision's names, in the

@@ -17,6 +17,7 @@ from squeezetune.data.split import Split
 from squeezetune.data.thumbnails import open_look_store
 from squeezetune.errors import ImageError, SourceError
 from squeezetune.events import Notice
+from squeezetune.network.architecture import Architecture
 from squeezetune.network.backbone import (
     CALIBRATION_IMAGES,
     Backbone,
@@ -24,7 +25,7 @@ from squeezetune.network.backbone import (
     prepare_backbone,
 )
 from squeezetune.network.features import Features, FeatureStores, compute_features
-from squeezetune.network.weights import detect_version
+from squeezetune.network.weights import detect_architecture
 from squeezetune.pipeline.context import RunContext
 from squeezetune.planning.costs import Workload
 from squeezetune.planning.memory import (
@@ -51,7 +52,6 @@ from squeezetune.system.machine import has_bfloat16
 from squeezetune.system.scratch import IN_MEMORY, Scratch
 from squeezetune.system.store import RowStore
 
-SIDE_PX = 224
 SMALL_SIDE_PX = 128
 SMALL_IMAGE_PX = 100
 SAMPLE_FOR_SIDE = 32
@@ -131,7 +131,7 @@ class PreparedRun:
             side=self.side,
             room_bytes=room_bytes,
             is_kept=cache is not None,
-            version=detect_version(self.context.pretrained.weights),
+            network=detect_architecture(self.context.pretrained.weights),
             compared=0 if is_known else len(involved),
             unlooked=len(involved) - len(looked_at),
         )
@@ -230,8 +230,9 @@ def prepare_run(index: ImageIndex, split: Split, context: RunContext) -> Prepare
 
     """
     settings = context.settings
-    side = settings.image_side or choose_side(index, split.train)
-    demand = count_demand(index, split, settings, side, detect_version(context.pretrained.weights))
+    network = detect_architecture(context.pretrained.weights)
+    side = settings.image_side or choose_side(index, split.train, network)
+    demand = count_demand(index, split, settings, side, network)
     memory = plan_memory(demand, settings, context.threads)
     if demand.is_deep and not memory.provision.is_deep:
         context.listen(
@@ -259,7 +260,7 @@ def prepare_run(index: ImageIndex, split: Split, context: RunContext) -> Prepare
 
 
 def count_demand(
-    index: ImageIndex, split: Split, settings: Settings, side: int, version: str
+    index: ImageIndex, split: Split, settings: Settings, side: int, network: Architecture
 ) -> MemoryInputs:
     """Count what the memory of a run depends on."""
     is_deep = is_trainable(settings) and bool(len(split.validation))
@@ -278,17 +279,19 @@ def count_demand(
         is_probed=bool(settings.budget),
         is_last=settings.layers == "last",
         has_bfloat16=has_bfloat16(),
-        version=version,
+        network=network,
     )
 
 
-def choose_side(index: ImageIndex, positions: NDArray[np.int64]) -> int:
-    """Choose 224 pixels, or 128 where most images are so small that more would be made up."""
+def choose_side(index: ImageIndex, positions: NDArray[np.int64], network: Architecture) -> int:
+    """Choose the side that the network was made for, or 128 where most images are so small that
+    more would be made up.
+    """
     sides = []
     for position in positions[:: max(1, len(positions) // SAMPLE_FOR_SIDE)]:
         with suppress(ImageError), read_image(index.source, index.names[position]) as raw:
             sides.append(max(read_size(raw)))
-    return SMALL_SIDE_PX if sides and np.median(sides) < SMALL_IMAGE_PX else SIDE_PX
+    return SMALL_SIDE_PX if sides and np.median(sides) < SMALL_IMAGE_PX else network.side
 
 
 def draw_sample(

@@ -40,7 +40,7 @@ from squeezetune.heads.selection import PENALTY, Head, weigh_classes
 from squeezetune.network.backbone import Backbone
 from squeezetune.network.features import Features
 from squeezetune.network.pretrained import round_weights
-from squeezetune.network.weights import Weights, detect_architecture, detect_version
+from squeezetune.network.weights import Weights, detect_architecture
 from squeezetune.pipeline.context import RunContext
 from squeezetune.pipeline.preparation import draw_sample
 from squeezetune.pipeline.trained_stage import TrainedStage, find_best
@@ -186,7 +186,7 @@ def build_tapped(
     probe behind them.
     """
     from squeezetune.finetune.tapped import TappedNetwork
-    from squeezetune.finetune.torch_network import build_network
+    from squeezetune.finetune.torch_network import load_network
 
     weights = inputs.weights
     if origin:
@@ -194,9 +194,8 @@ def build_tapped(
         scaling, ((weight, bias),) = origin.scaling, origin.candidate.layers
     else:
         scaling, ((weight, bias),) = fit_probe(inputs, context.settings, context.threads)
-    squeezenet = build_network(weights, version=detect_version(weights))
     classes = len(inputs.index.class_names)
-    network = TappedNetwork(squeezenet, classes, plan.start, plan.recipe.first_trained)
+    network = TappedNetwork(load_network(weights), classes, plan.start, plan.recipe.frozen_blocks)
     network.set_classifier(scaling, weight, bias)
     return network
 

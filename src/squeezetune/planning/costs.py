@@ -6,7 +6,8 @@ from squeezetune.events import FAMILIARITY, MEASURING, REPORT
 from squeezetune.finetune.recipe import PROBE_IMAGES, Recipe, StagePlan
 from squeezetune.heads.head_data import PILOT_IMAGES, WATCHED_IMAGES
 from squeezetune.network.activations import make_form
-from squeezetune.network.weights import find_architecture
+from squeezetune.network.architecture import Architecture
+from squeezetune.network.zoo import SQUEEZENET1_1
 
 # Kept back of a budget: a share of it, and what the start of Python, writing the report and leaving
 # take, where a plain loop of Python takes so long (`speeds.time_python`).
@@ -46,7 +47,7 @@ class Workload:
     near-duplicates or these are known, and of all images `unlooked` ones are not among what the
     frozen layers look at. `room_bytes` may be filled with what is kept (the default is more than
     anybody needs). `is_kept` says that what is computed once is there for the rest of the run.
-    `version` is that of the network.
+    `network` is what is trained.
     """
 
     train: int
@@ -57,7 +58,7 @@ class Workload:
     side: int
     room_bytes: int = 10**12
     is_kept: bool = True
-    version: str = "1.1"
+    network: Architecture = SQUEEZENET1_1
     compared: int = 0
     unlooked: int = 0
 
@@ -241,6 +242,6 @@ def measure_room(stage: StagePlan, work: Workload) -> int:
     """Compute the bytes on disk of one more view of every image for a stage that reads
     activations.
     """
-    network = find_architecture(work.version)
-    form = make_form(network.name_before(stage.start), "uint8", 1, stage.side, network)
+    block = work.network.name_before(stage.start)
+    form = make_form(block, "uint8", 1, stage.side, work.network)
     return work.unkept * form.row_bytes

@@ -16,8 +16,9 @@ from squeezetune.data.reading import DECODING_BYTES
 from squeezetune.errors import SettingsError
 from squeezetune.finetune.recipe import MICRO_PIXELS, PROBE_IMAGES, count_micro
 from squeezetune.model.classifier import CHUNK, HELD_PIXELS
-from squeezetune.network.graph import FEATURE_COUNT
+from squeezetune.network.architecture import Architecture
 from squeezetune.network.inference import BATCH_PIXELS, batch_size
+from squeezetune.network.zoo import SQUEEZENET1_1
 from squeezetune.quantities import parse_size
 from squeezetune.settings import LAYERS_NEED_TORCH, Settings
 from squeezetune.system.scratch import HELD_BYTES
@@ -32,8 +33,12 @@ INDEX_ROW = 600
 LIKENESS, LIKENESS_ROW = 100 * MB, 2_500
 # An engine with a batch of `BATCH_PIXELS`: opened once, and then for each thread.
 ENGINE, ENGINE_THREAD = 50 * MB, 75 * MB
-# What SqueezeNet 1.0 takes, which makes images smaller later, as a share of what 1.1 does.
-SHARES = {"1.1": 1.0, "1.0": 2.2}
+# All was measured with SqueezeNet 1.1. Another network's maps take as much more as they have more
+# values, and so many times that difference, since the largest maps differ by more than most
+# (SqueezeNet 1.0, which makes images smaller later, was seen to take 2.2 times as much).
+SHARE_TIMES = 1.6
+# A parameter in inference, and with its average, moments, gradient and copies in training.
+PARAMETER, TRAINED_PARAMETER = 6, 24
 # Timing the engines against each other, or one in its forms, and the ranges of int8: on top of what
 # one engine takes.
 TIMING, TIMING_ONE = 90 * MB, 70 * MB
@@ -66,7 +71,7 @@ class MemoryInputs:
     `decoded_bytes` is what the largest photo takes while it is decoded. `is_deep` says that all
     layers are to be trained, or with `is_last` the last blocks on what the others gave, and
     `is_probed` that the machine is measured before. Layers are trained in bfloat16 where the
-    processor `has_bfloat16`. `version` is SqueezeNet's.
+    processor `has_bfloat16`.
     """
 
     images: int
@@ -79,7 +84,19 @@ class MemoryInputs:
     is_probed: bool
     is_last: bool = False
     has_bfloat16: bool = True
-    version: str = "1.1"
+    network: Architecture = SQUEEZENET1_1
+
+    @property
+    def share(self) -> float:
+        """What the maps of the network take, as a share of what SqueezeNet 1.1's do."""
+        side = self.network.side
+        share = self.network.count_values(side) / SQUEEZENET1_1.count_values(side)
+        return max(share, 1 + SHARE_TIMES * (share - 1))
+
+    @property
+    def more_parameters(self) -> int:
+        """How many parameters the network has more than SqueezeNet 1.1."""
+        return max(0, self.network.parameter_count - SQUEEZENET1_1.parameter_count)
 
 
 @dataclass(frozen=True)
@@ -185,14 +202,14 @@ def forecast_memory(demand: MemoryInputs, provision: ResourceLimits) -> tuple[St
     base = BASE + INDEX_ROW * demand.images + (OPENVINO if has_openvino else 0)
     before = base + (TORCH if is_deep and demand.is_probed else 0)
     kept = before + _hold(
-        demand.images, provision.views, 2, provision
+        demand.images, provision.views, demand.network.feature_count * 2, provision
     )  # the features, all through the run
     after = kept + (TORCH - (before - base) if is_deep else 0)
     probe = _train_layers(demand, provision) if is_deep and demand.is_probed else 0
     stages = [
         StageMemory("preparing", before + max(probe, _run_engine(demand, provision) + timing)),
         StageMemory(
-            "features", kept + _run_engine(demand, provision) + _wait_for_saving(provision)
+            "features", kept + _run_engine(demand, provision) + _wait_for_saving(demand, provision)
         ),
         StageMemory("near-duplicates", kept + LIKENESS + LIKENESS_ROW * demand.images),
         StageMemory("head", kept + _fit_head(demand, provision)),
@@ -274,11 +291,11 @@ def format_size(size: int) -> str:
     return f"{ceil(size / NOT_BELOW) * NOT_BELOW // MB}MB"
 
 
-def _hold(images: int, views: int, number_bytes: int, provision: ResourceLimits) -> int:
+def _hold(images: int, views: int, row_bytes: int, provision: ResourceLimits) -> int:
     """Count what rows of features take of memory: nothing where they are so many that they go to
     the disk.
     """
-    size = images * views * FEATURE_COUNT * number_bytes
+    size = images * views * row_bytes
     return size if size <= provision.held_bytes else 0
 
 
@@ -290,26 +307,30 @@ def _run_engine(demand: MemoryInputs, provision: ResourceLimits) -> int:
         1.0,
         batch_size(demand.side, provision.views) * demand.side**2 * provision.views / BATCH_PIXELS,
     )
-    engine = provision.threads * round(ENGINE_THREAD * share * SHARES[demand.version])
-    return ENGINE + engine + _decode(demand, provision)
+    engine = provision.threads * round(ENGINE_THREAD * share * demand.share)
+    own = ENGINE + PARAMETER * demand.more_parameters
+    return own + engine + _decode(demand, provision)
 
 
-def _wait_for_saving(provision: ResourceLimits) -> int:
-    return 2 * UNSAVED_IMAGES * provision.views * FEATURE_COUNT * 2
+def _wait_for_saving(demand: MemoryInputs, provision: ResourceLimits) -> int:
+    return 2 * UNSAVED_IMAGES * provision.views * demand.network.feature_count * 2
 
 
 def _fit_head(demand: MemoryInputs, provision: ResourceLimits) -> int:
+    features = demand.network.feature_count
     rows = (
-        _hold(count, provision.views, 4, provision) for count in (demand.train, demand.validation)
+        _hold(count, provision.views, features * 4, provision)
+        for count in (demand.train, demand.validation)
     )
-    sample = HEAD_SAMPLE if demand.train * provision.views > 2 * FEATURE_COUNT else 0
+    sample = HEAD_SAMPLE if demand.train * provision.views > 2 * features else 0
     return sum(rows) + HEAD + sample + HEAD_CLASS * demand.classes * (1 + provision.threads) // 4
 
 
 def _train_layers(demand: MemoryInputs, provision: ResourceLimits) -> int:
     images = count_micro(demand.side, provision.micro_pixels, has_bfloat16=demand.has_bfloat16)
-    pixel = round(NETWORK_PIXEL[demand.has_bfloat16] * SHARES[demand.version])
-    return NETWORK + provision.threads * (NETWORK_THREAD + pixel * images * demand.side**2)
+    pixel = round(NETWORK_PIXEL[demand.has_bfloat16] * demand.share)
+    own = NETWORK + TRAINED_PARAMETER * demand.more_parameters
+    return own + provision.threads * (NETWORK_THREAD + pixel * images * demand.side**2)
 
 
 def _measure_model(demand: MemoryInputs, provision: ResourceLimits) -> int:
@@ -321,6 +342,7 @@ def _measure_model(demand: MemoryInputs, provision: ResourceLimits) -> int:
     inside = min(RUN_TOGETHER * pixels, waiting)
     return (
         MODEL
+        + PARAMETER * demand.more_parameters
         + _decode(demand, provision)
         + provision.threads * (MODEL_THREAD + 3 * waiting + 2 * 3 * inside)
     )

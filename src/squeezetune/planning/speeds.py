@@ -20,14 +20,14 @@ from squeezetune.data.index import ImageIndex
 from squeezetune.data.pixels import load_indexed
 from squeezetune.errors import ImageError
 from squeezetune.events import ignore_event
-from squeezetune.finetune.recipe import FIRST_BLOCK, Phase, Recipe, StagePlan, choose_recipe
+from squeezetune.finetune.recipe import FROM_IMAGES, Phase, Recipe, StagePlan, choose_recipe
 from squeezetune.heads.linear import WeightedRows, fit_linear
 from squeezetune.network.activations import Activations, draw_view, make_form
 from squeezetune.network.architecture import Architecture
 from squeezetune.network.backbone import FLOAT_RUNTIME, Backbone
-from squeezetune.network.graph import FEATURE_COUNT, build_backbone
+from squeezetune.network.graph import build_backbone
 from squeezetune.network.inference import RunGraph, batch_size, measure_speed, open_graph
-from squeezetune.network.weights import Weights, detect_version, find_architecture
+from squeezetune.network.weights import Weights, detect_architecture
 from squeezetune.planning.costs import Speeds, Timing, Workload
 from squeezetune.planning.plan import Plan, add_forecasts
 from squeezetune.planning.stage_plans import (
@@ -90,7 +90,7 @@ def measure_layers(
     work, batch = timing.work, choose_recipe(timing.work.train, 1.0).batch
     if not is_worth_timing(timing, settings, left_s, batch):
         return timing
-    starts, side = list_starts(settings, work.side, left_s), find_small_side(work.side)
+    starts, side = list_starts(settings, work, left_s), find_small_side(work.side)
     return replace(timing, speeds=measure_training(site, timing.speeds, starts, side, batch))
 
 
@@ -114,7 +114,7 @@ def measure_frozen(site: BenchmarkSetup) -> Speeds:
     What is measured several times, in turn, counts by its median: a slow moment of the machine is
     nobody's speed.
     """
-    executor, linear_s = ThreadExecutor(site.threads), time_linear(site.threads)
+    executor, linear_s = ThreadExecutor(site.threads), time_linear(site)
     view_s, file_s = time_graphs(
         site.backbone.open(site.threads),
         open_graph(build_backbone(site.weights), FLOAT_RUNTIME, site.threads),
@@ -141,8 +141,8 @@ def measure_training(
     All layers are trained at `side`, the last blocks at the size that the frozen layers see,
     `batch` images a step.
     """
-    last = [start for start in starts if start != FIRST_BLOCK]
-    image_s, step_s = time_whole(site, side, batch) if FIRST_BLOCK in starts else (None, 0.0)
+    last = [start for start in starts if start != FROM_IMAGES]
+    image_s, step_s = time_whole(site, side, batch) if FROM_IMAGES in starts else (None, 0.0)
     return replace(
         speeds,
         pixel_s=image_s and image_s / side**2,
@@ -221,14 +221,16 @@ def time_python() -> float:
     )
 
 
-def time_linear(threads: int) -> float:
+def time_linear(site: BenchmarkSetup) -> float:
     """Estimate how long a linear head takes over a row of features."""
     rng = np.random.default_rng(0)
-    rows = rng.standard_normal((LINEAR_ROWS, FEATURE_COUNT), np.float32)
+    rows = rng.standard_normal((LINEAR_ROWS, site.backbone.feature_count), np.float32)
     labels = rng.integers(0, LINEAR_CLASSES, LINEAR_ROWS)
     task = WeightedRows(rows, labels, np.ones(LINEAR_CLASSES, np.float32))
     with threadpool_limits(1):
-        seconds = _time_once(lambda: fit_linear(task, 80.0, threads=threads, max_iterations=30))
+        seconds = _time_once(
+            lambda: fit_linear(task, 80.0, threads=site.threads, max_iterations=30)
+        )
     return LINEAR_TIMES * seconds / LINEAR_ROWS
 
 
@@ -247,10 +249,10 @@ def time_whole(site: BenchmarkSetup, side: int, batch: int) -> tuple[float, floa
     """Time how long an image takes in training all layers, and a step besides where it has few
     images to share it.
     """
-    full, few_s = Recipe().batch, time_step(site, FIRST_BLOCK, side, batch)
+    full, few_s = Recipe().batch, time_step(site, FROM_IMAGES, side, batch)
     if batch >= full:
         return few_s / batch, 0.0
-    full_s = time_step(site, FIRST_BLOCK, side, full)
+    full_s = time_step(site, FROM_IMAGES, side, full)
     step_s = min(
         few_s, max(0.0, (full * few_s - batch * full_s) / (full - batch))
     )  # the line through both
@@ -261,24 +263,21 @@ def time_step(site: BenchmarkSetup, start: str, side: int, batch: int) -> float:
     """Time a step of training from a block on, augmentation included."""
     from squeezetune.finetune.loop import measure_step
     from squeezetune.finetune.tapped import TappedNetwork
-    from squeezetune.finetune.torch_network import build_network
+    from squeezetune.finetune.torch_network import load_network
     from squeezetune.finetune.workers import TrainerOptions, recall_precision
     from squeezetune.finetune.workers import TrainingTask as TuningTask
 
     release_memory()  # of the engines: both together would take the most of the whole run
     recipe = Recipe(batch=batch)
     positions = np.arange(recipe.batch * (STEPS + 1))
-    version = detect_version(site.weights)
-    feed = make_feed(start, side, recipe, find_architecture(version))
+    feed = make_feed(start, side, recipe, detect_architecture(site.weights))
     task = TuningTask(feed, positions % 2, positions, positions[:0], np.ones(2, np.float32))
     plan = StagePlan("probe", start, (Phase(side, 1.0),), 1.0, recipe)
     precision = recall_precision(site.cache)
     conditions = TrainerOptions(
         "probe", 0, site.threads, precision, ignore_event, micro_pixels=site.micro_pixels
     )
-    network = TappedNetwork(
-        build_network(site.weights, version=version), 2, start, recipe.first_trained
-    )
+    network = TappedNetwork(load_network(site.weights), 2, start, recipe.frozen_blocks)
     return measure_step(network, task, plan, conditions, STEPS)
 
 
@@ -287,7 +286,7 @@ def make_feed(start: str, side: int, recipe: Recipe, layout: Architecture) -> "B
     from squeezetune.finetune.batches import ActivationBatches, PixelBatches
 
     rng = np.random.default_rng(0)
-    if start == FIRST_BLOCK:
+    if start == FROM_IMAGES:
         pixels = rng.integers(0, 256, (recipe.batch, side, side, 3), dtype=np.uint8)
         return PixelBatches(_Repeated(pixels), recipe.augmentation, layout)
     block = layout.name_before(start)

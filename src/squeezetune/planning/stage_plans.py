@@ -8,13 +8,13 @@ from math import ceil
 
 from squeezetune.events import ALL_LAYERS, name_last
 from squeezetune.finetune.recipe import (
-    FIRST_BLOCK,
+    FROM_IMAGES,
     PROBE_IMAGES,
     Phase,
     StagePlan,
     choose_recipe,
 )
-from squeezetune.network.graph import BLOCKS
+from squeezetune.network.architecture import Architecture
 from squeezetune.planning.costs import PLAIN_VIEWS, Timing, Workload, measure_room
 from squeezetune.settings import Settings
 
@@ -29,9 +29,9 @@ SIDE_STEP = 16
 EPOCHS_FOR_FULL_SIDE = 3.0
 # Less training than this is not worth loading torch for.
 LEAST_TRAINING_S, LEAST_EPOCHS = 6.0, 0.4
-# The last blocks: how many Fire modules, and how many random views are kept of an image besides
-# itself and its mirror image, if the disk has room for them and time lets each view be seen once.
-LAST_FIRES, EXTRA_VIEWS = 4, 4
+# The last blocks: so many random views are kept of an image besides itself and its mirror image, if
+# the disk has room for them and time lets each view be seen once.
+EXTRA_VIEWS = 4
 # When nobody asks for the last blocks, they are trained only where photos are seen at this size or
 # more, as on smaller ones all layers are nearly as fast; instead of so many epochs of all layers,
 # or fewer; and for at least so many. Only budgets of so many seconds are worth the timing of it.
@@ -52,7 +52,7 @@ def list_stages(
     There is none where it was not measured how fast layers are trained, since there would not have
     been time to. Where `timing` is None nobody has measured anything.
     """
-    if FIRST_BLOCK in done or (timing and not timing.speeds.trains_layers):
+    if FROM_IMAGES in done or (timing and not timing.speeds.trains_layers):
         return
     if settings.layers == "last":
         stage = plan_last(work, settings, timing, left_s) if not done else None
@@ -92,7 +92,7 @@ def plan_stage(
     """
     most = choose_epochs(work, settings)
     stage = StagePlan(
-        ALL_LAYERS, FIRST_BLOCK, plan_phases(work.side), most, choose_recipe(work.train, most)
+        ALL_LAYERS, FROM_IMAGES, plan_phases(work.side), most, choose_recipe(work.train, most)
     )
     if not settings.budget or timing is None:
         return stage
@@ -110,11 +110,15 @@ def plan_last(
     More random views take a longer pass and more room on the disk, so there are no more than are
     seen once each.
     """
-    count = settings.last_fires or LAST_FIRES
+    count = settings.last_fires or work.network.last_blocks
     most = choose_epochs(work, settings)
     phases = (Phase(work.side, 1.0),)
     stage = StagePlan(
-        name_last(count), find_last_start(settings), phases, most, choose_recipe(work.train, most)
+        name_last(count),
+        find_last_start(settings, work.network),
+        phases,
+        most,
+        choose_recipe(work.train, most),
     )
     extra_views = max(
         0, min(EXTRA_VIEWS, work.room_bytes // max(1, measure_room(stage, work)) - PLAIN_VIEWS)
@@ -128,16 +132,14 @@ def plan_last(
     return None
 
 
-def list_starts(settings: Settings, side: int, left_s: float) -> list[str]:
-    """List the first blocks of the stages that may be planned for images of this size and so many
-    seconds.
-    """
+def list_starts(settings: Settings, work: Workload, left_s: float) -> list[str]:
+    """List the first blocks of the stages that may be planned for this work and so many seconds."""
     if settings.layers == "last":
-        return [find_last_start(settings)]
+        return [find_last_start(settings, work.network)]
     is_chosen_here = settings.layers == "auto" and bool(settings.budget)
-    if is_chosen_here and side >= SIDE_FOR_LAST and left_s >= BUDGET_FOR_LAST_S:
-        return [FIRST_BLOCK, find_last_start(settings)]
-    return [FIRST_BLOCK]
+    if is_chosen_here and work.side >= SIDE_FOR_LAST and left_s >= BUDGET_FOR_LAST_S:
+        return [FROM_IMAGES, find_last_start(settings, work.network)]
+    return [FROM_IMAGES]
 
 
 def name_quick_head(settings: Settings) -> str:
@@ -153,9 +155,9 @@ def find_quick_share(work: Workload) -> float:
     return 1 / ceil(work.train / PROBE_IMAGES) if can_wait else 1.0
 
 
-def find_last_start(settings: Settings) -> str:
+def find_last_start(settings: Settings, network: Architecture) -> str:
     """Find the first of the last blocks."""
-    return BLOCKS[-(settings.last_fires or LAST_FIRES)]
+    return network.block_names[-(settings.last_fires or network.last_blocks)]
 
 
 def choose_epochs(work: Workload, settings: Settings) -> float:
