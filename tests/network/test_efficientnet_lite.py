@@ -113,3 +113,17 @@ def test_the_graph_and_the_network_in_torch_compute_what_their_twin_does(paramet
         build_backbone(fold_norms(parameters, LITE0)), Runtime("onnxruntime", "float32"), 1
     )
     np.testing.assert_allclose(run(photos)[:, 0], features, rtol=1e-3, atol=1e-3)
+
+
+def test_channels_that_are_nearly_dead_keep_their_biases_in_int8():
+    weights = dict(fold_norms(draw_parameters(LITE0), LITE0))
+    kernel = weights["conv_stem.weight"] = weights["conv_stem.weight"].copy()
+    kernel[3], kernel[4] = 0.0, 6e-8
+    weights["conv_stem.bias"] = np.full(len(kernel), 3.0, np.float32)
+    pixels = np.random.default_rng(0).integers(0, 256, (2, 64, 64, 3), dtype=np.uint8)
+    ranges = measure_ranges(weights, pixels)
+    with np.errstate(invalid="raise"):
+        model = build_backbone(weights, Int8(ranges, 0))
+    found = open_graph(model, Runtime("onnxruntime", "int8"), 1)(pixels)
+    exact = open_graph(build_backbone(weights), Runtime("onnxruntime", "float32"), 1)(pixels)
+    assert measure_distance(found, exact) < 0.1

@@ -39,6 +39,8 @@ Ranges = Mapping[str, float]
 
 # So many pixels of a line are read as one cell of 12 channels, for two outputs of conv1.
 CELL = 4
+# The smallest scale of a channel, as a share of the largest in its layer.
+LEAST_SCALE = np.float32(1e-4)
 
 
 @dataclass(frozen=True)
@@ -370,9 +372,11 @@ _INT8_KINDS: Mapping[type, Callable[..., str]] = {
 
 
 def round_kernel(kernel: NDArray[np.float32]) -> tuple[NDArray[np.int8], NDArray[np.float32]]:
-    """Round a kernel (outputs, ...) to int8 with one scale for each output channel; a kernel of
-    nothing but zeros has some scale, too.
+    """Round a kernel (outputs, ...) to int8 with one scale for each output channel.
+
+    Channels that are dead, or nearly, have a scale too, and not so small a one that int32 could not
+    hold their biases.
     """
     scale = np.abs(kernel).max(axis=(1, 2, 3)) / 127
-    scale = np.where(scale > 0, scale, np.float32(1e-9))
+    scale = np.maximum(scale, max(LEAST_SCALE * scale.max(), np.float32(1e-9)))
     return np.round(kernel / scale[:, None, None, None]).astype(np.int8), scale
