@@ -37,6 +37,12 @@ def test_a_packed_network_makes_the_same_model(version, use_roots, hidden):
     assert again.build_model({"a": "b"}) == network.build_model({"a": "b"})
 
 
+def test_arrays_are_packed_by_their_values_and_not_as_they_lie_in_memory():
+    network = draw_network()
+    turned = {name: value.copy(order="F") for name, value in network.weights.items()}
+    assert pack_network(replace(network, weights=turned)) == pack_network(network)
+
+
 def test_a_models_network_is_the_one_in_its_file(model_folder):
     network = read_network((model_folder / "network.safetensors").read_bytes())
     kept, built = (

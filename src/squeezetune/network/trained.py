@@ -15,6 +15,7 @@ from squeezetune.heads.familiarity import Familiarity
 from squeezetune.heads.linear import DenseWeights
 from squeezetune.network.graph import EXACT, WeightFormat, build_classifier, build_convolved
 from squeezetune.network.weights import Weights, detect_architecture
+from squeezetune.network.zoo import ARCHITECTURES
 
 # What torch adds to the variance in a batch normalisation.
 NORM_EPSILON = 1e-5
@@ -25,10 +26,10 @@ _DAMAGED = "Train the model again, or copy the whole folder again from where it 
 class TrainedNetwork:
     """All parameters of a trained classifier, and how an image becomes what the network sees.
 
-    `weights` are those of SqueezeNet's layers by torchvision's names. `head` is dense layers,
-    (inputs, outputs) weights and (outputs,) biases, on the means of the channels after fire5 ...
-    fire9, or with `use_roots` on their square roots; the logits are averaged over the views. With
-    `is_convolved` it is one layer (512, classes) at every position of what fire9 gives, then ReLU
+    `weights` are those of the network's layers by torchvision's names. `head` is dense layers,
+    (inputs, outputs) weights and (outputs,) biases, on the means of the channels of the
+    taps, or with `use_roots` on their square roots; the logits are averaged over the views. With
+    `is_convolved` it is one layer (channels, classes) at every position of the last map, then ReLU
     and the mean over the positions. Scaling and temperature are folded in.
     """
 
@@ -80,13 +81,16 @@ def pack_network(network: TrainedNetwork) -> bytes:
     """Pack the parameters as safetensors, under torchvision's names; the same always give the same
     bytes.
 
-    The layers of SqueezeNet are float16; the classifier is float32 and acts on the features or on
+    The layers are float16; the classifier is float32 and acts on the features or on
     their roots.
     """
-    owns = detect_architecture(network.weights).owns
+    architecture = detect_architecture(network.weights)
+    owns, is_squeezenet = architecture.owns, architecture.version in ARCHITECTURES
     backbone = {name: value for name, value in network.weights.items() if owns(name)}
     tensors: dict[str, NDArray[Any]] = {
-        name: value.astype(np.float16) for name, value in backbone.items()
+        # safetensors writes memory as it lies
+        name: np.ascontiguousarray(value, np.float16)
+        for name, value in backbone.items()
     }
     for number, (weight, bias) in enumerate(network.head):
         tensors[f"head.{number}.weight"], tensors[f"head.{number}.bias"] = weight, bias
@@ -96,7 +100,7 @@ def pack_network(network: TrainedNetwork) -> bytes:
         "image_side": network.side,
         "resize": network.resize,
         "use_roots": network.use_roots,
-        "squeezenet": detect_architecture(network.weights).version,
+        "squeezenet" if is_squeezenet else "network": architecture.version,
     }
     return save(tensors, metadata={"squeezetune": json.dumps(about)})
 

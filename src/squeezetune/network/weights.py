@@ -94,7 +94,7 @@ def fold_norms(weights: Weights, architecture: Architecture) -> Weights:
         folded.pop(f"{layer.norm}.num_batches_tracked", None)
         scale = gain / np.sqrt(variance + architecture.norm_epsilon)
         kernel = folded[f"{layer.path}.weight"] * scale[:, None, None, None]
-        folded[f"{layer.path}.weight"] = kernel.astype(np.float32)
+        folded[f"{layer.path}.weight"] = np.ascontiguousarray(kernel, np.float32)
         before = folded.get(f"{layer.path}.bias", np.zeros(1))
         folded[f"{layer.path}.bias"] = (shift + (before - mean) * scale).astype(np.float32)
     return MappingProxyType(folded)
