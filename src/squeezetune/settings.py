@@ -29,6 +29,26 @@ UNKNOWN_TO_ORIGINAL = (
 )
 # What the setting `layers` may ask for that the base installation cannot do.
 LAYERS_NEED_TORCH = ("last", "all")
+# What the setting `backbone` may name: the networks that are known.
+BACKBONES = (
+    "squeezenet1_0",
+    "squeezenet1_1",
+    "efficientnet_lite0",
+    "efficientnet_lite1",
+    "efficientnet_lite2",
+    "resnet18",
+    "resnet34",
+    "resnet50",
+    "vgg11",
+    "vgg11_bn",
+    "vgg16",
+    "vgg16_bn",
+    "vgg19",
+    "vgg19_bn",
+    "mobilenet_v2",
+    "mobilenet_v3_small",
+    "mobilenet_v3_large",
+)
 # What the setting `weights` may name: torchvision's published files, and files with these endings.
 PUBLISHED_WEIGHTS = ("squeezenet1_0", "squeezenet1_1")
 WEIGHTS_ENDINGS = (".safetensors", ".pth", ".pt")
@@ -118,11 +138,16 @@ class Settings:
         "The trained classifier; auto tries a hidden layer where it may pay.",
         choices=("auto", "linear", "hidden"),
     )
+    backbone: str = knob(
+        "",
+        "The pretrained network to begin with, such as squeezenet1_1 or efficientnet_lite0, which "
+        "are in the package; without it, the network that weights are of, or SqueezeNet 1.1.",
+    )
     weights: str = knob(
         "",
-        "Pretrained weights to begin with, instead of the package's SqueezeNet 1.1: a file of "
-        "torchvision's SqueezeNet 1.0 or 1.1 (.safetensors, or .pth, which needs torch), or "
-        "squeezenet1_0 or squeezenet1_1, which fetches torchvision's own.",
+        "Pretrained weights to begin with, instead of the backbone's published ones: a file "
+        "(.safetensors, or .pth, which may need torch), or squeezenet1_0 or squeezenet1_1, which "
+        "fetches torchvision's own.",
     )
     layers: str = knob(
         "auto",
@@ -220,6 +245,11 @@ def _list_conflicts(settings: Settings) -> list[str]:
             f"repeats is {settings.repeats} with folds {settings.folds}; needed is a number of "
             f"folds, such as 5"
         ]
+    if settings.weights in PUBLISHED_WEIGHTS and settings.backbone not in ("", settings.weights):
+        return [
+            f"weights is {settings.weights!r} and backbone is {settings.backbone!r}; needed is one "
+            f"of them"
+        ]
     if settings.recipe != "original":
         problems = [
             f"{name} belongs to the original recipe; needed is recipe original"
@@ -236,6 +266,10 @@ def _list_conflicts(settings: Settings) -> list[str]:
         for name in UNKNOWN_TO_ORIGINAL
         if name in changed
     ]
+    if settings.backbone not in ("", *PUBLISHED_WEIGHTS):
+        problems.append(
+            f"backbone is {settings.backbone!r}; the original recipe is one of SqueezeNet"
+        )
     if 0 < settings.image_side < ORIGINAL_SIDE_PX:
         problems.append(
             f"image_side is {settings.image_side}; the original recipe needs {ORIGINAL_SIDE_PX} "
@@ -327,6 +361,11 @@ def _find_problem(item: "Field[Any]", value: Any) -> str:
         )
     if item.name == "group_by":
         return _find_pattern_problem(str(value))
+    if item.name == "backbone" and value and value not in BACKBONES:
+        return (
+            f"backbone is {value!r}; needed is one of {', '.join(BACKBONES)}"
+            f"{_suggest(str(value), list(BACKBONES))}"
+        )
     if item.name == "weights" and value:
         return _find_weights_problem(str(value))
     if item.name in QUANTITIES and value and (problem := QUANTITIES[item.name].explain(str(value))):

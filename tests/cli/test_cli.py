@@ -145,7 +145,7 @@ def write_no_number(path):
     ("write", "said"),
     [
         (lambda path: path.write_bytes(b"no weights at all"), "no safetensors file"),
-        (write_other_network, "not the weights of a SqueezeNet"),
+        (write_other_network, "not the weights of ResNet-18"),
         (write_no_number, "not finite: features.0.bias"),
     ],
 )

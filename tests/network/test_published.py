@@ -11,7 +11,8 @@ from safetensors.numpy import save, save_file
 from squeezetune.errors import SettingsError, WeightsError
 from squeezetune.events import StageAdvanced, StageFinished, StageStarted
 from squeezetune.network import pretrained as published
-from squeezetune.network.pretrained import URLS, fetch_weights, read_weights
+from squeezetune.network.pretrained import fetch_weights, read_weights
+from squeezetune.network.published import FETCHED
 from squeezetune.network.weights import WEIGHTS_PATH, find_architecture, identify_version
 from squeezetune.network.zoo import ARCHITECTURES
 
@@ -227,11 +228,10 @@ def test_an_unknown_version_is_refused(tmp_path):
 
 
 def test_every_version_has_an_address_with_a_checksum():
-    assert URLS.keys() == ARCHITECTURES.keys()
-    for version, url in URLS.items():
-        assert re.fullmatch(
-            rf"https://.*/squeezenet{version.replace('.', '_')}-[0-9a-f]{{8}}\.pth", url
-        )
+    assert {network.name for network in ARCHITECTURES.values()} <= FETCHED.keys()
+    for name, weights in FETCHED.items():
+        assert re.fullmatch(rf"https://.*/{name}-{weights.sha256}\.pth", weights.address)
+        assert len(weights.sha256) == 8
 
 
 # ---- read
@@ -343,7 +343,7 @@ def test_numbers_that_numpy_does_not_know_are_told(tmp_path):
 def test_weights_of_another_network_are_refused_by_the_name_of_the_file(tmp_path):
     save_file({"fc.weight": np.zeros((3, 3), np.float32)}, tmp_path / "other.safetensors")
     with pytest.raises(
-        WeightsError, match=r"other\.safetensors: These are not the weights of a SqueezeNet"
+        WeightsError, match=r"other\.safetensors: These are not the weights of ResNet-18: missing"
     ) as caught:
         read_weights(tmp_path / "other.safetensors")
     assert caught.value.hint

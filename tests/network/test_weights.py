@@ -5,6 +5,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import skimage
+from described_network import draw_parameters
 from PIL import Image
 from slow_network import FIRE_PLACES, OLD_FIRE_PLACES, classify_slowly
 
@@ -15,11 +16,13 @@ from squeezetune.network.weights import (
     WEIGHTS_PATH,
     WEIGHTS_SHA256,
     find_architecture,
+    fold_norms,
+    identify_architecture,
     identify_version,
     load_weights,
     parse_safetensors,
 )
-from squeezetune.network.zoo import ARCHITECTURES
+from squeezetune.network.zoo import ARCHITECTURES, NETWORKS
 
 
 def load_photo(name):
@@ -198,20 +201,51 @@ def test_weights_that_are_wrong_are_told_where(change, message):
 @pytest.mark.parametrize(
     ("weights", "found"),
     [
-        ({}, r"no 'features\.0\.weight' in nothing"),
+        ({}, "of no known network: nothing"),
+        ({"a": np.zeros(3), "b": np.zeros(3)}, r"of no known network: a, b\."),
         (
-            {"conv1.weight": np.zeros((64, 3, 7, 7)), "fc": np.zeros(3)},
-            r"no 'features\.0\.weight' in conv1\.weight, fc,",
+            {"conv1.weight": np.zeros((64, 3, 7, 7)), "other": np.zeros(3)},
+            r"not the weights of ResNet-18: missing: .* and 38 more; unknown: other",
         ),
         (
             {"features.0.weight": np.zeros((32, 3, 3, 3))},
-            r"is \(32, 3, 3, 3\), needed \(96, 3, 7, 7\) in 1\.0 or \(64,",
+            r"VGG-11: .* features\.0\.weight \(32, 3, 3, 3\) instead of \(64, 3, 3, 3\)",
         ),
     ],
 )
 def test_weights_of_other_networks_are_refused(weights, found):
-    with pytest.raises(WeightsError, match=found):
-        identify_version(weights)
+    with pytest.raises(WeightsError, match=found) as caught:
+        identify_architecture(weights)
+    assert "Known are squeezenet1_0" in caught.value.hint
+
+
+def test_a_network_without_its_first_layer_is_told_by_the_others():
+    weights = draw_parameters(NETWORKS["mobilenet_v2"])
+    del weights["features.0.0.weight"]
+    with pytest.raises(WeightsError, match=r"MobileNetV2: missing: features\.0\.0\.weight\."):
+        identify_architecture(weights)
+
+
+@pytest.mark.parametrize("name", ["resnet18", "efficientnet_lite0", "mobilenet_v3_small"])
+def test_other_networks_are_known_with_norms_and_without(name):
+    network = NETWORKS[name]
+    weights = draw_parameters(network)
+    assert identify_architecture(weights) is network
+    assert identify_architecture(fold_norms(weights, network)) is network.without_norms()
+    old = {key: value for key, value in weights.items() if not key.endswith("_tracked")}
+    assert identify_architecture(old) is network
+    missing = f"{network.norms[3]}.running_var"
+    del weights[missing]
+    with pytest.raises(WeightsError, match=f"{network.title}: missing: {missing}"):
+        identify_architecture(weights)
+
+
+def test_a_part_of_a_network_is_not_taken_for_another():
+    # every parameter of ResNet-18 but the last is one of ResNet-34 too
+    weights = {name: value for name, value in draw_parameters(NETWORKS["resnet34"]).items()
+               if not name.startswith("layer4.2.")}  # fmt: skip
+    with pytest.raises(WeightsError, match=r"ResNet-34: missing: layer4\.2"):
+        identify_architecture(weights)
 
 
 def test_there_is_no_other_version():

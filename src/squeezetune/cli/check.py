@@ -27,6 +27,7 @@ SETTINGS = (
     "seed",
     "image_side",
     "resize",
+    "backbone",
     "weights",
     "max_ram",
     "engine",

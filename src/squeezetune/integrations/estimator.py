@@ -57,6 +57,7 @@ class SqueezeTuneClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[mis
         resize: str = "squash",
         views: str = "auto",
         head: str = "auto",
+        backbone: str = "",
         weights: str = "",
         layers: str = "auto",
         epochs: float = 0.0,
@@ -79,6 +80,7 @@ class SqueezeTuneClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[mis
         self.resize = resize
         self.views = views
         self.head = head
+        self.backbone = backbone
         self.weights = weights
         self.layers = layers
         self.epochs = epochs

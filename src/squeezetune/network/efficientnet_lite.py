@@ -6,6 +6,12 @@ Networks"; google's "EfficientNet-Lite" (github.com/tensorflow/tpu, models/offic
 lite), 2020. Parameters have the names of timm's tf_efficientnet_lite0 to 2.
 """
 
+import re
+from collections.abc import Mapping
+from typing import Any
+
+from numpy.typing import NDArray
+
 from squeezetune.network.architecture import (
     SAME,
     Architecture,
@@ -100,3 +106,34 @@ def _describe_block(
 EFFICIENTNET_LITE0 = describe_lite(0, 224, (16, 24, 40, 80, 112, 192, 320), (1, 2, 2, 3, 3, 4, 1))
 EFFICIENTNET_LITE1 = describe_lite(1, 240, (16, 24, 40, 80, 112, 192, 320), (1, 3, 3, 4, 4, 5, 1))
 EFFICIENTNET_LITE2 = describe_lite(2, 260, (16, 24, 48, 88, 120, 208, 352), (1, 3, 3, 4, 4, 5, 1))
+LITES = (EFFICIENTNET_LITE0, EFFICIENTNET_LITE1, EFFICIENTNET_LITE2)
+
+# ---- the names of EfficientNet-PyTorch (Melas-Kyriazi 2019), by which they were published in torch
+
+OUTER = {"_conv_stem": "conv_stem", "_bn0": "bn1", "_conv_head": "conv_head", "_bn1": "bn2",
+         "_fc": "classifier"}  # fmt: skip
+INNER = {"_expand_conv": "conv_pw", "_bn0": "bn1", "_depthwise_conv": "conv_dw", "_bn1": "bn2",
+         "_project_conv": "conv_pwl", "_bn2": "bn3"}  # fmt: skip
+# The first block has nothing to widen.
+FIRST = {"_depthwise_conv": "conv_dw", "_bn1": "bn1", "_project_conv": "conv_pw", "_bn2": "bn2"}
+IN_BLOCK = re.compile(r"_blocks\.([0-9]{1,3})\.(\w+)\.(.+)")
+
+
+def use_timm_names(tensors: Mapping[str, NDArray[Any]]) -> Mapping[str, NDArray[Any]]:
+    """Give the parameters of an EfficientNet-Lite timm's names, where they have those of
+    EfficientNet-PyTorch; all others stay as they are.
+    """
+    numbers = [int(found[1]) for name in tensors if (found := IN_BLOCK.fullmatch(name))]
+    listed = [[block.path for block in network.blocks[1:-1]] for network in LITES]
+    paths = {len(paths): paths for paths in listed}.get(max(numbers, default=-1) + 1)
+    if not paths:
+        return tensors
+    return {_use_timm_name(name, paths): value for name, value in tensors.items()}
+
+
+def _use_timm_name(name: str, paths: list[str]) -> str:
+    if found := IN_BLOCK.fullmatch(name):
+        number, inner, rest = int(found[1]), found[2], found[3]
+        return f"{paths[number]}.{(INNER if number else FIRST).get(inner, inner)}.{rest}"
+    outer, _, rest = name.partition(".")
+    return f"{OUTER.get(outer, outer)}.{rest}"

@@ -1,11 +1,10 @@
-"""The pretrained network that a run begins with: the package's, a file's, or torchvision's, which
-is fetched.
+"""The pretrained network that a run begins with: one in the package or in another, a file's, or
+torchvision's, which is fetched.
 
 torch names such a file by the first eight hexadecimal digits of its SHA-256, which are checked here
 as well.
 """
 
-import hashlib
 import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -19,26 +18,31 @@ from safetensors import safe_open
 
 from squeezetune.errors import MissingExtraError, SettingsError, WeightsError
 from squeezetune.events import Listener, ignore_event
+from squeezetune.network.architecture import Architecture
+from squeezetune.network.old_checkpoint import START, read_old_checkpoint
+from squeezetune.network.published import FETCHED, INSTALLABLE, PACKAGED, find_published
 from squeezetune.network.weights import (
     NEEDED,
-    PROVENANCE,
-    WEIGHTS_SHA256,
     Weights,
     detect_architecture,
     find_architecture,
-    identify_version,
+    fold_norms,
+    identify_architecture,
     load_weights,
     parse_safetensors,
-    use_torchvision_names,
+    use_known_names,
 )
 from squeezetune.system.disk import cache_or_temporary
-from squeezetune.system.downloads import TIMEOUT_S, PublishedFile, fetch_file, name_file
+from squeezetune.system.downloads import (
+    TIMEOUT_S,
+    PublishedFile,
+    fetch_file,
+    hash_file,
+    name_file,
+)
 
-# torchvision's files (BSD-3-Clause), trained on ImageNet
-URLS = {
-    "1.0": "https://download.pytorch.org/models/squeezenet1_0-b66bff10.pth",
-    "1.1": "https://download.pytorch.org/models/squeezenet1_1-b8a52dc0.pth",
-}
+# What is taken where nobody names a network.
+DEFAULT = "squeezenet1_1"
 LARGEST_BYTES = 64 << 20  # a SqueezeNet is 5 MB
 BY_HAND = (
     "Or fetch the file on another computer, and give it to read_weights, or as --weights FILE."
@@ -46,15 +50,15 @@ BY_HAND = (
 
 
 def fetch_weights(
-    version: str,
+    network: str,
     cache_folder: str | Path,
     *,
     url: str | None = None,
     listen: Listener = ignore_event,
     timeout_s: float = TIMEOUT_S,
 ) -> Path:
-    """Fetch torchvision's published weights of SqueezeNet "1.0" or "1.1" into a folder; return the
-    file.
+    """Fetch torchvision's published weights of a network, by its name or a SqueezeNet's version,
+    into a folder; return the file.
 
     A file that is there already is checked and taken as it is. A download that breaks off goes on
     where it stopped, at once or in the next call; the file appears whole or not at all. `url` may
@@ -65,12 +69,17 @@ def fetch_weights(
         >>> network = build_network(weights, version="1.0")  # doctest: +SKIP
 
     Raises:
-        SettingsError: there is no such version, or the address is not one of a file with a
+        SettingsError: there is no such network, or the address is not one of a file with a
             checksum.
         WeightsError: the file cannot be had, or its content is not what its name promises.
     """
-    find_architecture(version)
-    address = url or URLS[version]
+    name = find_architecture(network).name
+    if name not in FETCHED and not url:
+        raise SettingsError(
+            f"torchvision has not published weights of {name}.",
+            f"It has of {', '.join(FETCHED)}.",
+        )
+    address = url or FETCHED[name].address
     name, checksum = _parse_address(address)
     file = PublishedFile(
         address,
@@ -85,11 +94,11 @@ def fetch_weights(
 
 
 def read_weights(path: str | Path) -> Weights:
-    """Read the weights of a SqueezeNet 1.0 or 1.1 from a safetensors file, or from torch's .pth or
-    .pt.
+    """Read the weights of a known network from a safetensors file, or from torch's .pth or .pt.
 
-    They come under torchvision's names, and all are checked; `identify_version` says which version
-    it is. A file of torch is read by torch, as tensors only: nothing in it is ever run. Example:
+    They come under the names that the network is described with, and all are checked;
+    `identify_architecture` says which network it is. Files as torch wrote them until version 1.5
+    are read here, newer ones by torch, as tensors only: nothing in them is ever run. Example:
 
         >>> from squeezetune.network.weights import WEIGHTS_PATH
         >>> read_weights(WEIGHTS_PATH)["classifier.1.weight"].shape
@@ -97,7 +106,7 @@ def read_weights(path: str | Path) -> Weights:
 
     Raises:
         MissingExtraError: the file is torch's, and torch is not installed.
-        WeightsError: the file cannot be read, or does not hold the weights of a SqueezeNet.
+        WeightsError: the file cannot be read, or does not hold the weights of a known network.
     """
     path = Path(path)
     read = READERS.get(path.suffix.lower())
@@ -110,8 +119,8 @@ def read_weights(path: str | Path) -> Weights:
             f"There is no file of weights {path}.", "Look for a mistake in the path."
         )
     try:
-        weights = use_torchvision_names(read(path))
-        identify_version(weights)
+        weights = use_known_names(read(path))
+        identify_architecture(weights)
     except WeightsError as error:
         message = error.message if str(path) in error.message else f"{path}: {error.message}"
         raise WeightsError(message, error.hint or NEEDED) from error
@@ -142,8 +151,10 @@ def _read_safetensors(path: Path) -> dict[str, NDArray[Any]]:
     return parse_safetensors(payload)
 
 
-def _read_torch(path: Path) -> dict[str, NDArray[np.float32]]:
-    return import_torch_reader()(path)
+def _read_torch(path: Path) -> dict[str, NDArray[Any]]:
+    with path.open("rb") as file:
+        is_old = file.read(len(START)) == START
+    return read_old_checkpoint(path) if is_old else import_torch_reader()(path)
 
 
 def import_torch_reader() -> Callable[[Path], dict[str, NDArray[np.float32]]]:
@@ -170,13 +181,14 @@ READERS: dict[str, Callable[[Path], dict[str, NDArray[Any]]]] = {
 
 
 # What the setting `weights` calls torchvision's published files.
-PUBLISHED = {f"squeezenet{version.replace('.', '_')}": version for version in URLS}
+PUBLISHED = ("squeezenet1_0", "squeezenet1_1")
 UNKNOWN = "unknown"
 
 
 @dataclass(frozen=True, eq=False)
 class Pretrained:
-    """A pretrained network: its parameters, which float16 holds, and where they come from.
+    """A pretrained network: its parameters, with batch normalisations folded, which float16 holds,
+    and where they come from.
 
     `sha256` is that of the file that they were read from: the same weights in another place are the
     same weights.
@@ -188,9 +200,14 @@ class Pretrained:
     license: str
 
     @property
+    def architecture(self) -> Architecture:
+        """The network's description, without batch normalisations."""
+        return detect_architecture(self.weights)
+
+    @property
     def network(self) -> str:
-        """Name the network."""
-        return detect_architecture(self.weights).title
+        """Name the network for people."""
+        return self.architecture.title
 
     def describe(self) -> dict[str, str]:
         """Say which weights these are, for reports and manifests."""
@@ -203,10 +220,15 @@ class Pretrained:
 
 
 def load_pretrained(
-    source: str = "", cache: Path | None = None, listen: Listener = ignore_event
+    source: str = "",
+    cache: Path | None = None,
+    listen: Listener = ignore_event,
+    *,
+    backbone: str = "",
 ) -> Pretrained:
-    """Load what the setting `weights` names: nothing for those in the package, a file, or
-    torchvision's by name.
+    """Load what the settings `weights` and `backbone` name: a file, which then has to be one of
+    that network; torchvision's by name; or the published weights of the network, the package's
+    SqueezeNet 1.1 where nothing is named.
 
     Those of torchvision are fetched into the cache once, or for now where there is none. Values are
     rounded to float16, in which the files that a run leaves keep the layers, so that all that is
@@ -216,16 +238,45 @@ def load_pretrained(
         'SqueezeNet 1.1'
 
     Raises:
-        MissingExtraError: the file is torch's, and torch is not installed.
-        WeightsError: the file cannot be had or read, or does not hold the weights of a SqueezeNet.
+        MissingExtraError: the file is torch's, and torch is not installed; or the weights are in
+            another package, which is not.
+        SettingsError: there is no such network.
+        WeightsError: the file cannot be had or read, or does not hold the weights of the network.
     """
-    if not source:
-        return Pretrained(load_weights(), WEIGHTS_SHA256, PROVENANCE, "BSD-2-Clause")
-    if source not in PUBLISHED:
-        return read_pretrained(Path(source).expanduser())
+    name = find_architecture(backbone or DEFAULT).name
+    if source in PUBLISHED:
+        found = _fetch_pretrained(source, cache, listen)
+    elif source:
+        found = read_pretrained(Path(source).expanduser())
+    else:
+        return _load_published(name, cache, listen)
+    if backbone and found.architecture.name != name:
+        raise WeightsError(
+            f"{source} holds the weights of {found.network}, and the backbone is {name}.",
+            f"Leave one of them out, or give weights of {name}.",
+        )
+    return found
+
+
+def _load_published(name: str, cache: Path | None, listen: Listener) -> Pretrained:
+    """Load a network's weights from where they are: this package, another one, or the web."""
+    if ours := PACKAGED.get(name):
+        path = ours.find() or Path(ours.file)
+        weights = load_weights(path, ours.sha256)
+        return Pretrained(weights, ours.sha256, ours.origin, ours.license)
+    if others := INSTALLABLE.get(name):
+        return read_pretrained(others.check())
+    if name in FETCHED:
+        return _fetch_pretrained(name, cache, listen)
+    raise WeightsError(
+        f"Nobody is known to have published weights of {name}.", "Give a file: --weights FILE."
+    )
+
+
+def _fetch_pretrained(name: str, cache: Path | None, listen: Listener) -> Pretrained:
     import_torch_reader()  # before anything is fetched that could not be read
     with cache_or_temporary(cache) as folder:
-        return read_pretrained(fetch_weights(PUBLISHED[source], folder / "weights", listen=listen))
+        return read_pretrained(fetch_weights(name, folder / "weights", listen=listen))
 
 
 def read_pretrained(path: Path) -> Pretrained:
@@ -233,16 +284,13 @@ def read_pretrained(path: Path) -> Pretrained:
 
     Raises:
         MissingExtraError: the file is torch's, and torch is not installed.
-        WeightsError: the file cannot be read, or does not hold the weights of a SqueezeNet.
+        WeightsError: the file cannot be read, or does not hold the weights of a known network.
     """
-    weights = round_read(read_weights(path), path)
-    sha256 = hashlib.sha256(path.read_bytes()).hexdigest()
-    if sha256 == WEIGHTS_SHA256:
-        return Pretrained(weights, sha256, PROVENANCE, "BSD-2-Clause")
-    # torchvision's files are known by the digits of their checksum in their names
-    if any(sha256.startswith(url.rpartition("-")[2].removesuffix(".pth")) for url in URLS.values()):
-        origin = f"torchvision's {detect_architecture(weights).title}, ImageNet"
-        return Pretrained(weights, sha256, origin, "BSD-3-Clause")
+    weights = read_weights(path)
+    weights = round_read(fold_norms(weights, detect_architecture(weights)), path)
+    sha256 = hash_file(path, "sha256")
+    if known := find_published(sha256):
+        return Pretrained(weights, sha256, known.origin, known.license)
     return Pretrained(weights, sha256, path.name, _read_license(path))
 
 

@@ -14,6 +14,7 @@ from safetensors.numpy import load
 
 from squeezetune.errors import SettingsError, WeightsError
 from squeezetune.network.architecture import Architecture, Convolution
+from squeezetune.network.efficientnet_lite import use_timm_names
 from squeezetune.network.zoo import ARCHITECTURES, NETWORKS
 
 WEIGHTS_PATH = Path(__file__).with_name("squeezenet1_1-imagenet.safetensors")
@@ -23,7 +24,12 @@ PROVENANCE = (
     "ndf 0.1.4 (MIT)"
 )
 
-NEEDED = "Needed are the parameters of torchvision's squeezenet1_0 or squeezenet1_1, by its names."
+NEEDED = (
+    f"Known are {', '.join(NETWORKS)}: needed are all parameters of one, by torchvision's names, "
+    f"or timm's of EfficientNet-Lite; batch normalisations may be folded."
+)
+# How many batches a batch normalisation has seen: old files do not tell, and nothing depends on it.
+COUNTER = ".num_batches_tracked"
 
 Weights = Mapping[str, NDArray[np.float32]]
 
@@ -70,11 +76,16 @@ def parse_safetensors(payload: bytes) -> dict[str, NDArray[Any]]:
         ) from error
 
 
-def use_torchvision_names(tensors: Mapping[str, NDArray[Any]]) -> Weights:
-    """Give the parameters torchvision's names and float32, read-only; Caffe calls the squeeze
-    layers `squeeze1x1`.
+def use_known_names(tensors: Mapping[str, NDArray[Any]]) -> Weights:
+    """Give the parameters the names that their network is described with, and float32, read-only.
+
+    Caffe calls the squeeze layers `squeeze1x1`, and EfficientNet-Lite's come under other names than
+    timm's as well.
     """
-    named = {name.replace(".squeeze1x1.", ".squeeze."): tensor for name, tensor in tensors.items()}
+    named = {
+        name.replace(".squeeze1x1.", ".squeeze."): tensor
+        for name, tensor in use_timm_names(tensors).items()
+    }
     return MappingProxyType({name: tensor.astype(np.float32) for name, tensor in named.items()})
 
 
@@ -91,7 +102,7 @@ def fold_norms(weights: Weights, architecture: Architecture) -> Weights:
             folded.pop(f"{layer.norm}.{part}").astype(np.float64)
             for part in ("weight", "bias", "running_mean", "running_var")
         )
-        folded.pop(f"{layer.norm}.num_batches_tracked", None)
+        folded.pop(f"{layer.norm}{COUNTER}", None)
         scale = gain / np.sqrt(variance + architecture.norm_epsilon)
         kernel = folded[f"{layer.path}.weight"] * scale[:, None, None, None]
         folded[f"{layer.path}.weight"] = np.ascontiguousarray(kernel, np.float32)
@@ -100,31 +111,42 @@ def fold_norms(weights: Weights, architecture: Architecture) -> Weights:
     return MappingProxyType(folded)
 
 
-def identify_version(weights: Mapping[str, NDArray[Any]]) -> str:
-    """Say which SqueezeNet the weights are of, "1.0" or "1.1", after a check of every name, shape
-    and value.
+def identify_architecture(weights: Mapping[str, NDArray[Any]]) -> Architecture:
+    """Say which known network the weights are of, after a check of every name, shape and value;
+    where its batch normalisations are folded, it is described without.
 
     The number of classes is free. Example:
 
-        >>> identify_version(load_weights())
-        '1.1'
+        >>> identify_architecture(load_weights()).title
+        'SqueezeNet 1.1'
 
     Raises:
         WeightsError: a parameter is missing, unknown, of another shape or not finite.
     """
-    architecture = detect_architecture(weights, ARCHITECTURES)
-    if problems := _list_problems(weights, architecture):
+    nearest = _find_nearest(weights)
+    if problems := _list_problems(weights, nearest):
         raise WeightsError(
-            f"These are not the weights of {architecture.title}: {'; '.join(problems)}.", NEEDED
+            f"These are not the weights of {nearest.title}: {'; '.join(problems)}.",
+            f"Of the known networks {nearest.title} is the nearest. {NEEDED}",
         )
-    return architecture.version
+    return nearest
+
+
+def identify_version(weights: Mapping[str, NDArray[Any]]) -> str:
+    """Say which SqueezeNet the weights are of, "1.0" or "1.1", or name the other network, after the
+    check of `identify_architecture`.
+
+    Raises:
+        WeightsError: a parameter is missing, unknown, of another shape or not finite.
+    """
+    return identify_architecture(weights).version
 
 
 def detect_architecture(
     weights: Mapping[str, NDArray[Any]], among: Mapping[str, Architecture] = NETWORKS
 ) -> Architecture:
     """Say which network the weights are of by their first kernel, or where several begin so by how
-    many others fit; `identify_version` looks at all.
+    many others fit; `identify_architecture` looks at all.
 
     Where none of its batch normalisations is among them, it is described without.
 
@@ -136,17 +158,7 @@ def detect_architecture(
         closest = max(fitting, key=lambda network: _count_kernels(network, weights))
         is_folded = not any(f"{norm}.weight" in weights for norm in closest.norms)
         return closest.without_norms() if is_folded else closest
-    kernels = {network: _find_first_kernel(network) for network in ARCHITECTURES.values()}
-    wanted = " or ".join(f"{shape} in {network.version}" for network, (_, shape) in kernels.items())
-    name = next(iter(kernels.values()))[0]
-    found = (
-        f"{name!r} is {weights[name].shape}"
-        if name in weights
-        else f"no {name!r} in {_list(weights)}"
-    )
-    raise WeightsError(
-        f"These are not the weights of a SqueezeNet: {found}, needed {wanted}.", NEEDED
-    )
+    raise _refuse_unknown(weights)
 
 
 def detect_version(weights: Mapping[str, NDArray[Any]]) -> str:
@@ -176,7 +188,33 @@ def find_architecture(version: str) -> Architecture:
 
 @cache
 def _parse(payload: bytes) -> Weights:
-    return use_torchvision_names(parse_safetensors(payload))
+    return use_known_names(parse_safetensors(payload))
+
+
+def _find_nearest(weights: Mapping[str, NDArray[Any]]) -> Architecture:
+    """Find the network that has most of the same parameters, with its batch normalisations or
+    without.
+
+    Raises:
+        WeightsError: none has any.
+    """
+    found = {name: value.shape for name, value in weights.items()}
+
+    def measure_likeness(network: Architecture) -> tuple[float, float]:
+        shapes = network.list_shapes()
+        in_all = len(shapes.keys() | found.keys())
+        same = len(shapes.items() & found.items()), len(shapes.keys() & found.keys())
+        return same[0] / in_all, same[1] / in_all
+
+    forms = [form for each in NETWORKS.values() for form in (each, each.without_norms())]
+    nearest = max(forms, key=measure_likeness)
+    if not measure_likeness(nearest)[1]:
+        raise _refuse_unknown(weights)
+    return nearest
+
+
+def _refuse_unknown(weights: Mapping[str, object]) -> WeightsError:
+    return WeightsError(f"These are the weights of no known network: {_list(weights)}.", NEEDED)
 
 
 def _find_first_kernel(architecture: Architecture) -> tuple[str, tuple[int, ...]]:
@@ -204,7 +242,7 @@ def _list_problems(weights: Mapping[str, NDArray[Any]], architecture: Architectu
     common = [name for name in shapes if name in weights]
     found = {name: weights[name].shape for name in common}
     faults = {
-        "missing": [name for name in shapes if name not in weights],
+        "missing": [name for name in shapes if name not in weights and not name.endswith(COUNTER)],
         "unknown": [name for name in weights if name not in shapes],
         "of another shape": [
             f"{name} {found[name]} instead of {shapes[name]}"

@@ -13,11 +13,7 @@ from squeezetune.network.architecture import (
     Join,
     MaxPool,
 )
-from squeezetune.network.efficientnet_lite import (
-    EFFICIENTNET_LITE0,
-    EFFICIENTNET_LITE1,
-    EFFICIENTNET_LITE2,
-)
+from squeezetune.network.efficientnet_lite import LITES
 from squeezetune.network.mobilenet import MOBILENET_V2, MOBILENET_V3_LARGE, MOBILENET_V3_SMALL
 from squeezetune.network.resnet import RESNET18, RESNET34, RESNET50
 from squeezetune.network.vgg import VGGS
@@ -92,7 +88,6 @@ SQUEEZENET1_0 = Architecture(
 )
 # SqueezeNets by the version that models, reports and weights are marked with.
 ARCHITECTURES = {network.version: network for network in (SQUEEZENET1_0, SQUEEZENET1_1)}
-LITES = (EFFICIENTNET_LITE0, EFFICIENTNET_LITE1, EFFICIENTNET_LITE2)
 MOBILENETS = (MOBILENET_V2, MOBILENET_V3_SMALL, MOBILENET_V3_LARGE)
 RESNETS = (RESNET18, RESNET34, RESNET50)
 # All networks by name.

@@ -40,9 +40,10 @@ class RunContext:
 
     def identify_run(self, index: ImageIndex) -> dict[str, Any]:
         """Name what any training depends on, so that an unfinished run goes on with the same only:
-        pretrained weights go by their content, not by their path.
+        pretrained weights go by their content, not by their path or by how they were asked for.
         """
-        settings = self.settings.to_dict() | {"weights": self.pretrained.sha256}
+        weights = {"backbone": "", "weights": self.pretrained.sha256}
+        settings = self.settings.to_dict() | weights
         return {"photos": index.fingerprint, "settings": settings, "threads": self.threads}
 
     def make_site(self, index: ImageIndex, backbone: Backbone) -> BenchmarkSetup:
@@ -96,7 +97,7 @@ def open_context(
 
     """
     threads = settings.threads or count_cores()
-    pretrained = load_pretrained(settings.weights, cache, listen)
+    pretrained = load_pretrained(settings.weights, cache, listen, backbone=settings.backbone)
     return RunContext(
         settings, cache, executor or ThreadExecutor(threads), threads, listen, pretrained
     )

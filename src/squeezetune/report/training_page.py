@@ -75,7 +75,7 @@ RESIZED = {
 EMPTY = {
     "budget": "none",
     "max_ram": "no ceiling",
-    "weights": "those of the package",
+    "weights": "the published ones",
     "group_by": "nothing",
 }
 
@@ -106,6 +106,7 @@ def _list_taken(report: Json) -> dict[str, str]:
     engine, _, precision = model["engine"].partition(" ")
     layers = [stage["name"] for stage in report.get("stages", ())][1:]  # behind the frozen layers
     return {
+        "backbone": model["weights"]["network"],
         "image_side": f"{model['image_side']} px",
         "head": model["head"],
         "views": model["views"],
