@@ -302,6 +302,7 @@ def site(tmp_path, monkeypatch):
     theirs = replace(
         published.FETCHED["squeezenet1_0"],
         sha256=digest(path)[:8],
+        file=path.name,
         address=f"http://127.0.0.1:{server.server_port}/{path.name}",
     )
     monkeypatch.setitem(published.FETCHED, "squeezenet1_0", theirs)
@@ -317,7 +318,7 @@ def test_torchvisions_file_is_fetched_by_name_and_once(site, tmp_path):
     assert [event.stage for event in said if isinstance(event, StageStarted)] == ["download"]
     assert found.describe() == {
         "network": "SqueezeNet 1.0",
-        "origin": "torchvision's SqueezeNet 1.0, ImageNet",
+        "origin": "torchvision's squeezenet1_0 (IMAGENET1K_V1)",
         "license": "BSD-3-Clause",
         "sha256": digest(site),
     }

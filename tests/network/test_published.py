@@ -3,18 +3,26 @@ import hashlib
 import re
 import socket
 import time
+from dataclasses import replace
 
 import numpy as np
 import pytest
+from described_network import draw_parameters
 from safetensors.numpy import save, save_file
+from torchvision_models import load_models
 
 from squeezetune.errors import SettingsError, WeightsError
-from squeezetune.events import StageAdvanced, StageFinished, StageStarted
-from squeezetune.network import pretrained as published
-from squeezetune.network.pretrained import fetch_weights, read_weights
-from squeezetune.network.published import FETCHED
-from squeezetune.network.weights import WEIGHTS_PATH, find_architecture, identify_version
-from squeezetune.network.zoo import ARCHITECTURES
+from squeezetune.events import Notice, StageAdvanced, StageFinished, StageStarted
+from squeezetune.network import pretrained as module
+from squeezetune.network.pretrained import fetch_weights, load_pretrained, read_weights
+from squeezetune.network.published import FETCHED, INSTALLABLE, PACKAGED
+from squeezetune.network.weights import (
+    WEIGHTS_PATH,
+    find_architecture,
+    fold_norms,
+    identify_version,
+)
+from squeezetune.network.zoo import ARCHITECTURES, NETWORKS
 
 CONTENT = np.random.default_rng(0).bytes(300_000)
 CHECKSUM = hashlib.sha256(CONTENT).hexdigest()[:8]
@@ -200,8 +208,9 @@ def test_no_network_is_an_error_at_once(tmp_path):
 
 
 def test_a_file_without_end_is_not_taken(fetch, monkeypatch, tmp_path):
-    monkeypatch.setattr(published, "LARGEST_BYTES", 1 << 17)
-    with pytest.raises(WeightsError, match="no SqueezeNet is so large"):
+    small = replace(FETCHED["squeezenet1_1"], size_bytes=1 << 16)
+    monkeypatch.setitem(FETCHED, "squeezenet1_1", small)
+    with pytest.raises(WeightsError, match=r"no SqueezeNet 1\.1 is so large"):
         fetch()
     assert list_files(tmp_path / "cache") == []
 
@@ -227,11 +236,95 @@ def test_an_unknown_version_is_refused(tmp_path):
         fetch_weights("2.0", tmp_path)
 
 
-def test_every_version_has_an_address_with_a_checksum():
-    assert {network.name for network in ARCHITECTURES.values()} <= FETCHED.keys()
+def test_a_network_that_torchvision_has_not_is_refused(tmp_path):
+    with pytest.raises(
+        SettingsError, match="not published weights of efficientnet_lite1"
+    ) as caught:
+        fetch_weights("efficientnet_lite1", tmp_path)
+    assert "resnet18" in caught.value.hint
+
+
+# ---- the table
+
+
+def test_every_network_is_published_somewhere_and_every_file_has_a_checksum():
+    assert NETWORKS.keys() <= PACKAGED.keys() | INSTALLABLE.keys() | FETCHED.keys()
     for name, weights in FETCHED.items():
-        assert re.fullmatch(rf"https://.*/{name}-{weights.sha256}\.pth", weights.address)
-        assert len(weights.sha256) == 8
+        assert re.fullmatch(rf"https://.*/{name}(_google)?-[0-9a-f]{{8}}\.pth", weights.address)
+        assert weights.address.endswith(f"-{weights.sha256}.pth")
+    for weights in (*PACKAGED.values(), *INSTALLABLE.values()):
+        assert re.fullmatch("[0-9a-f]{64}", weights.sha256)
+
+
+@pytest.mark.parametrize("name", FETCHED)
+def test_torchvision_says_the_same_of_its_files(name):
+    pytest.importorskip("torch", reason="torch is an extra")
+    theirs = load_models().get_model_weights(name)["IMAGENET1K_V1"]
+    ours = FETCHED[name]
+    assert ours.address == theirs.url
+    assert ours.size_bytes == theirs.meta["_file_size"] * 2**20
+    assert 100 * ours.top1 == pytest.approx(theirs.meta["_metrics"]["ImageNet-1K"]["acc@1"])
+    assert "license" not in theirs.meta  # then it is that of torchvision
+
+
+# ---- another network, from its name to its weights
+
+
+@pytest.fixture
+def published(web_site, monkeypatch, tmp_path):
+    """Publish MobileNetV3 small with drawn parameters, as torch writes them; yields these."""
+    torch = pytest.importorskip("torch", reason="torch is an extra")
+    parameters = draw_parameters(NETWORKS[SMALL])
+    state = {name: torch.from_numpy(value) for name, value in parameters.items()}
+    torch.save(state, tmp_path / "weights.pth")
+    content = (tmp_path / "weights.pth").read_bytes()
+    digits = hashlib.sha256(content).hexdigest()[:8]
+    file = f"{SMALL}-{digits}.pth"
+    web_site.files[file] = content
+    theirs = replace(FETCHED[SMALL], sha256=digits, file=file, address=f"{web_site.address}/{file}")
+    monkeypatch.setitem(FETCHED, SMALL, theirs)
+    return parameters
+
+
+SMALL = "mobilenet_v3_small"
+
+
+def test_a_backbone_is_fetched_by_its_name_and_once(published, web_site, tmp_path):
+    web_site.breaks = [1_000_000, 5_000_000]
+    said = []
+    found = load_pretrained(backbone=SMALL, cache=tmp_path / "cache", listen=said.append)
+    assert web_site.ranges == [None, "bytes=1000000-", "bytes=6000000-"]
+    theirs = FETCHED[SMALL]
+    assert said[0] == Notice(
+        f"the weights of {SMALL} are fetched from {theirs.address}: 10.3 MB, BSD-3-Clause"
+    )
+    assert (found.origin, found.license) == (theirs.origin, "BSD-3-Clause")
+    expected = fold_norms(published, NETWORKS[SMALL])
+    assert found.weights.keys() == expected.keys()
+    for name, value in expected.items():
+        np.testing.assert_array_equal(found.weights[name], value.astype(np.float16))
+    said.clear()
+    again = load_pretrained(backbone=SMALL, cache=tmp_path / "cache", listen=said.append)
+    assert again.sha256 == found.sha256
+    assert said == []
+    assert len(web_site.ranges) == 3
+
+
+def test_wrong_bytes_of_a_backbone_are_not_taken(published, web_site, tmp_path):
+    file = FETCHED[SMALL].file
+    web_site.files[file] = web_site.files[file][:-1] + b"?"
+    with pytest.raises(WeightsError, match="without the SHA-256") as caught:
+        load_pretrained(backbone=SMALL, cache=tmp_path / "cache")
+    assert "--weights FILE" in caught.value.hint
+    assert list_files(tmp_path / "cache" / "weights") == []
+
+
+def test_a_backbone_that_lacks_a_part_is_not_taken(published, web_site, tmp_path):
+    file = FETCHED[SMALL].file
+    web_site.breaks = [4000, 0]
+    with pytest.raises(WeightsError, match="broke off after 4,000 of"):
+        load_pretrained(backbone=SMALL, cache=tmp_path / "cache")
+    assert list_files(tmp_path / "cache" / "weights") == [f"{file}.part"]
 
 
 # ---- read
@@ -356,6 +449,6 @@ def test_other_endings_are_refused(tmp_path):
 
 
 def test_examples_in_the_documentation_run():
-    result = doctest.testmod(published)
+    result = doctest.testmod(module)
     assert result.attempted
     assert not result.failed

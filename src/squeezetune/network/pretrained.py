@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from safetensors import safe_open
 
 from squeezetune.errors import MissingExtraError, SettingsError, WeightsError
-from squeezetune.events import Listener, ignore_event
+from squeezetune.events import Listener, Notice, ignore_event
 from squeezetune.network.architecture import Architecture
 from squeezetune.network.old_checkpoint import START, read_old_checkpoint
 from squeezetune.network.published import FETCHED, INSTALLABLE, PACKAGED, find_published
@@ -32,6 +32,7 @@ from squeezetune.network.weights import (
     parse_safetensors,
     use_known_names,
 )
+from squeezetune.quantities import format_size
 from squeezetune.system.disk import cache_or_temporary
 from squeezetune.system.downloads import (
     TIMEOUT_S,
@@ -41,9 +42,11 @@ from squeezetune.system.downloads import (
     name_file,
 )
 
+# Where the cache has what was fetched.
+WEIGHTS_FOLDER = "weights"
 # What is taken where nobody names a network.
 DEFAULT = "squeezenet1_1"
-LARGEST_BYTES = 64 << 20  # a SqueezeNet is 5 MB
+LARGEST_SHARE = 2.0  # of the published size, which a mirror may store in another form
 BY_HAND = (
     "Or fetch the file on another computer, and give it to read_weights, or as --weights FILE."
 )
@@ -69,23 +72,24 @@ def fetch_weights(
         >>> network = build_network(weights, version="1.0")  # doctest: +SKIP
 
     Raises:
-        SettingsError: there is no such network, or the address is not one of a file with a
-            checksum.
+        SettingsError: there is no such network, torchvision has not published it, or the address is
+            not one of a file with a checksum.
         WeightsError: the file cannot be had, or its content is not what its name promises.
     """
-    name = find_architecture(network).name
-    if name not in FETCHED and not url:
+    architecture = find_architecture(network)
+    published = FETCHED.get(architecture.name)
+    if published is None:
         raise SettingsError(
-            f"torchvision has not published weights of {name}.",
+            f"torchvision has not published weights of {architecture.name}.",
             f"It has of {', '.join(FETCHED)}.",
         )
-    address = url or FETCHED[name].address
+    address = url or published.address
     name, checksum = _parse_address(address)
     file = PublishedFile(
         address,
         {"sha256": checksum},
-        LARGEST_BYTES,
-        "SqueezeNet",
+        int(LARGEST_SHARE * published.size_bytes),
+        architecture.title,
         WeightsError,
         BY_HAND,
         timeout_s=timeout_s,
@@ -275,8 +279,16 @@ def _load_published(name: str, cache: Path | None, listen: Listener) -> Pretrain
 
 def _fetch_pretrained(name: str, cache: Path | None, listen: Listener) -> Pretrained:
     import_torch_reader()  # before anything is fetched that could not be read
+    published = FETCHED[name]
     with cache_or_temporary(cache) as folder:
-        return read_pretrained(fetch_weights(name, folder / "weights", listen=listen))
+        if not (folder / WEIGHTS_FOLDER / published.file).is_file():
+            listen(
+                Notice(
+                    f"the weights of {name} are fetched from {published.address}: "
+                    f"{format_size(published.size_bytes)}, {published.license}"
+                )
+            )
+        return read_pretrained(fetch_weights(name, folder / WEIGHTS_FOLDER, listen=listen))
 
 
 def read_pretrained(path: Path) -> Pretrained:
