@@ -68,6 +68,7 @@ def test_train(model):
         ["evaluate", "model", "PHOTOS"],
         ["info", "model"],
         pytest.param(["check", "PHOTOS", *CHECK], marks=pytest.mark.slow),
+        ["backbones"],
         ["data"],
         ["--version"],
     ],

@@ -35,6 +35,8 @@ from squeezetune.model.classifier import Prediction as Prediction
 from squeezetune.model.classifier import load as load
 from squeezetune.model.explanation import Explanation as Explanation
 from squeezetune.model.explanation import explain as explain
+from squeezetune.network.known_backbones import KnownBackbone as KnownBackbone
+from squeezetune.network.known_backbones import list_backbones as list_backbones
 from squeezetune.settings import Settings as Settings
 from squeezetune.training import forecast as forecast
 from squeezetune.training import train as train

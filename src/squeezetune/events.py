@@ -53,6 +53,7 @@ STAGE_WORDS: Mapping[str, str] = {
     MEASURING: "Measuring",
     "predicting": "Predicting",
     "codes": "Training few bits",
+    "speeds": "Timing the networks",
     "labels": "Doubting the labels",
     "outliers": "Finding outliers",
     REPORT: "Writing the report",

@@ -140,8 +140,8 @@ class Settings:
     )
     backbone: str = knob(
         "",
-        "The pretrained network to begin with, such as squeezenet1_1 or efficientnet_lite0, which "
-        "are in the package; without it, the network that weights are of, or SqueezeNet 1.1.",
+        "The pretrained network to begin with: one of those that `squeezetune backbones` lists, "
+        "such as efficientnet_lite0; without it, that which weights are of, or SqueezeNet 1.1.",
     )
     weights: str = knob(
         "",

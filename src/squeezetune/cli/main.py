@@ -9,6 +9,7 @@ from typing import Any
 
 import click
 
+from squeezetune.cli.backbones import backbones
 from squeezetune.cli.check import check
 from squeezetune.cli.data import data
 from squeezetune.cli.export import export
@@ -48,6 +49,7 @@ def main() -> None:
     """  # noqa: D301  # click wants the character itself
 
 
+main.add_command(backbones)
 main.add_command(data)
 main.add_command(check)
 main.add_command(export)

@@ -20,7 +20,7 @@ from squeezetune.errors import MissingExtraError, SettingsError, WeightsError
 from squeezetune.events import Listener, Notice, ignore_event
 from squeezetune.network.architecture import Architecture
 from squeezetune.network.old_checkpoint import START, read_old_checkpoint
-from squeezetune.network.published import FETCHED, INSTALLABLE, PACKAGED, find_published
+from squeezetune.network.published import FETCHED, find_published, find_weights
 from squeezetune.network.weights import (
     NEEDED,
     Weights,
@@ -264,17 +264,13 @@ def load_pretrained(
 
 def _load_published(name: str, cache: Path | None, listen: Listener) -> Pretrained:
     """Load a network's weights from where they are: this package, another one, or the web."""
-    if ours := PACKAGED.get(name):
-        path = ours.find() or Path(ours.file)
-        weights = load_weights(path, ours.sha256)
-        return Pretrained(weights, ours.sha256, ours.origin, ours.license)
-    if others := INSTALLABLE.get(name):
-        return read_pretrained(others.check())
-    if name in FETCHED:
+    published = find_weights(name)
+    if published.address:
         return _fetch_pretrained(name, cache, listen)
-    raise WeightsError(
-        f"Nobody is known to have published weights of {name}.", "Give a file: --weights FILE."
-    )
+    if published.package:
+        return read_pretrained(published.check())
+    weights = load_weights(Path(__file__).with_name(published.file), published.sha256)
+    return Pretrained(weights, published.sha256, published.origin, published.license)
 
 
 def _fetch_pretrained(name: str, cache: Path | None, listen: Listener) -> Pretrained:

