@@ -2,10 +2,10 @@
 
 import numpy as np
 
-from squeezetune.network.architecture import (
+from squeezetune.network.architecture import Architecture, Block
+from squeezetune.network.layers import (
     SAME,
-    Architecture,
-    Block,
+    AveragePool,
     Convolution,
     Dropout,
     GlobalMean,
@@ -58,10 +58,14 @@ LITE = Block(
 BRANCHES = Block(
     "branches",
     (
-        Convolution("left", "branches.left", 6, reads=("lite",)),
+        Convolution("left", "branches.left", 4, reads=("lite",)),
         MaxPool("pooled", kernel=3, stride=1, padding=1, is_ceil=False, reads=("lite",)),
-        Convolution("right", "branches.right", 10, 3, padding=1, reads=("pooled",)),
-        Join("branches", ("left", "right")),
+        Convolution("right", "branches.right", 6, 3, padding=1, reads=("pooled",)),
+        AveragePool("averaged", reads=("lite",)),
+        Convolution("flat", "branches.flat", 3, (1, 3), padding=(0, 1), reads=("averaged",)),
+        Convolution("tall", "branches.tall", 3, (5, 1), padding=(2, 0), reads=("averaged",)),
+        Join("crossed", ("flat", "tall")),
+        Join("branches", ("left", "right", "crossed")),
     ),
     "branches",
 )

@@ -15,12 +15,12 @@ from squeezetune.compression.layerwise import (
     pool,
 )
 from squeezetune.exporting.onnx_formats import HIDDEN_SIZE
-from squeezetune.network.architecture import MaxPool
 from squeezetune.network.backbone import FLOAT_RUNTIME
 from squeezetune.network.codes import QuantizedTensor
 from squeezetune.network.float_layers import CodedStore
 from squeezetune.network.graph import WeightFormat, build_backbone
 from squeezetune.network.inference import open_graph
+from squeezetune.network.layers import MaxPool
 from squeezetune.network.trained import TrainedNetwork
 
 

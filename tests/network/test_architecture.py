@@ -65,7 +65,10 @@ def test_maps_and_scales_are_told():
     ]  # fmt: skip
     # what pools pass on has the scale of what they read, what is joined that of the join
     assert EVERYTHING.activations["pooled"] == "lite"
-    assert EVERYTHING.activations["left"] == EVERYTHING.activations["right"] == "branches"
+    assert EVERYTHING.activations["averaged"] == "lite"
+    # also where a join is joined
+    parts = ("left", "right", "flat", "tall", "crossed", "branches")
+    assert {EVERYTHING.activations[name] for name in parts} == {"branches"}
     assert {"narrow", "inverted", "b", "short", "lite", "wide"} <= EVERYTHING.signed
     assert not {"stem", "deep", "residual", "branches", "gate1", "gated"} & EVERYTHING.signed
 

@@ -13,7 +13,6 @@ from slow_network import pool, run_slowly, take_features
 from squeezetune.data.pixels import PixelSettings, fit_image
 from squeezetune.heads.familiarity import fit_discriminants, weigh_parts
 from squeezetune.heads.linear import apply_layers
-from squeezetune.network.architecture import MaxPool
 from squeezetune.network.backbone import measure_distance, measure_ranges
 from squeezetune.network.graph import (
     BLOCKS,
@@ -26,6 +25,7 @@ from squeezetune.network.graph import (
 )
 from squeezetune.network.inference import Runtime, open_graph, open_outputs
 from squeezetune.network.int8_layers import Int8
+from squeezetune.network.layers import MaxPool
 from squeezetune.network.onnx_builder import IR_VERSION, OPSET, Graph
 from squeezetune.network.weights import detect_version, find_architecture
 from squeezetune.network.zoo import ARCHITECTURES, SQUEEZENET1_1

@@ -11,7 +11,7 @@ from slow_network import FIRE_PLACES, OLD_FIRE_PLACES, classify_slowly
 
 from squeezetune.errors import SettingsError, WeightsError
 from squeezetune.network import weights as module
-from squeezetune.network.architecture import MaxPool
+from squeezetune.network.layers import MaxPool
 from squeezetune.network.weights import (
     WEIGHTS_PATH,
     WEIGHTS_SHA256,

@@ -12,8 +12,9 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from squeezetune.network.architecture import Architecture, Convolution, Layer
+from squeezetune.network.architecture import Architecture
 from squeezetune.network.int8_layers import Ranges
+from squeezetune.network.layers import Convolution, Layer
 from squeezetune.network.weights import Weights, detect_architecture
 
 # How much of the inequality of channels is taken from the activations; the kernels that read them

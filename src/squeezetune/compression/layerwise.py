@@ -17,19 +17,7 @@ from numpy.lib.stride_tricks import sliding_window_view
 from numpy.typing import NDArray
 
 from squeezetune.heads.linear import Rows
-from squeezetune.network.architecture import (
-    PIXELS,
-    SAME,
-    Architecture,
-    Convolution,
-    GlobalMean,
-    Join,
-    MaxPool,
-    Product,
-    Sum,
-    measure_same_padding,
-    measure_side,
-)
+from squeezetune.network.architecture import Architecture
 from squeezetune.network.codes import (
     DAMPING,
     FINE_DAMPING,
@@ -43,6 +31,20 @@ from squeezetune.network.codes import (
 )
 from squeezetune.network.float_layers import CodedStore, fold_normalisation, unfold_normalisation
 from squeezetune.network.int8_layers import Ranges
+from squeezetune.network.layers import (
+    PIXELS,
+    AveragePool,
+    Convolution,
+    GlobalMean,
+    Join,
+    MaxPool,
+    Product,
+    Size,
+    Sum,
+    measure_same_padding,
+    measure_side,
+    spell_size,
+)
 from squeezetune.network.trained import TrainedNetwork
 from squeezetune.network.weights import Weights, detect_architecture
 
@@ -122,7 +124,7 @@ class Kernel:
     weight: NDArray[np.float32]
     bias: NDArray[np.float32]
     stride: int = 1
-    padding: int | str = 0
+    padding: Size | str = 0
     activation: str = "relu"
     is_depthwise: bool = False
 
@@ -135,11 +137,10 @@ class Kernel:
         """Cut the patches (n, height, width, inputs * height * width) that it reads, of a few
         images at a time.
         """
-        side = self.weight.shape[2]
-        margins = [self._find_margin(length) for length in maps.shape[1:3]]
+        margins = [self._find_margin(maps, axis) for axis in (0, 1)]
         for at in range(0, len(maps), CHUNK_IMAGES):
             padded = np.pad(maps[at : at + CHUNK_IMAGES], ((0, 0), *margins, (0, 0)))
-            windows = sliding_window_view(padded, (side, side), axis=(1, 2))[
+            windows = sliding_window_view(padded, self.weight.shape[2:], axis=(1, 2))[
                 :, :: self.stride, :: self.stride
             ]
             yield windows.reshape(*windows.shape[:3], -1)
@@ -157,11 +158,14 @@ class Kernel:
         weighed: Maps = np.einsum("nhwci,ci->nhwc", apart, rows) + self.bias
         return weighed
 
-    def _find_margin(self, length: int) -> tuple[int, int]:
-        """Find how many lines are added before and behind."""
-        if self.padding != SAME:
-            return int(self.padding), int(self.padding)
-        return measure_same_padding(length, self.weight.shape[2], self.stride)
+    def _find_margin(self, maps: Maps, axis: int) -> tuple[int, int]:
+        """Find how many lines are added above and below, or with axis 1 left and right."""
+        if isinstance(self.padding, str):
+            return measure_same_padding(
+                maps.shape[1 + axis], self.weight.shape[2 + axis], self.stride
+            )
+        margin = spell_size(self.padding)[axis]
+        return margin, margin
 
 
 def compress_layers(
@@ -363,9 +367,19 @@ def pool(layer: MaxPool, maps: Maps) -> Maps:
     return pooled
 
 
+def average(layer: AveragePool, maps: Maps) -> Maps:
+    """Compute an average pool of maps (n, height, width, channels)."""
+    margin = (layer.padding, layer.padding)
+    padded = np.pad(maps, ((0, 0), margin, margin, (0, 0)))
+    windows = sliding_window_view(padded, (layer.kernel, layer.kernel), axis=(1, 2))
+    averaged: Maps = windows[:, :: layer.stride, :: layer.stride].mean(axis=(4, 5))
+    return averaged
+
+
 # What makes one map of those that a layer reads, but for convolutions.
 _MERGES: Mapping[type, Callable[..., Maps]] = {
     MaxPool: pool,
+    AveragePool: average,
     Join: lambda layer, *maps: np.concatenate(maps, axis=3),
     Sum: lambda layer, *maps: FUNCTIONS[layer.activation](np.sum(maps, axis=0)),
     Product: lambda layer, maps, gates: maps * gates,

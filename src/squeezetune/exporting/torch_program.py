@@ -13,7 +13,8 @@ from numpy.typing import NDArray
 from safetensors.numpy import save
 
 from squeezetune.exporting.export_inputs import ExportInputs
-from squeezetune.network.architecture import Architecture, Convolution, MaxPool
+from squeezetune.network.architecture import Architecture
+from squeezetune.network.layers import Convolution, MaxPool
 from squeezetune.network.trained import TrainedNetwork
 from squeezetune.network.weights import detect_architecture
 from squeezetune.system.disk import write_file

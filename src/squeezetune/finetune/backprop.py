@@ -19,7 +19,8 @@ from squeezetune.finetune.torch_layers import (
     Tensor,
     list_same_padding,
 )
-from squeezetune.network.architecture import (
+from squeezetune.network.layers import (
+    AveragePool,
     Convolution,
     GlobalMean,
     Join,
@@ -97,7 +98,7 @@ def run_backward(features: Tensor, steps: list[Step]) -> Gradients:
             if layer.output not in flows.gradients:
                 continue  # nothing behind it counts
             inner = step.back(flows.take(layer.output).to(step.kind), gradients)
-            is_own = isinstance(layer, Convolution | MaxPool)
+            is_own = isinstance(layer, Convolution | MaxPool | AveragePool)
             for name, needs, gradient in zip(layer.reads, step.plan.needs, inner, strict=True):
                 if needs:
                     flows.add(name, gradient, is_own=is_own)
@@ -182,6 +183,17 @@ def _pass_pool(network: TrainableLayers, plan: LayerPass, x: Tensor) -> tuple[Te
     return pooled, back
 
 
+def _pass_average_pool(network: TrainableLayers, plan: LayerPass, x: Tensor) -> tuple[Tensor, Back]:
+    layer: Any = plan.layer
+    # no ceil mode, padding counts, the divisor is the window
+    window = [[layer.kernel] * 2, [layer.stride] * 2, [layer.padding] * 2, False, True, None]
+
+    def back(gradient: Tensor, gradients: Gradients) -> list[Tensor]:
+        return [aten.avg_pool2d_backward(gradient, x, *window)]
+
+    return aten.avg_pool2d(x, *window), back
+
+
 def _pass_join(network: TrainableLayers, plan: LayerPass, *inputs: Tensor) -> tuple[Tensor, Back]:
     joined, widths = torch.cat(inputs, 1), [each.shape[1] for each in inputs]
 
@@ -227,6 +239,7 @@ def _pass_global_mean(network: TrainableLayers, plan: LayerPass, x: Tensor) -> t
 PASSES: Mapping[type, Callable[..., tuple[Tensor, Back]]] = {
     Convolution: _pass_convolution,
     MaxPool: _pass_pool,
+    AveragePool: _pass_average_pool,
     Join: _pass_join,
     Sum: _pass_sum,
     Product: _pass_product,

@@ -10,7 +10,8 @@ from squeezetune.finetune.torch_layers import Tensor, delay_activations, find_pa
 from squeezetune.finetune.torch_network import DescribedNetwork, export_weights
 from squeezetune.heads.linear import DenseWeights, Rows
 from squeezetune.heads.scaling import Scaling
-from squeezetune.network.architecture import Architecture, Join, Layer, MaxPool
+from squeezetune.network.architecture import Architecture
+from squeezetune.network.layers import Join, Layer, MaxPool
 
 # isort: split
 # after `network`, which says how to install torch where it is missing

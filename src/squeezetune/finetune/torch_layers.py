@@ -5,8 +5,9 @@ from functools import partial
 from typing import Any, TypeAlias
 
 from squeezetune.errors import INSTALL_TORCH, MissingExtraError
-from squeezetune.network.architecture import (
+from squeezetune.network.layers import (
     SAME,
+    AveragePool,
     Convolution,
     Dropout,
     GlobalMean,
@@ -88,9 +89,14 @@ def _make_max_pool(layer: MaxPool, inputs: int) -> dict[str, Module]:
     return {layer.path: nn.MaxPool2d(*sizes, ceil_mode=layer.is_ceil)}
 
 
+def _make_average_pool(layer: AveragePool, inputs: int) -> dict[str, Module]:
+    return {layer.path: nn.AvgPool2d(layer.kernel, layer.stride, layer.padding)}
+
+
 _MAKERS: Mapping[type, Callable[[Any, int], dict[str, Module]]] = {
     Convolution: _make_convolution,
     MaxPool: _make_max_pool,
+    AveragePool: _make_average_pool,
     GlobalMean: lambda layer, inputs: {layer.path: nn.AdaptiveAvgPool2d(layer.side)},
     Linear: lambda layer, inputs: {layer.path: nn.Linear(inputs, layer.channels)},
     Dropout: lambda layer, inputs: {layer.path: nn.Dropout(layer.probability)},
@@ -152,6 +158,9 @@ def _run_linear(root: Module, layer: Linear, x: Tensor) -> Tensor:
 _RUNNERS: Mapping[type, Callable[..., Tensor]] = {
     Convolution: _run_convolution,
     MaxPool: _run_max_pool,
+    AveragePool: lambda root, layer, x: functional.avg_pool2d(
+        x, layer.kernel, layer.stride, layer.padding
+    ),
     GlobalMean: lambda root, layer, x: x.mean((2, 3), keepdim=True),
     Join: lambda root, layer, *inputs: torch.cat(inputs, 1),
     Sum: lambda root, layer, *inputs: sum(inputs),

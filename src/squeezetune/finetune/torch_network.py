@@ -24,15 +24,8 @@ from squeezetune.finetune.torch_layers import (
     register_module,
     run_layers,
 )
-from squeezetune.network.architecture import (
-    Architecture,
-    Block,
-    Dropout,
-    Join,
-    Layer,
-    Linear,
-    find_last_parameters,
-)
+from squeezetune.network.architecture import Architecture, Block
+from squeezetune.network.layers import Dropout, Join, Layer, Linear, find_last_parameters
 from squeezetune.network.weights import (
     Weights,
     detect_architecture,

@@ -1,128 +1,31 @@
-"""How a network is described: its layers by kind, the blocks that it may be cut behind, and its
-taps.
+"""How a network is described: its layers, the blocks that it may be cut behind, and its taps.
 
-Everything that a network becomes is made from its description, by one function a kind of layer: the
-ONNX graphs in float and int8 (`float_layers`, `int8_layers`), the torch module and its passes
-(`finetune`), the numbers for compression and the file of LiteRT.
+Everything that a network becomes is made from its description, by one function a kind of layer
+(`layers`): the ONNX graphs in float and int8 (`float_layers`, `int8_layers`), the torch module and
+its passes (`finetune`), the numbers for compression and the file of LiteRT.
 """
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
-from math import ceil, prod
-from typing import Any, TypeAlias
+from math import prod
+from typing import Any
 
-# What the first layer reads: normalised RGB images.
-PIXELS = "pixels"
-# Padding as TensorFlow has it: as many outputs as the stride leaves of the inputs, and where the
-# sum of the borders is odd, one more behind than before.
-SAME = "same"
-# Functions that give nothing below 0, which codes of int8 may begin at.
-RECTIFIERS = ("relu", "relu6", "sigmoid", "hard_sigmoid")
-
-
-@dataclass(frozen=True)
-class Convolution:
-    """A convolution with square kernels, and the function that follows it ("" for none).
-
-    `output` names what it gives, `path` its parameters, as torchvision does; `norm` those of a
-    batch normalisation between convolution and function, beside which there are other biases only
-    where it `has_bias`. `reads` names what it reads: nothing for what the layer before it gives.
-    `padding` is a number of pixels on every border, or `SAME`. A depth-wise one has a kernel for
-    each channel and as many channels as it reads, whatever `channels` says.
-    """
-
-    output: str
-    path: str
-    channels: int
-    kernel: int = 1
-    stride: int = 1
-    padding: int | str = 0
-    is_depthwise: bool = False
-    activation: str = "relu"
-    norm: str = ""
-    has_bias: bool = False
-    reads: tuple[str, ...] = ()
-
-
-@dataclass(frozen=True)
-class MaxPool:
-    """The largest value of every channel in a window; in ceil mode windows may hang over the
-    border.
-    """
-
-    output: str
-    path: str = ""
-    kernel: int = 3
-    stride: int = 2
-    padding: int = 0
-    is_ceil: bool = True
-    reads: tuple[str, ...] = ()
-
-
-@dataclass(frozen=True)
-class GlobalMean:
-    """The mean of every channel over all positions, (n, channels, 1, 1); with a `side` above 1 over
-    each of so many parts to a side, of which images of the network's own side have one position.
-    """
-
-    output: str
-    path: str = ""
-    side: int = 1
-    reads: tuple[str, ...] = ()
-
-
-@dataclass(frozen=True)
-class Join:
-    """Maps of one size put behind each other along their channels."""
-
-    output: str
-    reads: tuple[str, ...]
-
-
-@dataclass(frozen=True)
-class Sum:
-    """The sum of maps of one shape, as at the end of a residual block, and the function behind
-    it.
-    """
-
-    output: str
-    reads: tuple[str, ...]
-    activation: str = ""
-
-
-@dataclass(frozen=True)
-class Product:
-    """A map times the gate of each of its channels, (n, channels, 1, 1): the end of
-    squeeze-and-excite.
-    """
-
-    output: str
-    reads: tuple[str, str]
-
-
-@dataclass(frozen=True)
-class Linear:
-    """A dense layer on (n, inputs), or on all values of maps, and the function behind it."""
-
-    output: str
-    path: str
-    channels: int
-    activation: str = ""
-    reads: tuple[str, ...] = ()
-
-
-@dataclass(frozen=True)
-class Dropout:
-    """Zeros in random places while the network is trained."""
-
-    output: str
-    path: str
-    probability: float = 0.5
-    reads: tuple[str, ...] = ()
-
-
-Layer: TypeAlias = Convolution | MaxPool | GlobalMean | Join | Sum | Product | Linear | Dropout
+from squeezetune.network.layers import (
+    PIXELS,
+    RECTIFIERS,
+    AveragePool,
+    Convolution,
+    GlobalMean,
+    Join,
+    Layer,
+    Linear,
+    MaxPool,
+    count_channels,
+    find_last_parameters,
+    list_layer_shapes,
+    measure_side,
+)
 
 
 @dataclass(frozen=True)
@@ -145,7 +48,8 @@ class Architecture:
     `taps` names the maps whose channels' means are the features. The classifier's last layer with
     parameters has as many outputs as there are classes; how many it has here is what published
     weights know. Images are RGB / 255, minus `mean`, over `std`, and best of `side` pixels. A batch
-    normalisation adds `norm_epsilon` to the variance. Where the last blocks alone are trained, they
+    normalisation adds `norm_epsilon` to the variance. Parameters of published weights that the
+    network does without begin with one of `ignored`. Where the last blocks alone are trained, they
     are `last_blocks` unless somebody says otherwise.
     """
 
@@ -159,6 +63,7 @@ class Architecture:
     norm_epsilon: float = 1e-5
     mean: tuple[float, float, float] = (0.485, 0.456, 0.406)
     std: tuple[float, float, float] = (0.229, 0.224, 0.225)
+    ignored: tuple[str, ...] = ()
     last_blocks: int = 4
 
     @cached_property
@@ -191,7 +96,7 @@ class Architecture:
         """How many channels every map has, by name."""
         found = {PIXELS: 3}
         for layer in (*self.layers, *self.classifier_layers):
-            found[layer.output] = _count_channels(layer, [found[name] for name in layer.reads])
+            found[layer.output] = count_channels(layer, [found[name] for name in layer.reads])
         return found
 
     @cached_property
@@ -217,17 +122,18 @@ class Architecture:
     def activations(self) -> Mapping[str, str]:
         """What is computed with one scale in int8: each map by name, with the name of its scale.
 
-        A pool gives values of the map that it reads, and a join puts maps together, which then have
-        its scale. The scales stand in the order of the data.
+        A pool gives no larger values than the map has that it reads, and a join puts maps together,
+        which then have its scale. The scales stand in the order of the data.
         """
         found = {PIXELS: PIXELS}
         joins = {name: layer.output for layer in self.layers if isinstance(layer, Join)
                  for name in layer.reads if len(self.readers[name]) == 1}  # fmt: skip
         for layer in self.layers:
-            is_copy = isinstance(layer, MaxPool)
-            found[layer.output] = (
-                found[layer.reads[0]] if is_copy else joins.get(layer.output, layer.output)
-            )
+            scale = layer.output
+            while scale in joins:  # joins may be joined
+                scale = joins[scale]
+            is_pool = isinstance(layer, MaxPool | AveragePool)
+            found[layer.output] = found[layer.reads[0]] if is_pool else scale
         return found
 
     @cached_property
@@ -341,7 +247,7 @@ class Architecture:
         last = find_last_parameters(layers)
         for at, layer in enumerate(layers):
             classes = num_classes if at == last else 0
-            shapes |= _list_layer_shapes(layer, self.count_inputs(layer), classes)
+            shapes |= list_layer_shapes(layer, self.count_inputs(layer), classes)
         return shapes
 
     def count_inputs(self, layer: Layer) -> int:
@@ -362,6 +268,10 @@ class Architecture:
         """Say whether a parameter, by its name, belongs to the layers before the classifier."""
         return parameter.rpartition(".")[0] in self._owners
 
+    def ignores(self, parameter: str) -> bool:
+        """Say whether the network does without a parameter of published weights, by its name."""
+        return parameter.startswith(self.ignored)
+
     def find_owner(self, parameter: str) -> str:
         """Name the block that a parameter, by its name, belongs to; "" if it is the classifier."""
         return self._owners.get(parameter.rpartition(".")[0], "")
@@ -378,36 +288,6 @@ class Architecture:
         }
 
 
-def measure_side(layer: Layer, side: int) -> int:
-    """Tell the side of the maps that a layer gives, by that of those that it reads."""
-    if isinstance(layer, GlobalMean | Linear):
-        return 1
-    if isinstance(layer, MaxPool):
-        steps = (side + 2 * layer.padding - layer.kernel) / layer.stride
-        return (ceil(steps) if layer.is_ceil else int(steps)) + 1
-    if not isinstance(layer, Convolution):
-        return side
-    if layer.padding == SAME:
-        return ceil(side / layer.stride)
-    return (side + 2 * int(layer.padding) - layer.kernel) // layer.stride + 1
-
-
-def measure_same_padding(length: int, kernel: int, stride: int) -> tuple[int, int]:
-    """Tell how many pixels TensorFlow's padding adds before and behind a line."""
-    whole = max((-(-length // stride) - 1) * stride + kernel - length, 0)
-    return whole // 2, whole - whole // 2
-
-
-def find_last_parameters(layers: Sequence[Layer]) -> int:
-    """Find the place of the last layer with parameters, which has an output for each class."""
-    return max(at for at, layer in enumerate(layers) if isinstance(layer, Convolution | Linear))
-
-
-def count_groups(layer: Convolution, inputs: int) -> int:
-    """Count the groups of channels that a convolution keeps apart."""
-    return inputs if layer.is_depthwise else 1
-
-
 def _connect(layers: Sequence[Layer], start: str) -> tuple[Layer, ...]:
     """Name what each layer reads: where it does not say, what the layer before it gives."""
     found: list[Any] = []
@@ -419,32 +299,3 @@ def _connect(layers: Sequence[Layer], start: str) -> tuple[Layer, ...]:
 
 def _read_from(layer: Any, name: str) -> Any:
     return replace(layer, reads=(name,))
-
-
-def _count_channels(layer: Layer, inputs: Sequence[int]) -> int:
-    if isinstance(layer, Linear) or (isinstance(layer, Convolution) and not layer.is_depthwise):
-        return layer.channels
-    return sum(inputs) if isinstance(layer, Join) else inputs[0]
-
-
-def _list_layer_shapes(layer: Any, inputs: int, classes: int) -> dict[str, tuple[int, ...]]:
-    """List the shapes of a layer's parameters, with another number of outputs where `classes` says
-    so.
-    """
-    if isinstance(layer, Linear):
-        outputs = classes or layer.channels
-        return {f"{layer.path}.weight": (outputs, inputs), f"{layer.path}.bias": (outputs,)}
-    if not isinstance(layer, Convolution):
-        return {}
-    outputs = classes or (inputs if layer.is_depthwise else layer.channels)
-    read = inputs // count_groups(layer, inputs)
-    shapes: dict[str, tuple[int, ...]] = {
-        f"{layer.path}.weight": (outputs, read, layer.kernel, layer.kernel)
-    }
-    if layer.has_bias or not layer.norm:
-        shapes[f"{layer.path}.bias"] = (outputs,)
-    if not layer.norm:
-        return shapes
-    parts = ("weight", "bias", "running_mean", "running_var")
-    return {**shapes, **{f"{layer.norm}.{part}": (outputs,) for part in parts},
-            f"{layer.norm}.num_batches_tracked": ()}  # fmt: skip

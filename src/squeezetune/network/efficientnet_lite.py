@@ -12,17 +12,8 @@ from typing import Any
 
 from numpy.typing import NDArray
 
-from squeezetune.network.architecture import (
-    SAME,
-    Architecture,
-    Block,
-    Convolution,
-    Dropout,
-    GlobalMean,
-    Layer,
-    Linear,
-    Sum,
-)
+from squeezetune.network.architecture import Architecture, Block
+from squeezetune.network.layers import SAME, Convolution, Dropout, GlobalMean, Layer, Linear, Sum
 
 # Of each stage: how many times as many channels its blocks work with as they read, their kernels,
 # and the stride of the first.

@@ -8,9 +8,11 @@ import numpy as np
 from numpy.typing import NDArray
 from onnx import TensorProto
 
-from squeezetune.network.architecture import (
+from squeezetune.network.architecture import Architecture
+from squeezetune.network.codes import LowRankTensor, QuantizedTensor
+from squeezetune.network.layers import (
     SAME,
-    Architecture,
+    AveragePool,
     Convolution,
     Dropout,
     GlobalMean,
@@ -22,7 +24,6 @@ from squeezetune.network.architecture import (
     Sum,
     count_groups,
 )
-from squeezetune.network.codes import LowRankTensor, QuantizedTensor
 from squeezetune.network.onnx_builder import Graph
 from squeezetune.network.weights import Weights, detect_architecture
 
@@ -183,6 +184,9 @@ class FloatLayers:
     def _add_max_pool(self, layer: MaxPool, x: str) -> str:
         return self._graph.add("MaxPool", x, **list_pool_attributes(layer))
 
+    def _add_average_pool(self, layer: AveragePool, x: str) -> str:
+        return self._graph.add("AveragePool", x, **list_pool_attributes(layer))
+
     def _add_global_mean(self, layer: GlobalMean, x: str) -> str:
         # of images of the network's own side, each part is one position
         return x if layer.side > 1 else self._graph.add("GlobalAveragePool", x, name=layer.output)
@@ -230,6 +234,7 @@ class FloatLayers:
 _FLOAT_KINDS: Mapping[type, Callable[..., str]] = {
     Convolution: FloatLayers._add_convolution,
     MaxPool: FloatLayers._add_max_pool,
+    AveragePool: FloatLayers._add_average_pool,
     GlobalMean: FloatLayers._add_global_mean,
     Join: FloatLayers._add_join,
     Sum: FloatLayers._add_sum,
@@ -268,11 +273,11 @@ def list_attributes(layer: Convolution, inputs: int) -> dict[str, Any]:
     """List the attributes of a convolution's node; what they are without being named is left
     out.
     """
-    attributes: dict[str, Any] = {"kernel_shape": [layer.kernel] * 2}
+    attributes: dict[str, Any] = {"kernel_shape": [*layer.sides]}
     if layer.padding == SAME:
         attributes["auto_pad"] = "SAME_UPPER"
     elif layer.padding:
-        attributes["pads"] = [layer.padding] * 4
+        attributes["pads"] = [*layer.margins] * 2
     if layer.stride > 1:
         attributes["strides"] = [layer.stride] * 2
     if layer.is_depthwise:
@@ -280,10 +285,12 @@ def list_attributes(layer: Convolution, inputs: int) -> dict[str, Any]:
     return attributes
 
 
-def list_pool_attributes(layer: MaxPool) -> dict[str, Any]:
-    """List the attributes of a max pool's node."""
+def list_pool_attributes(layer: MaxPool | AveragePool) -> dict[str, Any]:
+    """List the attributes of a pool's node."""
     pads = {"pads": [layer.padding] * 4} if layer.padding else {}
     sizes = {"kernel_shape": [layer.kernel] * 2, "strides": [layer.stride] * 2}
+    if isinstance(layer, AveragePool):
+        return {**sizes, "count_include_pad": 1, **pads}
     return {**sizes, "ceil_mode": int(layer.is_ceil), **pads}
 
 

@@ -12,7 +12,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 from squeezetune.heads.familiarity import Familiarity
-from squeezetune.network.architecture import Layer
 from squeezetune.network.float_layers import (
     FloatLayers,
     GraphLayers,
@@ -23,6 +22,7 @@ from squeezetune.network.float_layers import (
 )
 from squeezetune.network.inference import FITTED, IMAGE
 from squeezetune.network.int8_layers import Int8, Int8Layers
+from squeezetune.network.layers import Layer
 from squeezetune.network.onnx_builder import Graph, Output, Shape
 from squeezetune.network.weights import Weights
 from squeezetune.network.zoo import SQUEEZENET1_1

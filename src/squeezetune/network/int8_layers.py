@@ -8,18 +8,6 @@ import numpy as np
 from numpy.typing import NDArray
 from onnx import TensorProto
 
-from squeezetune.network.architecture import (
-    PIXELS,
-    Convolution,
-    Dropout,
-    GlobalMean,
-    Join,
-    Layer,
-    MaxPool,
-    Product,
-    Sum,
-    measure_side,
-)
 from squeezetune.network.codes import QuantizedTensor
 from squeezetune.network.float_layers import (
     add_activation,
@@ -29,6 +17,19 @@ from squeezetune.network.float_layers import (
     fold_normalisation,
     list_attributes,
     list_pool_attributes,
+)
+from squeezetune.network.layers import (
+    PIXELS,
+    AveragePool,
+    Convolution,
+    Dropout,
+    GlobalMean,
+    Join,
+    Layer,
+    MaxPool,
+    Product,
+    Sum,
+    measure_side,
 )
 from squeezetune.network.onnx_builder import Graph
 from squeezetune.network.weights import Weights, detect_architecture
@@ -156,6 +157,11 @@ class Int8Layers:
         """Add a max pool, which keeps the scale."""
         pooled = self._graph.add("MaxPool", x, **list_pool_attributes(layer))
         return self._keep_as(x, pooled, self._measure(layer, x))
+
+    def _add_average_pool(self, layer: AveragePool, x: str) -> str:
+        """Add an average pool, whose values have the scale of what it reads."""
+        y = self._graph.add("AveragePool", self._to_floats(x), **list_pool_attributes(layer))
+        return self._quantise(y, self._activations[x], self._measure(layer, x))
 
     def _add_join(self, layer: Join, *inputs: str) -> str:
         """Put maps together: where they have one scale that is a copy."""
@@ -363,6 +369,7 @@ class Int8Layers:
 _INT8_KINDS: Mapping[type, Callable[..., str]] = {
     Convolution: Int8Layers._add_convolution,
     MaxPool: Int8Layers._add_max_pool,
+    AveragePool: Int8Layers._add_average_pool,
     GlobalMean: Int8Layers._add_global_mean,
     Join: Int8Layers._add_join,
     Sum: Int8Layers._add_sum,

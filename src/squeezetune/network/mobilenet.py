@@ -7,17 +7,8 @@ al. 2019, "Searching for MobileNetV3".
 
 from typing import NamedTuple
 
-from squeezetune.network.architecture import (
-    Architecture,
-    Block,
-    Convolution,
-    Dropout,
-    GlobalMean,
-    Layer,
-    Linear,
-    Product,
-    Sum,
-)
+from squeezetune.network.architecture import Architecture, Block
+from squeezetune.network.layers import Convolution, Dropout, GlobalMean, Layer, Linear, Product, Sum
 
 
 class InvertedResidual(NamedTuple):

@@ -4,16 +4,8 @@ Source: He et al. 2016, "Deep Residual Learning for Image Recognition"; with bot
 in the middle convolution, as torchvision has it.
 """
 
-from squeezetune.network.architecture import (
-    Architecture,
-    Block,
-    Convolution,
-    GlobalMean,
-    Layer,
-    Linear,
-    MaxPool,
-    Sum,
-)
+from squeezetune.network.architecture import Architecture, Block
+from squeezetune.network.layers import Convolution, GlobalMean, Layer, Linear, MaxPool, Sum
 
 WIDTHS = (64, 128, 256, 512)
 

@@ -4,16 +4,8 @@ Source: Simonyan and Zisserman 2015, "Very Deep Convolutional Networks for Large
 Recognition".
 """
 
-from squeezetune.network.architecture import (
-    Architecture,
-    Block,
-    Convolution,
-    Dropout,
-    GlobalMean,
-    Layer,
-    Linear,
-    MaxPool,
-)
+from squeezetune.network.architecture import Architecture, Block
+from squeezetune.network.layers import Convolution, Dropout, GlobalMean, Layer, Linear, MaxPool
 
 WIDTHS = (64, 128, 256, 512, 512)
 # How many positions of the last maps the classifier reads, to a side.

@@ -13,8 +13,9 @@ from safetensors import SafetensorError
 from safetensors.numpy import load
 
 from squeezetune.errors import SettingsError, WeightsError
-from squeezetune.network.architecture import Architecture, Convolution
+from squeezetune.network.architecture import Architecture
 from squeezetune.network.efficientnet_lite import use_timm_names
+from squeezetune.network.layers import Convolution
 from squeezetune.network.zoo import ARCHITECTURES, NETWORKS
 
 WEIGHTS_PATH = Path(__file__).with_name("squeezenet1_1-imagenet.safetensors")
@@ -94,7 +95,7 @@ def fold_norms(weights: Weights, architecture: Architecture) -> Weights:
 
     What comes are the parameters of `architecture.without_norms()`, float32.
     """
-    folded = dict(weights)
+    folded = {name: value for name, value in weights.items() if not architecture.ignores(name)}
     for layer in (*architecture.layers, *architecture.classifier_layers):
         if not isinstance(layer, Convolution) or not layer.norm:
             continue
@@ -220,7 +221,7 @@ def _refuse_unknown(weights: Mapping[str, object]) -> WeightsError:
 def _find_first_kernel(architecture: Architecture) -> tuple[str, tuple[int, ...]]:
     """Find the name and the shape of a network's first kernel."""
     first = architecture.convolutions[0]
-    return f"{first.path}.weight", (first.channels, 3, first.kernel, first.kernel)
+    return f"{first.path}.weight", (first.channels, 3, *first.sides)
 
 
 def _has_first_kernel(architecture: Architecture, weights: Mapping[str, NDArray[Any]]) -> bool:
@@ -243,7 +244,9 @@ def _list_problems(weights: Mapping[str, NDArray[Any]], architecture: Architectu
     found = {name: weights[name].shape for name in common}
     faults = {
         "missing": [name for name in shapes if name not in weights and not name.endswith(COUNTER)],
-        "unknown": [name for name in weights if name not in shapes],
+        "unknown": [
+            name for name in weights if name not in shapes and not architecture.ignores(name)
+        ],
         "of another shape": [
             f"{name} {found[name]} instead of {shapes[name]}"
             for name in common

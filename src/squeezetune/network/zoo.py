@@ -4,16 +4,10 @@ Source: Iandola et al. 2016, "SqueezeNet: AlexNet-level accuracy with 50x fewer 
 parameters have torchvision's names.
 """
 
-from squeezetune.network.architecture import (
-    Architecture,
-    Block,
-    Convolution,
-    Dropout,
-    GlobalMean,
-    Join,
-    MaxPool,
-)
+from squeezetune.network.architecture import Architecture, Block
 from squeezetune.network.efficientnet_lite import LITES
+from squeezetune.network.inception import INCEPTION_V3
+from squeezetune.network.layers import Convolution, Dropout, GlobalMean, Join, MaxPool
 from squeezetune.network.mobilenet import MOBILENET_V2, MOBILENET_V3_LARGE, MOBILENET_V3_SMALL
 from squeezetune.network.resnet import RESNET18, RESNET34, RESNET50
 from squeezetune.network.vgg import VGGS
@@ -93,5 +87,5 @@ RESNETS = (RESNET18, RESNET34, RESNET50)
 # All networks by name.
 NETWORKS = {
     network.name: network
-    for network in (*ARCHITECTURES.values(), *LITES, *RESNETS, *VGGS, *MOBILENETS)
+    for network in (*ARCHITECTURES.values(), *LITES, *RESNETS, *VGGS, *MOBILENETS, INCEPTION_V3)
 }
