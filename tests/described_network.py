@@ -1,4 +1,8 @@
-"""A small network with every kind of layer, for tests of what is made of descriptions."""
+"""A small network with every kind of layer, and narrow forms of known ones, for tests of what is
+made of descriptions.
+"""
+
+from dataclasses import replace
 
 import numpy as np
 
@@ -104,3 +108,36 @@ def draw_parameters(architecture, seed=0):
             value = 0.2 * rng.standard_normal(shape)
         found[name] = np.asarray(value, np.float32)
     return found
+
+
+def draw_photos(count, side, seed=0):
+    """Draw photos (count, side, side, 3) uint8 of patches of one colour each."""
+    cells = -(-side // 8)
+    rng = np.random.default_rng(seed)
+    coarse = rng.integers(0, 256, (count, cells, cells, 3), dtype=np.uint8)
+    return coarse.repeat(8, axis=1).repeat(8, axis=2)[:, :side, :side]
+
+
+def find_least_side(architecture, least=32):
+    """Find the smallest side, a multiple of 16, of images of which something is left everywhere."""
+    sides = range(least, 512, 16)
+    names = architecture.block_names
+    return next(
+        side for side in sides
+        if all(architecture.measure_block(name, side)[0] > 0 for name in names)
+    )  # fmt: skip
+
+
+def make_narrow(architecture, share=8):
+    """Describe a network whose layers have this share of their channels."""
+
+    def narrow(layer):
+        width = getattr(layer, "channels", 0)
+        return replace(layer, channels=max(width // share, 1)) if width else layer
+
+    blocks = tuple(
+        replace(block, layers=tuple(narrow(layer) for layer in block.layers))
+        for block in architecture.blocks
+    )
+    classifier = tuple(narrow(layer) for layer in architecture.classifier)
+    return replace(architecture, blocks=blocks, classifier=classifier)

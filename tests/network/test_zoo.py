@@ -2,44 +2,62 @@
 
 import numpy as np
 import pytest
-from described_network import draw_parameters
+from described_network import draw_parameters, draw_photos, find_least_side
 
+from squeezetune.errors import SettingsError, WeightsError
 from squeezetune.network.graph import build_backbone
 from squeezetune.network.inference import Runtime, open_graph
-from squeezetune.network.weights import detect_architecture, fold_norms
-from squeezetune.network.zoo import LITES, NETWORKS
+from squeezetune.network.weights import check_weights, detect_architecture, fold_norms
+from squeezetune.network.zoo import INCEPTION_V3, LITES, NETWORKS, find_network
 
 torch = pytest.importorskip("torch", reason="torch is an extra")
 from torchvision_models import load_models  # noqa: E402
 
-from squeezetune.finetune.surgery import (  # noqa: E402
-    freeze,
-    list_blocks,
-    replace_classifier,
-    unfreeze_last,
-)
 from squeezetune.finetune.torch_network import DescribedNetwork  # noqa: E402
 
 NAMES = [name for name in NETWORKS if NETWORKS[name] not in LITES]
 # VGGs have up to 140 million parameters, and the others are much like these.
 FEW = ["squeezenet1_0", "squeezenet1_1", "resnet18", "resnet50", "mobilenet_v2",
-       "mobilenet_v3_small", "mobilenet_v3_large"]  # fmt: skip
+       "mobilenet_v3_small", "mobilenet_v3_large", "inception_v3"]  # fmt: skip
 REST = [pytest.param(name, marks=pytest.mark.slow) for name in NAMES if name not in FEW]
+FLOAT = Runtime("onnxruntime", "float32")
+
+
+def make_theirs(name, **options):
+    """Make torchvision's network; its Inception draws its parameters for long, unless told not
+    to.
+    """
+    known = {"init_weights": False} if name == "inception_v3" else {}
+    return getattr(load_models(), name)(weights=None, **known, **options)
+
+
+def normalise(pixels, network):
+    """Make images (n, 3, side, side) of pixels, as a network wants them."""
+    mean, std = torch.tensor(network.mean), torch.tensor(network.std)
+    return ((torch.from_numpy(pixels) / 255 - mean) / std).permute(0, 3, 1, 2).contiguous()
+
+
+def fill(network):
+    """Make weights of nothing but ones, which take no memory."""
+    return {
+        key: np.broadcast_to(np.float32(1), shape) for key, shape in network.list_shapes().items()
+    }
 
 
 @pytest.mark.parametrize("name", NAMES)
 def test_parameters_are_torchvisions(name):
     with torch.device("meta"):
-        theirs = getattr(load_models(), name)(weights=None).state_dict()
-    expected = {key: tuple(value.shape) for key, value in theirs.items()}
-    assert NETWORKS[name].list_shapes() == expected
+        theirs = make_theirs(name).state_dict()
+    network = NETWORKS[name]
+    expected = {
+        key: tuple(value.shape) for key, value in theirs.items() if not network.ignores(key)
+    }
+    assert network.list_shapes() == expected
 
 
 @pytest.mark.parametrize("name", NAMES)
 def test_each_is_told_by_its_weights(name):
-    shapes = NETWORKS[name].list_shapes()
-    empty = {key: np.broadcast_to(np.float32(1), shape) for key, shape in shapes.items()}
-    found = detect_architecture(empty)
+    found = detect_architecture(fill(NETWORKS[name]))
     # VGGs with and without batch normalisation differ in the places of their kernels alone
     assert found is NETWORKS[name]
 
@@ -49,24 +67,21 @@ def test_logits_are_torchvisions_and_features_those_of_the_graph(name):
     network = NETWORKS[name]
     parameters = draw_parameters(network)
     tensors = {key: torch.tensor(value) for key, value in parameters.items()}
+    without = {"aux_logits": False} if network.ignored else {}
     with torch.device("meta"):
-        theirs, ours = getattr(load_models(), name)(weights=None), DescribedNetwork(network)
+        theirs, ours = make_theirs(name, **without), DescribedNetwork(network)
     for each in (theirs, ours):
         each.load_state_dict(tensors, assign=True)
         each.eval()
-    pixels = np.random.default_rng(0).integers(0, 256, (2, 8, 8, 3), dtype=np.uint8)
-    pixels = pixels.repeat(8, axis=1).repeat(8, axis=2)
-    normal = (torch.from_numpy(pixels) / 255 - torch.tensor(network.mean)) / torch.tensor(
-        network.std
-    )
-    images = normal.permute(0, 3, 1, 2).contiguous()
+    pixels = draw_photos(2, find_least_side(network, 64))
+    images = normalise(pixels, network)
     with torch.no_grad():
         expected = theirs(images)
         torch.testing.assert_close(
             ours(images), expected, rtol=1e-3, atol=1e-3 * expected.abs().max()
         )
     weights = fold_norms(parameters, network)
-    found = open_graph(build_backbone(weights), Runtime("onnxruntime", "float32"), 1)(pixels)[:, 0]
+    found = open_graph(build_backbone(weights), FLOAT, 1)(pixels)[:, 0]
     assert found.shape == (2, network.feature_count)
     tapped = take_taps(ours, network, images)
     np.testing.assert_allclose(found, tapped, rtol=1e-3, atol=1e-3 * np.abs(tapped).max())
@@ -86,15 +101,33 @@ def take_taps(network, architecture, images):
     return torch.cat(means, 1).numpy()
 
 
-@pytest.mark.parametrize("name", ["resnet18", "mobilenet_v2", "mobilenet_v3_small"])
-def test_the_calls_for_any_network_work_on_it(name):
-    network = DescribedNetwork(NETWORKS[name], 10)
-    theirs = getattr(load_models(), name)(weights=None, num_classes=10)
-    assert list(list_blocks(network)) == list(list_blocks(theirs))
-    unfreeze_last(freeze(replace_classifier(network, 3)), 2)
-    trained = [name for name, value in network.named_parameters() if value.requires_grad]
-    assert trained
-    assert all(
-        NETWORKS[name].find_owner(each) in {"", NETWORKS[name].block_names[-1]} for each in trained
-    )
-    assert network(torch.zeros(2, 3, 64, 64)).shape == (2, 3)
+def test_inception_is_normalised_as_published_weights_want_it():
+    """torchvision's published weights come with `transform_input=True`, for images that ImageNet's
+    statistics have normalised.
+    """
+    small = {"aux_logits": False, "transform_input": True}
+    theirs, ours = make_theirs("inception_v3", **small).eval(), DescribedNetwork(INCEPTION_V3)
+    ours.load_state_dict(theirs.state_dict())
+    pixels = draw_photos(1, 96)
+    with torch.no_grad():
+        expected = theirs(normalise(pixels, NETWORKS["resnet18"]))
+        found = ours.eval()(normalise(pixels, INCEPTION_V3))
+    torch.testing.assert_close(found, expected, rtol=1e-3, atol=1e-4)
+
+
+def test_the_auxiliary_classifier_in_published_weights_is_ignored():
+    extra = {"AuxLogits.fc.weight": np.ones((1000, 768), np.float32)}
+    published = fill(INCEPTION_V3) | extra
+    check_weights(published, INCEPTION_V3)
+    assert detect_architecture(published) is INCEPTION_V3
+    assert not extra.keys() & fold_norms(published, INCEPTION_V3).keys()
+    resnet = NETWORKS["resnet18"]
+    with pytest.raises(WeightsError, match=r"ResNet-18: unknown: AuxLogits\.fc\.weight\."):
+        check_weights(fill(resnet) | extra, resnet)
+
+
+def test_networks_are_found_by_name():
+    assert find_network("inception_v3") is INCEPTION_V3
+    with pytest.raises(SettingsError, match="'ResNet-18', did you mean 'resnet18'") as caught:
+        find_network("ResNet-18")
+    assert "vgg19_bn" in caught.value.hint

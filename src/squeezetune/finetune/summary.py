@@ -8,12 +8,14 @@ from typing import Any
 
 from squeezetune.errors import SettingsError
 from squeezetune.finetune.torch_layers import Module
+from squeezetune.network.architecture import Architecture
 
 # isort: split
 # after `network`, which says how to install torch where it is missing
 import torch
 from torch import nn
 
+DEFAULT_SIDE = 224
 COUNTED = (nn.Linear, nn.Conv1d, nn.Conv2d, nn.Conv3d)
 
 
@@ -66,13 +68,14 @@ class Summary:
         return "\n".join("  ".join(cells).rstrip() for cells in lines)
 
 
-def describe(network: Module, image_side: int = 224) -> Summary:
+def describe(network: Module, image_side: int | None = None) -> Summary:
     """Say what each layer of a network gives for one square RGB image, its parameters and its
     multiply-adds.
 
-    The network runs once, on zeros, in evaluation mode; its modes are put back. Multiply-adds are
-    those of the convolutions and Linears, without their biases; other layers cost next to nothing
-    and count as 0. Example:
+    Without `image_side` the image has the side that the network is described with, such as 299 for
+    Inception v3, or 224 pixels where it has no description. The network runs once, on zeros, in
+    evaluation mode; its modes are put back. Multiply-adds are those of the convolutions and
+    Linears, without their biases; other layers cost next to nothing and count as 0. Example:
 
         >>> from squeezetune import build_network, describe
         >>> summary = describe(build_network())
@@ -83,7 +86,9 @@ def describe(network: Module, image_side: int = 224) -> Summary:
         MissingExtraError: torch is not installed.
         SettingsError: the network cannot run on such an image.
     """
-    found = _run_once(network, image_side)
+    described = getattr(network, "architecture", None)
+    side = described.side if isinstance(described, Architecture) else DEFAULT_SIDE
+    found = _run_once(network, side if image_side is None else image_side)
     layers = tuple(
         _summarise_layer(name, module, found.get(module, ()))
         for name, module in network.named_modules()

@@ -71,9 +71,10 @@ def replace_classifier(
 def freeze(network: Module) -> Module:
     """Keep every parameter, and every running statistic of a norm layer, as it is.
 
-    A norm layer that is frozen computes as in evaluation, also after `network.train()`: it is put
-    in that mode before each of its forward passes. Without that, its statistics would follow the
-    new images although no gradient reaches it. Example:
+    A norm layer that is frozen computes with its running statistics, as in evaluation, also after
+    `network.train()`: it is put in that mode before each of its forward passes. Without that, its
+    statistics would follow the new images although no gradient reaches it. Those of blocks that
+    `unfreeze_last` lets train again follow the images again. Example:
 
         >>> from squeezetune import build_network, freeze, unfreeze_last
         >>> network = unfreeze_last(freeze(build_network()), 1)
@@ -95,8 +96,10 @@ def freeze(network: Module) -> Module:
 def unfreeze_last(network: Module, n: int) -> Module:
     """Let the last `n` blocks of a network train again; see `list_blocks` for what a block is.
 
-    Of SqueezeNet the classifier is the last block, fire9 the one before it, and so on to conv1, the
-    tenth. Blocks before the last `n` stay as they are; `n=0` changes nothing. Example:
+    The classifier is the last block, or where it has several dense layers, as that of VGG has, each
+    of them is one. Before it come those of the description: of SqueezeNet fire9, and so on to
+    conv1, the tenth; of a ResNet its residual blocks. Blocks before the last `n` stay as they are;
+    `n=0` changes nothing. Example:
 
         >>> from squeezetune import build_network, freeze, unfreeze_last
         >>> network = unfreeze_last(freeze(build_network()), 3)

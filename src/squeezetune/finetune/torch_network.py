@@ -28,11 +28,13 @@ from squeezetune.network.architecture import Architecture, Block
 from squeezetune.network.layers import Dropout, Join, Layer, Linear, find_last_parameters
 from squeezetune.network.weights import (
     Weights,
+    check_weights,
     detect_architecture,
     find_architecture,
     identify_version,
     load_weights,
 )
+from squeezetune.network.zoo import ARCHITECTURES, SQUEEZENET1_1, find_network
 
 # isort: split
 # after `torch_layers`, which says how to install torch where it is missing
@@ -110,9 +112,9 @@ class DescribedNetwork(nn.Module):  # type: ignore[misc]  # torch is not seen by
             block.name: block.path or find_path(block.layers[0])
             for block in self.architecture.blocks
         }
-        last = find_path(self.architecture.classifier[0]).split(".")[0]
+        classifier = find_classifier_path(self.architecture).split(".")[0]
         modules = {name: self.get_submodule(path) for name, path in paths.items()}
-        return modules | {"classifier": self.get_submodule(last)}
+        return modules | {"classifier": self.get_submodule(classifier)}
 
     def _make_block(self, block: Block) -> "list[ModulePart]":
         """Make a block's layers: those below its path as one module, others by themselves."""
@@ -185,26 +187,53 @@ class SqueezeNet(DescribedNetwork):
 
 
 def build_network(
-    weights: Weights | None = None, *, version: str = "1.1", num_classes: int = 1000
-) -> SqueezeNet:
-    """Build SqueezeNet with pretrained weights, ready to be trained further.
+    network: str | Weights | None = None,
+    weights: Weights | None = None,
+    *,
+    version: str | None = None,
+    num_classes: int = 1000,
+) -> DescribedNetwork:
+    """Build a network, ready to be trained further: SqueezeNet 1.1, or one by its name.
 
-    Without `weights` it knows ImageNet from the weights in the package, which exist for version
-    1.1. Where `num_classes` is not the number that the weights know, the last convolution starts
-    afresh. Example:
+    `weights` are its parameters and running statistics by their published names, and may as well be
+    given alone, for SqueezeNet of a `version`. Where `num_classes` is not the number that they
+    know, the last layer starts afresh. Without them SqueezeNet 1.1 knows ImageNet from the weights
+    in the package, which has no others: a network by any other name starts from random numbers
+    (`torch.manual_seed`). Example:
 
         >>> network = build_network(num_classes=3)
         >>> network.classifier[1].out_channels
         3
+        >>> build_network("resnet18", num_classes=5).fc.out_features
+        5
 
     Raises:
         MissingExtraError: torch is not installed.
-        SettingsError: there is no such version, or less than one class.
-        WeightsError: the weights are not those of this version, or version 1.0 is wanted without
+        SettingsError: there is no such network or version, or less than one class.
+        WeightsError: the weights are not those of the network, or version 1.0 is wanted without
             weights.
     """
-    network = SqueezeNet(version, num_classes)
-    if weights is None and version != "1.1":
+    if not isinstance(network, str):
+        return _build_squeezenet(network if weights is None else weights, version, num_classes)
+    architecture = find_network(network)
+    if version is not None:
+        raise SettingsError(
+            f"version is {version!r} beside a network's name, {network!r}.",
+            "Give the name alone, which says the version.",
+        )
+    if weights is None and architecture is SQUEEZENET1_1:
+        weights = load_weights()
+    if weights is not None:
+        check_weights(weights, architecture)
+    return _build_from(weights, architecture, num_classes)
+
+
+def _build_squeezenet(
+    weights: Weights | None, version: str | None, num_classes: int
+) -> DescribedNetwork:
+    """Build SqueezeNet of a version, or 1.1, from weights, or those in the package."""
+    architecture = find_architecture(version or SQUEEZENET1_1.version)
+    if weights is None and architecture is not SQUEEZENET1_1:
         raise WeightsError(
             f"The package holds the weights of SqueezeNet 1.1 alone, not of {version}.",
             "Fetch or read others and pass them: squeezetune.network.pretrained has fetch_weights "
@@ -212,31 +241,63 @@ def build_network(
         )
     weights = load_weights() if weights is None else weights
     found = identify_version(weights)
-    if found != version:
-        raise WeightsError(f"These are the weights of SqueezeNet {found}, asked for was {version}.",
-                           f"Pass version={found!r}.")  # fmt: skip
-    if len(weights["classifier.1.bias"]) != num_classes:
-        fresh = export_weights(network)
-        weights = {
-            name: fresh[name] if name.startswith("classifier.") else value
-            for name, value in weights.items()
-        }
-    network.load_state_dict(
-        {name: torch.from_numpy(value.copy()) for name, value in weights.items()}
+    if found != architecture.version:
+        raise WeightsError(
+            f"These are the weights of SqueezeNet {found}, asked for was {architecture.version}.",
+            f"Pass version={found!r}.",
+        )
+    return _build_from(weights, architecture, num_classes)
+
+
+def _build_from(
+    weights: Weights | None, architecture: Architecture, num_classes: int
+) -> DescribedNetwork:
+    """Build a network from weights that were checked, or from random numbers."""
+    is_squeezenet = architecture.version in ARCHITECTURES
+    network = (
+        SqueezeNet(architecture.version, num_classes)
+        if is_squeezenet
+        else DescribedNetwork(architecture, num_classes)
     )
+    last = find_classifier_path(architecture)
+    known = dict(weights or {})
+    if known and len(known[f"{last}.bias"]) != num_classes:
+        known = {name: value for name, value in known.items() if not is_below(name, last)}
+    with torch.no_grad():
+        for name, target in network.state_dict().items():
+            if name in known:  # one by one: all at once a large network would be there twice
+                target.copy_(torch.from_numpy(np.require(known[name], requirements="W")))
     return network
 
 
-def load_network(weights: Weights) -> DescribedNetwork:
-    """Make the network that the weights are of, with these weights, whatever its classifier is."""
-    architecture = detect_architecture(weights)
-    shapes = architecture.list_shapes()
-    last = next(reversed(shapes))
-    network = DescribedNetwork(architecture, len(weights[last]))
-    network.load_state_dict(
-        {name: torch.from_numpy(value.copy()) for name, value in weights.items()}
-    )
+def build_layers(weights: Weights) -> DescribedNetwork:
+    """Build the layers before the classifier from weights whose batch normalisation is folded away
+    (`weights.fold_norms`): what `TappedNetwork` trains.
+
+    Which network they are of is seen from them. The classifier has no numbers (torch's "meta"
+    device): that of a VGG takes half a gigabyte.
+
+    Raises:
+        WeightsError: they are of no known network's shape.
+    """
+    architecture = detect_architecture(weights).without_norms()
+    with torch.device("meta"):
+        network = DescribedNetwork(architecture)
+    tensors = {
+        name: torch.from_numpy(np.array(value, np.float32))
+        for name, value in weights.items()
+        if architecture.owns(name)
+    }
+    network.load_state_dict(tensors, strict=False, assign=True)
     return network
+
+
+def find_classifier_path(architecture: Architecture) -> str:
+    """Find the path of the classifier's last layer with parameters, which has an output for each
+    class.
+    """
+    layers = architecture.classifier_layers
+    return find_path(layers[find_last_parameters(layers)])
 
 
 def export_weights(network: Module) -> dict[str, NDArray[np.float32]]:
