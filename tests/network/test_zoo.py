@@ -4,11 +4,11 @@ import numpy as np
 import pytest
 from described_network import draw_parameters, draw_photos, find_least_side
 
-from squeezetune.errors import SettingsError, WeightsError
+from squeezetune.errors import WeightsError
 from squeezetune.network.graph import build_backbone
 from squeezetune.network.inference import Runtime, open_graph
-from squeezetune.network.weights import check_weights, detect_architecture, fold_norms
-from squeezetune.network.zoo import INCEPTION_V3, LITES, NETWORKS, find_network
+from squeezetune.network.weights import detect_architecture, fold_norms, identify_architecture
+from squeezetune.network.zoo import INCEPTION_V3, LITES, NETWORKS
 
 torch = pytest.importorskip("torch", reason="torch is an extra")
 from torchvision_models import load_models  # noqa: E402
@@ -118,16 +118,8 @@ def test_inception_is_normalised_as_published_weights_want_it():
 def test_the_auxiliary_classifier_in_published_weights_is_ignored():
     extra = {"AuxLogits.fc.weight": np.ones((1000, 768), np.float32)}
     published = fill(INCEPTION_V3) | extra
-    check_weights(published, INCEPTION_V3)
-    assert detect_architecture(published) is INCEPTION_V3
+    assert identify_architecture(published) is INCEPTION_V3
     assert not extra.keys() & fold_norms(published, INCEPTION_V3).keys()
     resnet = NETWORKS["resnet18"]
     with pytest.raises(WeightsError, match=r"ResNet-18: unknown: AuxLogits\.fc\.weight\."):
-        check_weights(fill(resnet) | extra, resnet)
-
-
-def test_networks_are_found_by_name():
-    assert find_network("inception_v3") is INCEPTION_V3
-    with pytest.raises(SettingsError, match="'ResNet-18', did you mean 'resnet18'") as caught:
-        find_network("ResNet-18")
-    assert "vgg19_bn" in caught.value.hint
+        identify_architecture(fill(resnet) | extra)

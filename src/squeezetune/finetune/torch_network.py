@@ -26,15 +26,16 @@ from squeezetune.finetune.torch_layers import (
 )
 from squeezetune.network.architecture import Architecture, Block
 from squeezetune.network.layers import Dropout, Join, Layer, Linear, find_last_parameters
+from squeezetune.network.published import PACKAGED
 from squeezetune.network.weights import (
     Weights,
-    check_weights,
     detect_architecture,
     find_architecture,
-    identify_version,
+    fold_norms,
+    identify_architecture,
     load_weights,
 )
-from squeezetune.network.zoo import ARCHITECTURES, SQUEEZENET1_1, find_network
+from squeezetune.network.zoo import ARCHITECTURES, SQUEEZENET1_1
 
 # isort: split
 # after `torch_layers`, which says how to install torch where it is missing
@@ -195,10 +196,11 @@ def build_network(
 ) -> DescribedNetwork:
     """Build a network, ready to be trained further: SqueezeNet 1.1, or one by its name.
 
-    `weights` are its parameters and running statistics by their published names, and may as well be
-    given alone, for SqueezeNet of a `version`. Where `num_classes` is not the number that they
-    know, the last layer starts afresh. Without them SqueezeNet 1.1 knows ImageNet from the weights
-    in the package, which has no others: a network by any other name starts from random numbers
+    `weights` are its parameters and running statistics by their published names; they may as well
+    be given alone, with the `version` of SqueezeNet that they are of. Where batch normalisations
+    are folded in them, the network has none. Where `num_classes` is not the number that they know,
+    the last layer starts afresh. Without them a network knows ImageNet if its weights are in the
+    package, as those of SqueezeNet 1.1 are; any other that is named starts from random numbers
     (`torch.manual_seed`). Example:
 
         >>> network = build_network(num_classes=3)
@@ -209,83 +211,86 @@ def build_network(
 
     Raises:
         MissingExtraError: torch is not installed.
-        SettingsError: there is no such network or version, or less than one class.
+        SettingsError: there is no such network or version, both are given, or there is less than
+            one class.
         WeightsError: the weights are not those of the network, or version 1.0 is wanted without
             weights.
     """
-    if not isinstance(network, str):
-        return _build_squeezenet(network if weights is None else weights, version, num_classes)
-    architecture = find_network(network)
-    if version is not None:
+    name = network if isinstance(network, str) else ""
+    if name and version is not None:
         raise SettingsError(
-            f"version is {version!r} beside a network's name, {network!r}.",
-            "Give the name alone, which says the version.",
+            f"version is {version!r} beside a network's name, {name!r}.", "Give the name alone."
         )
-    if weights is None and architecture is SQUEEZENET1_1:
-        weights = load_weights()
+    weights = network if isinstance(network, Mapping) else weights
+    architecture = find_architecture(name or version or SQUEEZENET1_1.version)
+    if weights is None:
+        weights = _load_packaged(architecture)
     if weights is not None:
-        check_weights(weights, architecture)
-    return _build_from(weights, architecture, num_classes)
-
-
-def _build_squeezenet(
-    weights: Weights | None, version: str | None, num_classes: int
-) -> DescribedNetwork:
-    """Build SqueezeNet of a version, or 1.1, from weights, or those in the package."""
-    architecture = find_architecture(version or SQUEEZENET1_1.version)
-    if weights is None and architecture is not SQUEEZENET1_1:
+        architecture = _check_weights(weights, architecture)
+    elif not name:
         raise WeightsError(
-            f"The package holds the weights of SqueezeNet 1.1 alone, not of {version}.",
+            f"The package holds no weights of {architecture.title}.",
             "Fetch or read others and pass them: squeezetune.network.pretrained has fetch_weights "
             "and read_weights.",
         )
-    weights = load_weights() if weights is None else weights
-    found = identify_version(weights)
-    if found != architecture.version:
+    return _build_from(weights or {}, architecture, num_classes)
+
+
+def _load_packaged(architecture: Architecture) -> Weights | None:
+    """Load the weights of a network that are in the package, if there are."""
+    found = PACKAGED.get(architecture.name)
+    path = found.find() if found else None
+    return load_weights(path, found.sha256) if found and path else None
+
+
+def _check_weights(weights: Weights, wanted: Architecture) -> Architecture:
+    """Check that weights are those of a network; return its description, as they have it, with
+    batch normalisations or without.
+    """
+    found = identify_architecture(weights)
+    if found.name != wanted.name:
         raise WeightsError(
-            f"These are the weights of SqueezeNet {found}, asked for was {architecture.version}.",
-            f"Pass version={found!r}.",
+            f"These are the weights of {found.title}, asked for was {wanted.title}.",
+            f"Pass the network's name as well: build_network({found.name!r}, weights).",
         )
-    return _build_from(weights, architecture, num_classes)
+    return found
 
 
-def _build_from(
-    weights: Weights | None, architecture: Architecture, num_classes: int
-) -> DescribedNetwork:
-    """Build a network from weights that were checked, or from random numbers."""
-    is_squeezenet = architecture.version in ARCHITECTURES
+def _build_from(weights: Weights, architecture: Architecture, num_classes: int) -> DescribedNetwork:
+    """Build a network from weights that were checked, and from random numbers where there are
+    none.
+    """
     network = (
         SqueezeNet(architecture.version, num_classes)
-        if is_squeezenet
+        if architecture.version in ARCHITECTURES
         else DescribedNetwork(architecture, num_classes)
     )
     last = find_classifier_path(architecture)
-    known = dict(weights or {})
-    if known and len(known[f"{last}.bias"]) != num_classes:
-        known = {name: value for name, value in known.items() if not is_below(name, last)}
+    is_new = len(weights.get(f"{last}.bias", ())) != num_classes
     with torch.no_grad():
         for name, target in network.state_dict().items():
-            if name in known:  # one by one: all at once a large network would be there twice
-                target.copy_(torch.from_numpy(np.require(known[name], requirements="W")))
+            # one by one: all at once, a large network would be in memory another time
+            if name in weights and not (is_new and is_below(name, last)):
+                target.copy_(torch.from_numpy(np.require(weights[name], requirements="W")))
     return network
 
 
 def build_layers(weights: Weights) -> DescribedNetwork:
-    """Build the layers before the classifier from weights whose batch normalisation is folded away
-    (`weights.fold_norms`): what `TappedNetwork` trains.
+    """Build the layers before the classifier, whatever network the weights are of, with batch
+    normalisations folded into the convolutions: what `TappedNetwork` trains.
 
-    Which network they are of is seen from them. The classifier has no numbers (torch's "meta"
-    device): that of a VGG takes half a gigabyte.
+    The classifier has no numbers (torch's "meta" device): that of a VGG takes half a gigabyte.
 
     Raises:
         WeightsError: they are of no known network's shape.
     """
-    architecture = detect_architecture(weights).without_norms()
+    architecture = detect_architecture(weights)
+    folded = fold_norms(weights, architecture)
     with torch.device("meta"):
-        network = DescribedNetwork(architecture)
+        network = DescribedNetwork(architecture.without_norms())
     tensors = {
         name: torch.from_numpy(np.array(value, np.float32))
-        for name, value in weights.items()
+        for name, value in folded.items()
         if architecture.owns(name)
     }
     network.load_state_dict(tensors, strict=False, assign=True)

@@ -4,9 +4,6 @@ Source: Iandola et al. 2016, "SqueezeNet: AlexNet-level accuracy with 50x fewer 
 parameters have torchvision's names.
 """
 
-from difflib import get_close_matches
-
-from squeezetune.errors import SettingsError
 from squeezetune.network.architecture import Architecture, Block
 from squeezetune.network.efficientnet_lite import LITES
 from squeezetune.network.inception import INCEPTION_V3
@@ -92,18 +89,3 @@ NETWORKS = {
     network.name: network
     for network in (*ARCHITECTURES.values(), *LITES, *RESNETS, *VGGS, *MOBILENETS, INCEPTION_V3)
 }
-
-
-def find_network(name: str) -> Architecture:
-    """Look up a network.
-
-    Raises:
-        SettingsError: there is none of this name.
-    """
-    if name in NETWORKS:
-        return NETWORKS[name]
-    near = get_close_matches(name.lower(), NETWORKS, n=1)
-    suggestion = f", did you mean {near[0]!r}?" if near else "."
-    raise SettingsError(
-        f"There is no network {name!r}{suggestion}", f"Known: {', '.join(NETWORKS)}."
-    )
