@@ -10,10 +10,11 @@ from typing import Any
 import numpy as np
 
 from squeezetune.events import Listener, ignore_event, tell_stage
-from squeezetune.network.architecture import PIXELS, Architecture, measure_side
+from squeezetune.network.architecture import Architecture
 from squeezetune.network.graph import build_backbone
 from squeezetune.network.inference import Runtime, list_runtimes, measure_speed, open_graph
 from squeezetune.network.int8_layers import Int8
+from squeezetune.network.layers import PIXELS, measure_side
 from squeezetune.network.pretrained import WEIGHTS_FOLDER
 from squeezetune.network.published import PublishedWeights, find_weights
 from squeezetune.network.weights import Weights, find_architecture

@@ -186,7 +186,7 @@ def build_tapped(
     probe behind them.
     """
     from squeezetune.finetune.tapped import TappedNetwork
-    from squeezetune.finetune.torch_network import load_network
+    from squeezetune.finetune.torch_network import build_layers
 
     weights = inputs.weights
     if origin:
@@ -195,7 +195,7 @@ def build_tapped(
     else:
         scaling, ((weight, bias),) = fit_probe(inputs, context.settings, context.threads)
     classes = len(inputs.index.class_names)
-    network = TappedNetwork(load_network(weights), classes, plan.start, plan.recipe.frozen_blocks)
+    network = TappedNetwork(build_layers(weights), classes, plan.start, plan.recipe.frozen_blocks)
     network.set_classifier(scaling, weight, bias)
     return network
 

@@ -263,7 +263,7 @@ def time_step(site: BenchmarkSetup, start: str, side: int, batch: int) -> float:
     """Time a step of training from a block on, augmentation included."""
     from squeezetune.finetune.loop import measure_step
     from squeezetune.finetune.tapped import TappedNetwork
-    from squeezetune.finetune.torch_network import load_network
+    from squeezetune.finetune.torch_network import build_layers
     from squeezetune.finetune.workers import TrainerOptions, recall_precision
     from squeezetune.finetune.workers import TrainingTask as TuningTask
 
@@ -277,7 +277,7 @@ def time_step(site: BenchmarkSetup, start: str, side: int, batch: int) -> float:
     conditions = TrainerOptions(
         "probe", 0, site.threads, precision, ignore_event, micro_pixels=site.micro_pixels
     )
-    network = TappedNetwork(load_network(site.weights), 2, start, recipe.frozen_blocks)
+    network = TappedNetwork(build_layers(site.weights), 2, start, recipe.frozen_blocks)
     return measure_step(network, task, plan, conditions, STEPS)
 
 
