@@ -33,7 +33,11 @@ class PublishedWeights:
     size_bytes: float = 0.0
 
     def find(self) -> Path | None:
-        """Find the file in its package, which is not imported; None where that is not installed."""
+        """Find the file in this package, or in another, which is not imported; None where that is
+        not installed.
+        """
+        if not self.package:
+            return Path(__file__).with_name(self.file)
         spec = find_spec(self.package.replace("-", "_"))
         places = (spec.submodule_search_locations if spec else None) or []
         return next((path for place in places if (path := Path(place, self.file)).is_file()), None)
