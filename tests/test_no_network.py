@@ -65,6 +65,7 @@ def test_train(model):
         ["predict", "model", "PHOTO"],
         ["predict", "model", "PHOTO", "--explain", "why"],
         ["predict", "model", "PHOTOS", "--output", "photos.csv"],
+        ["predict", "--imagenet", "PHOTO"],
         ["evaluate", "model", "PHOTOS"],
         ["info", "model"],
         pytest.param(["check", "PHOTOS", *CHECK], marks=pytest.mark.slow),

@@ -35,6 +35,7 @@ from squeezetune.model.classifier import Prediction as Prediction
 from squeezetune.model.classifier import load as load
 from squeezetune.model.explanation import Explanation as Explanation
 from squeezetune.model.explanation import explain as explain
+from squeezetune.model.imagenet import load_imagenet as load_imagenet
 from squeezetune.network.known_backbones import KnownBackbone as KnownBackbone
 from squeezetune.network.known_backbones import list_backbones as list_backbones
 from squeezetune.settings import Settings as Settings

@@ -3,9 +3,11 @@ import io
 import json
 import warnings
 import zipfile
+from pathlib import Path
 from unittest import mock
 
 import pytest
+import skimage
 from click.testing import CliRunner
 
 from squeezetune.cli.main import main
@@ -347,3 +349,42 @@ def test_predict_explains(run, model_folder, shape_folder, tmp_path):
     for place in (shape_folder / "why", shape_folder / "box"):
         assert run("predict", model_folder, shape_folder, "--explain", place).exit_code == 2
     assert run("predict", model_folder, path, "--explain", shape_folder / "box").exit_code == 2
+
+
+# ---- with no model: a network as it was published
+
+
+def test_predict_with_imagenets_classes(run):
+    cat, coffee = (
+        Path(skimage.__file__).parent / "data" / name for name in ("chelsea.png", "coffee.png")
+    )
+    lines = run("predict", "--imagenet", cat, coffee, "--top", 2).stdout.splitlines()
+    assert "Egyptian cat" in lines[0]
+    assert "espresso" in lines[1]
+    found = json.loads(run("predict", cat, "--imagenet", "--json").stdout)
+    assert (found["file"], found["label"]) == (str(cat), "Egyptian cat")
+    assert len(found["probabilities"]) == 1000
+    other = json.loads(
+        run("predict", "--imagenet", "--backbone", "squeezenet1_1", cat, "--json").stdout
+    )
+    assert other["label"] == "Egyptian cat"
+    assert other["confidence"] != found["confidence"]
+    rows = list(csv.DictReader(io.StringIO(run("predict", "--imagenet", cat, "--csv").stdout)))
+    assert float(rows[0]["Egyptian cat"]) == pytest.approx(found["confidence"], abs=1e-4)
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["--imagenet"], "Missing argument 'IMAGES...'"),
+        ([], "Missing argument 'MODEL'"),
+        (["model"], "Missing argument 'IMAGES...'"),
+        (["model", "a.jpg", "--backbone", "resnet18"], "--backbone goes with --imagenet"),
+        (["--imagenet", "a.jpg", "--backbone", "lenet"], "no network 'lenet'"),
+        (["--imagenet", "a.jpg", "--explain", "why"], "--explain needs a model that was trained"),
+    ],
+)
+def test_predict_tells_what_is_missing_or_does_not_fit(run, words, said):
+    result = run("predict", *words)
+    assert result.exit_code == 2
+    assert said in result.stderr

@@ -29,8 +29,19 @@ BAD_IMAGES = 1
 
 
 @click.command()
-@click.argument("model", type=click.Path(path_type=Path))
-@click.argument("images", nargs=-1, required=True)
+@click.argument("places", nargs=-1, metavar="MODEL IMAGES...")
+@click.option(
+    "--imagenet",
+    is_flag=True,
+    help="Take no MODEL, but a network as it was published, with ImageNet's 1,000 classes.",
+)
+@click.option(
+    "--backbone",
+    default="",
+    metavar="NAME",
+    help="Which network, with --imagenet; see squeezetune backbones.  [default: "
+    "efficientnet_lite0]",
+)
 @click.option(
     "--top", default=1, show_default=True, type=click.IntRange(1), help="How many classes to name."
 )
@@ -58,8 +69,9 @@ BAD_IMAGES = 1
 @guard_errors
 # click hands every option over by its name, so that they cannot be one record
 def predict(
-    model: Path,
-    images: tuple[str, ...],
+    places: tuple[str, ...],
+    imagenet: bool,
+    backbone: str,
     top: int,
     as_csv: bool,
     as_json: bool,
@@ -74,17 +86,26 @@ def predict(
     and tables as for train but without classes, or - for a photo or a list of paths on standard
     input.
 
+    \b
+      squeezetune predict flowers-model a.jpg        by a model that you have trained
+      squeezetune predict --imagenet a.jpg --top 3   by a network as it was published
+
     The exit status is 1 if an image could not be read; the others are predicted all the same.
-    """  # a sentence of two lines
-    from squeezetune.model.classifier import load
+    """  # noqa: D301  # click wants the character itself
     from squeezetune.model.rejection import parse_rate
 
     chosen = "csv" if as_csv else "json" if as_json else ""
     share = parse_rate(rate) if rate else None
     if resume and not output:
         raise SettingsError("--resume goes on with a file", "Name it: --output FILE.")
-    with explain_order("predict", model, images):
-        classifier = load(model)
+    needed = ["IMAGES..."] if imagenet else ["MODEL", "IMAGES..."]
+    if len(places) < len(needed):
+        raise click.UsageError(f"Missing argument {needed[len(places)]!r}.")
+    images = places[len(needed) - 1 :]
+    if imagenet:
+        classifier = _load_imagenet(backbone, folder, quiet)
+    else:
+        classifier = _load_model(places[0], images, backbone)
     job = _open_job(classifier, Images(images, columns), share, folder)
     if output:
         failed = _write(job, output, chosen or _choose_format(output), resume, quiet)
@@ -92,6 +113,31 @@ def predict(
         failed = _print(job, chosen or "table", top)
     if failed:
         sys.exit(BAD_IMAGES)
+
+
+def _load_model(model: str, images: tuple[str, ...], backbone: str) -> "Classifier":
+    """Load a trained model."""
+    from squeezetune.model.classifier import load
+
+    if backbone:
+        raise SettingsError(
+            "--backbone goes with --imagenet; a model knows its own", "Leave one of them out."
+        )
+    with explain_order("predict", Path(model), images):
+        return load(model)
+
+
+def _load_imagenet(backbone: str, folder: Path | None, quiet: bool) -> "Classifier":
+    """Load a network as it was published; the first time it is told what is fetched."""
+    from squeezetune.cli.console import ProgressListener
+    from squeezetune.model.imagenet import DEFAULT, load_imagenet
+
+    if folder:
+        raise SettingsError(
+            "--explain needs a model that was trained", "Leave out --explain or --imagenet."
+        )
+    with ProgressListener(is_quiet=quiet) as listen:
+        return load_imagenet(backbone or DEFAULT, listen=listen)
 
 
 def _choose_format(output: Path) -> str:

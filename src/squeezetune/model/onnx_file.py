@@ -44,15 +44,25 @@ def read_model_file(path: Path) -> tuple[bytes, Manifest]:
         raise ArtifactError(
             f"{path} is a photo; needed is a model", f"The model comes before the photos. {_HINT}"
         )
+    return payload, parse_model(payload, path)
+
+
+def parse_model(payload: bytes, called: str | Path) -> Manifest:
+    """Read what the bytes of an ONNX file of ours say of themselves.
+
+    Raises:
+        ArtifactError: it is another model.
+
+    """
     session = _open_session(payload)
     try:
         manifest = _make_manifest(session.get_modelmeta().custom_metadata_map, payload)
     except (KeyError, ValueError, TypeError, RecursionError) as error:
         raise ArtifactError(
-            f"{path} does not say what its classes are and how it sees images", _HINT
+            f"{called} does not say what its classes are and how it sees images", _HINT
         ) from error
     check_signature(session, manifest.class_names)
-    return payload, manifest
+    return manifest
 
 
 def is_photo(payload: bytes) -> bool:

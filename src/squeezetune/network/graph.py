@@ -207,6 +207,29 @@ def build_convolved(
     return graph.to_bytes(IMAGE, "probabilities", ["n", len(classifier[1])], metadata)
 
 
+def build_published(
+    weights: Weights, *, views: int, side: int, resize: str, metadata: Mapping[str, str]
+) -> bytes:
+    """Build a whole network with the classifier that it was published with: images of any size in,
+    probabilities out.
+
+    Input and output are those of `build_classifier`. The classes' logits are averaged over the
+    views.
+    """
+    graph = Graph()
+    pixels, layers = _add_fit(graph, IMAGE, side, resize), EXACT.make_layers(graph, weights)
+    network = layers.architecture
+    passed = (*network.layers, *network.classifier_layers)
+    maps, _ = _add_layers(graph, pixels, layers, passed, views, taps=())
+    last = passed[-1].output
+    count = len(weights[list(network.list_shapes())[-1]])
+    shape = graph.constant("views", [views, -1, count])
+    split = _add_split(graph, maps[last], shape, f"{last}.views", axes=3)
+    mean = graph.add("ReduceMean", split, graph.constant("views.axis", [1]), keepdims=0)
+    graph.add("Softmax", mean, name="probabilities", axis=-1)
+    return graph.to_bytes(IMAGE, "probabilities", ["n", count], metadata)
+
+
 def build_maps(
     weights: Weights, blocks: Sequence[str], *, views: int, side: int, resize: str
 ) -> bytes:

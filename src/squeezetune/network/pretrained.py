@@ -172,7 +172,7 @@ def import_torch_reader() -> Callable[[Path], dict[str, NDArray[np.float32]]]:
     except MissingExtraError as error:
         message = "torch is not installed, which alone reads its files of weights, .pth and .pt."
         raise MissingExtraError(
-            message, f"{error.hint}\nOr give the weights as safetensors."
+            message, f"{error.hint}, or give the weights as safetensors."
         ) from error
     return read_checkpoint
 

