@@ -36,7 +36,7 @@ def classifier(request):
 def test_a_cat_is_a_cat(classifier):
     prediction = classifier.predict(PHOTOS / "chelsea.png")
     assert prediction.label in CATS
-    assert sum(prediction.probabilities[name] for name in CATS) > 0.9
+    assert sum(prediction.probabilities[name] for name in CATS) > 0.8
 
 
 def test_things_are_what_they_are(classifier):
