@@ -48,6 +48,7 @@ BACKBONES = (
     "mobilenet_v2",
     "mobilenet_v3_small",
     "mobilenet_v3_large",
+    "inception_v3",
 )
 # What the setting `weights` may name: torchvision's published files, and files with these endings.
 PUBLISHED_WEIGHTS = ("squeezenet1_0", "squeezenet1_1")

@@ -36,10 +36,10 @@ from squeezetune.network.layers import (
     AveragePool,
     Convolution,
     GlobalMean,
+    HeightWidth,
     Join,
     MaxPool,
     Product,
-    Size,
     Sum,
     measure_same_padding,
     measure_side,
@@ -124,7 +124,7 @@ class Kernel:
     weight: NDArray[np.float32]
     bias: NDArray[np.float32]
     stride: int = 1
-    padding: Size | str = 0
+    padding: HeightWidth | str = 0
     activation: str = "relu"
     is_depthwise: bool = False
 

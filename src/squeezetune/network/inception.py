@@ -14,15 +14,15 @@ from squeezetune.network.layers import (
     Convolution,
     Dropout,
     GlobalMean,
+    HeightWidth,
     Join,
     Layer,
     Linear,
     MaxPool,
-    Size,
 )
 
 
-class Step(NamedTuple):
+class BranchStep(NamedTuple):
     """A convolution of a branch: its place in the block's parameters, channels, kernel and stride.
 
     It reads what the step before it in the branch gives; with `is_beside` what that step reads, and
@@ -31,16 +31,16 @@ class Step(NamedTuple):
 
     place: str
     channels: int
-    kernel: Size = 1
+    kernel: HeightWidth = 1
     stride: int = 1
     is_beside: bool = False
 
 
-Branch = tuple[Step, ...]
+Branch = tuple[BranchStep, ...]
 
 
 def _describe_convolution(
-    output: str, path: str, step: Step, margins: Size, reads: tuple[str, ...] = ()
+    output: str, path: str, step: BranchStep, margins: HeightWidth, reads: tuple[str, ...] = ()
 ) -> Convolution:
     return Convolution(output, f"{path}.conv", step.channels, step.kernel, step.stride, margins,
                        norm=f"{path}.bn", reads=reads)  # fmt: skip
@@ -51,8 +51,13 @@ def _describe_convolution(
 
 def _describe_stem() -> list[Block]:
     """Describe convolutions one after another, with a max pool behind the third and the fifth."""
-    steps = (Step("1a_3x3", 32, 3, 2), Step("2a_3x3", 32, 3), Step("2b_3x3", 64, 3),
-             Step("3b_1x1", 80), Step("4a_3x3", 192, 3))  # fmt: skip
+    steps = (
+        BranchStep("1a_3x3", 32, 3, 2),
+        BranchStep("2a_3x3", 32, 3),
+        BranchStep("2b_3x3", 64, 3),
+        BranchStep("3b_1x1", 80),
+        BranchStep("4a_3x3", 192, 3),
+    )
     pools = {"2b_3x3": "maxpool1", "4a_3x3": "maxpool2"}
     found = []
     for step in steps:
@@ -70,69 +75,69 @@ def _describe_stem() -> list[Block]:
 
 def _branches_a(pooled: int) -> tuple[Branch, ...]:
     return (
-        (Step("branch1x1", 64),),
-        (Step("branch5x5_1", 48), Step("branch5x5_2", 64, 5)),
+        (BranchStep("branch1x1", 64),),
+        (BranchStep("branch5x5_1", 48), BranchStep("branch5x5_2", 64, 5)),
         (
-            Step("branch3x3dbl_1", 64),
-            Step("branch3x3dbl_2", 96, 3),
-            Step("branch3x3dbl_3", 96, 3),
+            BranchStep("branch3x3dbl_1", 64),
+            BranchStep("branch3x3dbl_2", 96, 3),
+            BranchStep("branch3x3dbl_3", 96, 3),
         ),
-        (Step("branch_pool", pooled),),
+        (BranchStep("branch_pool", pooled),),
     )
 
 
 def _branches_c(width: int) -> tuple[Branch, ...]:
     return (
-        (Step("branch1x1", 192),),
+        (BranchStep("branch1x1", 192),),
         (
-            Step("branch7x7_1", width),
-            Step("branch7x7_2", width, (1, 7)),
-            Step("branch7x7_3", 192, (7, 1)),
+            BranchStep("branch7x7_1", width),
+            BranchStep("branch7x7_2", width, (1, 7)),
+            BranchStep("branch7x7_3", 192, (7, 1)),
         ),
         (
-            Step("branch7x7dbl_1", width),
-            Step("branch7x7dbl_2", width, (7, 1)),
-            Step("branch7x7dbl_3", width, (1, 7)),
-            Step("branch7x7dbl_4", width, (7, 1)),
-            Step("branch7x7dbl_5", 192, (1, 7)),
+            BranchStep("branch7x7dbl_1", width),
+            BranchStep("branch7x7dbl_2", width, (7, 1)),
+            BranchStep("branch7x7dbl_3", width, (1, 7)),
+            BranchStep("branch7x7dbl_4", width, (7, 1)),
+            BranchStep("branch7x7dbl_5", 192, (1, 7)),
         ),
-        (Step("branch_pool", 192),),
+        (BranchStep("branch_pool", 192),),
     )
 
 
 BRANCHES_B = (
-    (Step("branch3x3", 384, 3, 2),),
+    (BranchStep("branch3x3", 384, 3, 2),),
     (
-        Step("branch3x3dbl_1", 64),
-        Step("branch3x3dbl_2", 96, 3),
-        Step("branch3x3dbl_3", 96, 3, 2),
+        BranchStep("branch3x3dbl_1", 64),
+        BranchStep("branch3x3dbl_2", 96, 3),
+        BranchStep("branch3x3dbl_3", 96, 3, 2),
     ),
     (),
 )
 BRANCHES_D = (
-    (Step("branch3x3_1", 192), Step("branch3x3_2", 320, 3, 2)),
+    (BranchStep("branch3x3_1", 192), BranchStep("branch3x3_2", 320, 3, 2)),
     (
-        Step("branch7x7x3_1", 192),
-        Step("branch7x7x3_2", 192, (1, 7)),
-        Step("branch7x7x3_3", 192, (7, 1)),
-        Step("branch7x7x3_4", 192, 3, 2),
+        BranchStep("branch7x7x3_1", 192),
+        BranchStep("branch7x7x3_2", 192, (1, 7)),
+        BranchStep("branch7x7x3_3", 192, (7, 1)),
+        BranchStep("branch7x7x3_4", 192, 3, 2),
     ),
     (),
 )
 BRANCHES_E = (
-    (Step("branch1x1", 320),),
+    (BranchStep("branch1x1", 320),),
     (
-        Step("branch3x3_1", 384),
-        Step("branch3x3_2a", 384, (1, 3)),
-        Step("branch3x3_2b", 384, (3, 1), is_beside=True),
+        BranchStep("branch3x3_1", 384),
+        BranchStep("branch3x3_2a", 384, (1, 3)),
+        BranchStep("branch3x3_2b", 384, (3, 1), is_beside=True),
     ),
     (
-        Step("branch3x3dbl_1", 448),
-        Step("branch3x3dbl_2", 384, 3),
-        Step("branch3x3dbl_3a", 384, (1, 3)),
-        Step("branch3x3dbl_3b", 384, (3, 1), is_beside=True),
+        BranchStep("branch3x3dbl_1", 448),
+        BranchStep("branch3x3dbl_2", 384, 3),
+        BranchStep("branch3x3dbl_3a", 384, (1, 3)),
+        BranchStep("branch3x3dbl_3b", 384, (3, 1), is_beside=True),
     ),
-    (Step("branch_pool", 192),),
+    (BranchStep("branch_pool", 192),),
 )
 
 
@@ -175,7 +180,7 @@ def _describe_branch(name: str, path: str, branch: Branch, source: str) -> list[
     return found
 
 
-def _find_margins(step: Step) -> Size:
+def _find_margins(step: BranchStep) -> HeightWidth:
     """Tell the padding that keeps a map's side; there is none where it is made smaller."""
     if step.stride > 1:
         return 0

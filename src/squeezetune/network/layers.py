@@ -15,7 +15,7 @@ SAME = "same"
 # Functions that give nothing below 0, which codes of int8 may begin at.
 RECTIFIERS = ("relu", "relu6", "sigmoid", "hard_sigmoid")
 # Pixels in both directions, or down and across.
-Size: TypeAlias = int | tuple[int, int]
+HeightWidth: TypeAlias = int | tuple[int, int]
 
 
 @dataclass(frozen=True)
@@ -35,9 +35,9 @@ class Convolution:
     output: str
     path: str
     channels: int
-    kernel: Size = 1
+    kernel: HeightWidth = 1
     stride: int = 1
-    padding: Size | str = 0
+    padding: HeightWidth | str = 0
     is_depthwise: bool = False
     activation: str = "relu"
     norm: str = ""
@@ -158,7 +158,7 @@ Layer: TypeAlias = (
 )
 
 
-def spell_size(size: Size) -> tuple[int, int]:
+def spell_size(size: HeightWidth) -> tuple[int, int]:
     """Say a size in both directions: down, across."""
     return (size, size) if isinstance(size, int) else size
 
