@@ -6,7 +6,13 @@ from zipfile import ZipFile
 
 import numpy as np
 import pytest
-from described_network import EVERYTHING, draw_parameters
+from described_network import (
+    EVERYTHING,
+    draw_parameters,
+    draw_photos,
+    find_least_side,
+    make_narrow,
+)
 from example_orders import METADATA, NETWORKS, make_order, make_orders
 from odd_images import (
     COUNTS,
@@ -37,7 +43,9 @@ from squeezetune.exporting.tflite import (
     write_tflite_int8,
 )
 from squeezetune.network import zoo
-from squeezetune.network.backbone import measure_ranges
+from squeezetune.network.backbone import FLOAT_RUNTIME, measure_ranges
+from squeezetune.network.graph import build_backbone
+from squeezetune.network.inference import open_graph
 from squeezetune.network.int8_layers import Int8
 from squeezetune.network.trained import TrainedNetwork
 from squeezetune.network.weights import fold_norms
@@ -177,18 +185,24 @@ def test_the_program_of_the_card_names_the_models_class(order, written, draw_sha
     )
 
 
-# ---- a network with every kind of layer
+# ---- a network with every kind of layer, and Inception
 
 
-@pytest.fixture
-def every_kind(monkeypatch):
+@pytest.fixture(params=[EVERYTHING, make_narrow(zoo.INCEPTION_V3)], ids=lambda each: each.name)
+def every_kind(monkeypatch, request):
     """Give a network with every kind of layer, photos, and its probabilities in ONNX Runtime."""
-    monkeypatch.setitem(zoo.NETWORKS, "everything", EVERYTHING.without_norms())
+    described = request.param
+    monkeypatch.setitem(zoo.NETWORKS, described.name, described)
     rng = np.random.default_rng(0)
-    head = rng.standard_normal((EVERYTHING.feature_count, 4)).astype(np.float32)
-    weights = fold_norms(draw_parameters(EVERYTHING), EVERYTHING)
-    network = TrainedNetwork(weights, ((head, np.zeros(4, np.float32)),), 1, 32, "squash", False)
-    photos = rng.integers(0, 256, (6, 8, 8, 3), dtype=np.uint8).repeat(4, 1).repeat(4, 2)
+    weights = fold_norms(draw_parameters(described), described)
+    photos = draw_photos(6, find_least_side(described))
+    # centred, so that photos that are alike get classes of their own
+    features = open_graph(build_backbone(weights), FLOAT_RUNTIME, 1)(photos)[:, 0]
+    head = rng.standard_normal((described.feature_count, 4)).astype(np.float32)
+    head /= (features @ head).std()
+    layers = ((head, -(features @ head).mean(axis=0)),)
+    side = photos.shape[1]
+    network = TrainedNetwork(weights, layers, 1, side, "squash", False)
     return network, photos, open_session(network.build_model({})).run(None, {"image": photos})[0]
 
 
@@ -210,6 +224,7 @@ def test_every_kind_of_layer_computes_what_onnx_runtime_does(every_kind):
 def test_every_kind_of_layer_in_int8_is_near_float(every_kind):
     network, photos, expected = every_kind
     ranges = measure_ranges(network.weights, photos)
-    fitted = compress_layers(network, photos, 8, ranges)
-    model = tflite.build_network(fitted.network, Int8(ranges, 32, fitted.codes))
+    with threadpool_limits(1):
+        fitted = compress_layers(network, photos, 8, ranges)
+    model = tflite.build_network(fitted.network, Int8(ranges, network.side, fitted.codes))
     assert np.abs(interpret(model, photos) - expected).mean() < 0.03

@@ -227,7 +227,7 @@ def test_version_1_0_needs_weights():
 def test_weights_of_the_other_version_are_refused():
     with pytest.raises(WeightsError, match=r"1\.0, asked for was SqueezeNet 1\.1") as caught:
         build_network(make_weights("1.0"))
-    assert "version='1.0'" in caught.value.hint
+    assert "build_network('squeezenet1_0', weights)" in caught.value.hint
 
 
 @pytest.mark.parametrize(("options", "message"), [

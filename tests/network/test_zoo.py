@@ -2,11 +2,17 @@
 
 import numpy as np
 import pytest
-from described_network import draw_parameters, draw_photos, find_least_side
+from described_network import draw_parameters, draw_photos, find_least_side, make_narrow
+from threadpoolctl import threadpool_limits
 
+from squeezetune.compression.equalisation import equalise
+from squeezetune.compression.layerwise import compress_layers
 from squeezetune.errors import WeightsError
+from squeezetune.network.backbone import measure_distance, measure_maxima, measure_ranges
 from squeezetune.network.graph import build_backbone
 from squeezetune.network.inference import Runtime, open_graph
+from squeezetune.network.int8_layers import Int8
+from squeezetune.network.trained import TrainedNetwork
 from squeezetune.network.weights import detect_architecture, fold_norms, identify_architecture
 from squeezetune.network.zoo import INCEPTION_V3, LITES, NETWORKS
 
@@ -20,7 +26,7 @@ NAMES = [name for name in NETWORKS if NETWORKS[name] not in LITES]
 FEW = ["squeezenet1_0", "squeezenet1_1", "resnet18", "resnet50", "mobilenet_v2",
        "mobilenet_v3_small", "mobilenet_v3_large", "inception_v3"]  # fmt: skip
 REST = [pytest.param(name, marks=pytest.mark.slow) for name in NAMES if name not in FEW]
-FLOAT = Runtime("onnxruntime", "float32")
+FLOAT, INT8 = Runtime("onnxruntime", "float32"), Runtime("onnxruntime", "int8")
 
 
 def make_theirs(name, **options):
@@ -123,3 +129,57 @@ def test_the_auxiliary_classifier_in_published_weights_is_ignored():
     resnet = NETWORKS["resnet18"]
     with pytest.raises(WeightsError, match=r"ResNet-18: unknown: AuxLogits\.fc\.weight\."):
         identify_architecture(fill(resnet) | extra)
+
+
+# ---- Inception's other forms, with an eighth of its channels, and slowly with all
+
+
+@pytest.fixture(scope="module", params=[8, pytest.param(1, marks=pytest.mark.slow)])
+def inception(request):
+    """Give its folded weights, photos and the features of torchvision's kind, which the graph in
+    float32 has.
+    """
+    network = make_narrow(INCEPTION_V3, request.param)
+    parameters = draw_parameters(network)
+    ours = DescribedNetwork(network, network.classifier[-1].channels)
+    ours.load_state_dict({key: torch.tensor(value) for key, value in parameters.items()})
+    photos = draw_photos(8, find_least_side(network))
+    taps = take_taps(ours.eval(), network, normalise(photos, network))
+    with pytest.MonkeyPatch.context() as patch, threadpool_limits(1):
+        patch.setitem(NETWORKS, network.name, network)
+        yield fold_norms(parameters, network), photos, taps
+
+
+def measure(weights, photos, expected, int8=None, runtime=FLOAT):
+    """Measure the distance of a graph's features from those that are expected."""
+    found = open_graph(build_backbone(weights, int8), runtime, 1)(photos)[:, 0]
+    return measure_distance(found, expected)
+
+
+def test_inception_in_int8_is_near_float(inception):
+    weights, photos, expected = inception
+    ranges = measure_ranges(weights, photos)
+    for side in (0, photos.shape[1]):
+        assert measure(weights, photos, expected, Int8(ranges, side), INT8) < 0.03
+
+
+def test_inceptions_channels_are_equalised_through_pools_and_joins(inception):
+    weights, photos, expected = inception
+    equalised = equalise(weights, measure_maxima(weights, photos))
+    # what only convolutions read, some of it through an average pool
+    joins = {"mixed5b", "mixed5c", "mixed6a", "mixed6b", "mixed6c", "mixed6d", "mixed7a", "mixed7b"}
+    assert {name for name in equalised.factors if "." not in name and "mixed" in name} == joins
+    assert measure(equalised.weights, photos, expected) < 1e-5
+    assert measure(weights, photos, expected) < 1e-5
+
+
+def test_compressed_inception_is_near_and_fits_int8(inception):
+    weights, photos, expected = inception
+    network = TrainedNetwork(weights, (), 1, photos.shape[1], "squash")
+    fine, coarse = (compress_layers(network, photos, bits) for bits in (8, 4))
+    distances = [measure(each.network.weights, photos, expected) for each in (fine, coarse)]
+    assert 2 * distances[0] < distances[1] < 0.05
+    ranges = measure_ranges(weights, photos)
+    fitted = compress_layers(network, photos, 8, ranges)
+    int8 = Int8(ranges, photos.shape[1], fitted.codes)
+    assert measure(fitted.network.weights, photos, expected, int8, INT8) < 0.03

@@ -53,6 +53,9 @@ FeatureArray: TypeAlias = NDArray[np.float32]  # (n, views, 2048)
 # Patches of so many images are held at a time, and of so many positions the sums are made.
 CHUNK_IMAGES = 4
 SAMPLED_PATCHES = 40_000
+# Where variances are below this share of the squares of the means, the difference of the two would
+# be float32's noise.
+LEAST_SPREAD = 0.03
 
 
 @dataclass(frozen=True)
@@ -341,6 +344,9 @@ def sum_moments(both: NDArray[np.float32], width: int) -> Sums:
     """
     mean = both.mean(axis=0, dtype=np.float64)
     moments = (both.T @ both).astype(np.float64) / len(both) - np.outer(mean, mean)
+    if np.trace(moments) < LEAST_SPREAD * (mean @ mean):
+        centred = both - mean.astype(np.float32)
+        moments = (centred.T @ centred).astype(np.float64) / len(both)
     return Sums(mean[:width], mean[width:], moments[:width, width:], moments[width:, width:])
 
 
