@@ -21,7 +21,7 @@ def test_all_are_listed_for_people(run):
     assert names == list(NETWORKS)
     assert "75.1 % of ImageNet, 4.65 M parameters, 385 M multiply-adds" in shown
     assert "224 px; Apache-2.0; in the package" in shown
-    assert "BSD-3-Clause; fetched when asked for, 46.8 MB" in shown
+    assert "BSD-3-Clause; fetched when asked for, 46.8 MB, and read by torch" in shown
     assert "images/s" not in shown
 
 

