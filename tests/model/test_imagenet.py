@@ -107,7 +107,15 @@ def test_what_cannot_be_had_is_told(monkeypatch, empty_cache):
 
 
 @pytest.mark.parametrize("views", [1, 2])
-@pytest.mark.parametrize("name", ["everything", "squeezenet1_1", "mobilenet_v3_small", "vgg11"])
+@pytest.mark.parametrize(
+    "name",
+    [
+        "everything",
+        "squeezenet1_1",
+        "mobilenet_v3_small",
+        pytest.param("vgg11", marks=pytest.mark.slow),  # 133 million parameters
+    ],
+)
 def test_the_graph_computes_what_the_network_in_torch_does(name, views, monkeypatch):
     torch = pytest.importorskip("torch", reason="torch is an extra")
     from squeezetune.finetune.torch_network import DescribedNetwork

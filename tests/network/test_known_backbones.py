@@ -112,9 +112,9 @@ def test_an_unknown_network_is_refused():
 def test_the_fastest_runtime_of_each_is_told():
     events = []
     small, large = list_backbones(
-        ["mobilenet_v3_small", "resnet34"], speed=True, threads=1, listen=events.append
+        ["mobilenet_v3_small", "squeezenet1_0"], speed=True, threads=1, listen=events.append
     )
-    assert small.images_per_second > 3 * large.images_per_second > 0  # 57 and 3,664 M multiply-adds
+    assert small.images_per_second > 3 * large.images_per_second > 0  # 57 and 819 M multiply-adds
     assert small.runtime in {str(runtime) for runtime in list_runtimes()}
     assert events[0] == StageStarted("speeds", 2, "networks")
     assert events[1:-1] == [StageAdvanced("speeds", 1), StageAdvanced("speeds", 2)]
