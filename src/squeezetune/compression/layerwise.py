@@ -53,6 +53,8 @@ FeatureArray: TypeAlias = NDArray[np.float32]  # (n, views, 2048)
 # Patches of so many images are held at a time, and of so many positions the sums are made.
 CHUNK_IMAGES = 4
 SAMPLED_PATCHES = 40_000
+# Of a depth-wise convolution fewer do: a channel has a few numbers of its own.
+SAMPLED_CHANNEL_PATCHES = 1_500
 # Where variances are below this share of the squares of the means, the difference of the two would
 # be float32's noise.
 LEAST_SPREAD = 0.03
@@ -140,26 +142,51 @@ class Kernel:
         """Cut the patches (n, height, width, inputs * height * width) that it reads, of a few
         images at a time.
         """
-        margins = [self._find_margin(maps, axis) for axis in (0, 1)]
-        for at in range(0, len(maps), CHUNK_IMAGES):
-            padded = np.pad(maps[at : at + CHUNK_IMAGES], ((0, 0), *margins, (0, 0)))
+        for padded in self._pad(maps):
             windows = sliding_window_view(padded, self.weight.shape[2:], axis=(1, 2))[
                 :, :: self.stride, :: self.stride
             ]
             yield windows.reshape(*windows.shape[:3], -1)
 
+    def cut_sample(self, maps: Maps, step: int) -> Iterator[Maps]:
+        """Cut every so many-th of the patches, by channels: (channels, n, height * width)."""
+        for padded in self._pad(maps):
+            shape = (len(padded), *self._count_places(padded))
+            images, rows, columns = np.unravel_index(np.arange(0, np.prod(shape), step), shape)
+            rows, columns = rows * self.stride, columns * self.stride
+            places = np.ndindex(self.weight.shape[2:])
+            sample = [padded[images, rows + down, columns + right] for down, right in places]
+            yield np.ascontiguousarray(np.stack(sample, axis=2).transpose(1, 0, 2))
+
     def convolve(self, maps: Maps) -> Maps:
         """Compute the layer with its function."""
-        function = FUNCTIONS[self.activation]
-        return np.concatenate([function(self._weigh(patches)) for patches in self.cut(maps)])
+        weigh = self._weigh_channels if self.is_depthwise else self._weigh
+        return np.concatenate(list(map(FUNCTIONS[self.activation], weigh(maps))))
 
-    def _weigh(self, patches: Maps) -> Maps:
+    def _weigh(self, maps: Maps) -> Iterator[Maps]:
         rows = self.weight.reshape(len(self.weight), -1)
-        if not self.is_depthwise:
-            return patches @ rows.T + self.bias
-        apart = patches.reshape(*patches.shape[:3], *rows.shape)
-        weighed: Maps = np.einsum("nhwci,ci->nhwc", apart, rows) + self.bias
-        return weighed
+        return (patches @ rows.T + self.bias for patches in self.cut(maps))
+
+    def _weigh_channels(self, maps: Maps) -> Iterator[Maps]:
+        """Add up the maps, shifted by each place of the kernel."""
+        for padded in self._pad(maps):
+            rows, columns = self._count_places(padded)
+            summed = np.broadcast_to(self.bias, (len(padded), rows, columns, len(self.bias))).copy()
+            for down, right in np.ndindex(self.weight.shape[2:]):
+                shifted = padded[:, down :: self.stride, right :: self.stride][:, :rows, :columns]
+                summed += shifted * self.weight[:, 0, down, right]
+            yield summed
+
+    def _count_places(self, padded: Maps) -> tuple[int, int]:
+        """Count the rows and the columns of what padded maps give."""
+        lengths = zip(padded.shape[1:3], self.weight.shape[2:], strict=True)
+        rows, columns = ((length - extent) // self.stride + 1 for length, extent in lengths)
+        return rows, columns
+
+    def _pad(self, maps: Maps) -> Iterator[Maps]:
+        margins = [self._find_margin(maps, axis) for axis in (0, 1)]
+        for at in range(0, len(maps), CHUNK_IMAGES):
+            yield np.pad(maps[at : at + CHUNK_IMAGES], ((0, 0), *margins, (0, 0)))
 
     def _find_margin(self, maps: Maps, axis: int) -> tuple[int, int]:
         """Find how many lines are added above and below, or with axis 1 left and right."""
@@ -306,23 +333,38 @@ def _compress_depthwise(
     kernel: Kernel, streams: Streams, bits: int, damping: float
 ) -> tuple[Kernel, QuantizedTensor]:
     """Do the same for the kernel of every channel by itself."""
-    parts = [
-        compress_kernel(
-            replace(kernel, weight=kernel.weight[[at]], bias=kernel.bias[[at]], is_depthwise=False),
-            streams.map(lambda maps, at=at: maps[..., [at]]),  # type: ignore[misc]
-            bits,
-            damping,
-        )
-        for at in range(len(kernel.weight))
-    ]
-    weight, bias = (
-        np.concatenate([getattr(part, name) for part, _ in parts]) for name in ("weight", "bias")
-    )
+    shape, rows = kernel.weight.shape, kernel.rows
+    parts, biases = list[QuantizedTensor](), kernel.bias.astype(np.float64)
+    for at, sums in enumerate(add_up_channels(kernel, streams)):
+        row = rows[at : at + 1]
+        fitted = fit_rows(row, sums.cross, sums.gram, damping)
+        parts.append(round_rows(fitted, sums.gram, bits, damping))
+        biases[at] += (row @ sums.mean_exact - parts[-1].decode() @ sums.mean_changed)[0]
     values, scales = (
-        np.concatenate([getattr(codes, name) for _, codes in parts])
-        for name in ("values", "scales")
+        np.concatenate([getattr(codes, name) for codes in parts]) for name in ("values", "scales")
     )
-    return replace(kernel, weight=weight, bias=bias), QuantizedTensor(values, scales, bits)
+    codes = QuantizedTensor(values.reshape(shape), scales.reshape(-1, 1, 1, 1), bits)
+    bias = biases.astype(np.float16).astype(np.float32)
+    return replace(kernel, weight=codes.decode(), bias=bias), codes
+
+
+def add_up_channels(kernel: Kernel, streams: Streams) -> Iterator[Sums]:
+    """Make the sums for each channel of a depth-wise convolution over an even sample of its
+    patches.
+    """
+    positions = streams.exact[..., 0].size // kernel.stride**2
+    step = max(1, positions // SAMPLED_CHANNEL_PATCHES) | 1  # odd, as above
+    samples = [
+        np.concatenate(list(kernel.cut_sample(maps, step)), axis=1)
+        for maps in (streams.exact, streams.changed)
+    ]
+    means = [each.mean(axis=1, dtype=np.float64) for each in samples]
+    exact, changed = (
+        each - mean.astype(np.float32)[:, None] for each, mean in zip(samples, means, strict=True)
+    )
+    cross, gram = (each.transpose(0, 2, 1) @ changed / each.shape[1] for each in (exact, changed))
+    for sums in zip(*means, cross.astype(np.float64), gram.astype(np.float64), strict=True):
+        yield Sums(*sums)
 
 
 def add_up(kernel: Kernel, streams: Streams) -> Sums:
