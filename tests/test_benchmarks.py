@@ -45,7 +45,7 @@ PROGRAMS = (
     "explanations",
     "exports",
 )
-NEED_NO_DATA = ("million", "serving", "cold_start")
+NEED_NO_DATA = ("million", "serving", "cold_start", "named_networks")
 TORCH_PROGRAMS = (
     "seed_recipe",
     "first_light",
@@ -53,6 +53,7 @@ TORCH_PROGRAMS = (
     "activations",
     "curve",
     "depth_speed",
+    "named_networks",
 )
 
 needs_torch = pytest.mark.skipif(
