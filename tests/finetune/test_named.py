@@ -143,8 +143,15 @@ def test_blocks_are_those_of_the_description_and_of_torchvisions_network(name):
     assert list(dict.fromkeys(owner for (owner,) in owners)) == [
         *NETWORKS[name].block_names, "",
     ]  # fmt: skip
-    assert list(network.list_blocks()) == [*NETWORKS[name].block_names, "classifier"]
-    assert list_owners(network, find_names(network, network.list_blocks()["classifier"])) == [""]
+    owned = {block: find_names(network, part) for block, part in network.list_blocks().items()}
+    assert list(owned) == [*NETWORKS[name].block_names, "classifier"]
+    assert all(
+        list_owners(network, keys) == [block.replace("classifier", "")]
+        for block, keys in owned.items()
+    )
+    assert [key for keys in owned.values() for key in keys] == [
+        key for key, _ in network.named_parameters()
+    ]
     if NETWORKS[name] not in LITES:
         with torch.device("meta"):
             known = {"init_weights": False, "aux_logits": False} if "inception" in name else {}

@@ -109,13 +109,19 @@ class DescribedNetwork(nn.Module):  # type: ignore[misc]  # torch is not seen by
         """Name the blocks that hold parameters, in the order of the data; the last is the
         classifier.
         """
-        paths = {
-            block.name: block.path or find_path(block.layers[0])
-            for block in self.architecture.blocks
-        }
         classifier = find_classifier_path(self.architecture).split(".")[0]
-        modules = {name: self.get_submodule(path) for name, path in paths.items()}
+        modules = {block.name: self._find_block(block) for block in self.architecture.blocks}
         return modules | {"classifier": self.get_submodule(classifier)}
+
+    def _find_block(self, block: Block) -> Module:
+        """Find a block's module: its own, or that of its convolution, in a list with the batch
+        normalisation that may follow.
+        """
+        if block.path:
+            return self.get_submodule(block.path)
+        paths = [find_path(block.layers[0]), getattr(block.layers[0], "norm", "")]
+        modules = [self.get_submodule(path) for path in paths if path]
+        return modules[0] if len(modules) == 1 else nn.ModuleList(modules)
 
     def _make_block(self, block: Block) -> "list[ModulePart]":
         """Make a block's layers: those below its path as one module, others by themselves."""

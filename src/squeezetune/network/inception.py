@@ -46,26 +46,26 @@ def _describe_convolution(
                        norm=f"{path}.bn", reads=reads)  # fmt: skip
 
 
-# ---- the convolutions before the branches
+# The convolutions before the branches, and the max pools behind some.
+STEM = (
+    BranchStep("1a_3x3", 32, 3, 2),
+    BranchStep("2a_3x3", 32, 3),
+    BranchStep("2b_3x3", 64, 3),
+    BranchStep("3b_1x1", 80),
+    BranchStep("4a_3x3", 192, 3),
+)
+POOLS = {"2b_3x3": "maxpool1", "4a_3x3": "maxpool2"}
 
 
 def _describe_stem() -> list[Block]:
-    """Describe convolutions one after another, with a max pool behind the third and the fifth."""
-    steps = (
-        BranchStep("1a_3x3", 32, 3, 2),
-        BranchStep("2a_3x3", 32, 3),
-        BranchStep("2b_3x3", 64, 3),
-        BranchStep("3b_1x1", 80),
-        BranchStep("4a_3x3", 192, 3),
-    )
-    pools = {"2b_3x3": "maxpool1", "4a_3x3": "maxpool2"}
+    """Describe convolutions one after another, of which one alone keeps its map's side."""
     found = []
-    for step in steps:
+    for step in STEM:
         path, name = f"Conv2d_{step.place}", f"conv{step.place[:2]}"
         margin = 1 if step.place == "2b_3x3" else 0
         layers: list[Layer] = [_describe_convolution(name, path, step, margin)]
-        if step.place in pools:
-            layers.append(MaxPool(f"{name}.pool", pools[step.place], is_ceil=False))
+        if step.place in POOLS:
+            layers.append(MaxPool(f"{name}.pool", POOLS[step.place], is_ceil=False))
         found.append(Block(name, tuple(layers), path))
     return found
 
