@@ -31,7 +31,7 @@ from squeezetune.data.image_cache import choose_pixel_side
 from squeezetune.events import ignore_event
 from squeezetune.finetune.batches import ActivationBatches, BatchSource, PixelBatches, show_images
 from squeezetune.finetune.loop import measure_step
-from squeezetune.finetune.recipe import Phase, Recipe, StagePlan
+from squeezetune.finetune.recipe import FROM_IMAGES, Phase, Recipe, StagePlan
 from squeezetune.finetune.tapped import TappedNetwork
 from squeezetune.finetune.torch_network import build_layers, build_network
 from squeezetune.finetune.workers import TrainerOptions, TrainingTask
@@ -177,13 +177,13 @@ def print_ratios(speeds: dict[str, list[float]], base: str) -> list[float]:
 
 def time_steps(weights: Weights, start: str, feed: BatchSource, steps: int) -> float:
     """Measure images a second of the product's training from a block on, in float32."""
-    recipe = Recipe(batch=64, first_trained=start)
+    recipe = Recipe(batch=64, frozen_blocks=0)
     positions = np.resize(np.random.default_rng(0).permutation(ROWS), recipe.batch * (steps + 1))
     labels, none = np.arange(ROWS) % CLASSES, positions[:0]
     task = TrainingTask(feed, labels, positions, none, np.ones(CLASSES, np.float32))
     plan = StagePlan("speed", start, (Phase(SIDE, 1.0),), 1.0, recipe)
     conditions = TrainerOptions("speed", 0, count_cores(), torch.float32, ignore_event)
-    network = TappedNetwork(build_layers(weights), CLASSES, start, start)
+    network = TappedNetwork(build_layers(weights), CLASSES, start)
     return recipe.batch / measure_step(network, task, plan, conditions, steps)
 
 
@@ -191,7 +191,7 @@ def print_training(rounds: int, steps: int) -> None:
     """Train the last block of ResNet-18 from kept activations, and all layers from pixels."""
     network = NETWORKS["resnet18"]
     weights = fold_norms(draw_weights(network), network)
-    first, (*_, kept, last) = network.block_names[0], network.block_names
+    *_, kept, last = network.block_names
     scales = np.ones(network.measure_block(kept, SIDE)[2], np.float32)
     form = make_form(kept, "uint8", VIEWS, SIDE, network, scales)
     side = choose_pixel_side(SIDE, np.full((1, 2), 500, np.int32))
@@ -201,7 +201,7 @@ def print_training(rounds: int, steps: int) -> None:
         pixels = keep_noise(Path(folder) / "pixels", (side, side, 3))
         images = PixelBatches(pixels, Recipe().augmentation, network)
         contenders = {
-            "all layers": partial(time_steps, weights, first, images, steps),
+            "all layers": partial(time_steps, weights, FROM_IMAGES, images, steps),
             f"the last block, {last}": partial(
                 time_steps, weights, last, ActivationBatches(Activations(form, maps)), steps
             ),
