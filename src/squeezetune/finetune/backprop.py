@@ -68,7 +68,8 @@ def run_forward(
     values = {network.input_name: maps}
     with torch.no_grad():
         for plan in network.passes:
-            inputs = [values[name] for name in plan.layer.reads]
+            # nothing else may hold what is read: memory that is free at once is used again
+            inputs = (values[name] for name in plan.layer.reads)
             y, back = PASSES[type(plan.layer)](network, plan, *inputs)
             values[plan.layer.output] = y
             for name in plan.frees:
@@ -97,11 +98,7 @@ def run_backward(features: Tensor, steps: list[Step]) -> Gradients:
                 end = start
             if layer.output not in flows.gradients:
                 continue  # nothing behind it counts
-            inner = step.back(flows.take(layer.output).to(step.kind), gradients)
-            is_own = isinstance(layer, Convolution | MaxPool | AveragePool)
-            for name, needs, gradient in zip(layer.reads, step.plan.needs, inner, strict=True):
-                if needs:
-                    flows.add(name, gradient, is_own=is_own)
+            flows.add_all(step.plan, step.back(flows.take(layer.output).to(step.kind), gradients))
     return gradients
 
 
@@ -118,6 +115,13 @@ class Flows:
         """Take the gradient of a map."""
         self._own.discard(name)
         return self.gradients.pop(name)
+
+    def add_all(self, plan: LayerPass, inner: Sequence[Tensor]) -> None:
+        """Add the gradients of what a layer reads, as far as they are asked for."""
+        is_own = isinstance(plan.layer, Convolution | MaxPool | AveragePool)
+        for name, needs, gradient in zip(plan.layer.reads, plan.needs, inner, strict=True):
+            if needs:
+                self.add(name, gradient, is_own=is_own)
 
     def add(self, name: str, gradient: Tensor, *, is_own: bool) -> None:
         """Add a gradient to what there is for a map; one that is not our own is another map's
