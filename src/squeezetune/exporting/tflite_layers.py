@@ -7,6 +7,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from squeezetune.exporting.tflite_writer import ZERO, TfliteBuilder
+from squeezetune.network.codes import raise_scales
 from squeezetune.network.float_layers import fold_normalisation
 from squeezetune.network.int8_layers import Int8
 from squeezetune.network.layers import (
@@ -184,10 +185,11 @@ class TfliteLayers:
             ]
         codes = self._int8.codes[f"{path}.weight"]
         scales = codes.scales.ravel().astype(np.float32)
+        values, scales = raise_scales(codes.values, scales, bias, sheet.scale(x))
         sums = scales * np.float32(sheet.scale(x))
         axis = 3 if layer.is_depthwise else 0
         return [
-            sheet.hold_codes(path, codes.values.transpose(order), scales, axis),
+            sheet.hold_codes(path, values.transpose(order), scales, axis),
             sheet.hold_codes(f"{path} bias", np.round(bias / sums).astype(np.int32), sums),
         ]
 

@@ -6,6 +6,7 @@ Transformers"; Nagel et al. 2021, "A White Paper on Neural Network Quantization"
 """
 
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -19,6 +20,9 @@ CLIPS = np.linspace(0.5, 1.0, 26)
 # Much of it where all errors are small, as with eight bits: there is little to make good, and a few
 # photos must not be fitted closely.
 DAMPING, FINE_DAMPING = 0.01, 1.0
+# Biases are added to sums in int32, which they may fill to a half.
+LARGEST_BIAS = 2**30
+LEAST_SCALE = 1e-12
 
 
 @dataclass(frozen=True, eq=False)
@@ -159,3 +163,17 @@ def _invert_root(gram: Matrix) -> Matrix:
     inverse_root = solve_triangular(root, np.eye(len(gram)), lower=True)
     upper: Matrix = cholesky(inverse_root.T @ inverse_root, lower=False)
     return upper
+
+
+def raise_scales(
+    codes: NDArray[np.int8], scales: NDArray[np.float32], bias: NDArray[Any], step: float
+) -> tuple[NDArray[np.int8], NDArray[np.float32]]:
+    """Raise the scales (outputs,) of kernels that are nearly nothing as far as their biases need,
+    which are int32 in steps of the scale times `step`, that of what the kernel reads.
+    """
+    least = np.maximum(np.abs(bias) / (step * LARGEST_BIAS), LEAST_SCALE)
+    if np.all(scales >= least):
+        return codes, scales
+    raised = np.maximum(scales, least).astype(np.float32)
+    shares = (scales / raised).reshape(-1, *[1] * (codes.ndim - 1))
+    return np.round(codes * shares).astype(np.int8), raised

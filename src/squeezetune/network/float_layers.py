@@ -141,6 +141,16 @@ def unfold_normalisation(
     return unfolded.astype(np.float32), (bias + shift).astype(np.float32)
 
 
+def find_zero_pixel(architecture: Architecture) -> int | None:
+    """Find the pixel, of 0 to 255, that normalisation makes 0; None where there is none, or the
+    colours do not share their mean and deviation.
+    """
+    (mean, *others), deviations = architecture.mean, architecture.std
+    pixel = round(255 * mean)
+    is_one = np.isclose(255 * mean, pixel) and {mean} == {mean, *others}
+    return pixel if is_one and len(set(deviations)) == 1 else None
+
+
 class FloatLayers:
     """Layers that compute in float32; how their parameters are stored is another matter."""
 

@@ -8,18 +8,20 @@ import numpy as np
 from numpy.typing import NDArray
 from onnx import TensorProto
 
-from squeezetune.network.codes import QuantizedTensor
+from squeezetune.network.codes import QuantizedTensor, raise_scales
 from squeezetune.network.float_layers import (
     add_activation,
     add_mirror,
     add_normalisation,
     add_reversal,
+    find_zero_pixel,
     fold_normalisation,
     list_attributes,
     list_pool_attributes,
 )
 from squeezetune.network.layers import (
     PIXELS,
+    SAME,
     AveragePool,
     Convolution,
     Dropout,
@@ -29,6 +31,7 @@ from squeezetune.network.layers import (
     MaxPool,
     Product,
     Sum,
+    measure_same_padding,
     measure_side,
 )
 from squeezetune.network.onnx_builder import Graph
@@ -40,8 +43,6 @@ Ranges = Mapping[str, float]
 
 # So many pixels of a line are read as one cell of 12 channels, for two outputs of conv1.
 CELL = 4
-# The smallest scale of a channel, as a share of the largest in its layer.
-LEAST_SCALE = np.float32(1e-4)
 
 
 @dataclass(frozen=True)
@@ -103,14 +104,19 @@ class Int8Layers:
             pixels = add_mirror(self._graph, pixels) if mirror else pixels
             planes = self._graph.add("Transpose", pixels, perm=[0, 3, 1, 2])
             planes = self._keep(planes, PIXELS, side, scale=1.0)
+            return {first.output: self._convolve(first, planes, *parameters)}
+        if side and side % CELL == 0 and (first.kernel, first.stride) == (3, 2):
+            return {first.output: self._first_of_padded_cells(pixels, first, mirror)}
+        pixels = add_mirror(self._graph, pixels) if mirror else pixels
+        if side:
+            planes = self._graph.add("Transpose", self._normalise_rows(pixels), perm=[0, 3, 1, 2])
+            planes = self._keep(planes, PIXELS, side, self._find_scale(PIXELS))
         else:
-            parameters = self._find_parameters(first)
-            pixels = add_mirror(self._graph, pixels) if mirror else pixels
             floats = self._graph.add("Cast", pixels, to=TensorProto.FLOAT)
             planes = self._graph.add("Transpose", floats, perm=[0, 3, 1, 2])
             normal = add_normalisation(self._graph, planes, self.architecture)
             planes = self._quantise(normal, PIXELS, side)
-        return {first.output: self._convolve(first, planes, *parameters)}
+        return {first.output: self._convolve(first, planes, *self._find_parameters(first))}
 
     def add(self, layer: Layer, inputs: Sequence[str]) -> str:
         """Add a layer, whatever its kind."""
@@ -229,6 +235,55 @@ class Int8Layers:
         joined = graph.add("Concat", maps, add_reversal(graph, turned, axis=3), axis=0)
         return self._keep_as(maps, joined, side // CELL - 1)
 
+    def _first_of_padded_cells(self, pixels: str, first: Convolution, mirror: bool) -> str:
+        """Add the first convolution, of 3 x 3 pixels in steps of two and with padding, over cells.
+
+        The mirror image is had as in `_first_of_cells`; its padding is on the other side.
+        """
+        graph, side = self._graph, self._int8.side
+        kernel, bias = self._find_parameters(first)
+        step = self._find_scale(PIXELS)
+        values, scale = raise_scales(*self._round(first.path, kernel), bias, step)
+        cells = self._normalise_rows(pixels)
+        cells = graph.add("Reshape", cells, graph.constant("cells", [0, 0, -1, 3 * CELL]))
+        cells = graph.add("Transpose", cells, perm=[0, 3, 1, 2])
+        cells = self._keep(cells, PIXELS, side, step)
+        codes = graph.constant(f"{first.path}.codes", values)
+        before = measure_same_padding(side, 3, 2)[0] if first.padding == SAME else 1
+
+        def convolve(layer: Convolution, codes: str, left: int) -> str:
+            # a step reads a cell and, for the padding, the one before or behind it
+            spread = self._spread_kernel(codes, CELL - 1 if left else 0)
+            rounded = Rounded(spread, np.tile(scale, 2), np.tile(bias, 2))
+            return self._convolve_cells(cells, layer, rounded, [before, left, 1 - before, 1 - left])
+
+        maps = convolve(first, codes, before)
+        self._sides[maps] = side // 2
+        if not mirror:
+            return maps
+        turned = add_reversal(graph, codes, axis=3)
+        turned = convolve(replace(first, path=f"{first.path}.mirrored"), turned, 1 - before)
+        joined = graph.add("Concat", maps, add_reversal(graph, turned, axis=3), axis=0)
+        return self._keep_as(maps, joined, side // 2)
+
+    def _normalise_rows(self, pixels: str) -> str:
+        """Add the codes of normalised pixels, (n, side, side, 3).
+
+        Where the colours share mean and deviation, and a pixel can have this mean, they are the
+        pixels themselves. Else rows are multiplied by rows of factors: three factors at a time take
+        ONNX Runtime fifty times as long.
+        """
+        graph, network, side = self._graph, self.architecture, self._int8.side
+        if find_zero_pixel(network) is not None:
+            return pixels
+        std, mean = (np.tile(each, side) for each in (network.std, network.mean))
+        floats = graph.add("Cast", pixels, to=TensorProto.FLOAT)
+        rows = graph.add("Reshape", floats, graph.constant("pixels.rows", [0, 0, -1]))
+        scaled = graph.add("Mul", rows, graph.constant("pixels.scale", 1 / (255 * std), np.float32))
+        normal = graph.add("Sub", scaled, graph.constant("pixels.shift", mean / std, np.float32))
+        codes = self._quantise(normal, PIXELS, side)
+        return graph.add("Reshape", codes, graph.constant("pixels.single", [0, 0, -1, 3]))
+
     def _spread_kernel(self, codes: str, start: int) -> str:
         """Spread conv1's kernel (outputs, 3, 3, 3) over cells: (2 outputs, 12, 3, 2), which a
         runtime does once.
@@ -252,18 +307,23 @@ class Int8Layers:
         """Add one convolution of cells, and the max pool: its last column would come of pixels
         beyond the image.
         """
-        graph, sizes = (
-            self._graph,
-            {"kernel_shape": [3, 2], "strides": [2, 1], "pads": [0, 0, 0, 1]},
-        )
+        planes = self._convolve_cells(cells, layer, spread, [0, 0, 0, 1])
+        unpadded = replace(pool, is_ceil=False)
+        pooled = self._graph.add("MaxPool", planes, **list_pool_attributes(unpadded))
+        return self._keep_as(planes, pooled, self._int8.side // CELL - 1)
+
+    def _convolve_cells(
+        self, cells: str, layer: Convolution, spread: "Rounded", pads: list[int]
+    ) -> str:
+        """Add one convolution of cells, which gives two outputs at each, beside each other."""
+        graph, sizes = self._graph, {"kernel_shape": [3, 2], "strides": [2, 1], "pads": pads}
         y = self._convolve_codes(layer, cells, spread, sizes, side=0)
         y_last = graph.add("Transpose", y, perm=[0, 2, 3, 1])
         columns = graph.add(
             "Reshape", y_last, graph.constant("columns.single", [0, 0, -1, len(spread.bias) // 2])
         )
         planes = graph.add("Transpose", columns, perm=[0, 3, 1, 2])
-        pooled = graph.add("MaxPool", planes, **list_pool_attributes(replace(pool, is_ceil=False)))
-        return self._keep_as(y, pooled, self._int8.side // CELL - 1)
+        return self._keep_as(y, planes, side=0)
 
     def _find_parameters(
         self, layer: Convolution
@@ -273,7 +333,7 @@ class Int8Layers:
     def _convolve(
         self, layer: Convolution, x: str, kernel: NDArray[Any], bias: NDArray[Any]
     ) -> str:
-        codes, scale = self._round(layer.path, kernel)
+        codes, scale = raise_scales(*self._round(layer.path, kernel), bias, self._scales[x])
         name = self._graph.constant(f"{layer.path}.codes", codes)
         attributes = list_attributes(layer, self.architecture.channels[layer.reads[0]])
         rounded = Rounded(name, scale, bias)
@@ -329,10 +389,16 @@ class Int8Layers:
         return self._graph.add("DequantizeLinear", codes, scale_name, zeros, name=name, axis=0)
 
     def _quantise(self, x: str, activation: str, side: int) -> str:
-        scale = self._find_range(activation) / (127 if self._is_signed(activation) else 255)
+        scale = self._find_scale(activation)
         name = self._graph.constant(f"{x}.scale", scale, np.float32)
         codes = self._graph.add("QuantizeLinear", x, name, self._find_zero(activation))
         return self._keep(codes, activation, side, scale)
+
+    def _find_scale(self, activation: str) -> float:
+        """Find what a step from code to code stands for."""
+        if activation == PIXELS and find_zero_pixel(self.architecture) is not None:
+            return 1 / (255 * self.architecture.std[0])
+        return self._find_range(activation) / (127 if self._is_signed(activation) else 255)
 
     def _find_range(self, activation: str) -> float:
         """Find the largest value that codes can stand for; that of normalised pixels is known."""
@@ -343,6 +409,9 @@ class Int8Layers:
         """Name the code that stands for 0."""
         if not self._is_signed(activation):
             return "zero"
+        pixel = find_zero_pixel(self.architecture) if activation == PIXELS else None
+        if pixel is not None:
+            return self._graph.constant("zero.pixels", pixel, np.uint8)
         return self._graph.constant("zero.signed", 128, np.uint8)
 
     def _is_signed(self, activation: str) -> bool:
@@ -379,11 +448,9 @@ _INT8_KINDS: Mapping[type, Callable[..., str]] = {
 
 
 def round_kernel(kernel: NDArray[np.float32]) -> tuple[NDArray[np.int8], NDArray[np.float32]]:
-    """Round a kernel (outputs, ...) to int8 with one scale for each output channel.
-
-    Channels that are dead, or nearly, have a scale too, and not so small a one that int32 could not
-    hold their biases.
+    """Round a kernel (outputs, ...) to int8 with one scale for each output channel; a kernel of
+    nothing but zeros has some scale, too.
     """
     scale = np.abs(kernel).max(axis=(1, 2, 3)) / 127
-    scale = np.maximum(scale, max(LEAST_SCALE * scale.max(), np.float32(1e-9)))
+    scale = np.where(scale > 0, scale, np.float32(1e-9))
     return np.round(kernel / scale[:, None, None, None]).astype(np.int8), scale
