@@ -14,7 +14,7 @@ import numpy as np
 import onnx
 from onnx import TensorProto, numpy_helper
 
-from squeezetune.network.graph import KEEP_ASPECT
+from squeezetune.network.graph_input import KEEP_ASPECT
 from squeezetune.network.onnx_builder import Graph
 
 TIE = 2.0**-12  # so near to the middle of two grey levels rounding is a matter of chance

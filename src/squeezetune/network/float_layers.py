@@ -168,7 +168,8 @@ class FloatLayers:
             "Transpose", self._graph.add("Cast", pixels, to=TensorProto.FLOAT), perm=[0, 3, 1, 2]
         )
         if first.padding:
-            planes = add_normalisation(self._graph, planes, self.architecture)
+            statistics = self.architecture.mean, self.architecture.std
+            planes = add_normalisation(self._graph, planes, *statistics)
             return {first.output: self.add(first, [planes])}
         parameters = fold_normalisation(self._weights, self.architecture)
         return {first.output: self._convolve(first, planes, *parameters)}
@@ -272,11 +273,11 @@ def add_activation(graph: Graph, x: str, activation: str, name: str = "") -> str
     return graph.add(operator, x, name=name, **attributes)
 
 
-def add_normalisation(graph: Graph, x: str, architecture: Architecture) -> str:
+def add_normalisation(graph: Graph, x: str, mean: Sequence[float], std: Sequence[float]) -> str:
     """Add x / 255, minus mean, over std, for images (n, 3, height, width) float32."""
-    mean, std = (np.asarray(each)[:, None, None] for each in (architecture.mean, architecture.std))
-    scaled = graph.add("Mul", x, graph.constant("pixels.scale", 1 / (255 * std), np.float32))
-    return graph.add("Sub", scaled, graph.constant("pixels.shift", mean / std, np.float32))
+    centre, scale = (np.asarray(each)[:, None, None] for each in (mean, std))
+    scaled = graph.add("Mul", x, graph.constant("pixels.scale", 1 / (255 * scale), np.float32))
+    return graph.add("Sub", scaled, graph.constant("pixels.shift", centre / scale, np.float32))
 
 
 def list_attributes(layer: Convolution, inputs: int) -> dict[str, Any]:

@@ -6,25 +6,26 @@ Pixels enter as uint8 RGB, (n, height, width, 3).
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
 from squeezetune.heads.familiarity import Familiarity
+from squeezetune.network.architecture import Architecture
 from squeezetune.network.float_layers import (
     FloatLayers,
     GraphLayers,
     WeightEncoder,
-    add_mirror,
     store_exactly,
     store_floats,
 )
-from squeezetune.network.inference import FITTED, IMAGE
+from squeezetune.network.graph_input import add_fit, add_views
+from squeezetune.network.inference import IMAGE
 from squeezetune.network.int8_layers import Int8, Int8Layers
 from squeezetune.network.layers import Layer
 from squeezetune.network.onnx_builder import Graph, Output, Shape
-from squeezetune.network.weights import Weights
+from squeezetune.network.weights import Weights, detect_architecture
 from squeezetune.network.zoo import SQUEEZENET1_1
 
 
@@ -51,9 +52,56 @@ class WeightFormat:
 EXACT = WeightFormat(store_exactly)
 
 
+class FrozenLayers(Protocol):
+    """The layers before the head, wherever they are from: what adds their features to a graph."""
+
+    @property
+    def feature_count(self) -> int:
+        """How many features there are."""
+        ...
+
+    @property
+    def is_signed(self) -> bool:
+        """Whether features may be below 0."""
+        ...
+
+    def add_features(self, graph: Graph, pixels: str, views: int) -> str:
+        """Add the further views and the layers: (n, h, w, 3) uint8 -> (views n, features) float32,
+        all first views, then all second ones.
+        """
+        ...
+
+
+@dataclass(frozen=True, eq=False)
+class DescribedLayers:
+    """The layers of a network that is described: `FrozenLayers` of weights, in some form."""
+
+    weights: Weights
+    form: WeightFormat = EXACT
+
+    @property
+    def architecture(self) -> Architecture:
+        """Which network the weights are of."""
+        return detect_architecture(self.weights)
+
+    @property
+    def feature_count(self) -> int:
+        """How many features there are."""
+        return self.architecture.feature_count
+
+    @property
+    def is_signed(self) -> bool:
+        """Whether features may be below 0."""
+        network = self.architecture
+        return any(network.activations[name] in network.signed for name in network.taps)
+
+    def add_features(self, graph: Graph, pixels: str, views: int) -> str:
+        """Add the further views and the layers."""
+        return _add_backbone(graph, pixels, self.form.make_layers(graph, self.weights), views)
+
+
 BLOCKS, TAPS = SQUEEZENET1_1.block_names, SQUEEZENET1_1.tapped_blocks
 FEATURE_COUNT = SQUEEZENET1_1.feature_count
-KEEP_ASPECT = {"squash": "stretch", "crop": "not_smaller", "pad": "not_larger"}
 
 # The dense layers behind the features, first to last: (inputs, outputs) weights and (outputs,)
 # biases.
@@ -67,10 +115,14 @@ def build_backbone(weights: Weights, int8: Int8 | None = None, *, views: int = 1
     view is the image, two are the image and its mirror image, four those and the middles of both.
     With `int8` the convolutions are of that kind.
     """
+    return build_features(DescribedLayers(weights, WeightFormat(store_floats, int8)), views)
+
+
+def build_features(layers: FrozenLayers, views: int = 1) -> bytes:
+    """Build frozen layers of any origin: input, output and views are those of `build_backbone`."""
     graph = Graph()
-    layers = WeightFormat(store_floats, int8).make_layers(graph, weights)
-    _add_features(graph, "pixels", layers, views, name="features")
-    return graph.to_bytes("pixels", "features", ["n", views, layers.architecture.feature_count])
+    _add_features(graph, "pixels", layers, views)
+    return graph.to_bytes("pixels", "features", ["n", views, layers.feature_count])
 
 
 def build_activations(
@@ -154,13 +206,41 @@ def build_classifier(
     says how it is stored and computed. With `familiarity` there is a second output of that name,
     (n,) float32: its score.
     """
-    graph = Graph()
-    pixels = _add_fit(graph, IMAGE, side, resize)
-    features = _add_features(
-        graph, pixels, form.make_layers(graph, weights), views, name="features"
+    return build_model(
+        DescribedLayers(weights, form),
+        head,
+        form.store,
+        views=views,
+        side=side,
+        resize=resize,
+        metadata=metadata,
+        use_roots=use_roots,
+        familiarity=familiarity,
     )
-    rows = graph.add("Sqrt", features) if use_roots else features
-    logits = _add_head(graph, rows, head, form.store)
+
+
+def build_model(
+    layers: FrozenLayers,
+    head: DenseLayers,
+    store: WeightEncoder = store_exactly,
+    *,
+    views: int,
+    side: int,
+    resize: str,
+    metadata: Mapping[str, str],
+    use_roots: bool = True,
+    familiarity: Familiarity | None = None,
+) -> bytes:
+    """Build the whole classifier on frozen layers of any origin: input, outputs and all that is
+    inside are those of `build_classifier`.
+
+    Roots of features that may be below 0 keep their sign. `store` says how the head is kept.
+    """
+    graph = Graph()
+    pixels = add_fit(graph, IMAGE, side, resize)
+    features = _add_features(graph, pixels, layers, views)
+    rows = _add_roots(graph, features, is_signed=layers.is_signed) if use_roots else features
+    logits = _add_head(graph, rows, head, store)
     logits = graph.add("ReduceMean", logits, graph.constant("views.axis", [1]), keepdims=0)
     graph.add("Softmax", logits, name="probabilities", axis=-1)
     outputs = [Output("probabilities", ["n", len(head[-1][1])])]
@@ -187,7 +267,7 @@ def build_convolved(
     gives, then ReLU, the mean over the positions, softmax.
     """
     graph = Graph()
-    pixels = _add_fit(graph, IMAGE, side, resize)
+    pixels = add_fit(graph, IMAGE, side, resize)
     layers = form.make_layers(graph, weights)
     passed = layers.architecture.layers
     given, _ = _add_layers(graph, pixels, layers, passed, views=1, taps=())
@@ -217,7 +297,7 @@ def build_published(
     views.
     """
     graph = Graph()
-    pixels, layers = _add_fit(graph, IMAGE, side, resize), EXACT.make_layers(graph, weights)
+    pixels, layers = add_fit(graph, IMAGE, side, resize), EXACT.make_layers(graph, weights)
     network = layers.architecture
     passed = (*network.layers, *network.classifier_layers)
     maps, _ = _add_layers(graph, pixels, layers, passed, views, taps=())
@@ -240,7 +320,7 @@ def build_maps(
     (views n, channels, height, width) float32: all first views, then all second ones.
     """
     graph = Graph()
-    pixels, layers = _add_fit(graph, IMAGE, side, resize), FloatLayers(graph, weights)
+    pixels, layers = add_fit(graph, IMAGE, side, resize), FloatLayers(graph, weights)
     network = layers.architecture
     taps = dict(zip(network.tapped_blocks, network.taps, strict=True))
     passed = network.pass_blocks(last=blocks[-1])
@@ -259,37 +339,21 @@ def build_maps(
     )
 
 
-def _add_fit(graph: Graph, image: str, side: int, resize: str) -> str:
-    """Add the resize: uint8 in and out, antialiased as Pillow does it."""
-    size = graph.constant("side", [side, side])
-    resized = graph.add(
-        "Resize",
-        image,
-        "",
-        "",
-        size,
-        name=FITTED if resize == "squash" else "",
-        axes=[1, 2],
-        mode="linear",
-        antialias=1,
-        exclude_outside=1,
-        coordinate_transformation_mode="half_pixel",
-        keep_aspect_ratio_policy=KEEP_ASPECT[resize],
-    )
-    return (
-        resized
-        if resize == "squash"
-        else graph.add("CenterCropPad", resized, size, name=FITTED, axes=[1, 2])
-    )
-
-
-def _add_features(graph: Graph, pixels: str, layers: GraphLayers, views: int, name: str) -> str:
-    """Add the further views, the backbone and the split into views: (n, h, w, 3) -> (n, views,
-    features).
+def _add_features(graph: Graph, pixels: str, layers: FrozenLayers, views: int) -> str:
+    """Add the further views, the layers and the split into views: (n, h, w, 3) -> `features` (n,
+    views, features).
     """
-    stacked = _add_backbone(graph, pixels, layers, views)
-    width = layers.architecture.feature_count
-    return _add_split(graph, stacked, graph.constant("views", [views, -1, width]), name, axes=3)
+    stacked = layers.add_features(graph, pixels, views)
+    shape = graph.constant("views", [views, -1, layers.feature_count])
+    return _add_split(graph, stacked, shape, "features", axes=3)
+
+
+def _add_roots(graph: Graph, features: str, *, is_signed: bool) -> str:
+    """Add square roots; of features that may be below 0 those of their sizes, with their signs."""
+    if not is_signed:
+        return graph.add("Sqrt", features)
+    sizes = graph.add("Sqrt", graph.add("Abs", features))
+    return graph.add("Mul", graph.add("Sign", features), sizes)
 
 
 def _add_split(graph: Graph, stacked: str, shape: str, name: str, axes: int) -> str:
@@ -298,19 +362,6 @@ def _add_split(graph: Graph, stacked: str, shape: str, name: str, axes: int) -> 
     """
     split = graph.add("Reshape", stacked, shape)
     return graph.add("Transpose", split, name=name, perm=[1, 0, *range(2, axes)])
-
-
-def _add_crops(graph: Graph, pixels: str) -> str:
-    """Append the middle 85 % of every image, enlarged to its size, behind the batch."""
-    size = graph.add("Shape", pixels, start=1, end=3)
-    scaled = graph.add("Mul", size, graph.constant("margin.share", [3, 3]))
-    margin = graph.add("Div", scaled, graph.constant("margin.whole", [40, 40]))
-    ends, axes = graph.add("Sub", size, margin), graph.constant("margin.axes", [1, 2])
-    middle = graph.add("Slice", pixels, margin, ends, axes)
-    mode = {"mode": "linear", "coordinate_transformation_mode": "half_pixel"}
-    return graph.add(
-        "Concat", pixels, graph.add("Resize", middle, "", "", size, axes=[1, 2], **mode), axis=0
-    )
 
 
 def _add_backbone(graph: Graph, pixels: str, layers: GraphLayers, views: int = 1) -> str:
@@ -344,9 +395,9 @@ def _add_layers(
 
 def _begin(graph: Graph, pixels: str, layers: GraphLayers, views: int) -> dict[str, str]:
     """Add the further views and the first layer, or the first few."""
-    if views == 4:
-        return layers.begin(_add_crops(graph, add_mirror(graph, pixels)))
-    return layers.begin(pixels, mirror=views == 2)
+    if views == 2:
+        return layers.begin(pixels, mirror=True)
+    return layers.begin(add_views(graph, pixels, views))
 
 
 def _add_codes(graph: Graph, x: str, scales: NDArray[Any]) -> str:

@@ -114,7 +114,8 @@ class Int8Layers:
         else:
             floats = self._graph.add("Cast", pixels, to=TensorProto.FLOAT)
             planes = self._graph.add("Transpose", floats, perm=[0, 3, 1, 2])
-            normal = add_normalisation(self._graph, planes, self.architecture)
+            statistics = self.architecture.mean, self.architecture.std
+            normal = add_normalisation(self._graph, planes, *statistics)
             planes = self._quantise(normal, PIXELS, side)
         return {first.output: self._convolve(first, planes, *self._find_parameters(first))}
 

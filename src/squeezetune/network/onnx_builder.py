@@ -33,11 +33,15 @@ class Output:
 class Graph:
     """Nodes and constants; every method that adds something returns the name of the resulting
     tensor.
+
+    `least_opset` is the set of operators that foreign nodes among them are of, if it is a later
+    one.
     """
 
     nodes: list[onnx.NodeProto] = field(default_factory=list)
     constants: dict[str, NDArray[Any]] = field(default_factory=dict)
     nibbles: dict[str, onnx.TensorProto] = field(default_factory=dict)
+    least_opset: int = OPSET
 
     def add(self, operator: str, *inputs: str, name: str = "", **attributes: Any) -> str:
         """Append a node with one output."""
@@ -82,6 +86,8 @@ class Graph:
             + [*self.nibbles.values()],
         )
         opset, version = (NIBBLE_OPSET, NIBBLE_IR_VERSION) if self.nibbles else (OPSET, IR_VERSION)
+        if self.least_opset > opset:
+            opset, version = self.least_opset, find_ir_version(self.least_opset)
         opsets = [helper.make_opsetid("", opset)]
         model = helper.make_model(
             graph, opset_imports=opsets, ir_version=version, producer_name="squeezetune"
@@ -90,6 +96,12 @@ class Graph:
         onnx.checker.check_model(model)
         payload: bytes = model.SerializeToString(deterministic=True)
         return payload
+
+
+def find_ir_version(opset: int) -> int:
+    """Find the earliest version of the file that knows a set of operators."""
+    version: int = helper.find_min_ir_version_for([helper.make_opsetid("", opset)])
+    return max(version, IR_VERSION)
 
 
 def _describe_output(output: Output) -> onnx.ValueInfoProto:
