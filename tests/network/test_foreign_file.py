@@ -1,5 +1,7 @@
 """Files that are refused, each in words that tell what was found and what to do."""
 
+from contextlib import suppress
+
 import numpy as np
 import onnx
 import pytest
@@ -31,6 +33,24 @@ def test_what_is_no_onnx(payload):
 def test_a_file_that_was_cut():
     payload = write_cnn()
     refuse(payload[: len(payload) // 2], "ONNX file")
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_damaged_files_are_read_or_refused_in_words(seed):
+    rng, payload = np.random.default_rng(seed), write_cnn(opset=13 if seed == 0 else 18)
+    nodes = payload.index(b"theirs")  # they come first, and most damage to parameters is none
+    for _ in range(40):
+        damaged = bytearray(payload)
+        for at in rng.integers(0, nodes, 2):
+            damaged[at] = rng.integers(256)
+        with suppress(WeightsError):  # and nothing else
+            assert parse_foreign(bytes(damaged), "theirs.onnx").feature_count
+
+
+def test_names_that_are_no_text():
+    payload = write_cnn().replace(b"elsewhere", b"else\xffhere")
+    refuse(payload, "a name in it is no text")
+    refuse(write_cnn().replace(b"Flatten", b"Flat\xffen"), "a name in it is no text")
 
 
 def test_a_file_that_is_missing(tmp_path):

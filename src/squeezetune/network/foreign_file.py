@@ -170,7 +170,23 @@ def _parse(payload: bytes) -> onnx.ModelProto:
         raise WeightsError("This is no ONNX file.", HINT) from error
     if not model.graph.node:
         raise WeightsError("This is no ONNX file, or one without a single operator.", HINT)
+    # of names that are no UTF-8 the parser gives the bytes
+    if not all(isinstance(name, str) for name in _list_names(model)):
+        raise WeightsError("The ONNX file is damaged: a name in it is no text.", HINT)
     return model
+
+
+def _list_names(model: onnx.ModelProto) -> Iterator[Any]:
+    yield from (model.producer_name, model.producer_version)
+    for pair in model.metadata_props:
+        yield from (pair.key, pair.value)
+    yield from (item.domain for item in model.opset_import)
+    for part in (model.graph, *model.functions):
+        for node in part.node:
+            yield from (node.name, node.op_type, node.domain, *node.input, *node.output)
+            yield from (item.name for item in node.attribute)
+    for items in (model.graph.input, model.graph.output, model.graph.initializer, model.functions):
+        yield from (item.name for item in items)
 
 
 def _refuse_unusable(model: onnx.ModelProto) -> None:
@@ -227,7 +243,7 @@ def _check_structure(model: onnx.ModelProto) -> None:
         item.type.CopyFrom(helper.make_tensor_type_proto(TensorProto.FLOAT, []))
     try:
         onnx.checker.check_model(model)
-    except onnx.checker.ValidationError as error:
+    except (onnx.checker.ValidationError, UnicodeDecodeError) as error:
         raise WeightsError(f"The ONNX file is damaged: {shorten_reason(error)}", HINT) from error
     for item, kind in given:
         item.type.CopyFrom(kind)
