@@ -111,8 +111,9 @@ class CodedNetwork(TrainableLayers):
     def classify(self, features: Tensor) -> Tensor:
         """Compute logits of features (n, 2048)."""
         if self.use_roots:
-            roots = features.detach().sqrt()
-            features = roots + (features - features.detach()) * (0.5 / roots.clamp(min=LEAST_ROOT))
+            sizes = features.detach().abs().sqrt()
+            roots = sizes.copysign(features.detach())
+            features = roots + (features - features.detach()) * (0.5 / sizes.clamp(min=LEAST_ROOT))
         return self.classifier(features)
 
     def count_in_steps(self) -> None:

@@ -17,6 +17,7 @@ from numpy.lib.stride_tricks import sliding_window_view
 from numpy.typing import NDArray
 
 from squeezetune.heads.linear import Rows
+from squeezetune.heads.scaling import take_roots
 from squeezetune.network.architecture import Architecture
 from squeezetune.network.codes import (
     DAMPING,
@@ -308,7 +309,7 @@ def fit_dense(weight: Rows, exact: Rows, changed: Rows, damping: float) -> tuple
 
 def _list_rows(features: FeatureArray, use_roots: bool) -> Rows:
     rows = features.reshape(-1, features.shape[-1]).astype(np.float32)
-    return np.sqrt(rows) if use_roots else rows
+    return take_roots(rows) if use_roots else rows
 
 
 def compress_kernel(

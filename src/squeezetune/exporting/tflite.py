@@ -146,10 +146,19 @@ def _add_views(sheet: TfliteBuilder, x: int, views: int) -> int:
     return x
 
 
+def _add_roots(sheet: TfliteBuilder, x: int, network: TrainedNetwork) -> int:
+    """Add square roots; of what may be below 0 those of the sizes, with their signs."""
+    architecture, shape = detect_architecture(network.weights), sheet.shape(x)
+    if not any(architecture.activations[tap] in architecture.signed for tap in architecture.taps):
+        return sheet.add("SQRT", [x], shape)
+    sizes = sheet.add("SQRT", [sheet.add("ABS", [x], shape)], shape)
+    return sheet.add("MUL", [sheet.add("SIGN", [x], shape), sizes], shape)
+
+
 def _classify(sheet: TfliteBuilder, means: Sequence[int], network: TrainedNetwork) -> int:
-    """Classify by the means of Fire modules, or their roots: logits."""
+    """Classify by the means of the taps, or their roots: logits."""
     x = add_join(sheet, means)
-    x = sheet.add("SQRT", [x], sheet.shape(x)) if network.use_roots else x
+    x = _add_roots(sheet, x, network) if network.use_roots else x
     for number, (weight, bias) in enumerate(network.head):
         kernel = sheet.hold_kernel(f"head.{number}", np.ascontiguousarray(weight.T))
         is_last = number == len(network.head) - 1

@@ -1,6 +1,7 @@
 """Features as a classifier wants them: standardised, or their square roots."""
 
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -59,7 +60,16 @@ class Scaling:
 
 def transform(features: NDArray[np.float16], *, use_roots: bool) -> Rows:
     """Copy features as float32, or their square roots, whose values are spread more evenly."""
-    return np.sqrt(features, dtype=np.float32) if use_roots else features.astype(np.float32)
+    return take_roots(features) if use_roots else features.astype(np.float32)
+
+
+def take_roots(values: NDArray[np.floating[Any]]) -> Rows:
+    """Take square roots; of values below 0 those of their sizes, with their signs."""
+    if not np.signbit(values).any():
+        roots: Rows = np.sqrt(values, dtype=np.float32)
+    else:
+        roots = np.copysign(np.sqrt(np.abs(values), dtype=np.float32), values, dtype=np.float32)
+    return roots
 
 
 def measure_scaling(

@@ -24,7 +24,7 @@ from squeezetune.heads.linear import (
 )
 from squeezetune.heads.mlp import Epoch, HiddenOptions, fit_hidden
 from squeezetune.heads.out_of_fold import Pilot, cross_fit, deal_folds, draw_pilot
-from squeezetune.heads.scaling import measure_scaling
+from squeezetune.heads.scaling import measure_scaling, take_roots
 from squeezetune.settings import Settings
 from squeezetune.system.scratch import IN_MEMORY, Scratch, Selection, list_blocks
 
@@ -83,7 +83,7 @@ class Head:
 
     def _predict_block(self, features: NDArray[np.float16]) -> NDArray[np.float32]:
         n, views = features.shape[0], self.views
-        roots = np.sqrt(features[:, :views].astype(np.float32)).reshape(n * views, -1)
+        roots = take_roots(features[:, :views]).reshape(n * views, -1)
         logits = apply_layers(self.layers, roots).reshape(n, views, -1).mean(axis=1)
         exponents = np.exp(logits - logits.max(axis=1, keepdims=True))
         probabilities: NDArray[np.float32] = exponents / exponents.sum(axis=1, keepdims=True)

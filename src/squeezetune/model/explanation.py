@@ -26,6 +26,7 @@ from squeezetune.data.pixels import prepare_pixels
 from squeezetune.data.sources.content import RawImage
 from squeezetune.data.sources.registry import ImageLike, MemorySource, is_one_image, read_open_file
 from squeezetune.errors import ArtifactError, ImageError, SettingsError
+from squeezetune.heads.scaling import take_roots
 from squeezetune.model.artifact import NETWORK, read_payload
 from squeezetune.model.classifier import Classifier, load
 from squeezetune.network.graph import build_maps
@@ -95,7 +96,7 @@ def differentiate(network: TrainedNetwork, means: Floats, number: int) -> Floats
     """Differentiate the logit of a class, against the mean of all, by the means of the channels:
     (views, features).
     """
-    rows, active = (np.sqrt(means) if network.use_roots else means), []
+    rows, active = (take_roots(means) if network.use_roots else means), []
     for weight, bias in network.head[:-1]:
         rows = rows @ weight + bias
         active.append(rows > 0)
@@ -107,7 +108,7 @@ def differentiate(network: TrainedNetwork, means: Floats, number: int) -> Floats
     if not network.use_roots:
         return slopes
     # a channel that is nowhere active adds nothing, whatever its slope
-    by_mean: Floats = slopes / (2 * np.sqrt(np.where(means > 0, means, np.inf)))
+    by_mean: Floats = slopes / (2 * np.sqrt(np.where(means == 0, np.inf, np.abs(means))))
     return by_mean
 
 

@@ -228,6 +228,12 @@ def prepare_activations(
     return FrozenBlocks(model, backbone.runtime, backbone.pixels, options, form)
 
 
+def choose_kind(network: Architecture, block: str) -> str:
+    """Choose how what a block gives is kept: as uint8, or as bfloat16 where it may be below 0."""
+    output = network.find_block(block).layers[-1].output
+    return "bfloat16" if network.activations[output] in network.signed else "uint8"
+
+
 def make_form(
     block: str,
     kind: str,

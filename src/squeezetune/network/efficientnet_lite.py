@@ -62,6 +62,7 @@ def describe_lite(
         NORM_EPSILON,
         MEAN,
         STD,
+        last_blocks=blocks[5] + blocks[6] + 1,
     )
 
 

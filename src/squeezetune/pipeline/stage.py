@@ -270,18 +270,20 @@ def feed_activations(
     from squeezetune.finetune.batches import ActivationBatches
     from squeezetune.network.activations import (
         ActivationOptions,
+        choose_kind,
         compute_activations,
         draw_unmirrored_view,
         draw_view,
         prepare_activations,
     )
 
-    block = detect_architecture(inputs.weights).name_before(plan.start)
+    network = detect_architecture(inputs.weights)
+    block = network.name_before(plan.start)
     # photos whose mirror image did harm, such as writing, are not mirrored in training either
     draw_extra = draw_view if inputs.views == 2 else draw_unmirrored_view
     options = ActivationOptions(
         block,
-        "uint8",
+        choose_kind(network, block),
         inputs.views,
         plan.extra_views,
         context.settings.seed,

@@ -5,7 +5,7 @@ from dataclasses import dataclass, replace
 from squeezetune.events import FAMILIARITY, MEASURING, REPORT
 from squeezetune.finetune.recipe import PROBE_IMAGES, Recipe, StagePlan
 from squeezetune.heads.head_data import PILOT_IMAGES, WATCHED_IMAGES
-from squeezetune.network.activations import make_form
+from squeezetune.network.activations import choose_kind, make_form
 from squeezetune.network.architecture import Architecture
 from squeezetune.network.zoo import SQUEEZENET1_1
 
@@ -243,5 +243,5 @@ def measure_room(stage: StagePlan, work: Workload) -> int:
     activations.
     """
     block = work.network.name_before(stage.start)
-    form = make_form(block, "uint8", 1, stage.side, work.network)
+    form = make_form(block, choose_kind(work.network, block), 1, stage.side, work.network)
     return work.unkept * form.row_bytes

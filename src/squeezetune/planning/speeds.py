@@ -22,7 +22,7 @@ from squeezetune.errors import ImageError
 from squeezetune.events import ignore_event
 from squeezetune.finetune.recipe import FROM_IMAGES, Phase, Recipe, StagePlan, choose_recipe
 from squeezetune.heads.linear import WeightedRows, fit_linear
-from squeezetune.network.activations import Activations, draw_view, make_form
+from squeezetune.network.activations import Activations, choose_kind, draw_view, make_form
 from squeezetune.network.architecture import Architecture
 from squeezetune.network.backbone import FLOAT_RUNTIME, Backbone
 from squeezetune.network.graph import build_backbone
@@ -290,9 +290,12 @@ def make_feed(start: str, side: int, recipe: Recipe, layout: Architecture) -> "B
         pixels = rng.integers(0, 256, (recipe.batch, side, side, 3), dtype=np.uint8)
         return PixelBatches(_Repeated(pixels), recipe.augmentation, layout)
     block = layout.name_before(start)
-    scales = np.ones(layout.measure_block(block, side)[2], np.float32)
-    form = make_form(block, "uint8", ACTIVATION_VIEWS, side, layout, scales)
-    rows = rng.integers(0, 64, (recipe.batch, form.row_bytes), dtype=np.uint8)
+    kind, channels = choose_kind(layout, block), layout.measure_block(block, side)[2]
+    scales = np.ones(channels, np.float32) if kind == "uint8" else None
+    form = make_form(block, kind, ACTIVATION_VIEWS, side, layout, scales)
+    # the upper halves of float32 are to be small numbers, but none that is denormal
+    least = 0 if kind == "uint8" else 56
+    rows = rng.integers(least, 64, (recipe.batch, form.row_bytes), dtype=np.uint8)
     return ActivationBatches(Activations(form, _Repeated(rows)))
 
 
