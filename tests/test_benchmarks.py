@@ -50,6 +50,7 @@ TORCH_PROGRAMS = (
     "seed_recipe",
     "first_light",
     "trunk_speed",
+    "backbone_speed",
     "activations",
     "curve",
     "depth_speed",

@@ -272,7 +272,7 @@ class Int8Layers:
 
         Where the colours share mean and deviation, and a pixel can have this mean, they are the
         pixels themselves. Else rows are multiplied by rows of factors: three factors at a time take
-        ONNX Runtime fifty times as long.
+        ONNX Runtime many times as long.
         """
         graph, network, side = self._graph, self.architecture, self._int8.side
         if find_zero_pixel(network) is not None:
