@@ -35,14 +35,12 @@ from squeezetune.network.layers import (
     measure_side,
 )
 from squeezetune.network.onnx_builder import Graph
+from squeezetune.network.pixel_cells import CELL, spread_kernel
 from squeezetune.network.weights import Weights, detect_architecture
 
 # By name of a scale (`Architecture.activations`) the largest value, which uint8 255 stands for: 0
 # stands for 0 where all values follow a ReLU, and else 128 does.
 Ranges = Mapping[str, float]
-
-# So many pixels of a line are read as one cell of 12 channels, for two outputs of conv1.
-CELL = 4
 
 
 @dataclass(frozen=True)
@@ -226,11 +224,11 @@ class Int8Layers:
         cells = graph.add("Transpose", cells, perm=[0, 3, 1, 2])
         cells = self._keep(cells, PIXELS, side, scale=1.0)
         codes = graph.constant(f"{first.path}.codes", values)
-        spread = Rounded(self._spread_kernel(codes, 0), np.tile(scale, 2), np.tile(bias, 2))
+        spread = Rounded(spread_kernel(graph, codes, 0), np.tile(scale, 2), np.tile(bias, 2))
         maps = self._pool_cells(cells, first, pool, spread)
         if not mirror:
             return maps
-        turned = self._spread_kernel(add_reversal(graph, codes, axis=3), 1)
+        turned = spread_kernel(graph, add_reversal(graph, codes, axis=3), 1)
         mirrored = replace(first, path=f"{first.path}.mirrored")
         turned = self._pool_cells(cells, mirrored, pool, replace(spread, codes=turned))
         joined = graph.add("Concat", maps, add_reversal(graph, turned, axis=3), axis=0)
@@ -254,7 +252,7 @@ class Int8Layers:
 
         def convolve(layer: Convolution, codes: str, left: int) -> str:
             # a step reads a cell and, for the padding, the one before or behind it
-            spread = self._spread_kernel(codes, CELL - 1 if left else 0)
+            spread = spread_kernel(graph, codes, CELL - 1 if left else 0)
             rounded = Rounded(spread, np.tile(scale, 2), np.tile(bias, 2))
             return self._convolve_cells(cells, layer, rounded, [before, left, 1 - before, 1 - left])
 
@@ -284,25 +282,6 @@ class Int8Layers:
         normal = graph.add("Sub", scaled, graph.constant("pixels.shift", mean / std, np.float32))
         codes = self._quantise(normal, PIXELS, side)
         return graph.add("Reshape", codes, graph.constant("pixels.single", [0, 0, -1, 3]))
-
-    def _spread_kernel(self, codes: str, start: int) -> str:
-        """Spread conv1's kernel (outputs, 3, 3, 3) over cells: (2 outputs, 12, 3, 2), which a
-        runtime does once.
-
-        A step from cell to cell gives two outputs, of the columns 0 to 2 and 2 to 4 of both cells.
-        From column 1 on, with the kernel turned round, it is what the mirror image gives, from
-        right to left.
-        """
-        graph, halves = self._graph, []
-        for column in (start, start + 2):
-            around = [0, 0, 0, column, 0, 0, 0, 2 * CELL - 3 - column]
-            halves.append(graph.add("Pad", codes, graph.constant(f"columns.{column}", around)))
-        parts = graph.add("Concat", *halves, axis=0)  # (2 outputs, colour, row, column)
-        parts = graph.add("Reshape", parts, graph.constant("columns.parts", [0, 0, 0, 2, CELL]))
-        parts = graph.add(
-            "Transpose", parts, perm=[0, 4, 1, 2, 3]
-        )  # (2 outputs, pixel, colour, row, cell)
-        return graph.add("Reshape", parts, graph.constant("columns.spread", [0, 3 * CELL, 3, 2]))
 
     def _pool_cells(self, cells: str, layer: Convolution, pool: MaxPool, spread: "Rounded") -> str:
         """Add one convolution of cells, and the max pool: its last column would come of pixels
