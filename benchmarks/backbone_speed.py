@@ -30,10 +30,11 @@ from trunk_speed import read_pixels
 from squeezetune.data.pixels import PixelSettings
 from squeezetune.finetune.torch_layers import delay_activations, run_layers
 from squeezetune.finetune.torch_network import DescribedNetwork
-from squeezetune.network.architecture import PIXELS, Architecture, MaxPool
+from squeezetune.network.architecture import Architecture
 from squeezetune.network.backbone import make_int8, measure_ranges
 from squeezetune.network.graph import build_backbone
 from squeezetune.network.inference import batch_size, list_runtimes, open_graph
+from squeezetune.network.layers import PIXELS, MaxPool
 from squeezetune.network.weights import Weights, fold_norms, load_weights
 from squeezetune.network.zoo import NETWORKS
 from squeezetune.system.executor import ThreadExecutor, count_cores

@@ -27,6 +27,7 @@ from squeezetune.network.zoo import SQUEEZENET1_1
 from squeezetune.pipeline.context import open_context
 from squeezetune.pipeline.fitting import fit_classifier, make_manifest
 from squeezetune.pipeline.preparation import choose_side, draw_sample
+from squeezetune.settings import Settings
 
 
 def cut(index):
@@ -155,6 +156,15 @@ def test_images_that_cannot_be_decoded_are_skipped_and_the_rest_is_split_anew(
 
 
 # ---- other pretrained weights
+
+
+def test_only_the_original_recipe_keeps_the_pretrained_classifier(weights):
+    found = {
+        recipe: open_context(Settings(recipe=recipe), None, ignore_event).pretrained.weights
+        for recipe in ("original", "auto")
+    }
+    assert found["original"].keys() == weights.keys()
+    assert weights.keys() - found["auto"].keys() == {"classifier.1.weight", "classifier.1.bias"}
 
 
 def test_a_head_is_fitted_on_other_weights(learn, fixed_settings, tmp_path):

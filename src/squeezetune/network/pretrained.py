@@ -7,7 +7,7 @@ as well.
 
 import re
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any
@@ -212,6 +212,12 @@ class Pretrained:
     def network(self) -> str:
         """Name the network for people."""
         return self.architecture.title
+
+    def without_classifier(self) -> "Pretrained":
+        """Leave out the classifier, which of a VGG takes half a gigabyte."""
+        owns = self.architecture.owns
+        layers = {name: value for name, value in self.weights.items() if owns(name)}
+        return replace(self, weights=MappingProxyType(layers))
 
     def describe(self) -> dict[str, str]:
         """Say which weights these are, for reports and manifests."""

@@ -98,6 +98,8 @@ def open_context(
     """
     threads = settings.threads or count_cores()
     pretrained = load_pretrained(settings.weights, cache, listen, backbone=settings.backbone)
+    if settings.recipe != "original":  # which looks at all weights
+        pretrained = pretrained.without_classifier()
     return RunContext(
         settings, cache, executor or ThreadExecutor(threads), threads, listen, pretrained
     )
