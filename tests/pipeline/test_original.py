@@ -22,6 +22,7 @@ from squeezetune.evaluation.measurement import evaluate
 from squeezetune.events import EpochFinished, StageStarted, ignore_event
 from squeezetune.integrations.estimator import SqueezeTuneClassifier
 from squeezetune.model.artifact import read_manifest, read_report
+from squeezetune.network.published import find_weights
 from squeezetune.network.trained import read_network
 from squeezetune.settings import Settings
 from squeezetune.training import forecast, train
@@ -255,6 +256,14 @@ def test_an_unfinished_run_does_not_go_on_with_other_weights(shape_folder, tmp_p
     save_file(draw_weights("1.1", seed=1), tmp_path / "mine.safetensors")
     with pytest.raises(CheckpointError, match=r"settings\.weights is"):
         train(shape_folder, tmp_path / "model", settings, resume=True)
+
+
+@needs_torch
+def test_weights_of_another_network_are_refused(shape_folder, tmp_path):
+    lite = find_weights("efficientnet_lite0").find()
+    settings = replace(SETTINGS, weights=str(lite))
+    with pytest.raises(SettingsError, match="those of EfficientNet-Lite0; the original recipe is"):
+        train(shape_folder, tmp_path / "model", settings)
 
 
 def stop_at(epoch):

@@ -18,7 +18,7 @@ from squeezetune.data.image_cache import find_pixel_rows, open_pixel_store
 from squeezetune.data.index import ImageIndex
 from squeezetune.data.pixels import PixelSettings
 from squeezetune.data.split import Split
-from squeezetune.errors import SourceError
+from squeezetune.errors import SettingsError, SourceError
 from squeezetune.events import EpochFinished
 from squeezetune.finetune.recipe import OriginalRecipe
 from squeezetune.heads.candidate import Candidate, StageResult
@@ -26,6 +26,7 @@ from squeezetune.heads.linear import measure_loss
 from squeezetune.network.graph import build_convolved
 from squeezetune.network.pretrained import Pretrained
 from squeezetune.network.weights import Weights, detect_version
+from squeezetune.network.zoo import ARCHITECTURES
 from squeezetune.pipeline.context import RunContext
 from squeezetune.pipeline.extraction import CutIndex
 from squeezetune.pipeline.result import take_rows
@@ -147,6 +148,7 @@ def learn_original(
 
     Raises:
         MissingExtraError: torch is not installed.
+        SettingsError: the weights are of another network.
         DataError: no image can be decoded, or too few of a class.
         CheckpointError: the unfinished run is of other photos or settings.
 
@@ -155,6 +157,12 @@ def learn_original(
     from squeezetune.finetune.torch_network import export_weights
 
     settings, pretrained = context.settings, context.pretrained
+    if pretrained.architecture.version not in ARCHITECTURES:
+        raise SettingsError(
+            f"the weights are those of {pretrained.network}; the original recipe is one of "
+            f"SqueezeNet",
+            "Give weights of squeezenet1_0 or squeezenet1_1, or leave the recipe out.",
+        )
     recipe = choose_recipe(settings)
     with open_photos(index, cut, context) as photos:
         network = build_original(
