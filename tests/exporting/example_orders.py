@@ -10,6 +10,7 @@ import pytest
 
 from squeezetune.exporting.export_inputs import ExportInputs
 from squeezetune.network.trained import TrainedNetwork
+from squeezetune.network.weights import detect_architecture
 
 CLASSES = 4
 METADATA = {
@@ -33,11 +34,12 @@ def make_order(weights, resize="squash", views=2, side=64, form="linear"):
     """Make an order for a network whose classifier is linear, hidden (a layer between, on means) or
     convolved.
     """
-    rng = np.random.default_rng(0)
+    rng, network = np.random.default_rng(0), detect_architecture(weights)
+    features, channels = network.feature_count, network.channels[network.layers[-1].output]
     widths = {
-        "linear": [2048, CLASSES],
-        "hidden": [2048, 16, CLASSES],
-        "convolved": [512, CLASSES],
+        "linear": [features, CLASSES],
+        "hidden": [features, 16, CLASSES],
+        "convolved": [channels, CLASSES],
     }[form]
     # means are larger than roots
     scale = 2 if form == "linear" else 0.3

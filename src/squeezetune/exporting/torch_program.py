@@ -6,6 +6,7 @@ import json
 from collections.abc import Mapping
 from io import BytesIO
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import numpy as np
@@ -14,16 +15,37 @@ from safetensors.numpy import save
 
 from squeezetune.exporting.export_inputs import ExportInputs
 from squeezetune.network.architecture import Architecture
-from squeezetune.network.layers import Convolution, MaxPool
+from squeezetune.network.layers import (
+    SAME,
+    AveragePool,
+    Convolution,
+    GlobalMean,
+    Join,
+    Layer,
+    MaxPool,
+    Product,
+    Sum,
+    count_groups,
+)
 from squeezetune.network.trained import TrainedNetwork
 from squeezetune.network.weights import detect_architecture
+from squeezetune.network.zoo import ARCHITECTURES
 from squeezetune.system.disk import write_file
 
-LOADER = Path(__file__).parent / "copied" / "squeezenet.py"
 ABOUT = "metadata.json"  # the name of what a program says of itself, within it
 # Any but 0 and 1, and all different: torch takes lengths that it has seen to be alike, or to be
 # one, for always so.
 EXAMPLE_SHAPE = (2, 67, 71, 3)
+# What the loader calls the kinds of layers.
+KINDS: Mapping[type[Layer], str] = {
+    Convolution: "convolution",
+    MaxPool: "max_pool",
+    AveragePool: "average_pool",
+    GlobalMean: "global_mean",
+    Join: "join",
+    Sum: "sum",
+    Product: "product",
+}
 
 
 def write_torch(order: ExportInputs, path: Path) -> None:
@@ -32,10 +54,8 @@ def write_torch(order: ExportInputs, path: Path) -> None:
     """
     import torch
 
-    from squeezetune.exporting.copied.squeezenet import Classifier
-
     config, tensors = describe_network(order), list_tensors(order.network)
-    network = Classifier(config).eval()
+    network = import_loader(config).Classifier(config).eval()
     network.load_state_dict(
         {name: torch.from_numpy(value.astype(np.float32)) for name, value in tensors.items()}
     )
@@ -45,13 +65,29 @@ def write_torch(order: ExportInputs, path: Path) -> None:
         program = torch.export.export(network, (example,), dynamic_shapes=(shape,))
     buffer = BytesIO()
     torch.export.save(program, buffer, extra_files={ABOUT: json.dumps(dict(order.metadata))})
-    write_file(path.with_name(LOADER.name), LOADER.read_bytes())
+    write_loader(order, path.parent)
+    write_file(path, buffer.getvalue())
+
+
+def write_loader(order: ExportInputs, folder: Path) -> None:
+    """Write the loader, and the parameters and what they mean, which it reads: `squeezenet.py` of a
+    SqueezeNet, `network.py` of all others.
+    """
+    config = describe_network(order)
+    source = Path(str(import_loader(config).__file__))
+    write_file(folder / source.name, source.read_bytes())
     write_file(
-        path.with_name("config.json"),
+        folder / "config.json",
         json.dumps(config, indent=1, ensure_ascii=False).encode(errors="backslashreplace"),
     )
-    write_file(path.with_name("model.safetensors"), save(tensors))
-    write_file(path, buffer.getvalue())
+    write_file(folder / "model.safetensors", save(list_tensors(order.network)))
+
+
+def import_loader(config: Mapping[str, Any]) -> ModuleType:
+    """Import the loader of the network that is described; it needs torch."""
+    from squeezetune.exporting.copied import network, squeezenet
+
+    return squeezenet if "squeezenet" in config else network
 
 
 def check_torch(path: Path) -> None:
@@ -77,9 +113,12 @@ def describe_network(order: ExportInputs) -> dict[str, Any]:
     """
     network, architecture = order.network, detect_architecture(order.network.weights)
     class_names = json.loads(order.metadata["class_names"])
-    return {
-        "squeezenet": architecture.version,
-        "layers": list_layers(architecture),
+    described = (
+        {"squeezenet": architecture.version, "layers": list_layers(architecture)}
+        if architecture.version in ARCHITECTURES
+        else describe_architecture(architecture)
+    )
+    return described | {
         "class_names": class_names,
         "image_side": network.side,
         "resize": network.resize,
@@ -103,6 +142,45 @@ def list_layers(architecture: Architecture) -> list[Any]:
         widths = [squeeze.channels, expand[0].channels if expand else squeeze.kernel]
         layers += [widths, *("pool" for each in block.layers if isinstance(each, MaxPool))]
     return layers
+
+
+def describe_architecture(architecture: Architecture) -> dict[str, Any]:
+    """Describe any network whose batch normalisations are folded: all its layers before the
+    classifier, in the order of the data; what is tapped; and how pixels are normalised.
+    """
+    return {
+        "network": architecture.name,
+        "title": architecture.title,
+        "mean": list(architecture.mean),
+        "std": list(architecture.std),
+        "taps": list(architecture.taps),
+        "layers": [describe_layer(layer, architecture) for layer in architecture.layers],
+    }
+
+
+def describe_layer(layer: Layer, architecture: Architecture) -> dict[str, Any]:
+    """Describe a layer: its kind, the maps that it reads and gives, by name, and how torch makes
+    it.
+    """
+    described: dict[str, Any] = {
+        "kind": KINDS[type(layer)],
+        "reads": list(layer.reads),
+        "output": layer.output,
+        "activation": getattr(layer, "activation", ""),
+    }
+    if isinstance(layer, Convolution):
+        inputs, outputs = (architecture.channels[name] for name in (*layer.reads, layer.output))
+        return described | {
+            "path": layer.path,
+            "channels": [inputs, outputs],
+            "kernel": list(layer.sides),
+            "stride": layer.stride,
+            "padding": SAME if layer.padding == SAME else list(layer.margins),
+            "groups": count_groups(layer, inputs),
+        }
+    if isinstance(layer, MaxPool | AveragePool):
+        described |= {name: getattr(layer, name) for name in ("kernel", "stride", "padding")}
+    return described | ({"is_ceil": layer.is_ceil} if isinstance(layer, MaxPool) else {})
 
 
 def list_tensors(network: TrainedNetwork) -> dict[str, NDArray[Any]]:
