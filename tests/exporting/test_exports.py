@@ -5,12 +5,14 @@ import shutil
 import subprocess
 import sys
 import venv
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import onnx
 import pytest
 from click.testing import CliRunner
+from example_orders import make_order
 from odd_images import make_odd_images, open_model
 from PIL import Image
 from sessions import open_session
@@ -21,9 +23,11 @@ from squeezetune.errors import ArtifactError, ExportError, SettingsError, Source
 from squeezetune.exporting.export_index import CARD, INDEX, read_exports
 from squeezetune.exporting.exports import export
 from squeezetune.exporting.formats import FORMATS
+from squeezetune.exporting.model_card import name_license, write_card
 from squeezetune.exporting.runtimes import READERS
 from squeezetune.model.artifact import MODEL
 from squeezetune.model.classifier import load
+from squeezetune.network.pretrained import load_pretrained
 from squeezetune.training import train
 
 pytestmark = pytest.mark.usefixtures("no_plots")
@@ -137,6 +141,24 @@ def test_the_card_names_every_file_and_figure(exports):
         assert f"`{item.path}`" in body
     assert "95 % interval" in body
     assert "Licence" in body
+
+
+def test_the_card_names_the_network(exports, model_folder, tmp_path):
+    """Its family, its licence, and its name where there is no report to read it in."""
+    header, body = (exports.folder / CARD).read_text().split("---\n", 2)[1:]
+    assert '"squeezenet"' in header
+    assert 'license: "bsd-2-clause"' in header
+    assert "SqueezeNet 1.1" in body
+    shutil.copytree(model_folder, tmp_path / "model")
+    (tmp_path / "model" / "report.json").unlink()
+    order = make_order(load_pretrained(backbone="efficientnet_lite0").weights)
+    about = {**order.metadata, "license": "weights Apache-2.0; the photos' owner decides"}
+    card = write_card(exports, load(tmp_path / "model"), replace(order, metadata=about))
+    assert '"efficientnet_lite0"' in card
+    assert 'license: "apache-2.0"' in card
+    assert "EfficientNet-Lite0" in card
+    assert "squeezenet" not in card.lower()
+    assert name_license("weights CC BY-NC 4.0") == "other"
 
 
 def test_the_program_on_the_card_runs_anywhere(exports, shape_folder, tmp_path):

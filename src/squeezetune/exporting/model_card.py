@@ -19,9 +19,14 @@ from squeezetune.exporting.export_index import Export, Exports
 from squeezetune.exporting.export_inputs import ExportInputs
 from squeezetune.exporting.formats import FORMATS
 from squeezetune.model.classifier import Classifier
+from squeezetune.network.architecture import Architecture
+from squeezetune.network.weights import detect_architecture
+from squeezetune.network.zoo import ARCHITECTURES
 from squeezetune.quantities import UNKNOWN, format_points, format_share
 from squeezetune.system.machine import name_processor
 
+# Those of published weights, in letters that Hugging Face writes small.
+LICENSES = ("BSD-2-Clause", "BSD-3-Clause", "Apache-2.0")
 # What Markdown reads as more than a letter, and what breaks a line of a table.
 _SPECIAL = re.compile(r"([\\`*_{}\[\]<>|#])")
 _UNPRINTABLE = re.compile("[\x00-\x1f\x7f-\x9f\ud800-\udfff]+")
@@ -34,11 +39,12 @@ def write_card(exports: Exports, classifier: Classifier, order: ExportInputs) ->
     except ArtifactError:  # the figures are lost; the exports have their own
         report = {}
     about, scores = order.metadata, [item.score for item in exports.items if item.score]
+    architecture = detect_architecture(order.network.weights)
     license_text = about.get("license", "licence unknown")
     return _load_template().render(
         title=report.get("title", exports.folder.name),
         class_names=classifier.class_names,
-        network=report.get("model", {}).get("network", about.get("network", "SqueezeNet")),
+        network=report.get("model", {}).get("network", about.get("network", architecture.title)),
         version=classifier.manifest.version,
         created=classifier.manifest.created,
         data=report.get("data"),
@@ -53,11 +59,21 @@ def write_card(exports: Exports, classifier: Classifier, order: ExportInputs) ->
         side=order.network.side,
         resize=order.network.resize,
         weights=about.get("weights", "of unknown origin"),
-        license="other" if "BSD" not in license_text else "bsd-2-clause",
+        license=name_license(license_text),
         license_text=license_text,
         library="onnx",
-        tags=["image-classification", "squeezenet", "squeezetune", "onnx"],
+        tags=["image-classification", name_family(architecture), "squeezetune", "onnx"],
     )
+
+
+def name_family(architecture: Architecture) -> str:
+    """Name a network as Hugging Face's tags do: the versions of SqueezeNet are one."""
+    return "squeezenet" if architecture.version in ARCHITECTURES else architecture.name
+
+
+def name_license(text: str) -> str:
+    """Find Hugging Face's name of the licence that a text says the weights have."""
+    return next((name.lower() for name in LICENSES if name in text), "other")
 
 
 def describe_export(item: Export) -> dict[str, Any]:
