@@ -44,6 +44,7 @@ PROGRAMS = (
     "unknown",
     "explanations",
     "exports",
+    "backbones",
 )
 NEED_NO_DATA = ("million", "serving", "cold_start", "named_networks")
 TORCH_PROGRAMS = (
