@@ -211,6 +211,12 @@ def test_published_weights_of_another_network_than_the_backbone_are_refused():
         Settings(backbone="resnet18", weights="squeezenet1_0")
 
 
+def test_a_file_of_weights_leaves_no_backbone_open():
+    assert Settings(backbone="auto").backbone == "auto"
+    with pytest.raises(SettingsError, match=r"weights is 'mine\.pth' and backbone is 'auto'"):
+        Settings(backbone="auto", weights="mine.pth")
+
+
 def test_the_original_recipe_is_one_of_squeezenet():
     Settings(backbone="squeezenet1_0", recipe="original")
     with pytest.raises(SettingsError, match="backbone is 'vgg11'; the original recipe is one of"):

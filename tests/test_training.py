@@ -334,6 +334,7 @@ def test_a_budget_leaves_its_forecast_beside_the_truth(shape_folder, tmp_path, f
     assert ends == sorted(ends)
 
 
+@pytest.mark.slow
 def test_a_budget_that_is_too_short_for_a_few_photos_changes_nothing_but_the_first_line(
     shape_folder, tmp_path, fixed_settings, monkeypatch
 ):
@@ -476,6 +477,7 @@ def test_twenty_killed_runs_leave_nothing_half_written(shape_folder, tmp_path):
     kill_and_compare(shape_folder, tmp_path, kills=20)
 
 
+@pytest.mark.slow
 def test_a_killed_run_goes_on_where_it_stopped(shape_folder, tmp_path, fixed_settings, monkeypatch):
     runs, cache = KilledRuns(shape_folder, tmp_path / "model"), tmp_path / "cache"
     process = runs.start(cache)

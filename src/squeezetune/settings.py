@@ -29,7 +29,9 @@ UNKNOWN_TO_ORIGINAL = (
 )
 # What the setting `layers` may ask for that the base installation cannot do.
 LAYERS_NEED_TORCH = ("last", "all")
-# What the setting `backbone` may name: the networks that are known.
+# What the setting `backbone` may name: the networks that are known, or this for the one of those in
+# the package that suits the photos better.
+AUTO = "auto"
 BACKBONES = (
     "squeezenet1_0",
     "squeezenet1_1",
@@ -142,7 +144,8 @@ class Settings:
     backbone: str = knob(
         "",
         "The pretrained network to begin with: one of those that `squeezetune backbones` lists, "
-        "such as efficientnet_lite0; without it, that which weights are of, or SqueezeNet 1.1.",
+        "such as efficientnet_lite0; auto tries SqueezeNet 1.1 and EfficientNet-Lite0 on the "
+        "photos; without it, that which weights are of, or SqueezeNet 1.1.",
     )
     weights: str = knob(
         "",
@@ -246,7 +249,10 @@ def _list_conflicts(settings: Settings) -> list[str]:
             f"repeats is {settings.repeats} with folds {settings.folds}; needed is a number of "
             f"folds, such as 5"
         ]
-    if settings.weights in PUBLISHED_WEIGHTS and settings.backbone not in ("", settings.weights):
+    is_open = settings.backbone == AUTO and settings.weights
+    if is_open or (
+        settings.weights in PUBLISHED_WEIGHTS and settings.backbone not in ("", settings.weights)
+    ):
         return [
             f"weights is {settings.weights!r} and backbone is {settings.backbone!r}; needed is one "
             f"of them"
@@ -362,10 +368,10 @@ def _find_problem(item: "Field[Any]", value: Any) -> str:
         )
     if item.name == "group_by":
         return _find_pattern_problem(str(value))
-    if item.name == "backbone" and value and value not in BACKBONES:
+    if item.name == "backbone" and value and value not in (AUTO, *BACKBONES):
         return (
-            f"backbone is {value!r}; needed is one of {', '.join(BACKBONES)}"
-            f"{_suggest(str(value), list(BACKBONES))}"
+            f"backbone is {value!r}; needed is one of {', '.join((AUTO, *BACKBONES))}"
+            f"{_suggest(str(value), [AUTO, *BACKBONES])}"
         )
     if item.name == "weights" and value:
         return _find_weights_problem(str(value))

@@ -54,7 +54,7 @@ from squeezetune.planning.planner import add_rounds, limit_time
 from squeezetune.quantities import parse_size
 from squeezetune.report.record import Run, make_record, record_times
 from squeezetune.report.training_page import make_plots, render_report
-from squeezetune.settings import Settings
+from squeezetune.settings import AUTO, Settings
 from squeezetune.system.checkpoint import CheckpointFolder, UnfinishedRun, find_checkpoint_folder
 from squeezetune.system.disk import cache_or_temporary, open_cache
 from squeezetune.system.executor import ThreadExecutor
@@ -174,11 +174,13 @@ def train_and_measure(
     index, settings, context = job.scan(), job.settings, job.context
     learn, scheme = RECIPES[settings.recipe], choose_scheme(index, settings, job.clock)
     limit = limit_time(settings, job.clock.started)
-    if scheme is None:
+    if scheme is None and settings.backbone != AUTO:
         return learn(index, job.cut_index, context, limit, unfinished), None
     # features are computed once even where nothing may be kept
     with cache_or_temporary(context.cache) as folder:
         context, each = replace(context, cache=folder), limit
+        if scheme is None:
+            return learn(index, job.cut_index, context, limit, unfinished), None
         if limit.is_set:
             limit = share_budget(index, scheme, context, limit)
             each = limit.share(1 + scheme.count_rounds(index))
@@ -222,6 +224,8 @@ def forecast(
             "Train with it: it says how long it will take.",
         )
     context = open_context(settings, open_cache(clock) if use_cache else None, clock)
+    if settings.backbone == AUTO:
+        clock(Notice("the forecast is that of SqueezeNet 1.1; the other network takes longer"))
     job = TrainingJob(origin, Path(), context, clock)
     index = job.scan()
     scheme, limit = choose_scheme(index, settings, clock), limit_time(settings, clock.started)
@@ -366,6 +370,8 @@ def repeat_command(job: TrainingJob, learned: TrainingResult) -> str:
     """
     words = ["squeezetune", "train", str(job.origin), "--output", str(job.output)]
     settings = replace(job.settings, threads=job.context.threads, **learned.timed_choices)
+    if settings.backbone == AUTO:
+        settings = replace(settings, backbone=learned.pretrained.architecture.name)
     for item in fields(Settings):
         value = getattr(settings, item.name)
         if value != item.default:

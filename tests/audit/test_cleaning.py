@@ -77,6 +77,7 @@ def test_kinds_and_confidence_choose(audit, tmp_path):
     assert labels.images == audit.images
 
 
+@pytest.mark.slow
 def test_train_takes_the_table_on_the_spot(audit, tmp_path):
     cleaned = apply_audit(audit, tmp_path / "deeper" / "clean.csv", confidence=0.8)
     model = train(cleaned.path, tmp_path / "model", effort="quick", **FIXED)

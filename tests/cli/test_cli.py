@@ -276,6 +276,7 @@ JUNK = (
 )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["model.json", "report.json"])
 def test_json_that_was_edited_by_hand_is_read_or_refused(
     run, model_folder, shape_folder, tmp_path, name

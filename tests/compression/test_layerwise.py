@@ -176,6 +176,7 @@ def test_the_file_computes_what_the_codes_stand_for(layers, photos):
     assert model.opset_import[0].version == 21
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("use_roots", "hidden", "most"),
     [

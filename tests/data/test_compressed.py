@@ -88,6 +88,7 @@ def test_nothing_of_it_can_be_seen_and_nothing_is_left(photos, tmp_path, roomy):
         os.fstat(descriptor)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("ending", PACKERS)
 def test_what_is_whole_in_a_cut_archive_is_used(photos, tmp_path, ending):
     path = tmp_path / f"a.tar.{ending}"

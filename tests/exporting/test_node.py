@@ -44,6 +44,7 @@ def test_the_shipped_files_answer_as_python_does(page):
     assert run.peak_mb > 20
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("needs_node")
 def test_huge_images_are_reduced_as_on_the_page(page):
     image = np.asarray(Image.radial_gradient("L").convert("RGB").resize((2101, 2003)))

@@ -73,6 +73,7 @@ def test_a_fitted_estimator_can_be_copied_after_a_prediction(fitted, digits, tmp
     assert copied.score(X[1::2], y[1::2]) == fitted.score(X[1::2], y[1::2])
 
 
+@pytest.mark.slow
 def test_estimators_come_back_from_other_processes(digits, own_cache):
     X, y = digits
     found = cross_validate(
@@ -265,6 +266,7 @@ def test_a_pipeline(digits):
     assert pipeline.fit(X[:90], y[:90]).score(X[90:], y[90:]) > 0.85
 
 
+@pytest.mark.slow
 def test_a_grid_search(digits):
     X, y = digits
     search = GridSearchCV(

@@ -172,6 +172,7 @@ def test_groups_are_left_out_one_by_one(draw_shape, tmp_path, folded_settings):
     assert "leaving each group out once" in (tmp_path / "model" / "report.html").read_text()
 
 
+@pytest.mark.slow
 def test_few_photos_are_measured_by_folds_unasked(few_shapes, folded_settings, tmp_path):
     said = []
     train(
@@ -282,6 +283,7 @@ def test_a_killed_run_goes_on_with_the_folds_it_had_finished(
     assert [path.name for path in tmp_path.iterdir()] == ["model"]
 
 
+@pytest.mark.slow
 def test_an_unfinished_run_of_other_settings_is_not_gone_on_with(
     few_shapes, folded_settings, tmp_path
 ):

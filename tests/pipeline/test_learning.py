@@ -167,6 +167,7 @@ def test_only_the_original_recipe_keeps_the_pretrained_classifier(weights):
     assert weights.keys() - found["auto"].keys() == {"classifier.1.weight", "classifier.1.bias"}
 
 
+@pytest.mark.slow
 def test_a_head_is_fitted_on_other_weights(learn, fixed_settings, tmp_path):
     exact = perturb(draw_weights())  # float32, as somebody's training leaves it
     save_file(exact, tmp_path / "mine.safetensors", metadata={"license": "CC0-1.0"})

@@ -97,6 +97,7 @@ def hear_releases(monkeypatch, ceiling, size, pause_s=0.0):
     return len(releases)
 
 
+@pytest.mark.slow
 @needs_linux
 def test_close_to_the_ceiling_free_memory_is_given_back_now_and_then(monkeypatch):
     held = measure_held_memory()

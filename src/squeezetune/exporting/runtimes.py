@@ -25,8 +25,9 @@ from numpy.typing import NDArray
 
 from squeezetune.errors import ExportError
 from squeezetune.exporting.node import NodeModel
+from squeezetune.network.inference import find_openvino_core
 from squeezetune.system.machine import measure_peak_memory
-from squeezetune.system.telemetry import import_onnxruntime, import_openvino
+from squeezetune.system.telemetry import import_onnxruntime
 
 READY = "ready"
 ROUNDS, ROUND_S = 3, 0.4
@@ -56,7 +57,7 @@ def open_openvino(path: Path, config: Mapping[str, Any] | None = None) -> RunExp
     bfloat16.
     """
     config = {"INFERENCE_PRECISION_HINT": "f32"} if config is None else config
-    compiled = import_openvino().Core().compile_model(path, "CPU", dict(config))
+    compiled = find_openvino_core().compile_model(path, "CPU", dict(config))
 
     def run(pixels: NDArray[np.uint8]) -> NDArray[np.float32]:
         # a copy: the tensor is used again

@@ -27,7 +27,7 @@ from squeezetune.heads.linear import (
     search_table,
 )
 from squeezetune.heads.scaling import measure_scaling
-from squeezetune.system.scratch import IN_MEMORY, Scratch, list_blocks
+from squeezetune.system.scratch import IN_MEMORY, Scratch, Selection, list_blocks
 
 FOLDS = 5
 # On the summed loss, as the penalties of the head; where labels are wrong a larger one is better:
@@ -197,7 +197,7 @@ class OutOfFoldPredictions:
 
 
 def predict_out_of_fold(
-    features: NDArray[np.float16],
+    features: NDArray[np.float16] | Selection,
     labels: Ints,
     folds: Ints,
     class_count: int,
@@ -236,7 +236,7 @@ def predict_out_of_fold(
     return OutOfFoldPredictions(softmax(logits / temperature, axis=1), is_judged)
 
 
-def _average_views(features: NDArray[np.float16], scratch: Scratch) -> Rows:
+def _average_views(features: NDArray[np.float16] | Selection, scratch: Scratch) -> Rows:
     """Standardise the roots of the features, and average the views of each image: (n, 2048)."""
     scaling = measure_scaling(features)
     rows = scratch.make_zeros((len(features), features.shape[2]), np.float32)

@@ -5,6 +5,7 @@ import threading
 import time
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
+from functools import cache
 from typing import Any, TypeAlias
 
 import numpy as np
@@ -65,7 +66,7 @@ def open_openvino(model: bytes, precision: str, threads: int) -> RunOutputs:
     # the binding gets to know numpy with its first array; two threads that do so at once wait for
     # each other for ever
     _ = openvino.Tensor(np.zeros(1, np.uint8)).data
-    core = openvino.Core()
+    core = find_openvino_core()
     hint = {"float32": "f32", "bfloat16": "bf16", "int8": "f32"}[precision]
     config = {
         "INFERENCE_PRECISION_HINT": hint,
@@ -82,6 +83,14 @@ def open_openvino(model: bytes, precision: str, threads: int) -> RunOutputs:
         return tuple(output.copy() for output in requests.own.infer({0: pixels}).to_tuple())
 
     return run
+
+
+@cache
+def find_openvino_core() -> Any:
+    """Find OpenVINO's core, one for the process: its threads go with a core, and those of others
+    have been seen to crash meanwhile.
+    """
+    return import_openvino().Core()
 
 
 OPENERS: dict[str, Callable[[bytes, str, int], RunOutputs]] = {
@@ -204,4 +213,4 @@ def describe_versions(runtimes: Iterable[Runtime]) -> dict[str, str]:
 
 
 def _has_native_bfloat16() -> bool:
-    return "BF16" in import_openvino().Core().get_property("CPU", "OPTIMIZATION_CAPABILITIES")
+    return "BF16" in find_openvino_core().get_property("CPU", "OPTIMIZATION_CAPABILITIES")

@@ -5,7 +5,7 @@ asks for: which photos, which settings, which folder.
 import math
 import os
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +17,7 @@ from squeezetune.events import Listener
 from squeezetune.network.backbone import Backbone
 from squeezetune.network.pretrained import Pretrained, load_pretrained
 from squeezetune.planning.speeds import BenchmarkSetup
-from squeezetune.settings import Settings, parse_settings
+from squeezetune.settings import AUTO, Settings, parse_settings
 from squeezetune.system.executor import Executor, ThreadExecutor, count_cores
 from squeezetune.system.output_lock import follow_link
 
@@ -45,6 +45,11 @@ class RunContext:
         weights = {"backbone": "", "weights": self.pretrained.sha256}
         settings = self.settings.to_dict() | weights
         return {"photos": index.fingerprint, "settings": settings, "threads": self.threads}
+
+    def begin_with(self, backbone: str) -> "RunContext":
+        """Begin with another pretrained network, by its name."""
+        pretrained = load_pretrained("", self.cache, self.listen, backbone=backbone)
+        return replace(self, pretrained=pretrained.without_classifier())
 
     def make_site(self, index: ImageIndex, backbone: Backbone) -> BenchmarkSetup:
         """Say what is measured on, where this machine is."""
@@ -97,7 +102,8 @@ def open_context(
 
     """
     threads = settings.threads or count_cores()
-    pretrained = load_pretrained(settings.weights, cache, listen, backbone=settings.backbone)
+    backbone = "" if settings.backbone == AUTO else settings.backbone
+    pretrained = load_pretrained(settings.weights, cache, listen, backbone=backbone)
     if settings.recipe != "original":  # which looks at all weights
         pretrained = pretrained.without_classifier()
     return RunContext(

@@ -25,6 +25,7 @@ from squeezetune.network.features import run_batch
 from squeezetune.network.graph import build_backbone
 from squeezetune.network.trained import TrainedNetwork, pack_network
 from squeezetune.network.weights import detect_architecture
+from squeezetune.pipeline.backbone_choice import choose_backbone
 from squeezetune.pipeline.context import RunContext
 from squeezetune.pipeline.extraction import CutIndex, ExtractedFeatures, extract_features
 from squeezetune.pipeline.original import OriginalResult, learn_original, pack_files
@@ -34,7 +35,7 @@ from squeezetune.pipeline.stage import StageInputs
 from squeezetune.pipeline.stages import train_stages
 from squeezetune.planning.costs import FAMILIAR_IMAGES
 from squeezetune.planning.planner import TimeLimit, limit_time, renew_head
-from squeezetune.settings import Settings
+from squeezetune.settings import AUTO, Settings
 from squeezetune.system.checkpoint import NOTHING_KEPT, UnfinishedRun
 from squeezetune.system.machine import list_libraries, name_version
 from squeezetune.system.scratch import Scratch, Selection, list_blocks
@@ -145,10 +146,12 @@ def fit_classifier(
         DataError: no image can be decoded, or too few of a class.
 
     """
+    limit = limit or limit_time(context.settings)
+    if context.settings.backbone == AUTO:
+        context = choose_backbone(index, cut, context, limit)
     with tell_stage(PREPARING, context.listen):
         prepared = prepare_run(index, cut(index), context)
         context, settings = prepared.context, prepared.settings
-        limit = limit or limit_time(settings)
         plan, backbone = plan_prepared(prepared, limit)
     scratch = prepared.open_scratch()
     extracted, plan = extract_features(prepared, cut, plan, backbone, scratch)
