@@ -85,12 +85,19 @@ def open_openvino(model: bytes, precision: str, threads: int) -> RunOutputs:
     return run
 
 
-@cache
 def find_openvino_core() -> Any:
     """Find OpenVINO's core, one for the process: its threads go with a core, and those of others
     have been seen to crash meanwhile.
+
+    Raises:
+        MissingExtraError: OpenVINO is not installed.
     """
-    return import_openvino().Core()
+    return _open_core(import_openvino())
+
+
+@cache
+def _open_core(openvino: Any) -> Any:
+    return openvino.Core()
 
 
 OPENERS: dict[str, Callable[[bytes, str, int], RunOutputs]] = {
