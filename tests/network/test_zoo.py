@@ -131,10 +131,10 @@ def test_the_auxiliary_classifier_in_published_weights_is_ignored():
         identify_architecture(fill(resnet) | extra)
 
 
-# ---- Inception's other forms, with an eighth of its channels, and slowly with all
+# ---- Inception's other forms, with an eighth of its channels, and slowly with a half
 
 
-@pytest.fixture(scope="module", params=[8, pytest.param(1, marks=pytest.mark.slow)])
+@pytest.fixture(scope="module", params=[8, pytest.param(2, marks=pytest.mark.slow)])
 def inception(request):
     """Give its folded weights, photos and the features of torchvision's kind, which the graph in
     float32 has.
