@@ -10,6 +10,7 @@ from tempfile import TemporaryDirectory
 
 from squeezetune.exporting.export_inputs import ExportInputs
 from squeezetune.exporting.resize import replace_resize
+from squeezetune.network.inference import find_openvino_core
 from squeezetune.system.disk import write_file
 from squeezetune.system.telemetry import import_openvino
 
@@ -22,7 +23,7 @@ def write_openvino(order: ExportInputs, path: Path) -> None:
     float16.
     """
     openvino = import_openvino()
-    model = openvino.Core().read_model(replace_resize(order.model))
+    model = find_openvino_core().read_model(replace_resize(order.model))
     for name, value in order.metadata.items():
         model.set_rt_info(value, [CHAPTER, name])
     with TemporaryDirectory() as folder:
@@ -35,11 +36,11 @@ def write_openvino(order: ExportInputs, path: Path) -> None:
 
 def check_openvino(path: Path) -> None:
     """Compile a network as OpenVINO does before it runs it, which checks every node."""
-    import_openvino().Core().compile_model(path, "CPU")
+    find_openvino_core().compile_model(path, "CPU")
 
 
 def read_metadata(path: Path) -> Mapping[str, str]:
     """Read what a file says of itself."""
-    model = import_openvino().Core().read_model(path)
+    model = find_openvino_core().read_model(path)
     found = model.get_rt_info([CHAPTER]).value
     return {name: str(model.get_rt_info([CHAPTER, name]).value) for name in found}

@@ -148,8 +148,8 @@ def _add_views(sheet: TfliteBuilder, x: int, views: int) -> int:
 
 def _add_roots(sheet: TfliteBuilder, x: int, network: TrainedNetwork) -> int:
     """Add square roots; of what may be below 0 those of the sizes, with their signs."""
-    architecture, shape = detect_architecture(network.weights), sheet.shape(x)
-    if not any(architecture.activations[tap] in architecture.signed for tap in architecture.taps):
+    shape = sheet.shape(x)
+    if not detect_architecture(network.weights).has_signed_taps:
         return sheet.add("SQRT", [x], shape)
     sizes = sheet.add("SQRT", [sheet.add("ABS", [x], shape)], shape)
     return sheet.add("MUL", [sheet.add("SIGN", [x], shape), sizes], shape)

@@ -50,7 +50,7 @@ class Candidate:
         linear models").
         """
         gains = self.is_correct.astype(np.int64) - other.is_correct
-        return is_sure(gains) and (self.units is None or is_sure(sum_groups(gains, self.units)))
+        return is_sure(gains, self.units)
 
     def explain_loss(self, other: "Candidate") -> str:
         """Say why another one was taken though this one is right on more validation images; nothing
@@ -84,11 +84,12 @@ class Candidate:
         return self.pays_over(other) if self.units is not None else self.rank > other.rank
 
 
-def is_sure(gains: NDArray[np.int64]) -> bool:
-    """Say whether the sum of differences is above its standard error, if there were no
-    difference.
+def is_sure(gains: NDArray[np.int64], units: NDArray[np.int64] | None = None) -> bool:
+    """Say whether the sum of differences (n,) is above its standard error, if there were no
+    difference; with the groups of the images, `units` (n,), so that it is for these too.
     """
-    return bool(gains.sum() > np.sqrt((gains**2).sum()))
+    is_above = bool(gains.sum() > np.sqrt((gains**2).sum()))
+    return is_above and (units is None or is_sure(sum_groups(gains, units)))
 
 
 def sum_groups(gains: NDArray[Number], units: NDArray[np.int64]) -> NDArray[Number]:

@@ -175,6 +175,11 @@ class Architecture:
             self, blocks=blocks, classifier=tuple(strip(layer) for layer in self.classifier)
         )
 
+    @property
+    def has_signed_taps(self) -> bool:
+        """Say whether features may be below 0."""
+        return any(self.activations[name] in self.signed for name in self.taps)
+
     def list_scales(self) -> dict[str, int]:
         """List the names of the scales in the order of the data, with the channels of each."""
         names = dict.fromkeys(self.activations[layer.output] for layer in self.layers)

@@ -92,8 +92,7 @@ class DescribedLayers:
     @property
     def is_signed(self) -> bool:
         """Whether features may be below 0."""
-        network = self.architecture
-        return any(network.activations[name] in network.signed for name in network.taps)
+        return self.architecture.has_signed_taps
 
     def add_features(self, graph: Graph, pixels: str, views: int) -> str:
         """Add the further views and the layers."""

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from squeezetune.data.index import ImageIndex
 from squeezetune.data.split import Split
 from squeezetune.events import Notice
-from squeezetune.heads.candidate import is_sure, sum_groups
+from squeezetune.heads.candidate import is_sure
 from squeezetune.heads.out_of_fold import deal_folds, predict_out_of_fold
 from squeezetune.network.backbone import Backbone
 from squeezetune.pipeline.context import RunContext
@@ -55,7 +55,7 @@ def choose_backbone(
     shared = np.intersect1d(judged[0].positions, judged[1].positions)
     is_right, is_other_right = (each.find(shared) for each in judged)
     gains, units = is_other_right.astype(np.int64) - is_right, split.find_units(shared)
-    is_better = is_sure(gains) and (units is None or is_sure(sum_groups(gains, units)))
+    is_better = is_sure(gains, units)
     context.listen(
         Notice(
             f"{names[is_better]} is taken: of {len(shared):,} photos, each named by heads that "
