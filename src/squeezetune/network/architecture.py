@@ -222,18 +222,21 @@ class Architecture:
 
     def measure_block(self, block: str, side: int) -> tuple[int, int, int]:
         """Tell the height, width and channels of what a block gives for pixels of this side."""
-        sides, output = {PIXELS: side}, self.find_block(block).layers[-1].output
-        for layer in self.pass_blocks(last=block):
+        output = self.find_block(block).layers[-1].output
+        length = self.measure_sides(side)[output]
+        return length, length, self.channels[output]
+
+    def measure_sides(self, side: int) -> dict[str, int]:
+        """Tell the side of every map, by name, for pixels of this side."""
+        sides = {PIXELS: side}
+        for layer in (*self.layers, *self.classifier_layers):
             sides[layer.output] = measure_side(layer, sides[layer.reads[0]])
-        return sides[output], sides[output], self.channels[output]
+        return sides
 
     def count_values(self, side: int) -> int:
         """Count the values of all maps before the classifier, for pixels of this side."""
-        sides, count = {PIXELS: side}, 0
-        for layer in self.layers:
-            sides[layer.output] = measure_side(layer, sides[layer.reads[0]])
-            count += sides[layer.output] ** 2 * self.channels[layer.output]
-        return count
+        sides = self.measure_sides(side)
+        return sum(sides[each.output] ** 2 * self.channels[each.output] for each in self.layers)
 
     @cached_property
     def parameter_count(self) -> int:

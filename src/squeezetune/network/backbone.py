@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from squeezetune.data.index import ImageIndex
 from squeezetune.data.pixels import PixelSettings
 from squeezetune.events import Listener, Notice
+from squeezetune.network.architecture import Architecture
 from squeezetune.network.graph import build_backbone, build_range_probe
 from squeezetune.network.inference import (
     RunGraph,
@@ -238,6 +239,11 @@ def make_int8(ranges: Ranges, runtime: Runtime, pixels: PixelSettings) -> Int8:
     return Int8(ranges, pixels.side if runtime.engine == "onnxruntime" else 0)
 
 
+def guess_int8(network: Architecture, runtime: Runtime, pixels: PixelSettings) -> Int8:
+    """Lay int8 out for a timing alone, with ranges of the right order."""
+    return make_int8(dict.fromkeys(network.list_scales(), 1000.0), runtime, pixels)
+
+
 def _measure_int8_distance(weights: Weights, ranges: Ranges, pixels: NDArray[np.uint8]) -> float:
     """Measure how far int8 moves the features, in the same engine."""
     int8 = open_graph(
@@ -248,8 +254,6 @@ def _measure_int8_distance(weights: Weights, ranges: Ranges, pixels: NDArray[np.
 
 
 def _build_timing_backbone(weights: Weights, runtime: Runtime, options: BackboneOptions) -> bytes:
-    """Build an int8 trunk of the right cost; its ranges are of the right order, its values do not
-    matter.
-    """
-    ranges = dict.fromkeys(detect_architecture(weights).list_scales(), 1000.0)
-    return build_backbone(weights, make_int8(ranges, runtime, options.pixels), views=options.views)
+    """Build an int8 trunk of the right cost; its values do not matter."""
+    int8 = guess_int8(detect_architecture(weights), runtime, options.pixels)
+    return build_backbone(weights, int8, views=options.views)

@@ -9,12 +9,12 @@ from typing import Any
 
 import numpy as np
 
+from squeezetune.data.pixels import PixelSettings
 from squeezetune.events import Listener, ignore_event, tell_stage
 from squeezetune.network.architecture import Architecture
+from squeezetune.network.backbone import guess_int8
 from squeezetune.network.graph import build_backbone
 from squeezetune.network.inference import Runtime, list_runtimes, measure_speed, open_graph
-from squeezetune.network.int8_layers import Int8
-from squeezetune.network.layers import PIXELS, measure_side
 from squeezetune.network.pretrained import WEIGHTS_FOLDER
 from squeezetune.network.published import PublishedWeights, find_weights
 from squeezetune.network.weights import Weights, find_architecture
@@ -25,8 +25,6 @@ from squeezetune.system.executor import count_cores
 STAGE = "speeds"
 TURN_S = 0.1
 STATISTICS = ("running_mean", "running_var", "num_batches_tracked")
-# The largest value of every map, for the speed of int8: of the right order, and no more is needed.
-ANY_RANGE = 1000.0
 
 
 @dataclass(frozen=True)
@@ -106,13 +104,11 @@ def count_multiply_adds(network: Architecture) -> int:
     """Count the multiply-adds of convolutions and dense layers for an image of the network's own
     side.
     """
-    shapes, sides, total = network.list_shapes(), {PIXELS: network.side}, 0
-    for layer in (*network.layers, *network.classifier_layers):
-        side = measure_side(layer, sides[layer.reads[0]])
-        sides[layer.output] = side
-        path = getattr(layer, "path", "")
-        total += side**2 * prod(shapes.get(f"{path}.weight", (0,)))
-    return total
+    shapes, sides = network.list_shapes(), network.measure_sides(network.side)
+    return sum(
+        sides[layer.output] ** 2 * prod(shapes.get(f"{getattr(layer, 'path', '')}.weight", (0,)))
+        for layer in (*network.layers, *network.classifier_layers)
+    )
 
 
 def time_backbone(network: Architecture, threads: int) -> tuple[Runtime, float]:
@@ -124,20 +120,15 @@ def time_backbone(network: Architecture, threads: int) -> tuple[Runtime, float]:
     weights = _draw_weights(network.without_norms())
     shape = (1, network.side, network.side, 3)
     pixels = np.random.default_rng(0).integers(0, 256, shape, dtype=np.uint8)
-    in_float = build_backbone(weights)
+    in_float, seen = build_backbone(weights), PixelSettings(network.side)
     rates = {}
     for runtime in list_runtimes():
         is_int8 = runtime.precision == "int8"
-        model = build_backbone(weights, _lay_out(network, runtime)) if is_int8 else in_float
+        model = build_backbone(weights, guess_int8(network, runtime, seen)) if is_int8 else in_float
         run = open_graph(model, runtime, threads)
         rates[runtime] = measure_speed(run, pixels, threads, TURN_S)
     fastest = max(rates, key=lambda runtime: rates[runtime])
     return fastest, rates[fastest]
-
-
-def _lay_out(network: Architecture, runtime: Runtime) -> Int8:
-    ranges = dict.fromkeys(network.list_scales(), ANY_RANGE)
-    return Int8(ranges, network.side if runtime.engine == "onnxruntime" else 0)
 
 
 def _draw_weights(network: Architecture) -> Weights:
