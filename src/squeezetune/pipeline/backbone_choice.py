@@ -13,6 +13,7 @@ from squeezetune.events import Notice
 from squeezetune.heads.candidate import is_sure
 from squeezetune.heads.out_of_fold import deal_folds, predict_out_of_fold
 from squeezetune.network.backbone import Backbone
+from squeezetune.network.weights import find_architecture
 from squeezetune.pipeline.context import RunContext
 from squeezetune.pipeline.extraction import CutIndex
 from squeezetune.pipeline.preparation import PreparedRun, prepare_run
@@ -43,13 +44,13 @@ def choose_backbone(
         DataError: no image can be decoded, or too few of a class.
     """
     split, small = cut(index), context.begin_with(SMALL)
-    large = context.begin_with(LARGE)
-    names = small.pretrained.network, large.pretrained.network
+    names = find_architecture(SMALL).title, find_architecture(LARGE).title
     prepared = prepare_run(index, split, small)
     backbone = prepared.prepare_probed()
     if limit.is_set and not _has_time(prepared, backbone, limit):
         context.listen(Notice(f"{names[1]} is not tried: the budget leaves no time for it"))
         return small
+    large = context.begin_with(LARGE)
     other = prepare_run(index, split, large)
     judged = _judge(prepared, split, backbone), _judge(other, split, other.prepare_probed())
     shared = np.intersect1d(judged[0].positions, judged[1].positions)
