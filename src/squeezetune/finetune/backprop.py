@@ -284,6 +284,10 @@ def _choose_reverse(layer: Module) -> Callable[..., Tensor]:
     return _reverse_depthwise if is_depthwise else _reverse
 
 
+# Functions that oneDNN applies within a convolution, by its own names, with their numbers.
+FUSED: Mapping[str, tuple[str, list[float]]] = {"relu": ("relu", []), "relu6": ("hardtanh", [0, 6])}
+
+
 def _is_pointwise(layer: Module) -> bool:
     """Say whether a convolution is one matrix product: of single pixels, of all channels."""
     shape = (*layer.kernel_size, *layer.stride, *layer.padding, layer.groups)
@@ -294,10 +298,10 @@ def _convolve(layer: Module, maps: Tensor, activation: str) -> Tensor:
     """Convolve and apply a function; a ReLU in one pass over memory where oneDNN is there to do
     so.
     """
-    if activation == "relu" and FUSES:
+    if activation in FUSED and FUSES:
         sizes = (list(layer.padding), list(layer.stride), [1, 1], layer.groups)
         return torch.ops.mkldnn._convolution_pointwise(
-            maps, layer.weight, layer.bias, *sizes, "relu", [], None
+            maps, layer.weight, layer.bias, *sizes, *FUSED[activation], None
         )
     y = functional.conv2d(
         maps, layer.weight, layer.bias, layer.stride, layer.padding, groups=layer.groups
