@@ -24,12 +24,12 @@ from typing import Any
 
 from figures import print_machine, print_table
 from ledger import Ledger, add_ledger_options, open_ledger
-from photos import PHOTO_SETS, PhotoSet, add_photo_options, draw_photos, unpack_photos
+from photos import PHOTO_SETS, add_photo_options, draw_photos, unpack_photos
 from processes import set_cache
 
 from squeezetune.quantities import parse_duration
 
-CLOTHING = PhotoSet("clothing.zip", "clothing", "", "", 0.1, 0.1, epochs=0)
+CLOTHING = PHOTO_SETS["clothing"]
 TASKS = {"318": (CLOTHING, 318), "3781": (CLOTHING, 0), "50000": (PHOTO_SETS["cifar10"], 0)}
 BUDGETS = ("3s", "10s", "20s", "30s", "1m", "2m", "8m")
 NONE = "none"

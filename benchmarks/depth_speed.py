@@ -1,16 +1,16 @@
 """Measure how fast layers are trained, by how many of them, and what the last ones alone are worth.
 Needs torch.
 
-    python benchmarks/depth_speed.py --data FOLDER [--rounds 7] [--steps 4] [--seeds 3] [--epochs
-        12]
+    python benchmarks/depth_speed.py --data FOLDER [--backbone efficientnet_lite0] [--rounds 7]
+        [--steps 4] [--seeds 3] [--epochs 12]
 
 Speed: images a second of whole training steps, forming the batch included, all in turn within each
 round. "plain loop" is what most scripts do: torch's layers in NCHW float32, all of them trained
 with AdamW, batches of 32 that lie ready in memory, torch's own threads. The others are the
 product's, from rows that are mapped from a file: kept pixels for all layers, kept activations in
-six views for the last Fire modules. The rows are noise, which takes the same time. Accuracy: 1,000
-training and 2,500 validation images of CIFAR-10; the last four Fire modules against all layers in
-the same number of epochs. The test part is not looked at.
+six views for the last blocks. The rows are noise, which takes the same time. Accuracy: 1,000
+training and 2,500 validation images of CIFAR-10; the last blocks against all layers in the same
+number of epochs. The test part is not looked at.
 """
 
 import argparse
@@ -26,12 +26,10 @@ sys.path.append(str(Path(__file__).resolve().parent / "recipes"))
 
 import numpy as np
 import torch
-from ablation import Regime, open_task
+from ablation import DEPTHS, Regime, open_task
 from ablation import Task as PhotoTask
 from figures import format_mean, format_spread, print_machine, print_table
 from photos import add_photo_options
-from seed_recipe import build_backbone, build_classifier
-from torch import nn
 from torch.nn import functional
 
 from squeezetune.data.image_cache import choose_pixel_side
@@ -39,12 +37,14 @@ from squeezetune.events import ignore_event
 from squeezetune.finetune.batches import ActivationBatches, BatchSource, PixelBatches
 from squeezetune.finetune.loop import measure_step
 from squeezetune.finetune.recipe import FROM_IMAGES, Phase, Recipe, StagePlan, choose_recipe
+from squeezetune.finetune.surgery import replace_classifier
 from squeezetune.finetune.tapped import TappedNetwork
 from squeezetune.finetune.torch_network import build_network
 from squeezetune.finetune.workers import TrainerOptions, TrainingTask, choose_precision
-from squeezetune.network.activations import Activations, make_form
-from squeezetune.network.graph import BLOCKS
-from squeezetune.network.weights import find_architecture, load_weights
+from squeezetune.network.activations import Activations, choose_kind, make_form
+from squeezetune.network.architecture import Architecture
+from squeezetune.network.pretrained import DEFAULT
+from squeezetune.network.weights import find_architecture
 from squeezetune.pipeline.stage import train_stage
 from squeezetune.planning.stage_plans import EXTRA_VIEWS
 from squeezetune.system.executor import count_cores
@@ -53,14 +53,13 @@ from squeezetune.system.store import RowStore, StoredRows
 PLAIN_BATCH, CLASSES, VIEWS = 32, 10, 2 + EXTRA_VIEWS
 # Rows in a store: more than a few steps take, so that they are not all in the processor's cache.
 ROWS = 1024
-LAYOUT = find_architecture("1.1")
 
 
-def time_plain(side: int, steps: int) -> float:
+def time_plain(name: str, side: int, steps: int) -> float:
     """Measure images a second of the plain loop."""
-    network = (
-        nn.Sequential(build_backbone(), build_classifier(CLASSES, 0)).requires_grad_(True).train()
-    )
+    network = build_network(name)
+    replace_classifier(network, CLASSES)
+    network = network.requires_grad_(True).train()
     optimiser = torch.optim.AdamW(network.parameters(), 1e-3)
     images, labels = torch.randn(PLAIN_BATCH, 3, side, side), torch.arange(PLAIN_BATCH) % CLASSES
     seconds = []
@@ -74,7 +73,9 @@ def time_plain(side: int, steps: int) -> float:
     return PLAIN_BATCH / float(np.median(seconds[1:]))
 
 
-def time_ours(start: str, side: int, steps: int, feed: BatchSource, precision: Any) -> float:
+def time_ours(
+    name: str, start: str, side: int, steps: int, feed: BatchSource, precision: Any
+) -> float:
     """Measure images a second of the product's training from a block on."""
     recipe = Recipe()
     order = np.random.default_rng(0).permutation(ROWS)
@@ -84,7 +85,7 @@ def time_ours(start: str, side: int, steps: int, feed: BatchSource, precision: A
     )
     plan = StagePlan("speed", start, (Phase(side, 1.0),), 1.0, recipe)
     conditions = TrainerOptions("speed", 0, count_cores(), precision, ignore_event)
-    network = TappedNetwork(build_network(load_weights()), CLASSES, start, recipe.frozen_blocks)
+    network = TappedNetwork(build_network(name), CLASSES, start, recipe.frozen_blocks)
     return recipe.batch / measure_step(network, task, plan, conditions, steps)
 
 
@@ -99,48 +100,43 @@ def keep_noise(folder: Path, shape: tuple[int, ...], high: int = 256) -> StoredR
     return store.open_rows(digests)
 
 
-def keep_pixels(folder: Path, side: int) -> BatchSource:
+def keep_pixels(folder: Path, side: int, network: Architecture) -> BatchSource:
     """Keep noise as the pixels of photos."""
     kept = choose_pixel_side(side, np.full((1, 2), 500, np.int32))
     return PixelBatches(
-        keep_noise(folder / f"pixels-{side}", (kept, kept, 3)), Recipe().augmentation
+        keep_noise(folder / f"pixels-{side}", (kept, kept, 3)), Recipe().augmentation, network
     )
 
 
-def keep_activations(folder: Path, start: str, side: int) -> BatchSource:
+def keep_activations(folder: Path, start: str, side: int, network: Architecture) -> BatchSource:
     """Keep noise as what a block reads; two bytes below 64 are a float16 that is finite, as means
     of taps are.
     """
-    block = BLOCKS[BLOCKS.index(start) - 1]
-    form = make_form(
-        block,
-        "uint8",
-        VIEWS,
-        side,
-        LAYOUT,
-        np.ones(LAYOUT.measure_block(block, side)[2], np.float32),
-    )
+    block = network.name_before(start)
+    kind = choose_kind(network, block)
+    channels = network.measure_block(block, side)[2]
+    form = make_form(block, kind, VIEWS, side, network, np.ones(channels, np.float32))
     rows = keep_noise(folder / f"{start}-{side}", (form.row_bytes,), high=64)
     return ActivationBatches(Activations(form, rows))
 
 
-def list_contenders(
-    folder: Path, steps: int, sides: Sequence[int]
-) -> dict[str, Callable[[], float]]:
+def list_contenders(folder: Path, options: argparse.Namespace) -> dict[str, Callable[[], float]]:
     """List what is timed, by name; the last blocks at the first of the sides."""
-    precision = choose_precision()
+    precision, name, steps = choose_precision(), options.backbone, options.steps
+    network = find_architecture(name)
     found: dict[str, Callable[[], float]] = {}
-    for side in sides:
-        found[f"plain loop, {side} px"] = partial(time_plain, side, steps)
-        pixels = keep_pixels(folder, side)
+    for side in options.sides:
+        found[f"plain loop, {side} px"] = partial(time_plain, name, side, steps)
+        pixels = keep_pixels(folder, side, network)
         found[f"all layers, {side} px"] = partial(
-            time_ours, FROM_IMAGES, side, steps, pixels, precision
+            time_ours, name, FROM_IMAGES, side, steps, pixels, precision
         )
-    side = sides[0]
-    for count in (4, 2):
-        kept = keep_activations(folder, BLOCKS[-count], side)
-        found[f"last {count} Fire modules, {side} px"] = partial(
-            time_ours, BLOCKS[-count], side, steps, kept, precision
+    side = options.sides[0]
+    for count in (network.last_blocks, 2):
+        start = network.block_names[-count]
+        kept = keep_activations(folder, start, side, network)
+        found[f"last {count} blocks, {side} px"] = partial(
+            time_ours, name, start, side, steps, kept, precision
         )
     return found
 
@@ -181,12 +177,11 @@ def print_speeds(speeds: Mapping[str, Sequence[float]]) -> None:
 
 
 def train_both(task: PhotoTask, epochs: float) -> tuple[float, float]:
-    """Train the last four Fire modules, and all layers; their accuracies on the validation
-    images.
-    """
+    """Train the last blocks, and all layers; their accuracies on the validation images."""
     side, images = task.ground.backbone.pixels.side, len(task.ground.split.train)
     recipe = choose_recipe(images, epochs)
-    last = StagePlan("last 4 blocks", BLOCKS[-4], (Phase(side, 1.0),), epochs, recipe, EXTRA_VIEWS)
+    start = task.network.block_names[-task.network.last_blocks]
+    last = StagePlan("last blocks", start, (Phase(side, 1.0),), epochs, recipe, EXTRA_VIEWS)
     plans = last, task.plan
     first, second = (
         train_stage(task.ground, plan, task.context).candidate.validation_accuracy for plan in plans
@@ -209,7 +204,7 @@ def measure_accuracy(options: argparse.Namespace) -> None:
     rows = [
         ("frozen layers, linear head", format_mean(frozen), ""),
         ("all layers", format_mean(whole), ""),
-        ("last four Fire modules", format_mean(last), format_spread(loss, 2)),
+        ("last blocks", format_mean(last), format_spread(loss, 2)),
     ]
     print(f"1,000 images of CIFAR-10, {options.epochs:g} epochs")
     print_table(("trained", "validation accuracy", "points below all layers"), rows)
@@ -220,6 +215,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     add_photo_options(parser)
+    parser.add_argument("--backbone", choices=list(DEPTHS), default=DEFAULT)
     parser.add_argument(
         "--rounds",
         type=int,
@@ -246,11 +242,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     print_machine()
     if options.rounds:
         with TemporaryDirectory() as folder:
-            print_speeds(
-                run_rounds(
-                    list_contenders(Path(folder), options.steps, options.sides), options.rounds
-                )
-            )
+            print_speeds(run_rounds(list_contenders(Path(folder), options), options.rounds))
     if options.seeds:
         measure_accuracy(options)
 

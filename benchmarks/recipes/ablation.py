@@ -1,13 +1,14 @@
 """Try recipes for the training of layers against each other, on validation images alone. Needs
 torch.
 
-    python benchmarks/recipes/ablation.py --data FOLDER [--tables rate views] [--tasks objects]
-        [--seeds 3]
+    python benchmarks/recipes/ablation.py --data FOLDER [--backbone efficientnet_lite0]
+        [--tables rate views] [--tasks objects] [--seeds 3]
 
 A table changes one thing at a time and leaves the rest as the product has it; but light and colour
 stay as they are except in the table that brought their changes into the product. The tasks:
 `cifar10`, 30,000 training and 10,000 validation images, two epochs at 96 px; `cifar1000`, 1,000 and
-2,500 of them, 20 epochs at 96 px; `objects`, ETH-80 with the next two objects of every class held
+2,500 of them, 20 epochs at 96 px; `clothing`, the publisher's parts, three epochs at the product's
+own sizes; `objects`, ETH-80 with the next two objects of every class held
 out for validation, two epochs at the product's own sizes. `--epochs` and `--sides` change that. The
 test parts are never looked at. Each row gives the accuracy on the validation images, and the
 difference to what is trained without the change on the same splits in points, both as mean and
@@ -44,11 +45,18 @@ from photos import PHOTO_SETS, add_photo_options, prepare_photos, scan_photos, s
 from squeezetune.data.index import ImageIndex
 from squeezetune.data.split import Split
 from squeezetune.events import EpochFinished, Event, ignore_event
-from squeezetune.finetune.recipe import Augmentation, Phase, Recipe, StagePlan, choose_recipe
+from squeezetune.finetune.recipe import (
+    FROM_IMAGES,
+    Augmentation,
+    Phase,
+    Recipe,
+    StagePlan,
+    choose_recipe,
+)
 from squeezetune.heads.selection import LabelledFeatures, fit_head
-from squeezetune.network.graph import BLOCKS, TAPS
-from squeezetune.network.weights import load_weights
-from squeezetune.network.zoo import SQUEEZENET1_1
+from squeezetune.network.architecture import Architecture
+from squeezetune.network.pretrained import DEFAULT
+from squeezetune.network.weights import detect_architecture, find_architecture
 from squeezetune.pipeline.context import RunContext, open_context
 from squeezetune.pipeline.fitting import fit_classifier
 from squeezetune.pipeline.stage import StageInputs, train_stage
@@ -66,8 +74,23 @@ class Regime:
     sides: tuple[int, ...] = ()
 
 
+# The photos of a task, where they are not CIFAR-10's.
+PHOTOS = {"objects": "eth80", "clothing": "clothing"}
 FROZEN, UNCHANGED = "frozen layers, linear head", "nothing changed"
-REGIMES = {"cifar10": Regime(2, (96,)), "cifar1000": Regime(20, (96,)), "objects": Regime(2)}
+REGIMES = {
+    "cifar10": Regime(2, (96,)),
+    "cifar1000": Regime(20, (96,)),
+    "clothing": Regime(3),
+    "objects": Regime(2),
+}
+# Where the tables of depth begin to train: from pixels, and from kept activations.
+DEPTHS = {
+    "squeezenet1_1": (("conv1", "fire4"), ("fire6", "fire8")),
+    "efficientnet_lite0": (
+        ("stem", "block1.0", "block2.0", "block3.0", "block4.0"),
+        ("block3.0", "block4.0", "block5.0", "block6.0"),
+    ),
+}
 
 
 @dataclass(frozen=True)
@@ -78,6 +101,11 @@ class Task:
     ground: StageInputs
     context: RunContext
     regime: Regime
+
+    @property
+    def network(self) -> Architecture:
+        """The network that is trained."""
+        return detect_architecture(self.ground.weights)
 
     @cached_property
     def plan(self) -> StagePlan:
@@ -91,7 +119,7 @@ class Task:
             tuple(Phase(each, 1 / len(sides)) for each in sides) if sides else plan_phases(side)
         )
         recipe = replace(choose_recipe(images, self.regime.epochs), augmentation=Augmentation())
-        return StagePlan("all layers", "conv1", phases, self.regime.epochs, recipe)
+        return StagePlan("all layers", FROM_IMAGES, phases, self.regime.epochs, recipe)
 
     def train(self, plan: StagePlan) -> Figures:
         """Train the layers as planned."""
@@ -154,13 +182,14 @@ def use_adamw(rate: float) -> Row:
 
 
 def use_taps(*taps: str) -> Row:
-    """Fit the linear head on the frozen layers' features of these Fire modules only."""
+    """Fit the linear head on the frozen layers' features of these taps only."""
 
     def run(task: Task) -> Figures:
         start, ground, settings = time.perf_counter(), task.ground, task.context.settings
+        network = task.network
         is_used = np.repeat(
-            [tap in taps for tap in TAPS],
-            [SQUEEZENET1_1.channels[name] for name in SQUEEZENET1_1.taps],
+            [tap in taps for tap in network.taps],
+            [network.channels[name] for name in network.taps],
         )
         train, validation = (
             LabelledFeatures(
@@ -193,8 +222,8 @@ def try_recipe(name: str, values: Sequence[Any]) -> dict[str, Row]:
     }
 
 
-# By table, by row: what is tried. What is trained without a change stands in every table.
-TABLES: Mapping[str, Mapping[str, Row]] = {
+# By table, by row: what is tried with any network.
+RECIPE_TABLES: Mapping[str, Mapping[str, Row]] = {
     "rate": try_recipe("rate", (0.002, 0.005, 0.01)),
     "optimiser": {
         f"AdamW at {rate:g} instead of Muon": use_adamw(rate) for rate in (0.0005, 0.001, 0.002)
@@ -218,31 +247,46 @@ TABLES: Mapping[str, Mapping[str, Row]] = {
         f"pieces of others in {share:.0%}": change(change_recipe(mixing=share))
         for share in (0.5, 1.0)
     },
-    "depth": {
-        **{
-            f"{block} and on, from pixels": change(change_recipe(frozen_blocks=BLOCKS.index(block)))
-            for block in ("conv1", "fire4")
-        },
-        **{
-            f"{block} and on, from activations": change(begin_at(block))
-            for block in ("fire6", "fire8")
-        },
-    },
-    "views": {
-        f"fire6 and on, {count} more views": change(begin_at("fire6", count)) for count in (2, 4)
-    },
     "sides": {
         "96 px": change(change_sides((96, 1.0))),
         "128 px": change(change_sides((128, 1.0))),
         "half the work at 96 px, then 128 px": change(change_sides((96, 0.5), (128, 0.5))),
     },
-    "taps": {
-        f"frozen, features of {taps[0]} to {taps[-1]}"
-        if len(taps) > 1
-        else f"frozen, features of {taps[0]}": use_taps(*taps)
-        for taps in (TAPS[1:], TAPS[2:], TAPS[3:], TAPS[4:])
-    },
 }
+
+
+def list_tables(backbone: str) -> Mapping[str, Mapping[str, Row]]:
+    """List what is tried with a network, by table, by row.
+
+    What is trained without a change stands in every table.
+    """
+    network = find_architecture(backbone)
+    pixels, activations = DEPTHS[backbone]
+    taps = [network.taps[at:] for at in range(1, len(network.taps))]
+    return RECIPE_TABLES | {
+        "depth": {
+            **{
+                f"{block} and on, from pixels": change(
+                    change_recipe(frozen_blocks=network.block_names.index(block))
+                )
+                for block in pixels
+            },
+            **{
+                f"{block} and on, from activations": change(begin_at(block))
+                for block in activations
+            },
+        },
+        "views": {
+            f"{activations[0]} and on, {count} more views": change(begin_at(activations[0], count))
+            for count in (2, 4)
+        },
+        "taps": {
+            f"frozen, features of {kept[0]} to {kept[-1]}"
+            if len(kept) > 1
+            else f"frozen, features of {kept[0]}": use_taps(*kept)
+            for kept in taps
+        },
+    }
 
 
 # ---- tasks
@@ -252,9 +296,9 @@ def open_task(
     name: str, seed: int, regime: Regime, options: argparse.Namespace, cache: Path
 ) -> Task:
     """Fit the frozen layers' head on one split of a task."""
-    photos = "eth80" if name == "objects" else "cifar10"
+    photos = PHOTOS.get(name, "cifar10")
     settings = PHOTO_SETS[photos].make_settings(
-        seed=seed, head="linear", views="mirror", layers="head"
+        seed=seed, head="linear", views="mirror", layers="head", backbone=options.backbone
     )
     index = scan_photos(photos, prepare_photos(photos, options))
     split = cut_objects(index, seed) if name == "objects" else split_photos(index, settings)
@@ -264,7 +308,12 @@ def open_task(
     context = open_context(settings, cache, ignore_event)
     learned = fit_classifier(index, lambda _: split, context)
     ground = StageInputs(
-        index, split, learned.features, learned.backbone, load_weights(), learned.head
+        index,
+        split,
+        learned.features,
+        learned.backbone,
+        learned.pretrained.weights,
+        learned.head,
     )
     return Task(
         name,
@@ -323,15 +372,16 @@ class Tasks:
 def run_tables(name: str, tasks: Tasks, ledger: Ledger, options: argparse.Namespace) -> None:
     """Train every row of every table that is not known yet, seed by seed."""
     for seed in range(options.seeds):
-        for table, row, run in list_rows(options.tables):
+        for table, row, run in list_rows(options.tables, options.backbone):
             ledger.recall(make_key(name, table, row, seed, options), partial(tasks.run, run, seed))
 
 
-def list_rows(tables: Sequence[str]) -> list[tuple[str, str, Row]]:
+def list_rows(names: Sequence[str], backbone: str) -> list[tuple[str, str, Row]]:
     """List the rows of some tables, after those that stand in every one: table, name, and what to
     do.
     """
-    changed = [(table, name, run) for table in tables for name, run in TABLES[table].items()]
+    tables = list_tables(backbone)
+    changed = [(table, name, run) for table in names for name, run in tables[table].items()]
     return [("", FROZEN, measure_frozen), ("", UNCHANGED, change()), *changed]
 
 
@@ -339,7 +389,8 @@ def make_key(name: str, table: str, row: str, seed: int, options: argparse.Names
     """Name all that a training depends on."""
     regime = choose_regime(name, options)
     key = {"task": name, "table": table, "row": row, "seed": seed, "images": options.images}
-    return key | {"epochs": regime.epochs, "sides": list(regime.sides)}
+    key |= {"epochs": regime.epochs, "sides": list(regime.sides)}
+    return key if options.backbone == DEFAULT else key | {"backbone": options.backbone}
 
 
 def print_tables(ledger: Ledger, options: argparse.Namespace) -> None:
@@ -354,7 +405,7 @@ def print_tables(ledger: Ledger, options: argparse.Namespace) -> None:
                 )
                 for name in options.tasks
             ]
-            for at, row, _ in list_rows([table])
+            for at, row, _ in list_rows([table], options.backbone)
         }
         if any(any(cells) for row, cells in found.items() if row not in (FROZEN, UNCHANGED)):
             print(f"\n{table}")
@@ -400,8 +451,10 @@ def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
+    tables = list(list_tables(DEFAULT))
+    parser.add_argument("--backbone", choices=list(DEPTHS), default=DEFAULT)
     parser.add_argument(
-        "--tables", nargs="+", choices=sorted(TABLES), default=list(TABLES), metavar="TABLE"
+        "--tables", nargs="+", choices=sorted(tables), default=tables, metavar="TABLE"
     )
     parser.add_argument("--tasks", nargs="+", choices=list(REGIMES), default=list(REGIMES))
     parser.add_argument("--seeds", type=int, default=3)
