@@ -263,7 +263,8 @@ def list_tables(backbone: str) -> Mapping[str, Mapping[str, Row]]:
     network = find_architecture(backbone)
     pixels, activations = DEPTHS[backbone]
     taps = [network.taps[at:] for at in range(1, len(network.taps))]
-    return RECIPE_TABLES | {
+    return {
+        **RECIPE_TABLES,
         "depth": {
             **{
                 f"{block} and on, from pixels": change(
