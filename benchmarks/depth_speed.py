@@ -77,7 +77,7 @@ def time_ours(
     name: str, start: str, side: int, steps: int, feed: BatchSource, precision: Any
 ) -> float:
     """Measure images a second of the product's training from a block on."""
-    recipe = Recipe()
+    recipe = Recipe(frozen_blocks=find_architecture(name).frozen_blocks)
     order = np.random.default_rng(0).permutation(ROWS)
     positions = np.resize(order, recipe.batch * (steps + 1))
     task = TrainingTask(
@@ -179,7 +179,7 @@ def print_speeds(speeds: Mapping[str, Sequence[float]]) -> None:
 def train_both(task: PhotoTask, epochs: float) -> tuple[float, float]:
     """Train the last blocks, and all layers; their accuracies on the validation images."""
     side, images = task.ground.backbone.pixels.side, len(task.ground.split.train)
-    recipe = choose_recipe(images, epochs)
+    recipe = choose_recipe(images, epochs, task.network)
     start = task.network.block_names[-task.network.last_blocks]
     last = StagePlan("last blocks", start, (Phase(side, 1.0),), epochs, recipe, EXTRA_VIEWS)
     plans = last, task.plan

@@ -118,7 +118,8 @@ class Task:
         phases = (
             tuple(Phase(each, 1 / len(sides)) for each in sides) if sides else plan_phases(side)
         )
-        recipe = replace(choose_recipe(images, self.regime.epochs), augmentation=Augmentation())
+        recipe = choose_recipe(images, self.regime.epochs, self.network)
+        recipe = replace(recipe, augmentation=Augmentation())
         return StagePlan("all layers", FROM_IMAGES, phases, self.regime.epochs, recipe)
 
     def train(self, plan: StagePlan) -> Figures:

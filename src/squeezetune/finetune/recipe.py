@@ -8,6 +8,9 @@ from dataclasses import dataclass, field
 from math import inf, log2
 from typing import Any, Protocol
 
+from squeezetune.network.architecture import Architecture
+from squeezetune.network.zoo import SQUEEZENET1_1
+
 # Where a stage starts that trains all layers: with the images, and not behind a block.
 FROM_IMAGES = ""
 # The linear probe that the training of layers begins with is fitted on at most this many images, in
@@ -154,8 +157,8 @@ class StagePlan:
         return rest
 
 
-def choose_recipe(images: int, epochs: float) -> Recipe:
-    """Choose the numbers for so many training images and epochs.
+def choose_recipe(images: int, epochs: float, network: Architecture = SQUEEZENET1_1) -> Recipe:
+    """Choose the numbers for a network, and so many training images and epochs.
 
     The batch leaves at least 16 steps an epoch. Mixing begins where so many images are shown that
     the network would know them by heart, and is at its strongest where there are four times as
@@ -168,6 +171,7 @@ def choose_recipe(images: int, epochs: float) -> Recipe:
     return Recipe(
         batch=batch,
         mixing=round(MOST_MIXING * min(1.0, doublings / 2), 2),
+        frozen_blocks=network.frozen_blocks,
         augmentation=augmentation,
     )
 

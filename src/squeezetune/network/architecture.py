@@ -49,8 +49,9 @@ class Architecture:
     parameters has as many outputs as there are classes; how many it has here is what published
     weights know. Images are RGB / 255, minus `mean`, over `std`, and best of `side` pixels. A batch
     normalisation adds `norm_epsilon` to the variance. Parameters of published weights that the
-    network does without begin with one of `ignored`. Where the last blocks alone are trained, they
-    are `last_blocks` unless somebody says otherwise.
+    network does without begin with one of `ignored`. Where all layers are trained, the first
+    `frozen_blocks` stay as they are: their gradients cost the most, and change the least. Where the
+    last blocks alone are trained, they are `last_blocks` unless somebody says otherwise.
     """
 
     name: str
@@ -64,6 +65,7 @@ class Architecture:
     mean: tuple[float, float, float] = (0.485, 0.456, 0.406)
     std: tuple[float, float, float] = (0.229, 0.224, 0.225)
     ignored: tuple[str, ...] = ()
+    frozen_blocks: int = 1
     last_blocks: int = 4
 
     @cached_property

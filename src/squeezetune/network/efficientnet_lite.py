@@ -62,6 +62,8 @@ def describe_lite(
         NORM_EPSILON,
         MEAN,
         STD,
+        # the stem and the stages at half, a quarter and an eighth of the side
+        frozen_blocks=1 + sum(blocks[:3]),
         last_blocks=blocks[5] + blocks[6] + 1,
     )
 

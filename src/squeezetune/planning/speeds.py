@@ -268,17 +268,18 @@ def time_step(site: BenchmarkSetup, start: str, side: int, batch: int) -> float:
     from squeezetune.finetune.workers import TrainingTask as TuningTask
 
     release_memory()  # of the engines: both together would take the most of the whole run
-    recipe = Recipe(batch=batch)
+    network = detect_architecture(site.weights)
+    recipe = Recipe(batch=batch, frozen_blocks=network.frozen_blocks)
     positions = np.arange(recipe.batch * (STEPS + 1))
-    feed = make_feed(start, side, recipe, detect_architecture(site.weights))
+    feed = make_feed(start, side, recipe, network)
     task = TuningTask(feed, positions % 2, positions, positions[:0], np.ones(2, np.float32))
     plan = StagePlan("probe", start, (Phase(side, 1.0),), 1.0, recipe)
     precision = recall_precision(site.cache)
     conditions = TrainerOptions(
         "probe", 0, site.threads, precision, ignore_event, micro_pixels=site.micro_pixels
     )
-    network = TappedNetwork(build_layers(site.weights), 2, start, recipe.frozen_blocks)
-    return measure_step(network, task, plan, conditions, STEPS)
+    tapped = TappedNetwork(build_layers(site.weights), 2, start, recipe.frozen_blocks)
+    return measure_step(tapped, task, plan, conditions, STEPS)
 
 
 def make_feed(start: str, side: int, recipe: Recipe, layout: Architecture) -> "BatchSource":

@@ -91,9 +91,8 @@ def plan_stage(
     while.
     """
     most = choose_epochs(work, settings)
-    stage = StagePlan(
-        ALL_LAYERS, FROM_IMAGES, plan_phases(work.side), most, choose_recipe(work.train, most)
-    )
+    recipe = choose_recipe(work.train, most, work.network)
+    stage = StagePlan(ALL_LAYERS, FROM_IMAGES, plan_phases(work.side), most, recipe)
     if not settings.budget or timing is None:
         return stage
     if count_epochs(stage, timing, left_s) < EPOCHS_FOR_FULL_SIDE:
@@ -118,7 +117,7 @@ def plan_last(
         find_last_start(settings, work.network),
         phases,
         most,
-        choose_recipe(work.train, most),
+        choose_recipe(work.train, most, work.network),
     )
     extra_views = max(
         0, min(EXTRA_VIEWS, work.room_bytes // max(1, measure_room(stage, work)) - PLAIN_VIEWS)
@@ -174,7 +173,8 @@ def fit_stage(
     epochs = count_epochs(stage, timing, left_s)
     if epochs < LEAST_EPOCHS or epochs * timing.measure_epoch(stage) < LEAST_TRAINING_S:
         return None
-    most, recipe = settings.epochs or MOST_EPOCHS, choose_recipe(timing.work.train, epochs)
+    most, work = settings.epochs or MOST_EPOCHS, timing.work
+    recipe = choose_recipe(work.train, epochs, work.network)
     return replace(stage, epochs=min(most, epochs), recipe=recipe)
 
 
