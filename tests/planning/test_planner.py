@@ -13,6 +13,7 @@ from squeezetune.finetune.recipe import Phase
 from squeezetune.planning import planner as module
 from squeezetune.planning import speeds as probing
 from squeezetune.planning import stage_plans
+from squeezetune.network.weights import find_architecture
 from squeezetune.planning.costs import (
     FORWARD_SHARE,
     RESERVE_S,
@@ -547,11 +548,22 @@ def test_time_that_all_layers_leave_over_goes_to_the_last_blocks_first():
 
 def test_the_last_blocks_stand_in_for_all_layers_where_those_hardly_begin():
     found = budget(56, AUTO, speeds=FAST_VIEWS)
-    assert budget(56, DEEP, speeds=FAST_VIEWS).stage.epochs < stage_plans.EPOCHS_FOR_ALL
+    assert budget(56, DEEP, speeds=FAST_VIEWS).stage.epochs < WORK.network.epochs_for_all
     [stage] = found.stages
     assert stage.name == "last 4 blocks"
     assert stage.epochs >= stage_plans.EPOCHS_FOR_LAST
     assert found.total_s <= 56.2
+
+
+def test_the_last_blocks_of_a_larger_network_stand_in_for_more_epochs_of_all_layers():
+    network = find_architecture("efficientnet_lite0")
+    lite = replace(WORK, network=network)
+    whole = budget(100, DEEP, lite, FAST_VIEWS).stage
+    assert WORK.network.epochs_for_all < whole.epochs < network.epochs_for_all
+    assert [stage.name for stage in budget(100, AUTO, speeds=FAST_VIEWS).stages] == ["all layers"]
+    [stage] = budget(100, AUTO, lite, FAST_VIEWS).stages
+    assert stage.name == f"last {network.last_blocks} blocks"
+    assert stage.start == "block5.0"
 
 
 # ---- the rest of a plan, made again

@@ -51,7 +51,9 @@ class Architecture:
     normalisation adds `norm_epsilon` to the variance. Parameters of published weights that the
     network does without begin with one of `ignored`. Where all layers are trained, the first
     `frozen_blocks` stay as they are: their gradients cost the most, and change the least. Where the
-    last blocks alone are trained, they are `last_blocks` unless somebody says otherwise.
+    last blocks alone are trained, they are `last_blocks` unless somebody says otherwise; on photos
+    in full size they are worth more in the same time than fewer than `epochs_for_all` of all
+    layers.
     """
 
     name: str
@@ -67,6 +69,7 @@ class Architecture:
     ignored: tuple[str, ...] = ()
     frozen_blocks: int = 1
     last_blocks: int = 4
+    epochs_for_all: float = 1.0
 
     @cached_property
     def layers(self) -> tuple[Layer, ...]:

@@ -65,6 +65,7 @@ def describe_lite(
         # the stem and the stages at half, a quarter and an eighth of the side
         frozen_blocks=1 + sum(blocks[:3]),
         last_blocks=blocks[5] + blocks[6] + 1,
+        epochs_for_all=6.0,
     )
 
 

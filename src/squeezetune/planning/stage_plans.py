@@ -33,9 +33,9 @@ LEAST_TRAINING_S, LEAST_EPOCHS = 6.0, 0.4
 # the disk has room for them and time lets each view be seen once.
 EXTRA_VIEWS = 4
 # When nobody asks for the last blocks, they are trained only where photos are seen at this size or
-# more, as on smaller ones all layers are nearly as fast; instead of so many epochs of all layers,
-# or fewer; and for at least so many. Only budgets of so many seconds are worth the timing of it.
-SIDE_FOR_LAST, EPOCHS_FOR_ALL, EPOCHS_FOR_LAST, BUDGET_FOR_LAST_S = 192, 1.0, 3.0, 120.0
+# more, as on smaller ones all layers are nearly as fast, and for at least so many epochs. Only
+# budgets of so many seconds are worth the timing of it.
+SIDE_FOR_LAST, EPOCHS_FOR_LAST, BUDGET_FOR_LAST_S = 192, 3.0, 120.0
 
 
 def list_stages(
@@ -70,12 +70,12 @@ def _list_with_last(
     """List the plans with a stage of the last blocks that are better than all layers alone, as far
     as is known.
 
-    Where all layers come to less than an epoch at the small size, it is to be instead of them; and
+    Where all layers come to fewer epochs than pay, it is to be instead of them; and
     before them, where time would be left over. Both take nothing from the training of all layers as
     it would be without.
     """
     others = list[StagePlan]()
-    if whole and whole.epochs >= EPOCHS_FOR_ALL:
+    if whole and whole.epochs >= timing.work.network.epochs_for_all:
         if whole.epochs < (settings.epochs or MOST_EPOCHS):
             return
         others, left_s = [whole], left_s - timing.forecast_stage(whole)
