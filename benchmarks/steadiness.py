@@ -55,7 +55,7 @@ from squeezetune.heads.selection import (
 from squeezetune.network.backbone import BackboneOptions, prepare_backbone
 from squeezetune.network.features import FeatureStores, compute_features
 from squeezetune.network.inference import Runtime
-from squeezetune.network.weights import load_weights
+from squeezetune.network.pretrained import load_pretrained
 from squeezetune.pipeline.preparation import draw_sample
 from squeezetune.settings import Settings
 from squeezetune.system.executor import ThreadExecutor, count_cores
@@ -159,7 +159,7 @@ def read_features(
             else np.flatnonzero(np.asarray(index.parts) != TEST)
         )
         backbone = prepare_backbone(
-            load_weights(),
+            load_pretrained(),
             backbone_options,
             index,
             lambda: draw_sample(index, known, pixels),

@@ -33,7 +33,7 @@ LAYERS = [
     {"system"},
     {"settings"},
     {"events"},
-    {"errors", "quantities", "array_types"},
+    {"errors", "quantities", "array_types", "foreign_settings"},
 ]
 # The same within a package; "" are its own modules.
 INSIDE = {"data": ["duplicates", "", "datasets", "sources"]}

@@ -9,6 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from squeezetune.errors import SettingsError
+from squeezetune.foreign_settings import FOREIGN_ONLY
 from squeezetune.settings import (
     BACKBONES,
     ORIGINAL_ONLY,
@@ -43,13 +44,13 @@ def draw_value(item):
     return st.floats(low, high) if isinstance(item.default, float) else st.integers(low, high)
 
 
-# the original recipe knows few of the others; repeats need folds
+# the original recipe knows few of the others, as networks of others do; repeats need folds
 ANY_SETTINGS = st.fixed_dictionaries(
     {},
     optional={
         item.name: draw_value(item)
         for item in FIELDS
-        if item.name not in {"recipe", "repeats", "last_fires", *ORIGINAL_ONLY}
+        if item.name not in {"recipe", "repeats", "last_fires", *ORIGINAL_ONLY, *FOREIGN_ONLY}
     },
 )
 
@@ -203,6 +204,44 @@ def test_what_can_be_no_backbone_is_refused(value, suggestion):
     with pytest.raises(SettingsError, match=f"backbone is {value!r}; needed is one of") as caught:
         Settings(backbone=value)
     assert (f"did you mean {suggestion!r}" in caught.value.message) is bool(suggestion)
+
+
+# ---- networks of others
+
+
+def test_a_backbone_may_be_a_file_or_a_network_of_timm():
+    assert Settings(backbone="their net.ONNX").has_foreign_backbone
+    assert Settings(backbone="timm:resnet10t.c3_in1k", licenses="any").has_foreign_backbone
+    assert parse_settings({"backbone": Path("theirs.onnx")}).backbone == "theirs.onnx"
+    assert not Settings(backbone="resnet18").has_foreign_backbone
+
+
+@pytest.mark.parametrize(
+    ("values", "words"),
+    [
+        ({"layers": "all"}, "layers is 'all', and theirs.onnx is a graph alone"),
+        ({"precision": "int8"}, "precision is int8, and theirs.onnx is a graph alone"),
+        ({"weights": "mine.pt"}, "weights is 'mine.pt', and theirs.onnx has its own"),
+        ({"recipe": "original"}, "the original recipe is one of SqueezeNet"),
+        ({"pixel_mean": "0.5 0.5"}, "pixel_mean is '0.5 0.5'; needed are three numbers"),
+        ({"pixel_std": "one"}, "pixel_std is 'one'; needed are three numbers"),
+    ],
+)
+def test_what_a_graph_alone_cannot_is_refused_at_once(values, words):
+    with pytest.raises(SettingsError, match=re.escape(words)):
+        Settings(backbone="theirs.onnx", **values)
+
+
+@pytest.mark.parametrize("name", ["pixel_mean", "pixel_std", "cut", "taps", "licenses"])
+def test_how_a_foreign_network_is_read_means_nothing_for_a_known_one(name):
+    with pytest.raises(SettingsError, match=f"{name} belongs to a backbone that is a file"):
+        Settings(**{name: "any" if name == "licenses" else "0.5"})
+
+
+@pytest.mark.parametrize("name", ["timm:", "theirs.pt", "onnx"])
+def test_other_names_are_no_networks_of_others(name):
+    with pytest.raises(SettingsError, match="needed is one of"):
+        Settings(backbone=name)
 
 
 def test_published_weights_of_another_network_than_the_backbone_are_refused():

@@ -6,13 +6,16 @@ record.
 
 import math
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import Field, asdict, dataclass, field, fields
 from difflib import get_close_matches
+from functools import partial
 from os import PathLike, fspath
 from typing import Any, cast
 
 from squeezetune.errors import SettingsError
+from squeezetune.foreign_settings import FOREIGN_ENDING, TIMM, find_triple_problem, is_foreign
+from squeezetune.foreign_settings import list_foreign_conflicts as list_foreign
 from squeezetune.quantities import SIZE, TIME
 
 ORIGINAL_ONLY = ("classifier_norm",)
@@ -143,9 +146,25 @@ class Settings:
     )
     backbone: str = knob(
         "",
-        "The pretrained network to begin with: one of those that `squeezetune backbones` lists, "
-        "such as efficientnet_lite0; auto tries SqueezeNet 1.1 and EfficientNet-Lite0 on the "
-        "photos; without it, that which weights are of, or SqueezeNet 1.1.",
+        "The pretrained network to begin with: one that `squeezetune backbones` lists, such as "
+        "efficientnet_lite0; auto tries SqueezeNet 1.1 and EfficientNet-Lite0 on the "
+        "photos; without it, that which weights are of, or SqueezeNet 1.1. Or any other network "
+        "for images, as frozen layers: a file that ends in .onnx, or timm: and a name of timm's.",
+    )
+    pixel_mean: str = knob(
+        "",
+        "The mean of pixels that such a network was trained with, of 0 to 1 or of 0 to 255: three "
+        "numbers, or one; without it, what its file says, or ImageNet's.",
+    )
+    pixel_std: str = knob("", "The deviation of pixels then: three numbers, or one.")
+    cut: str = knob(
+        "",
+        "The tensor of such a network that features end at, instead of what its classifier reads; "
+        "`squeezetune backbones FILE` tells what was found.",
+    )
+    taps: str = knob("", "All tensors of it that features are read from, separated by commas.")
+    licenses: str = knob(
+        "commercial", "Which licences of timm's weights are taken.", choices=("commercial", "any")
     )
     weights: str = knob(
         "",
@@ -234,6 +253,11 @@ class Settings:
                 "See `squeezetune train --help` for the limits of every setting.",
             )
 
+    @property
+    def has_foreign_backbone(self) -> bool:
+        """Whether the backbone is a network of somebody else, which is a graph alone."""
+        return is_foreign(self.backbone)
+
     def to_dict(self) -> dict[str, Any]:
         """Return the settings as plain values for JSON."""
         return asdict(self)
@@ -257,6 +281,8 @@ def _list_conflicts(settings: Settings) -> list[str]:
             f"weights is {settings.weights!r} and backbone is {settings.backbone!r}; needed is one "
             f"of them"
         ]
+    if foreign := list_foreign(vars(settings), changed):
+        return foreign
     if settings.recipe != "original":
         problems = [
             f"{name} belongs to the original recipe; needed is recipe original"
@@ -366,18 +392,21 @@ def _find_problem(item: "Field[Any]", value: Any) -> str:
             f"folds is {value!r}; needed is a number from 2 to {MOST_FOLDS}, or one of "
             f"{', '.join(FOLDS_WORDS)}"
         )
-    if item.name == "group_by":
-        return _find_pattern_problem(str(value))
-    if item.name == "backbone" and value and value not in (AUTO, *BACKBONES):
-        return (
-            f"backbone is {value!r}; needed is one of {', '.join((AUTO, *BACKBONES))}"
-            f"{_suggest(str(value), [AUTO, *BACKBONES])}"
-        )
-    if item.name == "weights" and value:
-        return _find_weights_problem(str(value))
+    if item.name in CHECKS and value:
+        return CHECKS[item.name](str(value))
     if item.name in QUANTITIES and value and (problem := QUANTITIES[item.name].explain(str(value))):
         return f"{item.name} is {value!r}{problem}"
     return ""
+
+
+def _find_backbone_problem(value: str) -> str:
+    """Say why a value can name no network, whatever is on the disk."""
+    if value in (AUTO, *BACKBONES) or is_foreign(value):
+        return ""
+    return (
+        f"backbone is {value!r}; needed is one of {', '.join((AUTO, *BACKBONES))}, a file that "
+        f"ends in {FOREIGN_ENDING}, or {TIMM}NAME{_suggest(value, [AUTO, *BACKBONES])}"
+    )
 
 
 def _find_weights_problem(value: str) -> str:
@@ -406,3 +435,12 @@ def _find_pattern_problem(pattern: str) -> str:
     except re.error as error:
         return f"group_by is {pattern!r}, which is no regular expression: {error}"
     return ""
+
+
+CHECKS: Mapping[str, Callable[[str], str]] = {
+    "group_by": _find_pattern_problem,
+    "backbone": _find_backbone_problem,
+    "weights": _find_weights_problem,
+    "pixel_mean": partial(find_triple_problem, "pixel_mean"),
+    "pixel_std": partial(find_triple_problem, "pixel_std"),
+}

@@ -371,7 +371,7 @@ def repeat_command(job: TrainingJob, learned: TrainingResult) -> str:
     words = ["squeezetune", "train", str(job.origin), "--output", str(job.output)]
     settings = replace(job.settings, threads=job.context.threads, **learned.timed_choices)
     if settings.backbone == AUTO:
-        settings = replace(settings, backbone=learned.pretrained.architecture.name)
+        settings = replace(settings, backbone=learned.pretrained.name)
     for item in fields(Settings):
         value = getattr(settings, item.name)
         if value != item.default:

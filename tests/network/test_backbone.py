@@ -18,6 +18,7 @@ from squeezetune.network.backbone import (
 )
 from squeezetune.network.graph import FEATURE_COUNT, build_backbone
 from squeezetune.network.inference import Runtime
+from squeezetune.network.pretrained import Pretrained
 
 FLOAT, INT8 = Runtime("onnxruntime", "float32"), Runtime("onnxruntime", "int8")
 
@@ -81,27 +82,27 @@ def test_the_key_changes_with_the_engines_version(weights, monkeypatch):
 
 def test_the_chosen_runtime_is_kept(weights, old_weights, options, monkeypatch):
     monkeypatch.setattr(backbone_module, "choose_runtime", lambda *_: INT8)
-    assert recall_runtime([FLOAT, INT8], weights, options) == INT8
+    assert recall_runtime([FLOAT, INT8], hold(weights), options) == INT8
     monkeypatch.setattr(backbone_module, "choose_runtime", lambda *_: FLOAT)
-    assert recall_runtime([FLOAT, INT8], weights, options) == INT8
-    assert recall_runtime([FLOAT, INT8], weights, replace(options, threads=1)) == FLOAT
-    assert recall_runtime([FLOAT, INT8], weights, replace(options, cache=None)) == FLOAT
-    assert recall_runtime([FLOAT, INT8], perturb(weights), options) == INT8
-    assert recall_runtime([FLOAT, INT8], old_weights, options) == FLOAT
+    assert recall_runtime([FLOAT, INT8], hold(weights), options) == INT8
+    assert recall_runtime([FLOAT, INT8], hold(weights), replace(options, threads=1)) == FLOAT
+    assert recall_runtime([FLOAT, INT8], hold(weights), replace(options, cache=None)) == FLOAT
+    assert recall_runtime([FLOAT, INT8], hold(perturb(weights)), options) == INT8
+    assert recall_runtime([FLOAT, INT8], hold(old_weights), options) == FLOAT
 
 
 @pytest.mark.parametrize("content", ["", "[]", "{", '{"runtime": "abacus float32"}', "\udcff"])
 def test_a_damaged_choice_is_made_again(weights, options, monkeypatch, content):
     monkeypatch.setattr(backbone_module, "choose_runtime", lambda *_: INT8)
-    recall_runtime([FLOAT, INT8], weights, options)
+    recall_runtime([FLOAT, INT8], hold(weights), options)
     [path] = (options.cache / "runtimes").iterdir()
     path.write_bytes(content.encode(errors="surrogateescape"))
-    assert recall_runtime([FLOAT, INT8], weights, options) == INT8
+    assert recall_runtime([FLOAT, INT8], hold(weights), options) == INT8
 
 
 def test_one_runtime_is_not_timed(weights, options, monkeypatch):
     monkeypatch.setattr(backbone_module, "choose_runtime", lambda *_: pytest.fail("timed"))
-    assert recall_runtime([FLOAT], weights, options) == FLOAT
+    assert recall_runtime([FLOAT], hold(weights), options) == FLOAT
 
 
 # ---- the ranges of int8
@@ -146,9 +147,13 @@ def test_nothing_is_kept_without_a_cache(weights, options, index, draw, tmp_path
 # ---- the trunk made ready
 
 
+def hold(weights):
+    return Pretrained(weights, "", "", "")
+
+
 def prepare(weights, options, index, draw):
     said = []
-    return prepare_backbone(weights, options, index, draw, said.append), said
+    return prepare_backbone(hold(weights), options, index, draw, said.append), said
 
 
 def test_the_backbone_runs_as_it_was_asked_for(weights, options, index, draw, photos):

@@ -12,7 +12,7 @@ from onnx.external_data_helper import set_external_data
 from squeezetune.errors import WeightsError
 from squeezetune.network import foreign_file
 from squeezetune.network.foreign_file import parse_foreign_file, read_foreign_file
-from squeezetune.network.foreign_network import parse_foreign
+from squeezetune.network.foreign_reading import parse_foreign
 from squeezetune.network.inference import Runtime, open_graph
 from squeezetune.network.preprocessing import PreprocessingOptions
 

@@ -25,7 +25,7 @@ from squeezetune.errors import WeightsError
 from squeezetune.heads.familiarity import fit_discriminants, weigh_parts
 from squeezetune.heads.linear import apply_layers
 from squeezetune.network.float_layers import FloatLayers, store_halves
-from squeezetune.network.foreign_network import parse_foreign, read_foreign
+from squeezetune.network.foreign_reading import parse_foreign, read_foreign
 from squeezetune.network.graph import build_backbone
 from squeezetune.network.inference import Runtime, open_graph
 from squeezetune.network.onnx_builder import Graph
@@ -483,7 +483,7 @@ def test_all_that_was_found_is_told():
     ]
     assert network.provenance == {
         "network": "theirs.onnx",
-        "origin": "elsewhere",
+        "origin": "written by elsewhere",
         "license": "MIT",
         "sha256": network.sha256,
     }

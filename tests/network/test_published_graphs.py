@@ -7,7 +7,7 @@ import onnx
 import pytest
 from foreign_models import draw_photos
 
-from squeezetune.network.foreign_network import read_foreign
+from squeezetune.network.foreign_reading import read_foreign
 from squeezetune.network.inference import Runtime, open_graph
 
 LIGHT = Path(onnx.__file__).parent / "backend" / "test" / "data" / "light"

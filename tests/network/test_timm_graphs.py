@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from foreign_models import draw_photos, normalise
 
-from squeezetune.network.foreign_network import parse_foreign
+from squeezetune.network.foreign_reading import parse_foreign
 from squeezetune.network.inference import Runtime, open_graph
 
 torch = pytest.importorskip("torch", reason="torch is an extra")

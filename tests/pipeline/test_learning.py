@@ -184,7 +184,7 @@ def test_a_head_is_fitted_on_other_weights(learn, fixed_settings, tmp_path):
         == hashlib.sha256((tmp_path / "mine.safetensors").read_bytes()).hexdigest()
     )
     assert about["license"].startswith("weights CC0-1.0;")
-    assert make_manifest(learned, fixed_settings).weights == learned.pretrained.describe()
+    assert make_manifest(learned, fixed_settings).weights == learned.pretrained.provenance
 
 
 def test_the_stored_network_is_that_of_the_model_file(learn, fixed_settings, tmp_path):

@@ -67,7 +67,7 @@ def _build(backbone: str, cache: Path | None, listen: Listener) -> bytes:
 
     pretrained = load_pretrained(backbone=backbone, cache=cache, listen=listen)
     side = pretrained.architecture.side
-    about = pretrained.describe()
+    about = pretrained.provenance
     metadata = {
         "class_names": json.dumps(list_classes()),
         "image_side": str(side),

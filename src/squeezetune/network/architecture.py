@@ -41,6 +41,18 @@ class Block:
 
 
 @dataclass(frozen=True)
+class NetworkSize:
+    """How large a network is, which its memory hangs on: the values of all maps before the
+    classifier for an image of `side` pixels, its parameters, and its features.
+    """
+
+    side: int
+    values: int
+    parameters: int
+    features: int
+
+
+@dataclass(frozen=True)
 class Architecture:
     """A network: its blocks in the order of the data, what is tapped, and the classifier that it
     was trained with.
@@ -242,6 +254,12 @@ class Architecture:
         """Count the values of all maps before the classifier, for pixels of this side."""
         sides = self.measure_sides(side)
         return sum(sides[each.output] ** 2 * self.channels[each.output] for each in self.layers)
+
+    @property
+    def size(self) -> NetworkSize:
+        """How large it is, at its own side."""
+        values = self.count_values(self.side)
+        return NetworkSize(self.side, values, self.parameter_count, self.feature_count)
 
     @cached_property
     def parameter_count(self) -> int:

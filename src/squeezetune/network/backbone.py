@@ -4,18 +4,25 @@ of int8.
 
 import json
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TypeAlias
+from typing import Any, Protocol, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
 
 from squeezetune.data.index import ImageIndex
 from squeezetune.data.pixels import PixelSettings
+from squeezetune.errors import WeightsError
 from squeezetune.events import Listener, Notice
-from squeezetune.network.architecture import Architecture
-from squeezetune.network.graph import build_backbone, build_range_probe
+from squeezetune.network.architecture import Architecture, NetworkSize
+from squeezetune.network.graph import (
+    FrozenLayers,
+    build_backbone,
+    build_features,
+    build_range_probe,
+)
 from squeezetune.network.inference import (
     RunGraph,
     Runtime,
@@ -28,6 +35,67 @@ from squeezetune.network.inference import (
 from squeezetune.network.int8_layers import Int8, Ranges
 from squeezetune.network.weights import Weights, detect_architecture
 from squeezetune.system.machine import hash_bytes, read_json, recall_choice, write_json
+
+
+class PretrainedNetwork(Protocol):
+    """A pretrained network as a training sees it, wherever it is from: which one it is, and its
+    frozen layers.
+    """
+
+    @property
+    def name(self) -> str:
+        """Its short name, which the setting `backbone` has of a known one."""
+        ...
+
+    @property
+    def network(self) -> str:
+        """Its name, for people."""
+        ...
+
+    @property
+    def sha256(self) -> str:
+        """The SHA-256 of the file that it was read from."""
+        ...
+
+    @property
+    def provenance(self) -> dict[str, str]:
+        """Which weights these are, for reports and manifests."""
+        ...
+
+    @property
+    def side(self) -> int:
+        """The side in pixels of the images that it was made for."""
+        ...
+
+    @property
+    def fixed_side(self) -> int:
+        """The only side that it takes, 0 where it takes all."""
+        ...
+
+    @property
+    def size(self) -> NetworkSize:
+        """How large it is."""
+        ...
+
+    @property
+    def is_described(self) -> bool:
+        """Whether its layers are described: these alone are trained, and computed in int8."""
+        ...
+
+    @property
+    def weights(self) -> Weights:
+        """The parameters by name; nothing where the layers are not described."""
+        ...
+
+    @property
+    def key(self) -> str:
+        """What its speed hangs on, apart from the photos and this machine."""
+        ...
+
+    def freeze(self) -> FrozenLayers:
+        """Make its layers in float32 ready to be added to a graph that is run here."""
+        ...
+
 
 CALIBRATION_IMAGES = 64
 GUARD_IMAGES = 32
@@ -123,7 +191,7 @@ class BackboneOptions:
 
 
 def prepare_backbone(
-    weights: Weights,
+    network: PretrainedNetwork,
     options: BackboneOptions,
     index: ImageIndex,
     draw: DrawSample,
@@ -131,17 +199,23 @@ def prepare_backbone(
 ) -> Backbone:
     """Choose the fastest runtime that loses nothing; calibrate and guard its int8 form where that
     is the one.
+
+    Raises:
+        WeightsError: the network is not described, and no runtime that the settings allow computes
+            it rightly.
     """
-    feature_count = detect_architecture(weights).feature_count
     runtimes = list_runtimes(options.engine, options.precision)
-    runtime = recall_runtime(runtimes, weights, options)
+    if not network.is_described:
+        runtimes = list_agreeing(runtimes, network, options, index, draw)
+    runtime = recall_runtime(runtimes, network, options)
     if runtime.precision == "int8":
-        calibration = recall_calibration(weights, options, index, draw)
+        calibration = recall_calibration(network.weights, options, index, draw)
         distance = calibration["distance"]
         if distance <= GUARD_LIMIT or options.precision == "int8":
             int8 = make_int8(calibration["ranges"], runtime, options.pixels)
-            model = build_backbone(weights, int8, views=options.views)
-            return Backbone(model, runtime, options.pixels, options.views, feature_count, int8)
+            model = build_backbone(network.weights, int8, views=options.views)
+            features = network.size.features
+            return Backbone(model, runtime, options.pixels, options.views, features, int8)
         listen(
             Notice(
                 f"int8 changes the features by {distance:.0%} on these photos, so they are "
@@ -149,13 +223,15 @@ def prepare_backbone(
             )
         )
         runtime = recall_runtime(
-            [item for item in runtimes if item.precision != "int8"], weights, options
+            [item for item in runtimes if item.precision != "int8"], network, options
         )
-    model = build_backbone(weights, views=options.views)
-    return Backbone(model, runtime, options.pixels, options.views, feature_count)
+    model = build_features(network.freeze(), options.views)
+    return Backbone(model, runtime, options.pixels, options.views, network.size.features)
 
 
-def recall_runtime(runtimes: list[Runtime], weights: Weights, options: BackboneOptions) -> Runtime:
+def recall_runtime(
+    runtimes: list[Runtime], network: PretrainedNetwork, options: BackboneOptions
+) -> Runtime:
     """Take the runtime that an earlier run on this machine chose, or time them now and keep the
     choice.
 
@@ -170,13 +246,13 @@ def recall_runtime(runtimes: list[Runtime], weights: Weights, options: BackboneO
         options.pixels.side,
         options.views,
         options.threads,
-        detect_architecture(weights).version,
+        network.key,
     ]
 
     def choose() -> str:
-        floats = build_backbone(weights, views=options.views)
+        floats = build_features(network.freeze(), options.views)
         models = {
-            runtime: _build_timing_backbone(weights, runtime, options)
+            runtime: _build_timing_backbone(network.weights, runtime, options)
             if runtime.precision == "int8"
             else floats
             for runtime in runtimes
@@ -184,6 +260,64 @@ def recall_runtime(runtimes: list[Runtime], weights: Weights, options: BackboneO
         return str(choose_runtime(models, options.pixels.side, options.threads))
 
     return names[recall_choice(options.cache, circumstances, list(names), choose)]
+
+
+def list_agreeing(
+    runtimes: list[Runtime],
+    network: PretrainedNetwork,
+    options: BackboneOptions,
+    index: ImageIndex,
+    draw: DrawSample,
+) -> list[Runtime]:
+    """List the runtimes that compute a network that is not described as ONNX Runtime does in
+    float32, on some of the photos: another may not know its operators, or lose too much.
+
+    Raises:
+        WeightsError: there is none.
+    """
+    able = [runtime for runtime in runtimes if runtime.precision != "int8"]
+    others = [runtime for runtime in able if runtime != FLOAT_RUNTIME]
+    if not others:
+        return able
+    model = build_features(network.freeze(), options.views)
+    recipe = [
+        hash_bytes(model),
+        options.pixels.key,
+        describe_versions(others),
+        list(map(str, able)),
+    ]
+    folder = options.cache and options.cache / "agreements" / hash_bytes(
+        json.dumps(recipe).encode()
+    )
+    found = recall_measurement(
+        folder, index, draw, lambda pixels: _measure_agreement(model, others, pixels)
+    )
+    distances = {str(FLOAT_RUNTIME): 0.0, **found["distances"]}
+    agreeing = [runtime for runtime in able if distances[str(runtime)] <= GUARD_LIMIT]
+    if not agreeing:
+        raise WeightsError(
+            f"{' and '.join(map(str, able))} does not compute {network.network} as ONNX Runtime "
+            f"does.",
+            "Leave engine and precision out, or take --engine onnxruntime.",
+        )
+    return agreeing
+
+
+def _measure_agreement(
+    model: bytes, runtimes: list[Runtime], pixels: NDArray[np.uint8]
+) -> dict[str, Any]:
+    """Measure how far each runtime's features are from ONNX Runtime's in float32; of one that
+    cannot run the graph, as far as can be.
+    """
+    sample, distances = pixels[-GUARD_IMAGES:], dict[str, float]()
+    exact = run_batches(open_graph(model, FLOAT_RUNTIME, 1), sample)
+    for runtime in runtimes:
+        distances[str(runtime)] = float(np.finfo(np.float32).max)
+        with suppress(Exception):  # runtimes raise whatever they like
+            features = run_batches(open_graph(model, runtime, 1), sample)
+            if np.isfinite(features).all():
+                distances[str(runtime)] = measure_distance(features, exact)
+    return {"distances": distances}
 
 
 def recall_calibration(

@@ -39,15 +39,20 @@ def store_floats(graph: Graph, name: str, value: NDArray[Any]) -> str:
 
 def store_halves(graph: Graph, name: str, value: NDArray[Any]) -> str:
     """Store a parameter as float16: half the file. The runtime folds the cast away when it loads
-    the model.
+    the model. Where a value is too large for that, it is stored as float32.
     """
-    half = graph.constant(f"{name}.half", value, np.float16)
+    with np.errstate(over="ignore"):
+        halves = np.asarray(value, np.float16)
+    if not np.isfinite(halves).all():
+        return store_floats(graph, name, value)
+    half = graph.constant(f"{name}.half", halves)
     return graph.add("Cast", half, to=TensorProto.FLOAT, name=name)
 
 
 def store_exactly(graph: Graph, name: str, value: NDArray[Any]) -> str:
     """Store a parameter as float16 where that holds it exactly, else as float32."""
-    is_exact = np.array_equal(value.astype(np.float16), value)
+    with np.errstate(over="ignore"):
+        is_exact = np.array_equal(value.astype(np.float16), value)
     return (store_halves if is_exact else store_floats)(graph, name, value)
 
 

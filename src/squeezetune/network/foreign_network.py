@@ -3,20 +3,16 @@ that are made of it.
 """
 
 from collections.abc import Mapping, Sequence
-from contextlib import suppress
 from dataclasses import dataclass, replace
 from functools import cached_property
-from pathlib import Path
-from typing import Any
 
 import numpy as np
 import onnx
-from numpy.typing import NDArray
 from onnx import TensorProto, helper, numpy_helper
 
-from squeezetune.errors import WeightsError
 from squeezetune.heads.familiarity import Familiarity
-from squeezetune.network.batch_freeing import free_batch, scan_images
+from squeezetune.network.architecture import NetworkSize
+from squeezetune.network.batch_freeing import scan_images
 from squeezetune.network.float_layers import (
     WeightEncoder,
     add_normalisation,
@@ -24,38 +20,23 @@ from squeezetune.network.float_layers import (
     store_exactly,
     store_floats,
 )
-from squeezetune.network.foreign_file import (
-    UNKNOWN,
-    ForeignFile,
-    are_close,
-    open_quietly,
-    parse_foreign_file,
-    read_foreign_file,
-)
+from squeezetune.network.foreign_file import ForeignFile
 from squeezetune.network.graph import DenseLayers, build_features, build_model
-from squeezetune.network.graph_analysis import GraphAnalysis, analyse_graph
 from squeezetune.network.graph_cuts import Dataflow
 from squeezetune.network.graph_input import add_views
-from squeezetune.network.inference import RunOutputs
 from squeezetune.network.onnx_builder import Graph
-from squeezetune.network.preprocessing import (
-    Preprocessing,
-    PreprocessingOptions,
-    find_preprocessing,
-    find_value,
-)
-from squeezetune.network.taps import (
-    Tap,
-    add_tap,
-    check_tensor,
-    find_taps,
-    take_taps,
-)
+from squeezetune.network.preprocessing import Preprocessing
+from squeezetune.network.taps import Tap, add_tap
+from squeezetune.network.weights import Weights
 
 # All names of the foreign graph begin so in ours.
 PREFIX = "backbone."
 # Constants of fewer values stand as they are, however parameters are stored.
 FEW_VALUES = 256
+DOUBTFUL = (
+    "its last layer may be a classifier or the end of an embedding: what it reads and what it "
+    "gives are both taken"
+)
 # How a network is run on several images at once, in words.
 BATCHES = {
     "free": "takes any number of images",
@@ -71,7 +52,8 @@ class ForeignNetwork:
 
     `model` is its graph, with any number of images where that is possible; `logits` names the
     classifier's output, which may be tapped too, "" where there is none; where it `is_doubtful`,
-    its last layer may be a classifier or the end of an embedding.
+    its last layer may be a classifier or the end of an embedding. `values` counts those of all
+    tensors that an image becomes.
     """
 
     name: str
@@ -83,8 +65,14 @@ class ForeignNetwork:
     logits: str
     batches: str
     license: str
+    values: int
     is_doubtful: bool = False
     store: WeightEncoder = store_exactly
+
+    @property
+    def network(self) -> str:
+        """Its name, for people."""
+        return self.name
 
     @property
     def sha256(self) -> str:
@@ -95,6 +83,35 @@ class ForeignNetwork:
     def side(self) -> int:
         """The side in pixels of the images that it reads."""
         return self.preprocessing.side
+
+    @property
+    def fixed_side(self) -> int:
+        """The only side that it takes: others were not tried."""
+        return self.side
+
+    @property
+    def size(self) -> NetworkSize:
+        """How large it is."""
+        return NetworkSize(self.side, self.values, self.file.parameter_count, self.feature_count)
+
+    @property
+    def is_described(self) -> bool:
+        """Whether its layers are described: they are a graph alone."""
+        return False
+
+    @property
+    def weights(self) -> Weights:
+        """The parameters by name: nothing, since the layers are not described."""
+        return {}
+
+    @property
+    def key(self) -> str:
+        """What its speed hangs on: the file, and the tensors that are read."""
+        return f"{self.sha256} {' '.join(self.widths)}"
+
+    def freeze(self) -> "ForeignNetwork":
+        """Keep its parameters as float32, for a graph that is run here."""
+        return replace(self, store=store_floats)
 
     @property
     def widths(self) -> Mapping[str, int]:
@@ -116,14 +133,14 @@ class ForeignNetwork:
         """Which weights these are, for reports and manifests, as of any pretrained network."""
         return {
             "network": self.name,
-            "origin": self.file.origin,
+            "origin": f"written by {self.file.origin}",
             "license": self.license,
             "sha256": self.sha256,
         }
 
     def build_features(self, views: int = 1) -> bytes:
         """Build the frozen layers: input, output and views are those of `graph.build_backbone`."""
-        return build_features(replace(self, store=store_floats), views)
+        return build_features(self.freeze(), views)
 
     def build_model(
         self,
@@ -211,6 +228,17 @@ class ForeignNetwork:
         means = [add_tap(graph, f"{PREFIX}{tap.tensor}", tap) for tap in self.taps]
         return graph.add("Concat", *means, name=name, axis=1)
 
+    def summarise(self) -> str:
+        """Tell in one sentence what is taken of it, and how images are prepared for it."""
+        wanted = self.preprocessing
+        taps = [f"{tap.tensor!r} ({tap.reduction}, {tap.width:,})" for tap in self.taps]
+        return (
+            f"{self.name}: {self.feature_count:,} features of {', '.join(taps)}; images of "
+            f"{wanted.side} px ({wanted.reasons['side']}), channels {wanted.order.upper()}, "
+            f"{_name_normalisation(wanted)}; licence {self.license}"
+            f"{'; ' + DOUBTFUL if self.is_doubtful else ''}"
+        )
+
     def describe(self) -> str:
         """Tell in words what was found: how images are read, which taps there are, and what was
         assumed; a table for people.
@@ -224,7 +252,7 @@ class ForeignNetwork:
             f"It reads {image.name!r}, (n, {shape}) {numbers}, and {BATCHES[self.batches]}.",
             f"Side: {wanted.side} px ({wanted.reasons['side']}). Channels: {wanted.order.upper()} "
             f"({wanted.reasons['order']}).",
-            _describe_normalisation(wanted),
+            f"Normalisation: {_name_normalisation(wanted)}.",
             f"{self.feature_count:,} features are read from:",
             *_tabulate_taps(self.taps),
         ]
@@ -233,149 +261,18 @@ class ForeignNetwork:
         lines.append(f"It can be cut behind {len(self.cuts)} tensors, the last ones "
                      f"{', '.join(map(repr, self.cuts[-3:]))}.")  # fmt: skip
         if self.is_doubtful:
-            lines.append(
-                "Its last layer may be a classifier or the end of an embedding: what it reads and "
-                "what it gives are both taken. Name a cut to choose."
-            )
+            lines.append(f"{DOUBTFUL[0].upper()}{DOUBTFUL[1:]}. Name a cut to choose.")
         return "\n".join(lines)
-
-
-def read_foreign(
-    path: str | Path,
-    options: PreprocessingOptions | None = None,
-    *,
-    cut: str = "",
-    taps: Sequence[str] = (),
-) -> ForeignNetwork:
-    """Read any ONNX network for images as frozen layers.
-
-    `cut` names the tensor that is to be the penultimate one, `taps` all tensors that features are
-    read from, in place of what is found.
-
-    Raises:
-        SettingsError: what `options` say is nothing of the kind.
-        WeightsError: the file cannot be used, or has no such tensor.
-    """
-    path = Path(path)
-    try:
-        return make_foreign(read_foreign_file(path), path.name, options, cut=cut, taps=taps)
-    except WeightsError as error:
-        message = error.message if str(path) in error.message else f"{path}: {error.message}"
-        raise WeightsError(message, error.hint) from error
-
-
-def parse_foreign(
-    payload: bytes,
-    name: str,
-    options: PreprocessingOptions | None = None,
-    *,
-    cut: str = "",
-    taps: Sequence[str] = (),
-) -> ForeignNetwork:
-    """Read any ONNX network for images from bytes, as `read_foreign` does from a file."""
-    return make_foreign(parse_foreign_file(payload), name, options, cut=cut, taps=taps)
-
-
-def make_foreign(
-    file: ForeignFile,
-    name: str,
-    options: PreprocessingOptions | None = None,
-    *,
-    cut: str = "",
-    taps: Sequence[str] = (),
-) -> ForeignNetwork:
-    """Make frozen layers of a file that was read: they are run on noise, to see what is in them,
-    and that every image is seen by itself.
-    """
-    options, image = options or PreprocessingOptions(), file.image
-    wanted = find_preprocessing(file.metadata, image.side, options, is_uint8=image.is_uint8)
-    analysis = analyse_graph(file, wanted.side, cut or "".join(taps[-1:]))
-    for tensor in (cut, *taps):
-        if tensor:
-            check_tensor(analysis, tensor)
-    network = ForeignNetwork(
-        name=find_value(file.metadata, "name") or name,
-        file=file,
-        model=file.model,
-        preprocessing=wanted,
-        taps=take_taps(analysis, taps) if taps else find_taps(analysis),
-        cuts=tuple(analysis.cuts),
-        logits=analysis.end.logits,
-        batches="free",
-        license=find_value(file.metadata, "license") or UNKNOWN,
-        is_doubtful=bool(analysis.end.doubtful),
-    )
-    return _settle_batches(network, analysis)
-
-
-# ---- several images at once
-
-
-def _settle_batches(network: ForeignNetwork, analysis: GraphAnalysis) -> ForeignNetwork:
-    """Find out how the network is run on several images so that each is seen by itself.
-
-    Raises:
-        WeightsError: there is no such way, or it gives no numbers, or others each time.
-    """
-    batch = network.file.image.batch
-    part = max(batch, 1)
-    pixels = _draw_pixels(2 * part, network.side)
-    run = open_quietly(network.build_features())
-    alone = np.concatenate([run(pixels[:part])[0], run(pixels[part:])[0]])
-    _check_values(alone, run(pixels[:part])[0])
-    together = _try(run, pixels)
-    if together is not None and are_close(together, alone):
-        return replace(network, batches="freed" if batch else "free")
-    freed = free_batch(network.model, analysis.flow, analysis.sizes)
-    ways = [replace(network, batches="freed", model=freed)]
-    if batch == 1 or (not batch and together is None):
-        ways.append(replace(network, batches="one by one"))
-    for way in ways:
-        with suppress(WeightsError):
-            run = open_quietly(way.build_features())
-            if all(are_close(run(pixels[:count])[0], alone[:count]) for count in (1, len(pixels))):
-                return way
-    raise WeightsError(
-        "What the network gives for an image hangs on the images beside it.",
-        "Export it in evaluation mode (model.eval()), and with a free number of images.",
-    )
-
-
-def _draw_pixels(count: int, side: int) -> NDArray[np.uint8]:
-    """Draw images that are unlike each other."""
-    rng = np.random.default_rng(0)
-    colours = rng.integers(0, 200, (count, 1, 1, 3))
-    return (colours + rng.integers(0, 56, (count, side, side, 3))).astype(np.uint8)
-
-
-def _try(run: RunOutputs, pixels: NDArray[np.uint8]) -> NDArray[Any] | None:
-    """Run a graph on images that it may not take together."""
-    with suppress(WeightsError):
-        return run(pixels)[0]
-    return None
-
-
-def _check_values(values: NDArray[Any], again: NDArray[Any]) -> None:
-    if not np.isfinite(values).all():
-        raise WeightsError(
-            "The network gives values that are no numbers for images of noise.",
-            "Look at its mean and deviation, and whether its weights are sound.",
-        )
-    if not are_close(again, values[: len(again)]):
-        raise WeightsError(
-            "The network gives other values each time for the same image.",
-            "Export it in evaluation mode (model.eval()), in which nothing is drawn or learnt.",
-        )
 
 
 # ---- in words
 
 
-def _describe_normalisation(wanted: Preprocessing) -> str:
+def _name_normalisation(wanted: Preprocessing) -> str:
     if wanted.reasons["normalisation"] == "inside the network":
-        return "Normalisation: inside the network, which takes pixels as they are."
+        return "inside the network, which takes pixels as they are"
     mean, std = (" ".join(f"{value:.4g}" for value in each) for each in (wanted.mean, wanted.std))
-    return f"Normalisation: mean {mean}, deviation {std} ({wanted.reasons['normalisation']})."
+    return f"mean {mean}, deviation {std} ({wanted.reasons['normalisation']})"
 
 
 def _tabulate_taps(taps: Sequence[Tap]) -> list[str]:

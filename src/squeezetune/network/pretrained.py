@@ -18,7 +18,9 @@ from safetensors import safe_open
 
 from squeezetune.errors import MissingExtraError, SettingsError, WeightsError
 from squeezetune.events import Listener, Notice, ignore_event
-from squeezetune.network.architecture import Architecture
+from squeezetune.network.architecture import Architecture, NetworkSize
+from squeezetune.network.float_layers import store_floats
+from squeezetune.network.graph import DescribedLayers, FrozenLayers, WeightFormat
 from squeezetune.network.old_checkpoint import START, read_old_checkpoint
 from squeezetune.network.published import FETCHED, find_published, find_weights
 from squeezetune.network.weights import (
@@ -209,6 +211,11 @@ class Pretrained:
         return detect_architecture(self.weights)
 
     @property
+    def name(self) -> str:
+        """Its name, as the setting `backbone` has it."""
+        return self.architecture.name
+
+    @property
     def network(self) -> str:
         """Name the network for people."""
         return self.architecture.title
@@ -219,8 +226,38 @@ class Pretrained:
         layers = {name: value for name, value in self.weights.items() if owns(name)}
         return replace(self, weights=MappingProxyType(layers))
 
-    def describe(self) -> dict[str, str]:
-        """Say which weights these are, for reports and manifests."""
+    @property
+    def side(self) -> int:
+        """The side in pixels of the images that it was made for."""
+        return self.architecture.side
+
+    @property
+    def fixed_side(self) -> int:
+        """The only side that it takes: none, which is 0."""
+        return 0
+
+    @property
+    def size(self) -> NetworkSize:
+        """How large it is."""
+        return self.architecture.size
+
+    @property
+    def is_described(self) -> bool:
+        """Whether its layers are described."""
+        return True
+
+    @property
+    def key(self) -> str:
+        """What its speed hangs on: which network it is."""
+        return self.architecture.version
+
+    def freeze(self) -> FrozenLayers:
+        """Make its layers in float32 ready to be added to a graph that is run here."""
+        return DescribedLayers(self.weights, WeightFormat(store_floats))
+
+    @property
+    def provenance(self) -> dict[str, str]:
+        """Which weights these are, for reports and manifests."""
         return {
             "network": self.network,
             "origin": self.origin,

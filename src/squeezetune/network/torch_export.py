@@ -17,8 +17,10 @@ import onnx
 from onnx import helper
 
 from squeezetune.errors import INSTALL_TORCH, MissingExtraError, SettingsError, WeightsError
+from squeezetune.events import Listener, Notice, ignore_event
 from squeezetune.network.foreign_file import UNKNOWN, shorten_reason
-from squeezetune.network.foreign_network import ForeignNetwork, parse_foreign
+from squeezetune.network.foreign_network import ForeignNetwork
+from squeezetune.network.foreign_reading import parse_foreign
 from squeezetune.network.onnx_builder import OPSET
 from squeezetune.network.preprocessing import PreprocessingOptions
 from squeezetune.system.disk import read_sealed, write_sealed
@@ -124,6 +126,7 @@ def read_timm(
     taps: Sequence[str] = (),
     cache: Path | None = None,
     allow_noncommercial: bool = False,
+    listen: Listener = ignore_event,
 ) -> ForeignNetwork:
     """Make frozen layers of a pretrained network of timm, which fetches its weights.
 
@@ -144,12 +147,14 @@ def read_timm(
         raise SettingsError(
             f"The weights of timm's {name!r} may not be used commercially: their licence is "
             f"{about['license']}.",
-            "Take another network, or allow such licences if that is right for you.",
+            "Take another network, or allow such licences with --licenses any if that is right "
+            "for you.",
         )
     recipe = [name, about, list_libraries(["timm", "torch", "onnxscript"])]
     kept = cache and cache / "timm" / f"{hash_bytes(json.dumps(recipe).encode())}.sealed"
     payload = read_sealed(kept) if kept else None
     if payload is None:
+        listen(Notice(f"the weights of timm's {name} are fetched; licence {about['license']}"))
         network = _create(timm, name)
         payload = export_network(network, int(config["input_size"][-1]), about)
         if kept:

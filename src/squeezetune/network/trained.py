@@ -2,7 +2,7 @@
 
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -13,12 +13,23 @@ from safetensors.numpy import load, save
 from squeezetune.errors import ArtifactError, WeightsError
 from squeezetune.heads.familiarity import Familiarity
 from squeezetune.heads.linear import DenseWeights
-from squeezetune.network.graph import EXACT, WeightFormat, build_classifier, build_convolved
+from squeezetune.network.foreign_network import ForeignNetwork
+from squeezetune.network.foreign_storage import ABOUT, pack_foreign, unpack_foreign
+from squeezetune.network.graph import (
+    EXACT,
+    DescribedLayers,
+    FrozenLayers,
+    WeightFormat,
+    build_convolved,
+    build_model,
+)
 from squeezetune.network.weights import Weights, detect_architecture
 from squeezetune.network.zoo import ARCHITECTURES
 
 # What torch adds to the variance in a batch normalisation.
 NORM_EPSILON = 1e-5
+# What the names of the classifier's parameters begin with.
+HEAD = "head."
 _DAMAGED = "Train the model again, or copy the whole folder again from where it came."
 
 
@@ -26,7 +37,8 @@ _DAMAGED = "Train the model again, or copy the whole folder again from where it 
 class TrainedNetwork:
     """All parameters of a trained classifier, and how an image becomes what the network sees.
 
-    `weights` are those of the network's layers by torchvision's names. `head` is dense layers,
+    `weights` are those of the network's layers by torchvision's names; of a network that is not
+    described there are none, and `foreign` has its graph. `head` is dense layers,
     (inputs, outputs) weights and (outputs,) biases, on the means of the channels of the
     taps, or with `use_roots` on their square roots; the logits are averaged over the views. With
     `is_convolved` it is one layer (channels, classes) at every position of the last map, then ReLU
@@ -40,6 +52,29 @@ class TrainedNetwork:
     resize: str
     use_roots: bool = True
     is_convolved: bool = False
+    foreign: ForeignNetwork | None = None
+
+    @property
+    def is_described(self) -> bool:
+        """Whether its layers are described: of these alone most formats can be made."""
+        return self.foreign is None
+
+    @property
+    def title(self) -> str:
+        """The pretrained network's name, for people."""
+        return self.foreign.name if self.foreign else detect_architecture(self.weights).title
+
+    def freeze(self, form: WeightFormat) -> FrozenLayers:
+        """Make its layers ready to be added to a graph, in some form.
+
+        Raises:
+            WeightsError: it is in int8, and the layers are not described.
+        """
+        if self.foreign is None:
+            return DescribedLayers(self.weights, form)
+        if form.int8:
+            raise WeightsError(f"{self.title} cannot be computed in int8: it is a graph alone.")
+        return replace(self.foreign, store=form.store)
 
     @property
     def class_count(self) -> int:
@@ -64,45 +99,50 @@ class TrainedNetwork:
                 metadata=metadata,
                 form=form,
             )
-        return build_classifier(
-            self.weights,
+        return build_model(
+            self.freeze(form),
             self.head,
+            form.store,
             views=self.views,
             side=self.side,
             resize=self.resize,
             metadata=metadata,
             use_roots=self.use_roots,
-            form=form,
             familiarity=familiarity,
         )
 
 
 def pack_network(network: TrainedNetwork) -> bytes:
-    """Pack the parameters as safetensors, under torchvision's names; the same always give the same
-    bytes.
+    """Pack the parameters as safetensors, under torchvision's names or those that a foreign file
+    has; the same always give the same bytes.
 
-    The layers are float16; the classifier is float32 and acts on the features or on
-    their roots.
+    The layers are float16, foreign ones where that holds them exactly; the classifier is float32
+    and acts on the features or on their roots.
     """
-    architecture = detect_architecture(network.weights)
-    owns, is_squeezenet = architecture.owns, architecture.version in ARCHITECTURES
-    backbone = {name: value for name, value in network.weights.items() if owns(name)}
-    tensors: dict[str, NDArray[Any]] = {
-        # safetensors writes memory as it lies
-        name: np.ascontiguousarray(value, np.float16)
-        for name, value in backbone.items()
-    }
+    tensors, named = (
+        pack_foreign(network.foreign) if network.foreign else _pack_layers(network.weights)
+    )
     for number, (weight, bias) in enumerate(network.head):
-        tensors[f"head.{number}.weight"], tensors[f"head.{number}.bias"] = weight, bias
+        tensors[f"{HEAD}{number}.weight"], tensors[f"{HEAD}{number}.bias"] = weight, bias
     # one key: several would be written in no certain order
     about = {
         "views": network.views,
         "image_side": network.side,
         "resize": network.resize,
         "use_roots": network.use_roots,
-        "squeezenet" if is_squeezenet else "network": architecture.version,
+        **named,
     }
     return save(tensors, metadata={"squeezetune": json.dumps(about)})
+
+
+def _pack_layers(weights: Weights) -> tuple[dict[str, NDArray[Any]], dict[str, Any]]:
+    """Pack the layers of a network that is described: tensors, and which network it is."""
+    architecture = detect_architecture(weights)
+    is_squeezenet = architecture.version in ARCHITECTURES
+    layers = {name: value for name, value in weights.items() if architecture.owns(name)}
+    # safetensors writes memory as it lies
+    tensors = {name: np.ascontiguousarray(value, np.float16) for name, value in layers.items()}
+    return tensors, {"squeezenet" if is_squeezenet else "network": architecture.version}
 
 
 def read_network(payload: bytes) -> TrainedNetwork:
@@ -113,11 +153,13 @@ def read_network(payload: bytes) -> TrainedNetwork:
         ArtifactError: the bytes are damaged, or no network of ours.
     """
     try:
-        tensors = {name: value.astype(np.float32) for name, value in load(payload).items()}
-        about = json.loads(read_metadata(payload)["squeezetune"])
-        head, is_convolved = _read_head(tensors), "head.0.weight" not in tensors
-        owns = detect_architecture(tensors).owns
-        weights = {name: value for name, value in tensors.items() if owns(name)}
+        packed, about = load(payload), json.loads(read_metadata(payload)["squeezetune"])
+        foreign = unpack_foreign(packed, about) if ABOUT in about else None
+        tensors = {name: value.astype(np.float32) for name, value in packed.items()
+                   if not foreign or name.startswith(HEAD)}  # fmt: skip
+        head, is_convolved = _read_head(tensors), f"{HEAD}0.weight" not in tensors
+        owns = None if foreign else detect_architecture(tensors).owns
+        weights = {name: value for name, value in tensors.items() if owns and owns(name)}
         return TrainedNetwork(
             weights,
             head,
@@ -126,6 +168,7 @@ def read_network(payload: bytes) -> TrainedNetwork:
             about["resize"],
             about["use_roots"],
             is_convolved,
+            foreign,
         )
     except (SafetensorError, WeightsError, KeyError, ValueError, TypeError) as error:
         raise ArtifactError(
@@ -141,10 +184,10 @@ def read_metadata(payload: bytes) -> Mapping[str, str]:
 
 
 def _read_head(tensors: Mapping[str, NDArray[np.float32]]) -> DenseWeights:
-    if "head.0.weight" in tensors:
-        count = sum(name.startswith("head.") and name.endswith(".weight") for name in tensors)
+    if f"{HEAD}0.weight" in tensors:
+        count = sum(name.startswith(HEAD) and name.endswith(".weight") for name in tensors)
         return tuple(
-            (tensors[f"head.{at}.weight"], tensors[f"head.{at}.bias"]) for at in range(count)
+            (tensors[f"{HEAD}{at}.weight"], tensors[f"{HEAD}{at}.bias"]) for at in range(count)
         )
     return (_fold_norm(tensors),)
 

@@ -14,8 +14,9 @@ from squeezetune.data.inputs import PhotoInput, Photos, parse_input
 from squeezetune.data.sources.catalog import group_photos
 from squeezetune.data.sources.folder import check_outside
 from squeezetune.events import Listener
-from squeezetune.network.backbone import Backbone
-from squeezetune.network.pretrained import Pretrained, load_pretrained
+from squeezetune.network.backbone import Backbone, PretrainedNetwork
+from squeezetune.network.foreign_backbone import load_foreign
+from squeezetune.network.pretrained import load_pretrained
 from squeezetune.planning.speeds import BenchmarkSetup
 from squeezetune.settings import AUTO, Settings, parse_settings
 from squeezetune.system.executor import Executor, ThreadExecutor, count_cores
@@ -35,7 +36,7 @@ class RunContext:
     executor: Executor
     threads: int
     listen: Listener
-    pretrained: Pretrained
+    pretrained: PretrainedNetwork
     micro_pixels: float = math.inf
 
     def identify_run(self, index: ImageIndex) -> dict[str, Any]:
@@ -53,8 +54,8 @@ class RunContext:
 
     def make_site(self, index: ImageIndex, backbone: Backbone) -> BenchmarkSetup:
         """Say what is measured on, where this machine is."""
-        weights = self.pretrained.weights
-        return BenchmarkSetup(index, backbone, weights, self.threads, self.cache, self.micro_pixels)
+        network = self.pretrained
+        return BenchmarkSetup(index, backbone, network, self.threads, self.cache, self.micro_pixels)
 
 
 def parse_request(
@@ -102,10 +103,23 @@ def open_context(
 
     """
     threads = settings.threads or count_cores()
-    backbone = "" if settings.backbone == AUTO else settings.backbone
-    pretrained = load_pretrained(settings.weights, cache, listen, backbone=backbone)
-    if settings.recipe != "original":  # which looks at all weights
-        pretrained = pretrained.without_classifier()
+    pretrained = load_network(settings, cache, listen)
     return RunContext(
         settings, cache, executor or ThreadExecutor(threads), threads, listen, pretrained
     )
+
+
+def load_network(settings: Settings, cache: Path | None, listen: Listener) -> PretrainedNetwork:
+    """Load the pretrained network that the settings name: a known one's weights, or a file of
+    somebody else.
+
+    Raises:
+        WeightsError: it cannot be used.
+
+    """
+    if settings.has_foreign_backbone:
+        return load_foreign(settings, cache, listen)
+    backbone = "" if settings.backbone == AUTO else settings.backbone
+    pretrained = load_pretrained(settings.weights, cache, listen, backbone=backbone)
+    # the original recipe looks at all weights
+    return pretrained if settings.recipe == "original" else pretrained.without_classifier()

@@ -22,6 +22,7 @@ from squeezetune.model.artifact import Manifest
 from squeezetune.model.rejection import tabulate_confidences, tabulate_scores
 from squeezetune.network.backbone import FLOAT_RUNTIME, Backbone
 from squeezetune.network.features import run_batch
+from squeezetune.network.foreign_network import ForeignNetwork
 from squeezetune.network.graph import build_backbone
 from squeezetune.network.trained import TrainedNetwork, pack_network
 from squeezetune.network.weights import detect_architecture
@@ -227,8 +228,15 @@ def make_files(learned: TransferResult, context: RunContext) -> TransferResult:
     if best := learned.best:
         weights, layers, use_roots = best.weights, best.layers, False
     pixels = learned.pixels
+    pretrained, views = context.pretrained, learned.chosen.views
     network = TrainedNetwork(
-        weights, layers, learned.chosen.views, pixels.side, pixels.resize, use_roots
+        weights,
+        layers,
+        views,
+        pixels.side,
+        pixels.resize,
+        use_roots,
+        foreign=pretrained if isinstance(pretrained, ForeignNetwork) else None,
     )
     familiarity, scores = fit_familiarity(learned, network, context) or (None, None)
     model = network.build_model(describe_model(learned), familiarity=familiarity)
@@ -238,6 +246,7 @@ def make_files(learned: TransferResult, context: RunContext) -> TransferResult:
 
 def describe_model(learned: TrainingResult) -> dict[str, str]:
     """Make the metadata of `model.onnx`, so that the file explains itself."""
+    weights = learned.pretrained.provenance
     return {
         "class_names": json.dumps(learned.index.class_names),
         "data_fingerprint": learned.index.fingerprint,
@@ -245,9 +254,9 @@ def describe_model(learned: TrainingResult) -> dict[str, str]:
         "resize": learned.pixels.resize,
         "views": str(learned.chosen.views),
         "network": learned.pretrained.network,
-        "weights": learned.pretrained.origin,
-        "weights_sha256": learned.pretrained.sha256,
-        "license": f"weights {learned.pretrained.license}; the photos' owner decides on the rest",
+        "weights": weights["origin"],
+        "weights_sha256": weights["sha256"],
+        "license": f"weights {weights['license']}; the photos' owner decides on the rest",
     }
 
 
@@ -275,7 +284,7 @@ def make_manifest(
         libraries=list_libraries(),
         version=name_version(),
         created=datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ"),
-        weights=learned.pretrained.describe(),
+        weights=learned.pretrained.provenance,
         confidences=measure_confidences(learned, crossed),
         familiarities=learned.familiarities,
     )

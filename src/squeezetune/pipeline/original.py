@@ -157,7 +157,10 @@ def learn_original(
     from squeezetune.finetune.torch_network import export_weights
 
     settings, pretrained = context.settings, context.pretrained
-    if pretrained.architecture.version not in ARCHITECTURES:
+    if (
+        not isinstance(pretrained, Pretrained)
+        or pretrained.architecture.version not in ARCHITECTURES
+    ):
         raise SettingsError(
             f"the weights are those of {pretrained.network}; the original recipe is one of "
             f"SqueezeNet",

@@ -22,10 +22,12 @@ from squeezetune.network.backbone import (
     CALIBRATION_IMAGES,
     Backbone,
     BackboneOptions,
+    PretrainedNetwork,
     prepare_backbone,
 )
 from squeezetune.network.features import Features, FeatureStores, compute_features
 from squeezetune.network.weights import detect_architecture
+from squeezetune.network.zoo import SQUEEZENET1_1
 from squeezetune.pipeline.context import RunContext
 from squeezetune.planning.costs import Workload
 from squeezetune.planning.memory import (
@@ -80,6 +82,12 @@ class PreparedRun:
         """The settings, as far as memory allows them."""
         return self.context.settings
 
+    @property
+    def _layout(self) -> Architecture:
+        """The description of what is trained: of a network without one, no layers are."""
+        network = self.context.pretrained
+        return detect_architecture(network.weights) if network.is_described else SQUEEZENET1_1
+
     def prepare_backbone(self, views: int) -> Backbone:
         """Make the frozen layers ready for so many views."""
         settings, context, pixels = (
@@ -92,7 +100,7 @@ class PreparedRun:
         )
         train = self.split.train
         return prepare_backbone(
-            context.pretrained.weights,
+            context.pretrained,
             options,
             self.index,
             lambda: draw_sample(self.index, train, pixels),
@@ -131,7 +139,7 @@ class PreparedRun:
             side=self.side,
             room_bytes=room_bytes,
             is_kept=cache is not None,
-            network=detect_architecture(self.context.pretrained.weights),
+            network=self._layout,
             compared=0 if is_known else len(involved),
             unlooked=len(involved) - len(looked_at),
         )
@@ -230,8 +238,8 @@ def prepare_run(index: ImageIndex, split: Split, context: RunContext) -> Prepare
 
     """
     settings = context.settings
-    network = detect_architecture(context.pretrained.weights)
-    side = settings.image_side or choose_side(index, split.train, network)
+    network = context.pretrained
+    side = network.fixed_side or settings.image_side or choose_side(index, split.train, network)
     demand = count_demand(index, split, settings, side, network)
     memory = plan_memory(demand, settings, context.threads)
     if demand.is_deep and not memory.provision.is_deep:
@@ -260,7 +268,7 @@ def prepare_run(index: ImageIndex, split: Split, context: RunContext) -> Prepare
 
 
 def count_demand(
-    index: ImageIndex, split: Split, settings: Settings, side: int, network: Architecture
+    index: ImageIndex, split: Split, settings: Settings, side: int, network: PretrainedNetwork
 ) -> MemoryInputs:
     """Count what the memory of a run depends on."""
     is_deep = is_trainable(settings) and bool(len(split.validation))
@@ -279,11 +287,13 @@ def count_demand(
         is_probed=bool(settings.budget),
         is_last=settings.layers == "last",
         has_bfloat16=has_bfloat16(),
-        network=network,
+        network=network.size,
     )
 
 
-def choose_side(index: ImageIndex, positions: NDArray[np.int64], network: Architecture) -> int:
+def choose_side(
+    index: ImageIndex, positions: NDArray[np.int64], network: Architecture | PretrainedNetwork
+) -> int:
     """Choose the side that the network was made for, or 128 where most images are so small that
     more would be made up.
     """

@@ -13,9 +13,8 @@ from squeezetune.data.split import Split
 from squeezetune.events import EpochFinished
 from squeezetune.heads.candidate import Candidate, StageResult
 from squeezetune.heads.selection import Head
-from squeezetune.network.backbone import Backbone
+from squeezetune.network.backbone import Backbone, PretrainedNetwork
 from squeezetune.network.features import Features
-from squeezetune.network.pretrained import Pretrained
 from squeezetune.pipeline.extraction import ExtractedFeatures
 from squeezetune.pipeline.trained_stage import TrainedStage, compare_stages, find_best
 from squeezetune.system.scratch import Selection
@@ -49,8 +48,8 @@ class TrainingResult(Protocol):
         ...
 
     @property
-    def pretrained(self) -> Pretrained:
-        """The weights that it began with."""
+    def pretrained(self) -> PretrainedNetwork:
+        """The network that it began with."""
         ...
 
     @property
@@ -136,7 +135,7 @@ class TransferResult:
     extracted: ExtractedFeatures
     backbone: Backbone
     head: Head
-    pretrained: Pretrained
+    pretrained: PretrainedNetwork
     trained: tuple[TrainedStage, ...] = ()
     is_finished: bool = True
     model: bytes = b""

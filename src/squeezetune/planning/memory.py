@@ -16,7 +16,7 @@ from squeezetune.data.reading import DECODING_BYTES
 from squeezetune.errors import SettingsError
 from squeezetune.finetune.recipe import MICRO_PIXELS, PROBE_IMAGES, count_micro
 from squeezetune.model.classifier import CHUNK, HELD_PIXELS
-from squeezetune.network.architecture import Architecture
+from squeezetune.network.architecture import NetworkSize
 from squeezetune.network.inference import BATCH_PIXELS, batch_size
 from squeezetune.network.zoo import SQUEEZENET1_1
 from squeezetune.quantities import parse_size
@@ -84,19 +84,18 @@ class MemoryInputs:
     is_probed: bool
     is_last: bool = False
     has_bfloat16: bool = True
-    network: Architecture = SQUEEZENET1_1
+    network: NetworkSize = SQUEEZENET1_1.size
 
     @property
     def share(self) -> float:
         """What the maps of the network take, as a share of what SqueezeNet 1.1's do."""
-        side = self.network.side
-        share = self.network.count_values(side) / SQUEEZENET1_1.count_values(side)
+        share = self.network.values / SQUEEZENET1_1.count_values(self.network.side)
         return max(share, 1 + SHARE_TIMES * (share - 1))
 
     @property
     def more_parameters(self) -> int:
         """How many parameters the network has more than SqueezeNet 1.1."""
-        return max(0, self.network.parameter_count - SQUEEZENET1_1.parameter_count)
+        return max(0, self.network.parameters - SQUEEZENET1_1.parameter_count)
 
 
 @dataclass(frozen=True)
@@ -202,7 +201,7 @@ def forecast_memory(demand: MemoryInputs, provision: ResourceLimits) -> tuple[St
     base = BASE + INDEX_ROW * demand.images + (OPENVINO if has_openvino else 0)
     before = base + (TORCH if is_deep and demand.is_probed else 0)
     kept = before + _hold(
-        demand.images, provision.views, demand.network.feature_count * 2, provision
+        demand.images, provision.views, demand.network.features * 2, provision
     )  # the features, all through the run
     after = kept + (TORCH - (before - base) if is_deep else 0)
     probe = _train_layers(demand, provision) if is_deep and demand.is_probed else 0
@@ -313,11 +312,11 @@ def _run_engine(demand: MemoryInputs, provision: ResourceLimits) -> int:
 
 
 def _wait_for_saving(demand: MemoryInputs, provision: ResourceLimits) -> int:
-    return 2 * UNSAVED_IMAGES * provision.views * demand.network.feature_count * 2
+    return 2 * UNSAVED_IMAGES * provision.views * demand.network.features * 2
 
 
 def _fit_head(demand: MemoryInputs, provision: ResourceLimits) -> int:
-    features = demand.network.feature_count
+    features = demand.network.features
     rows = (
         _hold(count, provision.views, features * 4, provision)
         for count in (demand.train, demand.validation)

@@ -93,7 +93,9 @@ def limit_time(settings: Settings, started: float | None = None) -> TimeLimit:
 def is_deep_wanted(settings: Settings) -> bool:
     """Say whether the settings ask for the layers themselves to be trained, if there is time."""
     return settings.layers in LAYERS_NEED_TORCH or (
-        settings.layers == "auto" and (settings.effort == "thorough" or bool(settings.budget))
+        settings.layers == "auto"
+        and not settings.has_foreign_backbone
+        and (settings.effort == "thorough" or bool(settings.budget))
     )
 
 

@@ -24,10 +24,10 @@ from squeezetune.finetune.recipe import FROM_IMAGES, Phase, Recipe, StagePlan, c
 from squeezetune.heads.linear import WeightedRows, fit_linear
 from squeezetune.network.activations import Activations, choose_kind, draw_view, make_form
 from squeezetune.network.architecture import Architecture
-from squeezetune.network.backbone import FLOAT_RUNTIME, Backbone
-from squeezetune.network.graph import build_backbone
+from squeezetune.network.backbone import FLOAT_RUNTIME, Backbone, PretrainedNetwork
+from squeezetune.network.graph import build_features
 from squeezetune.network.inference import RunGraph, batch_size, measure_speed, open_graph
-from squeezetune.network.weights import Weights, detect_architecture
+from squeezetune.network.weights import detect_architecture
 from squeezetune.planning.costs import Speeds, Timing, Workload
 from squeezetune.planning.plan import Plan, add_forecasts
 from squeezetune.planning.stage_plans import (
@@ -67,7 +67,7 @@ class BenchmarkSetup:
 
     index: ImageIndex
     backbone: Backbone
-    weights: Weights
+    network: PretrainedNetwork
     threads: int
     cache: Path | None
     micro_pixels: float = math.inf
@@ -117,7 +117,7 @@ def measure_frozen(site: BenchmarkSetup) -> Speeds:
     executor, linear_s = ThreadExecutor(site.threads), time_linear(site)
     view_s, file_s = time_graphs(
         site.backbone.open(site.threads),
-        open_graph(build_backbone(site.weights), FLOAT_RUNTIME, site.threads),
+        open_graph(build_features(site.network.freeze()), FLOAT_RUNTIME, site.threads),
         site,
     )
     return Speeds(
@@ -268,7 +268,7 @@ def time_step(site: BenchmarkSetup, start: str, side: int, batch: int) -> float:
     from squeezetune.finetune.workers import TrainingTask as TuningTask
 
     release_memory()  # of the engines: both together would take the most of the whole run
-    network = detect_architecture(site.weights)
+    network = detect_architecture(site.network.weights)
     recipe = Recipe(batch=batch, frozen_blocks=network.frozen_blocks)
     positions = np.arange(recipe.batch * (STEPS + 1))
     feed = make_feed(start, side, recipe, network)
@@ -278,7 +278,7 @@ def time_step(site: BenchmarkSetup, start: str, side: int, batch: int) -> float:
     conditions = TrainerOptions(
         "probe", 0, site.threads, precision, ignore_event, micro_pixels=site.micro_pixels
     )
-    tapped = TappedNetwork(build_layers(site.weights), 2, start, recipe.frozen_blocks)
+    tapped = TappedNetwork(build_layers(site.network.weights), 2, start, recipe.frozen_blocks)
     return measure_step(tapped, task, plan, conditions, STEPS)
 
 

@@ -250,7 +250,7 @@ def record_model(run: Run) -> dict[str, Any]:
     chosen = learned.chosen
     return {
         "network": learned.network_name,
-        "weights": learned.pretrained.describe(),
+        "weights": learned.pretrained.provenance,
         "head": chosen.name.split(",")[0],
         "views": VIEW_NAMES[chosen.views],
         "image_side": learned.pixels.side,
