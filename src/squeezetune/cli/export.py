@@ -23,7 +23,8 @@ if TYPE_CHECKING:
 @click.argument("model", type=click.Path(path_type=Path))
 @click.option("-f", "--format", "formats", multiple=True, metavar="NAME",
               help="May be given several times; `all` for all that this computer can write.  "
-                   "[default: onnx, onnx-int8, onnx-tiny]")  # fmt: skip
+                   "[default: onnx, onnx-int8, onnx-tiny; of a graph alone onnx, "
+                   "onnx-fp16]")  # fmt: skip
 @click.option(
     "-o",
     "--output",
@@ -75,9 +76,9 @@ def export(
     from squeezetune.cli.console import ProgressListener, print_json
     from squeezetune.exporting.export_index import describe_exports
     from squeezetune.exporting.exports import export as export_model
-    from squeezetune.exporting.formats import DEFAULT_FORMATS, list_formats
+    from squeezetune.exporting.formats import list_formats
 
-    chosen = list_formats() if "all" in formats else formats or DEFAULT_FORMATS
+    chosen = list_formats() if "all" in formats else formats
     with ProgressListener(is_quiet=quiet or as_json) as listen:
         exports = export_model(
             model,

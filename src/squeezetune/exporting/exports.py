@@ -42,12 +42,18 @@ from squeezetune.exporting.export_inputs import (
     make_exam,
     open_material,
 )
-from squeezetune.exporting.formats import DEFAULT_FORMATS, FORMATS, find_format
+from squeezetune.exporting.formats import (
+    DEFAULT_FORMATS,
+    FORMATS,
+    GRAPH_FORMATS,
+    Format,
+    find_format,
+)
 from squeezetune.exporting.model_card import write_card
 from squeezetune.exporting.report_chapter import update_report
 from squeezetune.model.artifact import MODEL, NETWORK, read_payload, stage_artifact, to_json
 from squeezetune.model.classifier import Classifier, load
-from squeezetune.network.trained import read_network
+from squeezetune.network.trained import TrainedNetwork, read_network
 from squeezetune.settings import judge_number
 from squeezetune.system.disk import write_file
 from squeezetune.system.output_lock import follow_link, hold_output
@@ -55,7 +61,7 @@ from squeezetune.system.output_lock import follow_link, hold_output
 
 def export(
     model: str | os.PathLike[str],
-    formats: Sequence[str] = DEFAULT_FORMATS,
+    formats: Sequence[str] = (),
     output: str | os.PathLike[str] | None = None,
     *,
     photos: Photos | None = None,
@@ -69,6 +75,8 @@ def export(
     """Export a model to other formats, and measure each file by its own runtime on the model's test
     photos.
 
+    Where none are named, the formats are onnx, onnx-int8 and onnx-tiny; of a model on a network
+    that is a graph alone, of which the latter cannot be made, onnx and onnx-fp16.
     The photos are those that the model was trained on: where they lie elsewhere now, or were in
     memory, say so with `photos`. The exports go into the folder `output`, by default
     `<model>-export` beside the model; exports of the same model that are there stay. A format that
@@ -94,8 +102,8 @@ def export(
     """
     if max_loss is not None and (problem := judge_number("max_loss", max_loss, 0, 100)):
         raise SettingsError(problem, "It is in points of accuracy.")
-    chosen = {name: find_format(name) for name in formats}
-    looks_at_photos = measure or any(found.looks_at_photos for found in chosen.values())
+    for name in formats:
+        find_format(name)
     folder = Path(model)
     if folder.is_file():
         raise ArtifactError(
@@ -104,11 +112,15 @@ def export(
             "Give the folder that `squeezetune train` has written.",
         )
     classifier, target = load(folder), follow_link(Path(output)) if output else name_target(folder)
+    chosen, refused = choose_formats(formats, read_parameters(classifier))
+    looks_at_photos = measure or any(found.looks_at_photos for found in chosen.values())
     request = PhotoLocation(photos, class_pattern, columns)
     material = open_material(folder, request, listen) if looks_at_photos else None
     check_target_outside(target, folder, material)
     order = replace(
-        make_order(classifier, material), runtime=Path(runtime) if runtime else None, listen=listen
+        make_order(classifier, material),
+        runtime=Path(runtime) if runtime else None,
+        listen=listen,
     )
     with (
         hold_output(target),
@@ -120,7 +132,7 @@ def export(
             bench = open_bench(make_exam(classifier, material, listen), Path(scratch), max_loss)
         kept = keep_others(target, staging.path, order, chosen)
         made = [attempt_export(name, order, staging.path, bench, listen) for name in chosen]
-        exports = gather(target, order, [*kept, *made])
+        exports = gather(target, order, [*kept, *made, *refused])
         write_file(staging.path / CARD, write_card(exports, classifier, order).encode())
         write_file(staging.path / INDEX, to_json(describe_exports(exports)))
     try:
@@ -129,6 +141,37 @@ def export(
         # such as a folder that may only be read: the figures are beside the exports, too
         listen(Notice(error.message))
     return read_exports(target)
+
+
+def choose_formats(
+    names: Sequence[str], network: TrainedNetwork
+) -> tuple[dict[str, Format], list[Failure]]:
+    """Choose the formats that are written, and say of those that cannot be made of this network
+    why not.
+
+    Raises:
+        SettingsError: there is no such format.
+        MissingExtraError: what a format needs is not installed.
+        ExportError: none of them can be made.
+    """
+    default = DEFAULT_FORMATS if network.is_described else GRAPH_FORMATS
+    wanted = {name: find_format(name) for name in names or default}
+    able = {
+        name: found for name, found in wanted.items() if network.is_described or found.takes_graphs
+    }
+    others = ", ".join(name for name, found in FORMATS.items() if found.takes_graphs)
+    refused = [
+        Failure(
+            name,
+            f"it is made of a description of every layer, and {network.title} is a graph alone",
+            f"Formats of such a network: {others}.",
+        )
+        for name in wanted
+        if name not in able
+    ]
+    if not able:
+        raise make_refusal(refused)
+    return able, refused
 
 
 def name_target(folder: Path) -> Path:
@@ -144,10 +187,16 @@ def check_target_outside(target: Path, folder: Path, material: ModelPhotos | Non
         check_outside(target, root, "the exports' folder", "give another folder with --output")
 
 
+def read_parameters(classifier: Classifier) -> TrainedNetwork:
+    """Read the network of a model's folder."""
+    folder, files = classifier.folder or Path(), classifier.manifest.files
+    return read_network(read_payload(folder / NETWORK, files[NETWORK]))
+
+
 def make_order(classifier: Classifier, material: ModelPhotos | None) -> ExportInputs:
     """Read the network, and what a file says of itself."""
+    network = read_parameters(classifier)
     folder, manifest = classifier.folder or Path(), classifier.manifest
-    network = read_network(read_payload(folder / NETWORK, manifest.files[NETWORK]))
     model = read_payload(folder / MODEL, manifest.files[MODEL])
     metadata = {item.key: item.value for item in onnx.load_from_string(model).metadata_props}
     metadata |= {"settings": json.dumps(dict(manifest.settings)), "created": manifest.created,
@@ -192,10 +241,15 @@ def gather(target: Path, order: ExportInputs, made: Sequence[Export | Failure]) 
     items = tuple(item for item in ordered if isinstance(item, Export))
     failures = tuple(item for item in ordered if isinstance(item, Failure))
     if not items:
-        reasons, hints = zip(
-            *((f"{item.format}: {item.message}", item.hint) for item in failures), strict=True
-        )
-        raise ExportError(
-            "; ".join(reasons), " ".join(dict.fromkeys([*hints, "Nothing was written."]))
-        )
+        raise make_refusal(failures)
     return Exports(target, hash_bytes(order.model), items, failures)
+
+
+def make_refusal(failures: Sequence[Failure]) -> ExportError:
+    """Say why nothing was written."""
+    reasons, hints = zip(
+        *((f"{item.format}: {item.message}", item.hint) for item in failures), strict=True
+    )
+    return ExportError(
+        "; ".join(reasons), " ".join(dict.fromkeys([*hints, "Nothing was written."]))
+    )

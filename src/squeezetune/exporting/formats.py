@@ -86,7 +86,8 @@ class Format:
     `looks_at_photos` says that the writer is given training photos. `usage` is a short program that
     runs FILE. `tune` writes it anew where it loses too much; that needs torch and some time.
     `reader` opens it, if not the one of that package; `explain_unmeasured` says in words why it
-    cannot do so on this computer. `state` writes into it what it is worth.
+    cannot do so on this computer. `state` writes into it what it is worth. `takes_graphs` says that
+    it can be made of a network that is a graph alone: all others need its layers' description.
     """
 
     words: str
@@ -102,6 +103,7 @@ class Format:
     reader: str = ""
     explain_unmeasured: Callable[[], str] = find_nothing
     state: Callable[[ExportInputs, Path, Score], None] | None = None
+    takes_graphs: bool = False
 
     @property
     def root(self) -> str:
@@ -178,6 +180,7 @@ FORMATS: dict[str, Format] = {
         check_onnx,
         "onnxruntime >= 1.16.3",
         usage=ONNX_USAGE,
+        takes_graphs=True,
     ),
     "onnx-fp16": Format(
         "parameters in float16: half the size",
@@ -185,6 +188,7 @@ FORMATS: dict[str, Format] = {
         write_halves,
         check_onnx,
         "onnxruntime >= 1.16.3",
+        takes_graphs=True,
     ),
     "onnx-int8": Format(
         "int8: a quarter of the size, twice as fast on recent processors",
@@ -212,6 +216,7 @@ FORMATS: dict[str, Format] = {
         module="openvino",
         extra="openvino",
         usage=OPENVINO_USAGE,
+        takes_graphs=True,
     ),
     "torch": Format(
         "a torch.export program; parameters with a loader to copy",
@@ -256,7 +261,9 @@ FORMATS: dict[str, Format] = {
         state=state_page,
     ),
 }
+# What is written where nobody names a format, and of a network that is a graph alone.
 DEFAULT_FORMATS = ("onnx", "onnx-int8", "onnx-tiny")
+GRAPH_FORMATS = ("onnx", "onnx-fp16")
 
 
 def find_format(name: str) -> Format:

@@ -19,7 +19,7 @@ from squeezetune.exporting.export_index import Export, Exports
 from squeezetune.exporting.export_inputs import ExportInputs
 from squeezetune.exporting.formats import FORMATS
 from squeezetune.model.classifier import Classifier
-from squeezetune.network.architecture import Architecture
+from squeezetune.network.trained import TrainedNetwork
 from squeezetune.network.weights import detect_architecture
 from squeezetune.network.zoo import ARCHITECTURES
 from squeezetune.quantities import UNKNOWN, format_points, format_share
@@ -39,12 +39,12 @@ def write_card(exports: Exports, classifier: Classifier, order: ExportInputs) ->
     except ArtifactError:  # the figures are lost; the exports have their own
         report = {}
     about, scores = order.metadata, [item.score for item in exports.items if item.score]
-    architecture = detect_architecture(order.network.weights)
+    network = order.network
     license_text = about.get("license", "licence unknown")
     return _load_template().render(
         title=report.get("title", exports.folder.name),
         class_names=classifier.class_names,
-        network=report.get("model", {}).get("network", about.get("network", architecture.title)),
+        network=report.get("model", {}).get("network", about.get("network", network.title)),
         version=classifier.manifest.version,
         created=classifier.manifest.created,
         data=report.get("data"),
@@ -56,19 +56,24 @@ def write_card(exports: Exports, classifier: Classifier, order: ExportInputs) ->
         measured=bool(scores),
         honest=all(score.is_honest for score in scores),
         processor=name_processor(),
-        side=order.network.side,
-        resize=order.network.resize,
+        side=network.side,
+        resize=network.resize,
         weights=about.get("weights", "of unknown origin"),
         license=name_license(license_text),
         license_text=license_text,
         library="onnx",
-        tags=["image-classification", name_family(architecture), "squeezetune", "onnx"],
+        tags=["image-classification", *name_family(network), "squeezetune", "onnx"],
     )
 
 
-def name_family(architecture: Architecture) -> str:
-    """Name a network as Hugging Face's tags do: the versions of SqueezeNet are one."""
-    return "squeezenet" if architecture.version in ARCHITECTURES else architecture.name
+def name_family(network: TrainedNetwork) -> list[str]:
+    """Name a network as Hugging Face's tags do: the versions of SqueezeNet are one; of a graph
+    alone nobody knows it.
+    """
+    if not network.is_described:
+        return []
+    architecture = detect_architecture(network.weights)
+    return ["squeezenet" if architecture.version in ARCHITECTURES else architecture.name]
 
 
 def name_license(text: str) -> str:

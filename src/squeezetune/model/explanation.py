@@ -29,6 +29,7 @@ from squeezetune.errors import ArtifactError, ImageError, SettingsError
 from squeezetune.heads.scaling import take_roots
 from squeezetune.model.artifact import NETWORK, read_payload
 from squeezetune.model.classifier import Classifier, load
+from squeezetune.network.foreign_maps import build_foreign_maps
 from squeezetune.network.graph import build_maps
 from squeezetune.network.inference import RunOutputs, open_onnxruntime
 from squeezetune.network.trained import TrainedNetwork, read_network
@@ -37,12 +38,14 @@ from squeezetune.system.disk import write_file
 
 # The margin that the views of the middle leave out on each side, as `build_classifier` has it.
 MARGIN = 3 / 40
+# The axes of maps (views, channels, height, width).
+MAP_AXES = 4
 
 
 @dataclass(frozen=True)
 class Mapper:
-    """Makes class maps with one network; `run` gives the maps of its layers, and may be called from
-    many threads.
+    """Makes class maps with one network; `run` gives the maps of its layers, or features without
+    positions (views, channels), and may be called from many threads.
     """
 
     network: TrainedNetwork
@@ -55,6 +58,12 @@ class Mapper:
         The square is the image as the network sees it, by its policy of resizing.
         """
         layers = self.run(pixels[None])  # one for each tap, (views, channels, height, width)
+        if not any(maps.ndim == MAP_AXES for maps in layers):
+            raise SettingsError(
+                f"{self.network.title} has no maps among its features, so that nobody can say "
+                f"where in a photo it sees a class",
+                "Train with a network, or with --taps, that have some.",
+            )
         side = self.network.side
         views = (
             self._map_convolved(layers[0], number)
@@ -73,17 +82,24 @@ class Mapper:
 
     def _map_taps(self, layers: Sequence[Floats], number: int) -> Floats:
         """Map each view by the gradients of all taps: (views, side, side)."""
-        means = np.concatenate([maps.mean(axis=(2, 3)) for maps in layers], axis=1)
+        means = np.concatenate(
+            [maps.mean(axis=(2, 3)) if maps.ndim == MAP_AXES else maps for maps in layers], axis=1
+        )
         slopes, views = differentiate(self.network, means, number), []
         for slope, *maps in zip(slopes, *layers, strict=True):
             parts = np.split(slope, np.cumsum([len(tap) for tap in maps])[:-1])
-            shares = (np.tensordot(part, tap, 1) for part, tap in zip(parts, maps, strict=True))
+            # what has no positions is nowhere
+            shares = (np.tensordot(part, tap, 1) for part, tap in zip(parts, maps, strict=True)
+                      if tap.ndim > 1)  # fmt: skip
             views.append(np.sum([_enlarge(share, self.network.side) for share in shares], axis=0))
         return np.stack(views)
 
 
 def open_mapper(network: TrainedNetwork) -> Mapper:
     """Make a network's layers ready to be looked into; each call runs on the calling thread."""
+    if network.foreign:
+        graph = build_foreign_maps(network.foreign, views=network.views, resize=network.resize)
+        return Mapper(network, open_onnxruntime(graph, "float32", 1))
     tapped = detect_architecture(network.weights).tapped_blocks
     taps = tapped[-1:] if network.is_convolved else tapped
     model = build_maps(

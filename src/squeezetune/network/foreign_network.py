@@ -166,16 +166,29 @@ class ForeignNetwork:
             familiarity=familiarity,
         )
 
+    @property
+    def is_sequential(self) -> bool:
+        """Whether it runs on one image after the other."""
+        return self.batches == "one by one"
+
     def add_features(self, graph: Graph, pixels: str, views: int) -> str:
         """Add the further views, normalisation, the foreign nodes and the means of the taps."""
+        if not self.is_sequential:
+            self.add_nodes(graph, pixels, views)
+            return self._add_taps(graph)
+        graph.least_opset = max(graph.least_opset, self.file.opset)
+        images = self._add_images(graph, add_views(graph, pixels, views))
+        return self._add_scan(graph, images, self._add_constants(graph))
+
+    def add_nodes(self, graph: Graph, pixels: str, views: int) -> None:
+        """Add the further views, normalisation and the foreign nodes that the taps need, whose
+        tensors begin with `PREFIX` then.
+        """
         graph.least_opset = max(graph.least_opset, self.file.opset)
         images = self._add_images(graph, add_views(graph, pixels, views))
         nodes = self._add_constants(graph)
-        if self.batches != "one by one":
-            graph.nodes.append(helper.make_node("Identity", [images], [self._image]))
-            graph.nodes.extend(nodes)
-            return self._add_taps(graph)
-        return self._add_scan(graph, images, nodes)
+        graph.nodes.append(helper.make_node("Identity", [images], [self._image]))
+        graph.nodes.extend(nodes)
 
     def _add_scan(self, graph: Graph, images: str, nodes: Sequence[onnx.NodeProto]) -> str:
         """Add one node that runs the network on one image after the other."""

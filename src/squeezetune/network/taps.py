@@ -5,7 +5,7 @@ each becomes one value a channel.
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from difflib import get_close_matches
-from math import isqrt, log2
+from math import isqrt, log2, prod
 
 from squeezetune.errors import WeightsError
 from squeezetune.network.graph_analysis import GraphAnalysis
@@ -26,7 +26,8 @@ class Tap:
     `extra` counts the tokens before those of the patches.
 
     `width` is how many features it gives, `stride` how many pixels of the image a position is, 0
-    where there are no positions. `is_signed` says that they may be below 0.
+    where there are no positions. `is_signed` says that they may be below 0. `source` names the map
+    (channels, height, width) that a vector of features is the mean of, where it is one.
     """
 
     tensor: str
@@ -37,13 +38,28 @@ class Tap:
     extra: int = 0
     is_signed: bool = True
     role: str = ""
+    source: str = ""
+
+    @property
+    def has_map(self) -> bool:
+        """Whether there are positions in the image that its features are the means of."""
+        return bool(self.source) or (self.stride > 0 and self.reduction in MAPS)
 
 
 def read_tensor(analysis: GraphAnalysis, tensor: str, role: str) -> list[Tap]:
     """Read features from a tensor: none where it has no value for each channel."""
     shape = analysis.shapes.get(tensor, ())
-    return [Tap(tensor, shape, *read, tensor not in analysis.flow.unsigned, role)
+    is_signed, source = tensor not in analysis.flow.unsigned, _find_source(analysis, tensor)
+    return [Tap(tensor, shape, *read, is_signed, role, source if read[0] == "values" else "")
             for read in _choose_reductions(shape, analysis.side, analysis.map_sides)]  # fmt: skip
+
+
+def _find_source(analysis: GraphAnalysis, tensor: str) -> str:
+    """Find the map that a vector is the mean of; "" where it is none."""
+    source = name_source(analysis.flow, tensor)
+    shape, values = analysis.shapes.get(source, ()), prod(analysis.shapes.get(tensor, ()))
+    is_map = len(shape) == 3 and shape[1] == shape[2] > 1 and shape[0] == values
+    return source if is_map else ""
 
 
 def take_taps(analysis: GraphAnalysis, names: Sequence[str]) -> tuple[Tap, ...]:
@@ -157,16 +173,21 @@ def _read_tokens(
 
 def _average(axes: list[int]) -> Callable[[Graph, str, Tap], str]:
     def add(graph: Graph, x: str, tap: Tap) -> str:
-        axis = axes[0]
-        if tap.extra:  # class and register tokens are no positions
-            limits = {"from": tap.extra, "to": 2**62, "axis": axis}
-            names = [graph.constant(f"patches.{tap.extra}.{axis}.{key}", [value])
-                     for key, value in limits.items()]  # fmt: skip
-            x = graph.add("Slice", x, *names)
+        x = _leave_out_extra(graph, x, tap, axes[0])
         which = graph.constant(f"axes.{'.'.join(map(str, axes))}", axes)
         return graph.add("ReduceMean", x, which, keepdims=0)
 
     return add
+
+
+def _leave_out_extra(graph: Graph, x: str, tap: Tap, axis: int) -> str:
+    """Leave out class and register tokens, which are no positions."""
+    if not tap.extra:
+        return x
+    limits = {"from": tap.extra, "to": 2**62, "axis": axis}
+    names = [graph.constant(f"patches.{tap.extra}.{axis}.{key}", [value])
+             for key, value in limits.items()]  # fmt: skip
+    return graph.add("Slice", x, *names)
 
 
 def _take_first(graph: Graph, x: str, tap: Tap) -> str:
@@ -191,3 +212,37 @@ REDUCTIONS: Mapping[str, Callable[[Graph, str, Tap], str]] = {
 def add_tap(graph: Graph, x: str, tap: Tap) -> str:
     """Add what makes one value a channel of a tapped tensor `x`: (n, channels) float32."""
     return REDUCTIONS[tap.reduction](graph, x, tap)
+
+
+def _transpose(*axes: int) -> Callable[[Graph, str, Tap], str]:
+    return lambda graph, x, tap: graph.add("Transpose", x, perm=list(axes)) if axes else x
+
+
+def _spread_tokens(axis: int) -> Callable[[Graph, str, Tap], str]:
+    def add(graph: Graph, x: str, tap: Tap) -> str:
+        x = _leave_out_extra(graph, x, tap, axis)
+        x = graph.add("Transpose", x, perm=[0, 2, 1]) if axis == 1 else x
+        side = isqrt(tap.shape[axis - 1] - tap.extra)
+        sizes = graph.constant(f"{x}.positions", [0, 0, side, side])
+        return graph.add("Reshape", x, sizes)
+
+    return add
+
+
+# How a tensor becomes a map (n, channels, height, width), of those reductions that are means of
+# one.
+MAPS: Mapping[str, Callable[[Graph, str, Tap], str]] = {
+    "mean of positions": _transpose(),
+    "mean of positions, channels last": _transpose(0, 3, 1, 2),
+    "mean of tokens": _spread_tokens(1),
+    "mean of tokens, channels first": _spread_tokens(2),
+}
+
+
+def add_tap_map(graph: Graph, x: str, tap: Tap) -> str:
+    """Add what makes a map of a tapped tensor `x`, (n, channels, height, width) float32, or its
+    features, (n, channels), where it has no positions; of a vector with a source that is `x`.
+    """
+    if tap.source:
+        return x
+    return (MAPS if tap.has_map else REDUCTIONS)[tap.reduction](graph, x, tap)
