@@ -132,7 +132,8 @@ def train(
     report, is a new folder `output`; by default `<name of the photos>-model` in the current one.
     `class_pattern` is a regular expression that finds the class in an image's path instead;
     `columns` says what a table's columns are where that is guessed wrong:
-    "path=file,label=species". Settings may also be given one by one, as further arguments. With
+    "path=file,label=species". Settings may also be given one by one, as further arguments;
+    `backbone` may be a module of torch, whose layers are frozen. With
     `resume`, the training of an unfinished run with the same photos, settings and output goes on
     where it stopped, to the same end.
 

@@ -15,6 +15,7 @@ from squeezetune.cli.options import (
     quiet_option,
     settings_options,
 )
+from squeezetune.foreign_settings import FOREIGN_ONLY
 from squeezetune.settings import parse_settings
 
 if TYPE_CHECKING:
@@ -28,6 +29,7 @@ SETTINGS = (
     "image_side",
     "resize",
     "backbone",
+    *FOREIGN_ONLY,
     "weights",
     "max_ram",
     "engine",

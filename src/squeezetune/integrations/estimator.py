@@ -14,6 +14,7 @@ from squeezetune.data.split import Split, split_train_validation
 from squeezetune.errors import ClassesError, ImageError, MissingExtraError
 from squeezetune.events import ignore_event
 from squeezetune.model.classifier import Classifier
+from squeezetune.network.foreign_backbone import keep_module
 from squeezetune.pipeline.context import open_context
 from squeezetune.pipeline.fitting import RECIPES, make_manifest
 from squeezetune.settings import Settings, parse_settings
@@ -36,9 +37,10 @@ class SqueezeTuneClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[mis
 
     X is any number of images: paths, bytes, Pillow images, arrays of uint8, or one array (n,
     height, width, 3). `classes_` is in the order of `numpy.unique`, and so are the columns of
-    `predict_proba`. The parameters are the settings of `squeezetune.Settings`; the test data is the
-    caller's, so there is no `test`. Features are cached by content, so cross-validation and
-    searches run the network once for each image.
+    `predict_proba`. The parameters are the settings of `squeezetune.Settings`, of which
+    `backbone` may be a module of torch; the test data is the caller's, so there is no `test`.
+    Features are cached by content, so cross-validation and searches run the network once for each
+    image.
 
     >>> from sklearn.model_selection import cross_val_score  # doctest: +SKIP
     >>> quick = SqueezeTuneClassifier(effort="quick")  # doctest: +SKIP
@@ -57,7 +59,12 @@ class SqueezeTuneClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[mis
         resize: str = "squash",
         views: str = "auto",
         head: str = "auto",
-        backbone: str = "",
+        backbone: Any = "",
+        pixel_mean: str = "",
+        pixel_std: str = "",
+        cut: str = "",
+        taps: str = "",
+        licenses: str = "commercial",
         weights: str = "",
         layers: str = "auto",
         epochs: float = 0.0,
@@ -81,6 +88,11 @@ class SqueezeTuneClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[mis
         self.views = views
         self.head = head
         self.backbone = backbone
+        self.pixel_mean = pixel_mean
+        self.pixel_std = pixel_std
+        self.cut = cut
+        self.taps = taps
+        self.licenses = licenses
         self.weights = weights
         self.layers = layers
         self.epochs = epochs
@@ -148,9 +160,8 @@ class SqueezeTuneClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[mis
         names = {item.name for item in fields(Settings)} & set(self.get_params())
         values = {name: getattr(self, name) for name in names}
         # a search draws parameters as numbers of numpy
-        return parse_settings(
-            {name: v.item() if isinstance(v, np.generic) else v for name, v in values.items()}
-        )
+        plain = {name: v.item() if isinstance(v, np.generic) else v for name, v in values.items()}
+        return parse_settings(keep_module(plain))
 
 
 def _refuse_skipped(index: ImageIndex) -> None:

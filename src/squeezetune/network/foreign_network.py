@@ -3,8 +3,9 @@ that are made of it.
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from functools import cached_property
+from typing import Any
 
 import numpy as np
 import onnx
@@ -251,6 +252,25 @@ class ForeignNetwork:
             f"{_name_normalisation(wanted)}; licence {self.license}"
             f"{'; ' + DOUBTFUL if self.is_doubtful else ''}"
         )
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return what was found as plain values for JSON."""
+        wanted = self.preprocessing
+        return {
+            **self.provenance,
+            "parameters": self.file.parameter_count,
+            "side": wanted.side,
+            "mean": wanted.mean,
+            "std": wanted.std,
+            "order": wanted.order,
+            "reasons": dict(wanted.reasons),
+            "features": self.feature_count,
+            "taps": [asdict(tap) for tap in self.taps],
+            "logits": self.logits,
+            "cuts": self.cuts,
+            "batches": self.batches,
+            "is_doubtful": self.is_doubtful,
+        }
 
     def describe(self) -> str:
         """Tell in words what was found: how images are read, which taps there are, and what was

@@ -6,10 +6,11 @@ It stands apart since it imports torch, which only such networks need.
 
 import importlib.util
 import json
+import logging
 import re
 import warnings
-from collections.abc import Mapping, Sequence
-from contextlib import suppress
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +23,7 @@ from squeezetune.network.foreign_file import UNKNOWN, shorten_reason
 from squeezetune.network.foreign_network import ForeignNetwork
 from squeezetune.network.foreign_reading import parse_foreign
 from squeezetune.network.onnx_builder import OPSET
-from squeezetune.network.preprocessing import PreprocessingOptions
+from squeezetune.network.preprocessing import USUAL_SIDE, PreprocessingOptions
 from squeezetune.system.disk import read_sealed, write_sealed
 from squeezetune.system.machine import hash_bytes, list_libraries
 
@@ -70,12 +71,38 @@ def export_network(
     return payload
 
 
+def describe_module(network: torch.nn.Module, side: int = 0) -> tuple[int, dict[str, str]]:
+    """Say for which side a network is exported, and what is told of it in the file: what a network
+    of timm knows of itself; of others the side that is asked for, or the usual one.
+    """
+    config = getattr(network, "pretrained_cfg", None) or getattr(network, "default_cfg", None) or {}
+    name = config.get("architecture") or type(network).__name__
+    known = [key for key in ("mean", "std") if key in config]
+    about = {"name": str(name), **{key: " ".join(map(str, config[key])) for key in known}}
+    if config.get("license"):
+        about["license"] = str(config["license"])
+    own = int(config["input_size"][-1]) if "input_size" in config else USUAL_SIDE
+    return side or own, about
+
+
+@contextmanager
+def _be_quiet() -> Iterator[None]:
+    """Keep torch's exporter from telling which packages it does without."""
+    logger = logging.getLogger("torch.onnx._internal.exporter._registration")
+    level = logger.level
+    logger.setLevel(logging.ERROR)
+    try:
+        yield
+    finally:
+        logger.setLevel(level)
+
+
 def _export(network: torch.nn.Module, side: int) -> onnx.ModelProto:
     reason = Exception()
     for count, shapes in ((2, ({0: "n"},)), (1, None)):
         images = torch.zeros(count, 3, side, side)
         try:
-            with warnings.catch_warnings(), torch.no_grad():
+            with warnings.catch_warnings(), torch.no_grad(), _be_quiet():
                 warnings.simplefilter("ignore")  # on how torch works
                 program = torch.onnx.export(
                     network,

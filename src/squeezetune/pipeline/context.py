@@ -13,9 +13,9 @@ from squeezetune.data.index import ImageIndex
 from squeezetune.data.inputs import PhotoInput, Photos, parse_input
 from squeezetune.data.sources.catalog import group_photos
 from squeezetune.data.sources.folder import check_outside
-from squeezetune.events import Listener
+from squeezetune.events import Listener, Notice
 from squeezetune.network.backbone import Backbone, PretrainedNetwork
-from squeezetune.network.foreign_backbone import load_foreign
+from squeezetune.network.foreign_backbone import keep_module, load_foreign
 from squeezetune.network.pretrained import load_pretrained
 from squeezetune.planning.speeds import BenchmarkSetup
 from squeezetune.settings import AUTO, Settings, parse_settings
@@ -73,7 +73,8 @@ def parse_request(
         DataError: the photos cannot be used.
 
     """
-    settings = parse_settings((settings.to_dict() if settings else {}) | dict(knobs))
+    values = (settings.to_dict() if settings else {}) | dict(knobs)
+    settings = parse_settings(keep_module(values))
     origin = parse_input(photos, **reading)
     return origin, group_photos(origin.photos, settings, listen)
 
@@ -118,7 +119,9 @@ def load_network(settings: Settings, cache: Path | None, listen: Listener) -> Pr
 
     """
     if settings.has_foreign_backbone:
-        return load_foreign(settings, cache, listen)
+        network = load_foreign(settings, cache, listen)
+        listen(Notice(network.summarise()))
+        return network
     backbone = "" if settings.backbone == AUTO else settings.backbone
     pretrained = load_pretrained(settings.weights, cache, listen, backbone=backbone)
     # the original recipe looks at all weights
