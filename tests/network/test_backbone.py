@@ -3,10 +3,11 @@ from dataclasses import replace
 import numpy as np
 import pytest
 from example_weights import perturb
+from foreign_models import write_cnn
 
 from squeezetune.data.index import index_images
 from squeezetune.data.pixels import PixelSettings
-from squeezetune.errors import SettingsError
+from squeezetune.errors import SettingsError, WeightsError
 from squeezetune.events import Notice
 from squeezetune.network import backbone as backbone_module
 from squeezetune.network.backbone import (
@@ -16,8 +17,9 @@ from squeezetune.network.backbone import (
     recall_calibration,
     recall_runtime,
 )
+from squeezetune.network.foreign_reading import parse_foreign
 from squeezetune.network.graph import FEATURE_COUNT, build_backbone
-from squeezetune.network.inference import Runtime
+from squeezetune.network.inference import Runtime, open_graph
 from squeezetune.network.pretrained import Pretrained
 
 FLOAT, INT8 = Runtime("onnxruntime", "float32"), Runtime("onnxruntime", "int8")
@@ -217,3 +219,72 @@ def test_a_cache_that_cannot_be_written_costs_nothing_but_the_cache(
     (tmp_path / "full").write_text("a file where the folder should be")
     backbone, _ = prepare(weights, replace(options, cache=tmp_path / "full"), index, draw)
     assert backbone.runtime == INT8
+
+
+# ---- networks that are not described
+
+
+@pytest.fixture
+def foreign():
+    return parse_foreign(write_cnn(), "theirs.onnx")
+
+
+def prepare_foreign(network, options, index, draw, monkeypatch, others):
+    """Prepare a network where another engine, too, is said to be here: what opens it is given."""
+    able = [FLOAT, INT8, OTHER]
+    monkeypatch.setattr(backbone_module, "list_runtimes", lambda *_: able)
+    opened = backbone_module.open_graph
+
+    def open_either(model, runtime, threads):
+        return opened(model, FLOAT, threads) if runtime == FLOAT else others(model, threads)
+
+    monkeypatch.setattr(backbone_module, "open_graph", open_either)
+    monkeypatch.setattr(backbone_module, "choose_runtime", lambda models, *_: list(models)[-1])
+    options = replace(options, precision="auto", engine="auto")
+    return prepare_backbone(network, options, index, draw, lambda event: None)
+
+
+OTHER = Runtime("openvino", "float32")
+
+
+def test_a_graph_alone_takes_another_engine_that_agrees(foreign, options, index, draw, monkeypatch):
+    found = prepare_foreign(
+        foreign, options, index, draw, monkeypatch, lambda model, n: open_graph(model, FLOAT, n)
+    )
+    assert found.runtime == OTHER
+    assert found.feature_count == foreign.feature_count
+    assert draw.count == 1
+
+
+def refuse(model, threads):
+    raise RuntimeError("no such operator")
+
+
+def distort(model, threads):
+    run = open_graph(model, FLOAT, threads)
+    return lambda pixels: 1.3 * run(pixels)
+
+
+@pytest.mark.parametrize("others", [refuse, distort])
+def test_an_engine_that_does_not_agree_is_left_out(
+    foreign, options, index, draw, monkeypatch, others
+):
+    found = prepare_foreign(foreign, options, index, draw, monkeypatch, others)
+    assert found.runtime == FLOAT
+    again = prepare_foreign(foreign, options, index, draw, monkeypatch, others)
+    assert again.key == found.key
+    assert draw.count == 1  # what was seen is kept
+
+
+def test_an_engine_that_is_asked_for_and_does_not_agree_is_refused(
+    foreign, options, index, draw, monkeypatch
+):
+    monkeypatch.setattr(backbone_module, "list_runtimes", lambda *_: [OTHER])
+    opened = backbone_module.open_graph
+    monkeypatch.setattr(
+        backbone_module,
+        "open_graph",
+        lambda model, runtime, n: refuse(model, n) if runtime == OTHER else opened(model, FLOAT, n),
+    )
+    with pytest.raises(WeightsError, match=r"openvino float32 does not compute theirs\.onnx"):
+        prepare_backbone(foreign, options, index, draw, lambda event: None)

@@ -33,6 +33,7 @@ def pack_foreign(network: ForeignNetwork) -> tuple[dict[str, NDArray[Any]], dict
     Parameters that float16 holds exactly are float16, others float32.
     """
     model = _cut_model(network)
+    names = [tensor.name for tensor in model.graph.initializer]
     tensors, constants = {}, []
     for tensor in model.graph.initializer:
         value = numpy_helper.to_array(tensor)
@@ -53,6 +54,7 @@ def pack_foreign(network: ForeignNetwork) -> tuple[dict[str, NDArray[Any]], dict
         "values": network.values,
         "origin": network.file.origin,
         "sha256": network.sha256,
+        "constants": names,
     }
     return {GRAPH: graph, **tensors}, {ABOUT: about}
 
@@ -69,12 +71,14 @@ def unpack_foreign(tensors: Mapping[str, NDArray[Any]], about: Mapping[str, Any]
         model.ParseFromString(tensors[GRAPH].tobytes())
     except DecodeError as error:
         raise WeightsError("The graph of the frozen layers is damaged.") from error
-    for name, value in tensors.items():
-        if name.startswith(PREFIX):
-            parameter = np.asarray(value, np.float32)
-            model.graph.initializer.append(
-                numpy_helper.from_array(parameter, name.removeprefix(PREFIX))
-            )
+    constants = {item.name: item for item in model.graph.initializer}
+    for name in found["constants"]:
+        if name not in constants:
+            parameter = np.asarray(tensors[f"{PREFIX}{name}"], np.float32)
+            constants[name] = numpy_helper.from_array(parameter, name)
+    ordered = [constants[name] for name in found["constants"]]
+    model.graph.ClearField("initializer")
+    model.graph.initializer.extend(ordered)
     file = ForeignFile(
         model, ImageInput(**found["image"]), "", {}, found["origin"], found["sha256"]
     )
