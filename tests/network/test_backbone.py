@@ -13,6 +13,8 @@ from squeezetune.network import backbone as backbone_module
 from squeezetune.network.backbone import (
     Backbone,
     BackboneOptions,
+    measure_distance,
+    measure_shift,
     prepare_backbone,
     recall_calibration,
     recall_runtime,
@@ -288,3 +290,12 @@ def test_an_engine_that_is_asked_for_and_does_not_agree_is_refused(
     )
     with pytest.raises(WeightsError, match=r"openvino float32 does not compute theirs\.onnx"):
         prepare_backbone(foreign, options, index, draw, lambda event: None)
+
+
+def test_features_are_as_far_apart_as_heads_see_it():
+    rng = np.random.default_rng(0)
+    exact = 100 + rng.normal(size=(32, 1, 50)) * np.linspace(0.1, 1, 50)
+    moved = exact + 0.1 * rng.normal(size=exact.shape)
+    assert measure_distance(moved, exact) < 0.002
+    assert 0.1 < measure_shift(moved, exact) < 0.6
+    assert measure_shift(exact[:1] + 1, exact[:1]) == pytest.approx(0.01, rel=0.1)

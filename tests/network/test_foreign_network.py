@@ -533,3 +533,12 @@ def test_our_own_frozen_layers_are_an_embedding_that_takes_pixels(weights):
     found = extract(network, photos)
     np.testing.assert_allclose(found[:, 0, -ours.shape[2] :], ours.mean(axis=1), rtol=1e-3,
                                atol=1e-3)  # fmt: skip
+
+
+def test_values_that_float16_does_not_hold_are_refused():
+    writer = ModelWriter()
+    x = writer.add("GlobalAveragePool", writer.stages("photo"))
+    x = writer.add("Mul", x, writer.keep(1e6, np.float32))
+    payload = writer.write(writer.dense(writer.add("Flatten", x), WIDTHS[-1], 10))
+    with pytest.raises(WeightsError, match="features are kept as float16"):
+        parse_foreign(payload, "theirs.onnx")

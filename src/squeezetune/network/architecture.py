@@ -28,6 +28,10 @@ from squeezetune.network.layers import (
 )
 
 
+# What a parameter takes in inference (docs/decisions/0006-memory.md).
+PARAMETER_BYTES = 6
+
+
 @dataclass(frozen=True)
 class Block:
     """Layers between two places where a network can be cut: one map in, one map out.
@@ -43,13 +47,15 @@ class Block:
 @dataclass(frozen=True)
 class NetworkSize:
     """How large a network is, which its memory hangs on: the values of all maps before the
-    classifier for an image of `side` pixels, its parameters, and its features.
+    classifier for an image of `side` pixels, its parameters, with the bytes that one takes while
+    graphs of it are built and run, and its features.
     """
 
     side: int
     values: int
     parameters: int
     features: int
+    parameter_bytes: int = PARAMETER_BYTES
 
 
 @dataclass(frozen=True)

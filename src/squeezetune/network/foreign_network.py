@@ -32,6 +32,9 @@ from squeezetune.network.weights import Weights
 
 # All names of the foreign graph begin so in ours.
 PREFIX = "backbone."
+# What a parameter takes: in the file as it was read, in the graph that is made of it, and in each of
+# two engines that are compared.
+PARAMETER_BYTES = 20
 # Constants of fewer values stand as they are, however parameters are stored.
 FEW_VALUES = 256
 DOUBTFUL = (
@@ -93,7 +96,8 @@ class ForeignNetwork:
     @property
     def size(self) -> NetworkSize:
         """How large it is."""
-        return NetworkSize(self.side, self.values, self.file.parameter_count, self.feature_count)
+        parameters = self.file.parameter_count
+        return NetworkSize(self.side, self.values, parameters, self.feature_count, PARAMETER_BYTES)
 
     @property
     def is_described(self) -> bool:

@@ -165,6 +165,12 @@ def _check_values(values: NDArray[Any], again: NDArray[Any]) -> None:
             "The network gives values that are no numbers for images of noise.",
             "Look at its mean and deviation, and whether its weights are sound.",
         )
+    if np.abs(values).max() > np.finfo(np.float16).max:
+        raise WeightsError(
+            f"The network gives values up to {np.abs(values).max():.3g} for images of noise; "
+            f"needed are at most {np.finfo(np.float16).max:g}: features are kept as float16.",
+            "Look at its mean and deviation, or name another cut or other taps.",
+        )
     if not are_close(again, values[: len(again)]):
         raise WeightsError(
             "The network gives other values each time for the same image.",

@@ -37,8 +37,8 @@ ENGINE, ENGINE_THREAD = 50 * MB, 75 * MB
 # values, and so many times that difference, since the largest maps differ by more than most
 # (SqueezeNet 1.0, which makes images smaller later, was seen to take 2.2 times as much).
 SHARE_TIMES = 1.6
-# A parameter in inference, and with its average, moments, gradient and copies in training.
-PARAMETER, TRAINED_PARAMETER = 6, 24
+# A parameter with its average, moments, gradient and copies in training.
+TRAINED_PARAMETER = 24
 # Timing the engines against each other, or one in its forms, and the ranges of int8: on top of what
 # one engine takes.
 TIMING, TIMING_ONE = 90 * MB, 70 * MB
@@ -307,7 +307,7 @@ def _run_engine(demand: MemoryInputs, provision: ResourceLimits) -> int:
         batch_size(demand.side, provision.views) * demand.side**2 * provision.views / BATCH_PIXELS,
     )
     engine = provision.threads * round(ENGINE_THREAD * share * demand.share)
-    own = ENGINE + PARAMETER * demand.more_parameters
+    own = ENGINE + demand.network.parameter_bytes * demand.more_parameters
     return own + engine + _decode(demand, provision)
 
 
@@ -341,7 +341,7 @@ def _measure_model(demand: MemoryInputs, provision: ResourceLimits) -> int:
     inside = min(RUN_TOGETHER * pixels, waiting)
     return (
         MODEL
-        + PARAMETER * demand.more_parameters
+        + demand.network.parameter_bytes * demand.more_parameters
         + _decode(demand, provision)
         + provision.threads * (MODEL_THREAD + 3 * waiting + 2 * 3 * inside)
     )
