@@ -1,14 +1,14 @@
 """Print every requirement of pyproject.toml, with all extras, at its lower bound: the oldest that
 may be installed.
 
-The extra `deep` is left out: of torch only one version is a CPU build here.
+The extras `deep` and `timm` are left out: of torch only one version is a CPU build here.
 """
 
 import re
 import tomllib
 from pathlib import Path
 
-LEFT_OUT = ("deep",)
+LEFT_OUT = ("deep", "timm")
 
 project = tomllib.loads(Path("pyproject.toml").read_text())["project"]
 extras = {

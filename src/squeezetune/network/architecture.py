@@ -27,7 +27,6 @@ from squeezetune.network.layers import (
     measure_side,
 )
 
-
 # What a parameter takes in inference (docs/decisions/0006-memory.md).
 PARAMETER_BYTES = 6
 

@@ -32,8 +32,8 @@ from squeezetune.network.weights import Weights
 
 # All names of the foreign graph begin so in ours.
 PREFIX = "backbone."
-# What a parameter takes: in the file as it was read, in the graph that is made of it, and in each of
-# two engines that are compared.
+# What a parameter takes: in the file as it was read, in the graph that is made of it, and in each
+# of two engines that are compared.
 PARAMETER_BYTES = 20
 # Constants of fewer values stand as they are, however parameters are stored.
 FEW_VALUES = 256

@@ -38,7 +38,7 @@ except ImportError as error:
 NONCOMMERCIAL = re.compile(r"(^|-)nc(-|$)|noncommercial|-amlr$|^seer-", re.IGNORECASE)
 INSTALL_TIMM = (
     "Install it: pip install torch torchvision --index-url https://download.pytorch.org/whl/cpu, "
-    "then pip install timm onnxscript"
+    "then pip install 'squeezetune[timm]'"
 )
 
 
