@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from squeezetune.events import name_stage
+from squeezetune.foreign_settings import FOREIGN_ONLY, TIMM, is_foreign
 from squeezetune.quantities import UNKNOWN
 from squeezetune.report.curves import Curve, Span, lay_out, trace_curves, write_csv
 from squeezetune.report.rendering import Json, render_page
@@ -123,7 +124,11 @@ def _list_taken(report: Json) -> dict[str, str]:
 def _means_something(name: str, settings: Json, report: Json) -> bool:
     """Say whether a setting had any bearing on the run."""
     is_original = settings.get("recipe") == "original"
+    backbone = settings.get("backbone", "")
     bearings = {
+        **{item: settings.get(item) for item in FOREIGN_ONLY},
+        "licenses": backbone.startswith(TIMM),
+        "weights": not is_foreign(backbone),
         "recipe": is_original,
         "classifier_norm": is_original,
         "last_fires": settings.get("layers") == "last" or (is_original and settings["last_fires"]),
