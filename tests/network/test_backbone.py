@@ -3,7 +3,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 from example_weights import perturb
-from foreign_models import write_cnn
+from foreign_models import WIDTHS, ModelWriter, write_cnn
 
 from squeezetune.data.index import index_images
 from squeezetune.data.pixels import PixelSettings
@@ -299,3 +299,18 @@ def test_features_are_as_far_apart_as_heads_see_it():
     assert measure_distance(moved, exact) < 0.002
     assert 0.1 < measure_shift(moved, exact) < 0.6
     assert measure_shift(exact[:1] + 1, exact[:1]) == pytest.approx(0.01, rel=0.1)
+
+
+def test_features_that_float16_does_not_tell_apart_are_told(foreign, options, index, draw):
+    said = []
+    floats = replace(options, precision="float32")
+    prepare_backbone(foreign, floats, index, draw, said.append)
+    assert not said
+    writer = ModelWriter()
+    x = writer.add("GlobalAveragePool", writer.stages("photo"))
+    x = writer.add("Add", x, writer.keep(30_000, np.float32))
+    payload = writer.write(writer.dense(writer.add("Flatten", x), WIDTHS[-1], 10))
+    flat = parse_foreign(payload, "theirs.onnx", taps=["t11"])
+    prepare_backbone(flat, floats, index, draw, said.append)
+    [notice] = said
+    assert notice.message.startswith("the features of theirs.onnx differ so little")

@@ -106,6 +106,7 @@ GUARD_LIMIT = 0.10
 # The same for networks that nobody has described, whose features may differ little from image to
 # image: in deviations of each feature, which heads see. EfficientNet-Lite0 in bfloat16 has 0.09.
 AGREEMENT_LIMIT, LEAST_DEVIATION = 0.15, 1e-3
+HALVES = "float16"
 
 FLOAT_RUNTIME = Runtime("onnxruntime", "float32")
 
@@ -221,7 +222,7 @@ def prepare_backbone(
     """
     runtimes = list_runtimes(options.engine, options.precision)
     if not network.is_described:
-        runtimes = list_agreeing(runtimes, network, options, index, draw)
+        runtimes = list_agreeing(runtimes, network, options, index, draw, listen)
     runtime = recall_runtime(runtimes, network, options)
     if runtime.precision == "int8":
         calibration = recall_calibration(network.weights, options, index, draw)
@@ -283,17 +284,18 @@ def list_agreeing(
     options: BackboneOptions,
     index: ImageIndex,
     draw: DrawSample,
+    listen: Listener,
 ) -> list[Runtime]:
     """List the runtimes that compute a network that is not described as ONNX Runtime does in
     float32, on some of the photos: another may not know its operators, or lose too much.
+
+    Where float16, in which features are kept, loses too much itself, that is told.
 
     Raises:
         WeightsError: there is none.
     """
     able = [runtime for runtime in runtimes if runtime.precision != "int8"]
     others = [runtime for runtime in able if runtime != FLOAT_RUNTIME]
-    if not others:
-        return able
     model = build_features(network.freeze(), options.views)
     recipe = [
         hash_bytes(model),
@@ -308,6 +310,14 @@ def list_agreeing(
         folder, index, draw, lambda pixels: _measure_agreement(model, others, pixels)
     )
     distances = {str(FLOAT_RUNTIME): 0.0, **found["distances"]}
+    if distances[HALVES] > AGREEMENT_LIMIT:
+        listen(
+            Notice(
+                f"the features of {network.network} differ so little from photo to photo that "
+                f"float16, in which they are kept, loses {distances[HALVES]:.0%} of that; look at "
+                f"its mean and deviation, and whether it was trained"
+            )
+        )
     agreeing = [runtime for runtime in able if distances[str(runtime)] <= AGREEMENT_LIMIT]
     if not agreeing:
         raise WeightsError(
@@ -321,11 +331,13 @@ def list_agreeing(
 def _measure_agreement(
     model: bytes, runtimes: list[Runtime], pixels: NDArray[np.uint8]
 ) -> dict[str, Any]:
-    """Measure how far each runtime's features are from ONNX Runtime's in float32; of one that
-    cannot run the graph, as far as can be.
+    """Measure how far each runtime's features are from ONNX Runtime's in float32, and these as
+    float16; of a runtime that cannot run the graph, as far as can be.
     """
-    sample, distances = pixels[-GUARD_IMAGES:], dict[str, float]()
+    sample = pixels[-GUARD_IMAGES:]
     exact = run_batches(open_graph(model, FLOAT_RUNTIME, 1), sample)
+    halves = exact.astype(np.float16).astype(np.float32)
+    distances = {HALVES: measure_shift(halves, exact)}
     for runtime in runtimes:
         distances[str(runtime)] = float(np.finfo(np.float32).max)
         with suppress(Exception):  # runtimes raise whatever they like
