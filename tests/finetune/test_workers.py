@@ -13,6 +13,7 @@ from torch.nn import functional  # noqa: E402
 
 from squeezetune.finetune import workers as module  # noqa: E402
 from squeezetune.finetune.batches import show_images  # noqa: E402
+from squeezetune.finetune.teachers import LayerTeacher  # noqa: E402
 from squeezetune.finetune.workers import DataParallelWorkers, choose_precision, recall_precision  # noqa: E402
 
 PLAIN = Augmentation(zoom=1.0, mirror=False)
@@ -256,11 +257,36 @@ def test_a_teacher_stands_in_for_the_labels(network, task):
     teacher = make_tapped()
     with torch.no_grad():
         teacher.classifier.weight.normal_(0, 0.05, generator=torch.Generator().manual_seed(1))
-    taught = replace(task, teacher=teacher, labels=1 - task.labels)
+    taught = replace(task, teacher=LayerTeacher(teacher, torch.float32), labels=1 - task.labels)
     assert_same(measure(network, taught), measure_difference_slowly(network, teacher, task), 1e-4)
-    _, loss, correct = measure(network, replace(task, teacher=network))
+    itself = replace(task, teacher=LayerTeacher(network, torch.float32))
+    _, loss, correct = measure(network, itself)
     assert loss == pytest.approx(0, abs=1e-6)
     assert correct == len(POSITIONS)
+
+
+def test_a_temperature_divides_both_networks_logits(network, task):
+    def halve(logits):
+        return lambda maps, taps=None: logits(maps, taps) / 2
+
+    teacher = make_tapped()
+    with torch.no_grad():
+        teacher.classifier.weight.normal_(0, 0.05, generator=torch.Generator().manual_seed(1))
+    warm = replace(task, teacher=LayerTeacher(teacher, torch.float32), temperature=2.0)
+    expected = measure(
+        halve_classifier(network), replace(warm, teacher=halve(warm.teacher), temperature=1.0)
+    )
+    found = measure(network, warm)
+    assert found[1:] == pytest.approx(expected[1:], rel=1e-5)
+
+
+def halve_classifier(network):
+    """Make the network that gives half of these logits."""
+    halved = copy.deepcopy(network)
+    with torch.no_grad():
+        for value in halved.classifier.parameters():
+            value.div_(2)
+    return halved
 
 
 def test_gradients_of_rounded_parameters_are_those_where_they_are_rounded_to(network, task):

@@ -27,6 +27,7 @@ from squeezetune.finetune.recipe import (
     StageProgress,
 )
 from squeezetune.finetune.tapped import CLASSIFIER, TrainableLayers
+from squeezetune.finetune.teachers import LayerTeacher
 from squeezetune.finetune.torch_layers import Tensor
 from squeezetune.finetune.torch_network import DescribedNetwork
 from squeezetune.finetune.workers import (
@@ -261,7 +262,8 @@ def tune_codes(
     task.labels[task.validation] = wanted.argmax(1).numpy()
     before = infer(student, task, plan, conditions)
     pace = make_pace(max(1, len(task.train) // recipe.batch))
-    tuned = tune(student, replace(task, teacher=exact), plan, pace, conditions)
+    task = replace(task, teacher=LayerTeacher(exact, conditions.precision))
+    tuned = tune(student, task, plan, pace, conditions)
     is_better = judge(torch.from_numpy(tuned.logits), wanted) < judge(before, wanted)
     return student.to_compressed(tuned.parameters, compressed) if is_better else compressed
 

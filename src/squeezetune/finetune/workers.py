@@ -13,7 +13,7 @@ from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
@@ -40,6 +40,11 @@ INNER_TIMES = 4
 NATIVE_GAIN = 1.2
 
 
+# Says of what a network reads, maps and the means of earlier taps, which logits it should give; may
+# be called from several threads at once.
+Teacher: TypeAlias = Callable[[Tensor, Tensor | None], Tensor]
+
+
 def leave_value(name: str, value: Tensor) -> Tensor:
     """Compute with parameters as they are."""
     return value
@@ -49,8 +54,8 @@ def leave_value(name: str, value: Tensor) -> Tensor:
 class TrainingTask:
     """What is to be learnt: where the images come from, and which of them train and which judge.
 
-    Where there is a `teacher`, a network of the same kind, its probabilities are learnt instead of
-    the labels.
+    Where there is a `teacher`, its probabilities are learnt instead of the labels, both with logits
+    divided by `temperature`: it is given what the network reads, and gives logits (n, classes).
     """
 
     feed: BatchSource
@@ -59,7 +64,8 @@ class TrainingTask:
     validation: Positions
     class_weights: NDArray[np.float32]
     views: int = 2
-    teacher: Module | None = None
+    teacher: Teacher | None = None
+    temperature: float = 1.0
 
     @property
     def watched(self) -> Positions:
@@ -103,8 +109,7 @@ class DataParallelWorkers:
         self.batch = min(recipe.batch, len(task.train))
         is_first = network.start == network.architecture.block_names[0]
         self._micro_times = 1 if is_first else INNER_TIMES
-        self._worker = self._copy_network(network)
-        self._teacher = self._copy_network(task.teacher) if task.teacher is not None else None
+        self._worker = copy_network(network, conditions.precision)
         self.names = [name for name, value in network.named_parameters() if value.requires_grad]
         self._labels = torch.from_numpy(task.labels)
         self._class_weights = torch.from_numpy(task.class_weights)
@@ -188,8 +193,9 @@ class DataParallelWorkers:
             maps, taps, others, own = self._mix(maps, taps, generator)
             features, steps = run_forward(self._worker, self._convert(maps), taps)
             logits = self._worker.classify(features.requires_grad_())
-            if self._teacher is not None:
-                losses, labels = self._measure_difference(self._teacher, logits, maps, taps)
+            if self.task.teacher is not None:
+                wanted = self.task.teacher(maps, taps)
+                losses, labels = self._measure_difference(logits, wanted), wanted.argmax(1)
             else:
                 losses = self._measure_losses(logits, labels, others, own)
             total = (losses * self._class_weights[labels]).sum() / self.batch
@@ -234,26 +240,16 @@ class DataParallelWorkers:
             return measure(labels)
         return own * measure(labels) + (1 - own) * measure(labels[others])
 
-    def _measure_difference(
-        self, teacher: Module, logits: Tensor, maps: Tensor, taps: Tensor | None
-    ) -> tuple[Tensor, Tensor]:
-        """Measure the divergence of each image's probabilities from the teacher's (n,), and say
-        what that names them.
+    def _measure_difference(self, logits: Tensor, wanted: Tensor) -> Tensor:
+        """Measure the divergence of each image's probabilities from those that a teacher gives
+        (n,).
 
         Source: Hinton et al. 2015, "Distilling the Knowledge in a Neural Network".
         """
-        with torch.no_grad():
-            features, _ = run_forward(teacher, self._convert(maps), taps, is_training=False)
-            wanted = functional.log_softmax(teacher.classify(features), 1)
-        found = functional.log_softmax(logits, 1)
-        return functional.kl_div(found, wanted, reduction="none", log_target=True).sum(
-            1
-        ), wanted.argmax(1)
-
-    def _copy_network(self, network: Module) -> Module:
-        copied = copy.deepcopy(network)
-        copied.convert(self.conditions.precision)
-        return copied
+        aim, found = (
+            functional.log_softmax(values / self.task.temperature, 1) for values in (wanted, logits)
+        )
+        return functional.kl_div(found, aim, reduction="none", log_target=True).sum(1)
 
     def _forward(self, maps: Tensor, taps: Tensor | None) -> Tensor:
         features, _ = run_forward(self._worker, self._convert(maps), taps, is_training=False)
@@ -261,6 +257,13 @@ class DataParallelWorkers:
 
     def _convert(self, maps: Tensor) -> Tensor:
         return maps.to(self.conditions.precision, memory_format=torch.channels_last)
+
+
+def copy_network(network: Module, precision: Any) -> Module:
+    """Copy a network, with convolutions that compute in this type of number."""
+    copied = copy.deepcopy(network)
+    copied.convert(precision)
+    return copied
 
 
 def recall_precision(cache: Path | None) -> Any:

@@ -16,6 +16,7 @@ from squeezetune.data.sources.folder import check_outside
 from squeezetune.events import Listener, Notice
 from squeezetune.network.backbone import Backbone, PretrainedNetwork
 from squeezetune.network.foreign_backbone import keep_module, load_foreign
+from squeezetune.network.frozen_classifier import Teaching
 from squeezetune.network.pretrained import load_pretrained
 from squeezetune.planning.speeds import BenchmarkSetup
 from squeezetune.settings import AUTO, Settings, parse_settings
@@ -28,7 +29,8 @@ class RunContext:
     """Where and how the work is done, from its beginning to its end.
 
     `cache` is None where nothing may be kept. No more than `micro_pixels` go through the network at
-    once on a thread that trains.
+    once on a thread that trains. Where there is a `teaching`, trained layers learn from that
+    instead of the labels.
     """
 
     settings: Settings
@@ -38,6 +40,7 @@ class RunContext:
     listen: Listener
     pretrained: PretrainedNetwork
     micro_pixels: float = math.inf
+    teaching: Teaching | None = None
 
     def identify_run(self, index: ImageIndex) -> dict[str, Any]:
         """Name what any training depends on, so that an unfinished run goes on with the same only:
@@ -55,7 +58,9 @@ class RunContext:
     def make_site(self, index: ImageIndex, backbone: Backbone) -> BenchmarkSetup:
         """Say what is measured on, where this machine is."""
         network = self.pretrained
-        return BenchmarkSetup(index, backbone, network, self.threads, self.cache, self.micro_pixels)
+        return BenchmarkSetup(
+            index, backbone, network, self.threads, self.cache, self.micro_pixels, self.teaching
+        )
 
 
 def parse_request(

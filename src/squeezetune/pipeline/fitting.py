@@ -135,11 +135,14 @@ def fit_classifier(
     context: RunContext,
     limit: TimeLimit | None = None,
     unfinished: UnfinishedRun = NOTHING_KEPT,
+    *,
+    is_forecast: bool = False,
 ) -> TransferResult:
     """Run the frozen layers once over every image, fit the head, and train layers where the
     settings ask for it.
 
-    Without a `limit` a budget is counted from now. The training of layers is kept where
+    Without a `limit` a budget is counted from now. With `is_forecast` it is told beforehand how
+    long everything takes, also where there is no budget. The training of layers is kept where
     `unfinished` says, and may be gone on with.
 
     Raises:
@@ -153,7 +156,7 @@ def fit_classifier(
     with tell_stage(PREPARING, context.listen):
         prepared = prepare_run(index, cut(index), context)
         context, settings = prepared.context, prepared.settings
-        plan, backbone = plan_prepared(prepared, limit)
+        plan, backbone = plan_prepared(prepared, limit, is_forecast=is_forecast)
     scratch = prepared.open_scratch()
     extracted, plan = extract_features(prepared, cut, plan, backbone, scratch)
     plan = renew_head(plan, settings, limit.left_s()) if limit.is_set else plan

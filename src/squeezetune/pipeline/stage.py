@@ -103,6 +103,7 @@ def train_stage(
     """
     from squeezetune.finetune.loop import tune
     from squeezetune.finetune.state import SnapshotWriter, load_kept
+    from squeezetune.finetune.teachers import add_teacher
     from squeezetune.finetune.workers import TrainerOptions, recall_precision
 
     start, settings, listen = time.perf_counter(), context.settings, context.listen
@@ -116,6 +117,8 @@ def train_stage(
             open_feed(inputs, plan, replace(context, listen=interruption.tell))
         )
         task = make_task(inputs, feed, settings)
+        if teaching := context.teaching:
+            task = add_teacher(task, teaching, network.architecture, context.threads)
         keep = None
         if unfinished.folder:
             writer = stack.enter_context(CheckpointWriter(unfinished.folder, listen))

@@ -25,6 +25,7 @@ from squeezetune.heads.linear import WeightedRows, fit_linear
 from squeezetune.network.activations import Activations, choose_kind, draw_view, make_form
 from squeezetune.network.architecture import Architecture
 from squeezetune.network.backbone import FLOAT_RUNTIME, Backbone, PretrainedNetwork
+from squeezetune.network.frozen_classifier import Teaching
 from squeezetune.network.graph import build_features
 from squeezetune.network.inference import RunGraph, batch_size, measure_speed, open_graph
 from squeezetune.network.weights import detect_architecture
@@ -62,7 +63,8 @@ STEPS = 3
 class BenchmarkSetup:
     """What is measured on: the photos, the frozen layers as they will be run, and the threads.
 
-    In `cache` choices that timings make are kept, None where nothing may be.
+    In `cache` choices that timings make are kept, None where nothing may be. Where there is a
+    `teaching`, layers are trained by that.
     """
 
     index: ImageIndex
@@ -71,6 +73,7 @@ class BenchmarkSetup:
     threads: int
     cache: Path | None
     micro_pixels: float = math.inf
+    teaching: Teaching | None = None
 
 
 def measure_machine(
@@ -263,22 +266,25 @@ def time_step(site: BenchmarkSetup, start: str, side: int, batch: int) -> float:
     """Time a step of training from a block on, augmentation included."""
     from squeezetune.finetune.loop import measure_step
     from squeezetune.finetune.tapped import TappedNetwork
+    from squeezetune.finetune.teachers import add_teacher
     from squeezetune.finetune.torch_network import build_layers
     from squeezetune.finetune.workers import TrainerOptions, recall_precision
     from squeezetune.finetune.workers import TrainingTask as TuningTask
 
     release_memory()  # of the engines: both together would take the most of the whole run
-    network = detect_architecture(site.network.weights)
+    network, classes = detect_architecture(site.network.weights), len(site.index.class_names)
     recipe = Recipe(batch=batch, frozen_blocks=network.frozen_blocks)
     positions = np.arange(recipe.batch * (STEPS + 1))
     feed = make_feed(start, side, recipe, network)
-    task = TuningTask(feed, positions % 2, positions, positions[:0], np.ones(2, np.float32))
+    task = TuningTask(feed, positions % 2, positions, positions[:0], np.ones(classes, np.float32))
+    if site.teaching:
+        task = add_teacher(task, site.teaching, network, site.threads)
     plan = StagePlan("probe", start, (Phase(side, 1.0),), 1.0, recipe)
     precision = recall_precision(site.cache)
     conditions = TrainerOptions(
         "probe", 0, site.threads, precision, ignore_event, micro_pixels=site.micro_pixels
     )
-    tapped = TappedNetwork(build_layers(site.network.weights), 2, start, recipe.frozen_blocks)
+    tapped = TappedNetwork(build_layers(site.network.weights), classes, start, recipe.frozen_blocks)
     return measure_step(tapped, task, plan, conditions, STEPS)
 
 
