@@ -39,6 +39,18 @@ if TYPE_CHECKING:
 @click.option("--max-loss", type=float, metavar="POINTS",
               help="Fail rather than lose more points of accuracy on the test photos.")  # fmt: skip
 @click.option(
+    "--teacher",
+    is_flag=True,
+    help="Let SqueezeNet 1.1 learn what MODEL, a larger network, says of its training photos, and "
+    "write that too, in half a megabyte: onnx-student (with torch).",
+)
+@click.option("--budget", default="", metavar="TIME",
+              help="The student learns for at most so long, such as 10m.")  # fmt: skip
+@click.option("--epochs", type=float, default=0.0,
+              help="Passes of the student over the photos; 0 goes by their number.")  # fmt: skip
+@click.option("--max-ram", default="", metavar="SIZE",
+              help="The student's training takes at most so much memory, such as 1GB.")  # fmt: skip
+@click.option(
     "--no-measure",
     is_flag=True,
     help="Write without the photos; onnx-int8 and onnx-tiny need some.",
@@ -61,6 +73,10 @@ def export(
     output: Path | None,
     photos: Path | None,
     max_loss: float | None,
+    teacher: bool,
+    budget: str,
+    epochs: float,
+    max_ram: str,
     no_measure: bool,
     runtime: Path | None,
     class_pattern: str,
@@ -89,6 +105,10 @@ def export(
             columns=columns,
             max_loss=max_loss,
             measure=not no_measure,
+            teacher=teacher,
+            budget=budget,
+            epochs=epochs,
+            max_ram=max_ram,
             runtime=runtime,
             listen=listen,
         )

@@ -55,6 +55,17 @@ class TrainingPhotos:
 
 
 @dataclass(frozen=True)
+class StudentLimits:
+    """What the training of a student may take, as the settings of trainings have it: "" for no
+    limit, and 0 for as many epochs as suit the photos.
+    """
+
+    budget: str = ""
+    epochs: float = 0.0
+    max_ram: str = ""
+
+
+@dataclass(frozen=True)
 class ExportInputs:
     """A network to be written in some format.
 
@@ -62,7 +73,7 @@ class ExportInputs:
     is what a file says of itself: class names as JSON, settings, fingerprint of the data, licence.
     `photos` are those of the training part, where they are at hand, and `judges` those of the
     validation part. `title` is what a page is headed; `runtime` is where the build of ONNX Runtime
-    for browsers lies, if not in the cache.
+    for browsers lies, if not in the cache; `limits` are those of a student's training.
     """
 
     network: TrainedNetwork
@@ -73,6 +84,7 @@ class ExportInputs:
     title: str = "Classifier"
     runtime: Path | None = None
     listen: Listener = ignore_event
+    limits: StudentLimits = StudentLimits()
 
     def draw(self, count: int) -> NDArray[np.uint8]:
         """Draw training photos as the network sees them; half of them mirrored if it looks at

@@ -39,6 +39,7 @@ from squeezetune.exporting.export_inputs import (
     ExportInputs,
     ModelPhotos,
     PhotoLocation,
+    StudentLimits,
     make_exam,
     open_material,
 )
@@ -47,10 +48,12 @@ from squeezetune.exporting.formats import (
     FORMATS,
     GRAPH_FORMATS,
     Format,
+    STUDENT_FORMAT,
     find_format,
 )
 from squeezetune.exporting.model_card import write_card
 from squeezetune.exporting.report_chapter import update_report
+from squeezetune.exporting.student import check_teacher
 from squeezetune.model.artifact import MODEL, NETWORK, read_payload, stage_artifact, to_json
 from squeezetune.model.classifier import Classifier, load
 from squeezetune.network.trained import TrainedNetwork, read_network
@@ -69,6 +72,10 @@ def export(
     columns: str = "",
     max_loss: float | None = None,
     measure: bool = True,
+    teacher: bool = False,
+    budget: str = "",
+    epochs: float = 0.0,
+    max_ram: str = "",
     runtime: str | os.PathLike[str] | None = None,
     listen: Listener = ignore_event,
 ) -> Exports:
@@ -84,11 +91,18 @@ def export(
     returned; the others are written. With `max_loss`, in points of accuracy, an export that loses
     more is an error and nothing is written; one of 4 bits is trained for a minute before, if torch
     is installed. Without `measure` no photos are needed, but for those formats whose parameters are
-    fitted to some. `runtime` is a folder with ONNX Runtime's build for browsers, which `web` else
-    fetches once.
+    fitted to some.
+
+    With `teacher` the model teaches SqueezeNet 1.1 what it says of the training photos, and that is
+    written, too, in half a megabyte: `onnx-student`. How long it learns may be limited by a
+    `budget`, such as "10m", or by `epochs`, and its memory by `max_ram`; with a budget the bytes
+    are not the same each time.
+
+    `runtime` is a folder with ONNX Runtime's build for browsers, which `web` else fetches once.
 
     Raises:
-        SettingsError: there is no such format, or it is not known where the photos are.
+        SettingsError: there is no such format, it is not known where the photos are, or the model
+            is no larger than what it is to teach.
         MissingExtraError: what a format needs is not installed.
         ArtifactError: the model cannot be read, or the folder cannot be written.
         DataError: the photos cannot be used.
@@ -112,7 +126,7 @@ def export(
             "Give the folder that `squeezetune train` has written.",
         )
     classifier, target = load(folder), follow_link(Path(output)) if output else name_target(folder)
-    chosen, refused = choose_formats(formats, read_parameters(classifier))
+    chosen, refused = choose_formats(formats, read_parameters(classifier), has_student=teacher)
     looks_at_photos = measure or any(found.looks_at_photos for found in chosen.values())
     request = PhotoLocation(photos, class_pattern, columns)
     material = open_material(folder, request, listen) if looks_at_photos else None
@@ -121,7 +135,10 @@ def export(
         make_order(classifier, material),
         runtime=Path(runtime) if runtime else None,
         listen=listen,
+        limits=StudentLimits(budget, epochs, max_ram),
     )
+    if any(found.is_taught for found in chosen.values()):
+        check_teacher(order)
     with (
         hold_output(target),
         stage_artifact(target, EXPORT_FOLDER) as staging,
@@ -144,10 +161,10 @@ def export(
 
 
 def choose_formats(
-    names: Sequence[str], network: TrainedNetwork
+    names: Sequence[str], network: TrainedNetwork, *, has_student: bool
 ) -> tuple[dict[str, Format], list[Failure]]:
-    """Choose the formats that are written, and say of those that cannot be made of this network
-    why not.
+    """Choose the formats that are written, a student's too where it is to have one, and say of
+    those that cannot be made of this network why not.
 
     Raises:
         SettingsError: there is no such format.
@@ -155,7 +172,8 @@ def choose_formats(
         ExportError: none of them can be made.
     """
     default = DEFAULT_FORMATS if network.is_described else GRAPH_FORMATS
-    wanted = {name: find_format(name) for name in names or default}
+    chosen = (*(names or default), *([STUDENT_FORMAT] if has_student else ()))
+    wanted = {name: find_format(name) for name in chosen}
     able = {
         name: found for name, found in wanted.items() if network.is_described or found.takes_graphs
     }

@@ -23,6 +23,7 @@ from squeezetune.exporting.onnx_formats import (
 from squeezetune.exporting.openvino import check_openvino, write_openvino
 from squeezetune.exporting.runtimes import READERS, RunExport
 from squeezetune.exporting.scoring import Score
+from squeezetune.exporting.student import write_student
 from squeezetune.exporting.tflite import check_tflite, write_tflite, write_tflite_int8
 from squeezetune.exporting.torch_program import check_torch, write_torch
 from squeezetune.exporting.web import MODEL, VERSION, WebAbout, write_web
@@ -87,7 +88,9 @@ class Format:
     runs FILE. `tune` writes it anew where it loses too much; that needs torch and some time.
     `reader` opens it, if not the one of that package; `explain_unmeasured` says in words why it
     cannot do so on this computer. `state` writes into it what it is worth. `takes_graphs` says that
-    it can be made of a network that is a graph alone: all others need its layers' description.
+    it can be made of a network that is a graph alone: all others need its layers' description. With
+    `is_taught` it is another, smaller network that learns from the model first, which takes
+    minutes: it is written where it is asked for alone.
     """
 
     words: str
@@ -104,6 +107,7 @@ class Format:
     explain_unmeasured: Callable[[], str] = find_nothing
     state: Callable[[ExportInputs, Path, Score], None] | None = None
     takes_graphs: bool = False
+    is_taught: bool = False
 
     @property
     def root(self) -> str:
@@ -207,6 +211,18 @@ FORMATS: dict[str, Format] = {
         looks_at_photos=True,
         tune=write_tuned,
     ),
+    "onnx-student": Format(
+        "SqueezeNet 1.1 that has learnt from the model, parameters in 4 bits",
+        "model-student.onnx",
+        write_student,
+        check_onnx,
+        "onnxruntime >= 1.23.0",
+        module="torch",
+        extra="deep",
+        looks_at_photos=True,
+        reader="onnxruntime",
+        is_taught=True,
+    ),
     "openvino": Format(
         "OpenVINO's own format, parameters in float16",
         "openvino/model.xml",
@@ -264,6 +280,7 @@ FORMATS: dict[str, Format] = {
 # What is written where nobody names a format, and of a network that is a graph alone.
 DEFAULT_FORMATS = ("onnx", "onnx-int8", "onnx-tiny")
 GRAPH_FORMATS = ("onnx", "onnx-fp16")
+STUDENT_FORMAT = "onnx-student"
 
 
 def find_format(name: str) -> Format:
@@ -285,5 +302,7 @@ def find_format(name: str) -> Format:
 
 
 def list_formats() -> list[str]:
-    """List the formats whose runtimes are installed."""
-    return [name for name, found in FORMATS.items() if find_spec(found.module)]
+    """List the formats of the model itself whose runtimes are installed."""
+    return [
+        name for name, found in FORMATS.items() if not found.is_taught and find_spec(found.module)
+    ]
