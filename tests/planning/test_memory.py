@@ -9,6 +9,7 @@ from squeezetune.data.index import index_photos
 from squeezetune.data.split import split_index
 from squeezetune.errors import SettingsError
 from squeezetune.events import Notice
+from squeezetune.network.zoo import NETWORKS
 from squeezetune.pipeline.context import open_context
 from squeezetune.pipeline.preparation import prepare_run
 from squeezetune.planning import memory as module
@@ -129,6 +130,14 @@ def test_torch_counts_from_the_start_where_the_machine_is_measured_with_it():
     early, late = forecast(), forecast(replace(DEMAND, is_probed=False))
     assert early["features"] - late["features"] == module.TORCH
     assert early["all layers"] == late["all layers"]
+
+
+def test_a_teacher_runs_beside_the_layers_that_learn_from_it():
+    lite = NETWORKS["efficientnet_lite0"]
+    alone, taught = forecast(), forecast(replace(DEMAND, teacher=lite.size))
+    more = {stage: taught[stage] - alone[stage] for stage in alone if taught[stage] > alone[stage]}
+    assert set(more) <= {"preparing", "all layers"}
+    assert 100e6 < more["all layers"] < 600e6
 
 
 def test_float32_takes_twice_the_memory_of_activations_for_half_as_many_images():

@@ -63,7 +63,12 @@ def teach_student(order: ExportInputs) -> ExportInputs:
     check_teacher(order)
     lesson, settings = draw_lesson(order), make_settings(order)
     context = open_context(settings, open_cache(order.listen), order.listen)
-    context = replace(context, teaching=Teaching(open_teacher(order, lesson, context), TEMPERATURE))
+    teaching = Teaching(
+        open_teacher(order, lesson, context),
+        detect_architecture(order.network.weights),
+        TEMPERATURE,
+    )
+    context = replace(context, teaching=teaching)
     learned = fit_classifier(lesson.index, lesson.find_parts, context, is_forecast=True)
     order.listen(Notice(describe_result(learned)))
     return replace(

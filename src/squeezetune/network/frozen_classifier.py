@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 
 from squeezetune.heads.linear import DenseWeights, apply_layers
 from squeezetune.heads.scaling import take_roots
+from squeezetune.network.architecture import Architecture
 from squeezetune.network.backbone import Backbone
 
 
@@ -40,9 +41,10 @@ class FrozenClassifier:
 
 @dataclass(frozen=True)
 class Teaching:
-    """How another network learns from a classifier: the logits of both are divided by
-    `temperature`.
+    """How another network learns from a classifier of this `network`: the logits of both are
+    divided by `temperature`.
     """
 
     classifier: FrozenClassifier
+    network: Architecture
     temperature: float

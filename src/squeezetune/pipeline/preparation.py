@@ -241,6 +241,8 @@ def prepare_run(index: ImageIndex, split: Split, context: RunContext) -> Prepare
     network = context.pretrained
     side = network.fixed_side or settings.image_side or choose_side(index, split.train, network)
     demand = count_demand(index, split, settings, side, network)
+    if context.teaching:
+        demand = replace(demand, teacher=context.teaching.network.size)
     memory = plan_memory(demand, settings, context.threads)
     if demand.is_deep and not memory.provision.is_deep:
         context.listen(

@@ -71,7 +71,8 @@ class MemoryInputs:
     `decoded_bytes` is what the largest photo takes while it is decoded. `is_deep` says that all
     layers are to be trained, or with `is_last` the last blocks on what the others gave, and
     `is_probed` that the machine is measured before. Layers are trained in bfloat16 where the
-    processor `has_bfloat16`.
+    processor `has_bfloat16`; where a classifier of the network `teacher` says what they learn, it
+    runs beside them.
     """
 
     images: int
@@ -85,6 +86,7 @@ class MemoryInputs:
     is_last: bool = False
     has_bfloat16: bool = True
     network: NetworkSize = SQUEEZENET1_1.size
+    teacher: NetworkSize | None = None
 
     @property
     def share(self) -> float:
@@ -329,6 +331,8 @@ def _train_layers(demand: MemoryInputs, provision: ResourceLimits) -> int:
     images = count_micro(demand.side, provision.micro_pixels, has_bfloat16=demand.has_bfloat16)
     pixel = round(NETWORK_PIXEL[demand.has_bfloat16] * demand.share)
     own = NETWORK + TRAINED_PARAMETER * demand.more_parameters
+    if demand.teacher:
+        own += _run_engine(replace(demand, network=demand.teacher), replace(provision, views=1))
     return own + provision.threads * (NETWORK_THREAD + pixel * images * demand.side**2)
 
 
