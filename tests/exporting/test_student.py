@@ -7,7 +7,7 @@ import pytest
 from click.testing import CliRunner
 
 from squeezetune.cli.main import main
-from squeezetune.errors import SettingsError, SourceError
+from squeezetune.errors import ClassesError, SettingsError, SourceError
 from squeezetune.events import ignore_event
 from squeezetune.exporting.export_inputs import PhotoLocation, TrainingPhotos, open_material
 from squeezetune.exporting.exports import export, make_order
@@ -77,6 +77,12 @@ def test_classes_stand_in_the_models_order(order):
     before, after = draw_lesson(order).index, draw_lesson(turned).index
     assert after.class_names == before.class_names[::-1]
     assert (after.labels == 2 - before.labels).all()
+
+
+def test_a_class_that_the_model_does_not_know_is_told(order):
+    fewer = replace(order, metadata={"class_names": json.dumps(["box", "disc"])})
+    with pytest.raises(ClassesError, match="spike"):
+        draw_lesson(fewer)
 
 
 def test_the_student_is_trained_as_the_model_was(order):

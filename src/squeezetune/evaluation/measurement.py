@@ -1,7 +1,7 @@
 """A classifier and labelled images -> what it is worth on them."""
 
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -100,7 +100,7 @@ def evaluate(
     hint = (
         "Rename the folders as the model's classes, or take those away that it was not trained on."
     )
-    places = place_classes(index, classifier, hint)
+    places = place_classes(index, classifier.class_names, hint)
     measured = run_classifier(classifier, index, np.arange(len(index)), executor, listen)
     labels = places[index.labels[measured.positions]]
     failed = tuple(Skipped(index.names[at], reason) for at, reason in measured.failures.items())
@@ -146,22 +146,22 @@ def find_seen(
     return Seen(int(known[0].sum()), int((known[1] & ~known[0]).sum()), others)
 
 
-def place_classes(index: ImageIndex, classifier: Classifier, hint: str) -> NDArray[np.int64]:
-    """Tell the place among the model's classes of each of the photos' classes; `hint` says what to
-    do about others.
+def place_classes(index: ImageIndex, known: Sequence[str], hint: str) -> NDArray[np.int64]:
+    """Tell the place among the classes that a model knows of each of the photos' classes; `hint`
+    says what to do about others.
 
     Raises:
         ClassesError: the model does not know a class.
 
     """
-    unknown = sort_classes(set(index.class_names) - set(classifier.class_names))
+    unknown = sort_classes(set(index.class_names) - set(known))
     if unknown:
         raise ClassesError(
             f"the model does not know the class {list_some(unknown)}; it knows "
-            f"{list_some(classifier.class_names, 20)}",
+            f"{list_some(known, 20)}",
             hint,
         )
-    return np.array([classifier.class_names.index(name) for name in index.class_names])
+    return np.array([known.index(name) for name in index.class_names])
 
 
 def run_classifier(

@@ -213,7 +213,9 @@ def make_exam(classifier: Classifier, material: ModelPhotos, listen: Listener) -
             )
         )
     places = place_classes(
-        index, classifier, "Give the photos that the model was trained on with --photos."
+        index,
+        classifier.class_names,
+        "Give the photos that the model was trained on with --photos.",
     )
     cache, folder = open_cache(ignore_event), classifier.folder
     store = None

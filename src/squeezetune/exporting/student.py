@@ -17,6 +17,7 @@ from squeezetune.data.index import ImageIndex
 from squeezetune.data.pixels import PixelSettings
 from squeezetune.data.split import Split
 from squeezetune.errors import SettingsError
+from squeezetune.evaluation.measurement import place_classes
 from squeezetune.events import Notice
 from squeezetune.exporting.export_inputs import ExportInputs
 from squeezetune.exporting.onnx_formats import build_tiny
@@ -37,6 +38,7 @@ STUDENT = "squeezenet1_1"
 TEMPERATURE = 2.0
 # The settings of the model's own training that hold for the student's too.
 KEPT = ("seed", "resize", "class_weight", "threads", "engine", "precision", "max_ram")
+PHOTOS_HINT = "Give the photos that the model was trained on with --photos."
 # One training photo in so many judges where there is no validation part.
 EVERY = 8
 
@@ -97,7 +99,7 @@ def check_teacher(order: ExportInputs) -> None:
     if order.photos is None:
         raise SettingsError(
             "a student learns from training photos, and there are none",
-            "Give the photos that the model was trained on with --photos.",
+            PHOTOS_HINT,
         )
 
 
@@ -119,12 +121,16 @@ class Lesson:
 
 
 def draw_lesson(order: ExportInputs) -> Lesson:
-    """Take the model's training and validation photos, and no other, from its photos."""
+    """Take the model's training and validation photos, and no other, from its photos.
+
+    Raises:
+        ClassesError: the model does not know a class of theirs.
+    """
     assert order.photos is not None  # `check_teacher` has seen to that
     index, train = order.photos.index, order.photos.positions
     judges = order.judges.positions if order.judges else np.empty(0, np.int64)
     class_names = tuple(json.loads(order.metadata["class_names"]))
-    places = np.array([class_names.index(name) for name in index.class_names])
+    places = place_classes(index, class_names, PHOTOS_HINT)
     held_back = index.digests[judges]
     if not len(judges):
         by_content = train[np.lexsort(index.digests[train].T[::-1])]
