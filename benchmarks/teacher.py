@@ -136,8 +136,8 @@ def main(argv: Sequence[str] | None = None) -> None:
                 "contenders": options.contenders,
                 "settings": " ".join(options.settings),
             }
-            work = partial(measure_seed, options.data / photos, seed, options)
-            runs.append(ledger.recall(key, work))
+            measure = partial(measure_seed, options.data / photos, seed, options)
+            runs.append(ledger.recall(key, measure))
         count = runs[0]["teacher"]["count"]
         print(f"\n{photos}, {count:,} test photos, {' '.join(options.settings) or 'no settings'}")
         header = ["network", "file", "accuracy", "in floats", "of the gap", "seconds"]
