@@ -89,8 +89,16 @@ def test_the_student_is_trained_as_the_model_was(order):
     settings = make_settings(order)
     assert (settings.backbone, settings.layers) == ("squeezenet1_1", "all")
     assert (settings.image_side, settings.engine, settings.threads) == (64, "onnxruntime", 2)
-    limited = replace(order, limits=replace(order.limits, budget="90s", max_ram="2GB"))
-    assert (make_settings(limited).budget, make_settings(limited).max_ram) == ("90s", "2GB")
+    assert settings.epochs == 20
+    limited = make_settings(
+        replace(order, limits=replace(order.limits, budget="90s", max_ram="2GB"))
+    )
+    assert (limited.budget, limited.max_ram, limited.epochs) == ("90s", "2GB", 0)
+
+
+def test_the_more_photos_there_are_the_fewer_times_each_is_shown(order):
+    photos = replace(order.photos, positions=np.zeros(10_000, np.int64))
+    assert make_settings(replace(order, photos=photos)).epochs == 10
 
 
 # ---- what cannot be

@@ -36,6 +36,9 @@ from squeezetune.system.machine import hash_bytes
 STUDENT = "squeezenet1_1"
 # What both networks' logits are divided by, so that also unlikely classes have something to say.
 TEMPERATURE = 2.0
+# Where nothing limits it, a student is shown so many images, and each photo at least and at most so
+# many times.
+SHOWN_IMAGES, FEWEST_EPOCHS, MOST_EPOCHS = 100_000, 8.0, 20.0
 # The settings of the model's own training that hold for the student's too.
 KEPT = ("seed", "resize", "class_weight", "threads", "engine", "precision", "max_ram")
 PHOTOS_HINT = "Give the photos that the model was trained on with --photos."
@@ -144,6 +147,9 @@ def make_settings(order: ExportInputs) -> Settings:
     """Set up the student's training: as the model's was, as far as the settings concern both."""
     own = json.loads(order.metadata["settings"])
     limits = {name: value for name, value in vars(order.limits).items() if value}
+    if not {"budget", "epochs"} & set(limits) and order.photos:
+        shown = SHOWN_IMAGES / max(1, len(order.photos.positions))
+        limits["epochs"] = round(min(MOST_EPOCHS, max(FEWEST_EPOCHS, shown)), 1)
     return parse_settings(
         {name: own[name] for name in KEPT if name in own}
         | {
