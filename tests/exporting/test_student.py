@@ -7,8 +7,9 @@ import pytest
 from click.testing import CliRunner
 
 from squeezetune.cli.main import main
-from squeezetune.errors import ClassesError, SettingsError, SourceError
+from squeezetune.errors import ClassesError, MissingExtraError, SettingsError, SourceError
 from squeezetune.events import ignore_event
+from squeezetune.exporting import formats
 from squeezetune.exporting.export_inputs import PhotoLocation, TrainingPhotos, open_material
 from squeezetune.exporting.exports import export, make_order
 from squeezetune.exporting.formats import STUDENT_FORMAT, list_formats
@@ -25,6 +26,15 @@ def teacher_folder(shape_folder, fixed_settings, tmp_path_factory):
     folder = tmp_path_factory.mktemp("teachers") / "shapes-model"
     train(shape_folder, folder, replace(fixed_settings, backbone="efficientnet_lite0"))
     return folder
+
+
+@pytest.fixture
+def with_torch():
+    """Leave out what cannot be done without torch."""
+    pytest.importorskip("torch", reason="torch is an extra")
+
+
+needs_torch = pytest.mark.usefixtures("with_torch")
 
 
 @pytest.fixture
@@ -104,6 +114,7 @@ def test_the_more_photos_there_are_the_fewer_times_each_is_shown(order):
 # ---- what cannot be
 
 
+@needs_torch
 def test_a_model_that_is_no_larger_cannot_teach(model_folder, tmp_path):
     with pytest.raises(SettingsError, match=r"SqueezeNet 1\.1") as caught:
         export(model_folder, ["onnx-tiny"], tmp_path / "out", teacher=True)
@@ -116,21 +127,29 @@ def test_there_have_to_be_photos(order):
         check_teacher(replace(order, photos=None))
 
 
+@needs_torch
 def test_photos_that_are_gone_are_told(order, teacher_folder, write_shapes, tmp_path):
     others = write_shapes(tmp_path / "others", 3, first=900)
     with pytest.raises(SourceError, match="none of the 36 photos of the train part"):
         export(teacher_folder, [], tmp_path / "out", photos=others, teacher=True)
 
 
+@needs_torch
 @pytest.mark.parametrize(
     ("words", "said"), [(["--budget", "soon"], "soon"), (["--max-ram", "much"], "much")]
 )
 def test_limits_have_units(teacher_folder, tmp_path, words, said):
-    pytest.importorskip("torch", reason="torch is an extra")
     given = ["export", str(teacher_folder), "--teacher", "-o", str(tmp_path / "out"), *words]
     done = CliRunner().invoke(main, given)
     assert done.exit_code == 2
     assert said in done.output
+    assert not (tmp_path / "out").exists()
+
+
+def test_without_torch_it_is_told_what_to_install(teacher_folder, tmp_path, monkeypatch):
+    monkeypatch.setattr(formats, "find_spec", lambda name: None)
+    with pytest.raises(MissingExtraError, match="torch"):
+        export(teacher_folder, [], tmp_path / "out", teacher=True)
 
 
 def test_it_is_written_where_it_is_asked_for_alone():
@@ -140,8 +159,8 @@ def test_it_is_written_where_it_is_asked_for_alone():
 # ---- the file
 
 
+@needs_torch
 def test_a_student_is_small_and_scored_like_every_format(teacher_folder, tmp_path):
-    pytest.importorskip("torch", reason="torch is an extra")
     found = export(teacher_folder, [], tmp_path / "out", teacher=True, epochs=EPOCHS)
     item = found[STUDENT_FORMAT]
     assert item.byte_count < 0.5e6
@@ -157,8 +176,8 @@ def test_a_student_is_small_and_scored_like_every_format(teacher_folder, tmp_pat
 
 
 @pytest.mark.slow
+@needs_torch
 def test_the_same_model_teaches_the_same_bytes(teacher_folder, tmp_path):
-    pytest.importorskip("torch", reason="torch is an extra")
     paths = [
         export(
             teacher_folder, [], tmp_path / name, teacher=True, epochs=EPOCHS, measure=False

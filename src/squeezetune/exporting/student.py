@@ -85,10 +85,10 @@ def teach_student(order: ExportInputs) -> ExportInputs:
 
 
 def check_teacher(order: ExportInputs) -> None:
-    """Make sure that a smaller network can learn from the model.
+    """Make sure that a smaller network can learn from the model, within limits that make sense.
 
     Raises:
-        SettingsError: it is no larger, or its photos are not at hand.
+        SettingsError: it is no larger, its photos are not at hand, or a limit is no time or size.
     """
     network = detect_architecture(order.network.weights)
     student = find_architecture(STUDENT)
@@ -104,6 +104,7 @@ def check_teacher(order: ExportInputs) -> None:
             "a student learns from training photos, and there are none",
             PHOTOS_HINT,
         )
+    make_settings(order)
 
 
 @dataclass(frozen=True)
