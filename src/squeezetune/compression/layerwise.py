@@ -16,6 +16,7 @@ import numpy as np
 from numpy.lib.stride_tricks import sliding_window_view
 from numpy.typing import NDArray
 
+from squeezetune.compression.bit_widths import choose_bits
 from squeezetune.heads.linear import Rows
 from squeezetune.heads.scaling import take_roots
 from squeezetune.network.architecture import Architecture
@@ -204,14 +205,14 @@ def compress_layers(
 ) -> Compressed:
     """Compress the convolutions, looking at images (n, side, side, 3).
 
-    Their parameters get so many bits; eight in the first layer, which has few, and each of them
-    counts for more. The biases take up what they can. With `ranges` activations are rounded on the
-    way, as in int8. The dense layers stay as they are: `compress_head` follows. A convolved
-    classifier is one of the convolutions, with eight bits.
+    Their parameters get so many bits, or eight where that pays (`choose_bits`). The biases take up
+    what they can. With `ranges` activations are rounded on the way, as in int8. The dense layers
+    stay as they are: `compress_head` follows. A convolved classifier is one of the convolutions,
+    with eight bits.
     """
     weights, codes, damping = dict(network.weights), {}, FINE_DAMPING if bits == 8 else DAMPING
     architecture = detect_architecture(network.weights)
-    first = architecture.convolutions[0]
+    first, widths = architecture.convolutions[0], choose_bits(architecture, bits)
     maps = pixels.astype(np.float32)
     if first.padding:
         mean, std = (
@@ -224,7 +225,7 @@ def compress_layers(
     def compress(layer: Convolution, read: Streams) -> Streams:
         kernel = take_kernel(network.weights, layer, architecture)
         changed, codes[f"{layer.path}.weight"] = compress_kernel(
-            kernel, read, 8 if layer is first else bits, damping
+            kernel, read, widths[layer.path], damping
         )
         parameters = changed.weight, changed.bias
         if layer is first and not layer.padding:
