@@ -3,6 +3,7 @@ always the same.
 """
 
 SMALL = [
+    *("--backbone", "squeezenet1_1"),
     *("--image-side", "64"),
     *("--validation", "0.2"),
     *("--test", "0.2"),

@@ -36,7 +36,7 @@ def draw_value(item):
     if item.name == "weights":
         return st.sampled_from(["", "squeezenet1_0", "a folder/mine.safetensors", "MINE.PTH"])
     if item.name == "backbone":  # another one than the weights are of is refused
-        return st.sampled_from(["", "squeezenet1_0"])
+        return st.sampled_from(["auto", "squeezenet1_0"])
     if item.name == "max_ram":
         return st.sampled_from(["", "600MB", "1GB", "1.5GiB"])
     if item.name == "image_side":
@@ -250,10 +250,10 @@ def test_published_weights_of_another_network_than_the_backbone_are_refused():
         Settings(backbone="resnet18", weights="squeezenet1_0")
 
 
-def test_a_file_of_weights_leaves_no_backbone_open():
-    assert Settings(backbone="auto").backbone == "auto"
-    with pytest.raises(SettingsError, match=r"weights is 'mine\.pth' and backbone is 'auto'"):
-        Settings(backbone="auto", weights="mine.pth")
+def test_the_backbone_is_open_unless_something_else_says_which():
+    assert Settings().is_backbone_open
+    for known in ({"backbone": "squeezenet1_1"}, {"weights": "mine.pth"}, {"recipe": "original"}):
+        assert not Settings(**known).is_backbone_open
 
 
 def test_the_original_recipe_is_one_of_squeezenet():

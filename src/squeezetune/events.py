@@ -17,6 +17,7 @@ from squeezetune.quantities import format_duration
 PREPARING, FEATURES, NEAR_DUPLICATES = "preparing", "features", "near-duplicates"
 HEAD, FOLDS, FAMILIARITY, MEASURING = "head", "folds", "familiarity", "measuring"
 READING, LOOKS, REPORT = "reading", "looks", "report"
+CHOOSING = "choice of the network"
 ALL_LAYERS, LAST_BLOCKS = "all layers", "last blocks"  # the second where their number is open
 EXPORT = "export "  # before the name of a format
 MOST_BLOCKS = 8  # that are trained without the others: all Fire modules
@@ -35,6 +36,7 @@ def name_last(blocks: int) -> str:
 STAGE_WORDS: Mapping[str, str] = {
     READING: "Reading the photos",
     PREPARING: "Preparing",
+    CHOOSING: "Choosing the network",
     FEATURES: "Looking at the photos",
     LOOKS: "Describing the photos",
     NEAR_DUPLICATES: "Finding alike photos",

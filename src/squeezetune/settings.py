@@ -32,8 +32,8 @@ UNKNOWN_TO_ORIGINAL = (
 )
 # What the setting `layers` may ask for that the base installation cannot do.
 LAYERS_NEED_TORCH = ("last", "all")
-# What the setting `backbone` may name: the networks that are known, or this for the one of those in
-# the package that suits the photos better.
+# What the setting `backbone` may name: the networks that are known, or this for that which weights
+# are of, or else the one of those in the package that suits the photos better.
 AUTO = "auto"
 BACKBONES = (
     "squeezenet1_0",
@@ -145,11 +145,12 @@ class Settings:
         choices=("auto", "linear", "hidden"),
     )
     backbone: str = knob(
-        "",
+        AUTO,
         "The pretrained network to begin with: one that `squeezetune backbones` lists, such as "
-        "efficientnet_lite0; auto tries SqueezeNet 1.1 and EfficientNet-Lite0 on the "
-        "photos; without it, that which weights are of, or SqueezeNet 1.1. Or any other network "
-        "for images, as frozen layers: a file that ends in .onnx, or timm: and a name of timm's.",
+        "squeezenet1_1; auto is that which weights are of, SqueezeNet 1.1 in the original recipe "
+        "and where the effort is quick, and else the one of SqueezeNet 1.1 and EfficientNet-Lite0 "
+        "whose features tell the photos' classes apart better. Or any other network for images, as "
+        "frozen layers: a file that ends in .onnx, or timm: and a name of timm's.",
     )
     pixel_mean: str = knob(
         "",
@@ -258,6 +259,11 @@ class Settings:
         """Whether the backbone is a network of somebody else, which is a graph alone."""
         return is_foreign(self.backbone)
 
+    @property
+    def is_backbone_open(self) -> bool:
+        """Say whether the network that training begins with is left to what the photos say."""
+        return self.backbone == AUTO and not self.weights and self.recipe != "original"
+
     def to_dict(self) -> dict[str, Any]:
         """Return the settings as plain values for JSON."""
         return asdict(self)
@@ -273,10 +279,7 @@ def _list_conflicts(settings: Settings) -> list[str]:
             f"repeats is {settings.repeats} with folds {settings.folds}; needed is a number of "
             f"folds, such as 5"
         ]
-    is_open = settings.backbone == AUTO and settings.weights
-    if is_open or (
-        settings.weights in PUBLISHED_WEIGHTS and settings.backbone not in ("", settings.weights)
-    ):
+    if settings.weights in PUBLISHED_WEIGHTS and settings.backbone not in (AUTO, settings.weights):
         return [
             f"weights is {settings.weights!r} and backbone is {settings.backbone!r}; needed is one "
             f"of them"
@@ -299,7 +302,7 @@ def _list_conflicts(settings: Settings) -> list[str]:
         for name in UNKNOWN_TO_ORIGINAL
         if name in changed
     ]
-    if settings.backbone not in ("", *PUBLISHED_WEIGHTS):
+    if settings.backbone not in (AUTO, *PUBLISHED_WEIGHTS):
         problems.append(
             f"backbone is {settings.backbone!r}; the original recipe is one of SqueezeNet"
         )

@@ -37,6 +37,7 @@ from squeezetune.model.artifact import (
 )
 from squeezetune.model.classifier import Classifier, load
 from squeezetune.model.split_record import PARTS, pack_parts
+from squeezetune.pipeline.backbone_choice import choose_backbone, forecast_choice
 from squeezetune.pipeline.context import RunContext, name_output, open_context, parse_request
 from squeezetune.pipeline.cross_validation import (
     CrossValidationResult,
@@ -54,7 +55,7 @@ from squeezetune.planning.planner import add_rounds, limit_time
 from squeezetune.quantities import parse_size
 from squeezetune.report.record import Run, make_record, record_times
 from squeezetune.report.training_page import make_plots, render_report
-from squeezetune.settings import AUTO, Settings
+from squeezetune.settings import Settings
 from squeezetune.system.checkpoint import CheckpointFolder, UnfinishedRun, find_checkpoint_folder
 from squeezetune.system.disk import cache_or_temporary, open_cache
 from squeezetune.system.executor import ThreadExecutor
@@ -175,20 +176,24 @@ def train_and_measure(
     index, settings, context = job.scan(), job.settings, job.context
     learn, scheme = RECIPES[settings.recipe], choose_scheme(index, settings, job.clock)
     limit = limit_time(settings, job.clock.started)
-    if scheme is None and settings.backbone != AUTO:
+    if scheme is None:
         return learn(index, job.cut_index, context, limit, unfinished), None
     # features are computed once even where nothing may be kept
     with cache_or_temporary(context.cache) as folder:
-        context, each = replace(context, cache=folder), limit
-        if scheme is None:
-            return learn(index, job.cut_index, context, limit, unfinished), None
+        context = folds = replace(context, cache=folder)
+        if settings.is_backbone_open:
+            chosen = choose_backbone(index, scheme.keep_all, context, limit, unfinished)
+            context, limit = chosen.context, chosen.limit
+            # each fold chooses by its own photos: none is measured by a choice that has seen it
+            folds = folds if chosen.is_compared else context
+        each = limit
         if limit.is_set:
             limit = share_budget(index, scheme, context, limit)
             each = limit.share(1 + scheme.count_rounds(index))
         learned = learn(index, scheme.keep_all, context, each, unfinished)
         # the folds' plans do not tell of what came before
-        limit = replace(limit, started=None)
-        return learned, cross_validate(learned, scheme, context, limit, unfinished)
+        limit = replace(limit, started=None, choosing_s=0.0)
+        return learned, cross_validate(learned, scheme, folds, limit, unfinished)
 
 
 def forecast(
@@ -225,15 +230,17 @@ def forecast(
             "Train with it: it says how long it will take.",
         )
     context = open_context(settings, open_cache(clock) if use_cache else None, clock)
-    if settings.backbone == AUTO:
-        clock(Notice("the forecast is that of SqueezeNet 1.1; the other network takes longer"))
     job = TrainingJob(origin, Path(), context, clock)
     index = job.scan()
     scheme, limit = choose_scheme(index, settings, clock), limit_time(settings, clock.started)
     rounds = scheme.count_rounds(index) if scheme else 0
     split = scheme.keep_all(index) if scheme else job.cut_index(index)
-    prepared = prepare_run(index, split, context)
-    plan, _ = plan_prepared(prepared, limit.share(1 + rounds), is_forecast=True)
+    each = limit.share(1 + rounds)
+    if settings.is_backbone_open:
+        plan, prepared = forecast_choice(index, split, context, each)
+    else:
+        prepared = prepare_run(index, split, context)
+        plan, _ = plan_prepared(prepared, each, is_forecast=True)
     plan = replace(plan, peak_memory=prepared.memory.peak)
     return add_rounds(plan, rounds) if scheme else plan
 
@@ -371,7 +378,7 @@ def repeat_command(job: TrainingJob, learned: TrainingResult) -> str:
     """
     words = ["squeezetune", "train", str(job.origin), "--output", str(job.output)]
     settings = replace(job.settings, threads=job.context.threads, **learned.timed_choices)
-    if settings.backbone == AUTO:
+    if settings.is_backbone_open:
         settings = replace(settings, backbone=learned.pretrained.name)
     for item in fields(Settings):
         value = getattr(settings, item.name)

@@ -20,6 +20,7 @@ from squeezetune.events import PREPARING, tell_stage
 from squeezetune.heads.out_of_fold import OutOfFoldPredictions, deal_folds, predict_out_of_fold
 from squeezetune.network.backbone import Backbone
 from squeezetune.network.features import Features
+from squeezetune.pipeline.backbone_choice import choose_backbone
 from squeezetune.pipeline.context import RunContext
 from squeezetune.pipeline.extraction import check_readable
 from squeezetune.pipeline.preparation import PreparedRun, prepare_run
@@ -47,7 +48,7 @@ class Inspection:
 
 def inspect_photos(index: ImageIndex, context: RunContext) -> Inspection:
     """Look at every image: once decoded, it is kept in the cache for the next time, and for
-    training.
+    training; by the network that these photos choose, where it is open.
 
     Raises:
         SettingsError: `group_by` matches nothing, or the work cannot be done under the ceiling of
@@ -55,6 +56,11 @@ def inspect_photos(index: ImageIndex, context: RunContext) -> Inspection:
         SourceError: no image can be decoded.
 
     """
+    if context.settings.is_backbone_open:
+        # features are computed once even where nothing may be kept
+        with cache_or_temporary(context.cache) as folder:
+            opened = replace(context, cache=folder)
+            return inspect_photos(index, choose_backbone(index, _take_all, opened).context)
     with tell_stage(PREPARING, context.listen):
         scene = _open_whole(index, context)
         backbone = scene.prepare_backbone(VIEWS)
@@ -74,11 +80,16 @@ def inspect_photos(index: ImageIndex, context: RunContext) -> Inspection:
 
 def _open_whole(index: ImageIndex, context: RunContext) -> PreparedRun:
     """Make the run ready for an index that is not split."""
+    return prepare_run(index, _take_all(index), context)
+
+
+def _take_all(index: ImageIndex) -> Split:
+    """Take all images for training ones."""
     none = np.empty(0, np.int64)
     halves = np.ascontiguousarray(index.digests).view("<u8")
     # the order of a split, so that the same images are looked at first whatever they are called
     everything = np.lexsort((halves[:, 1], halves[:, 0], index.labels)).astype(np.int64)
-    return prepare_run(index, Split(everything, none, none), context)
+    return Split(everything, none, none)
 
 
 def _look_at_all(scene: PreparedRun, backbone: Backbone) -> tuple[ImageIndex, Features, Thumbnails]:

@@ -196,6 +196,9 @@ def _print_plan(
         return
     shortage = find_shortage(plan, settings)
     print_lines(*([shortage.words] if shortage else []),
+                *(f"{item.network}: features {format_duration(item.features_s)}, training "
+                  f"{format_duration(item.training_s)}, in all {format_duration(item.total_s)}"
+                  for item in plan.networks),
                 *(f"{item.part:<32} {format_duration(item.seconds)}" for item in plan.forecasts),
                 f"{'in all':<32} {format_duration(plan.total_s)}",
                 f"{'memory at most':<32} {plan.peak_memory / 1e6:,.0f} MB")  # fmt: skip

@@ -242,14 +242,19 @@ def find_penalty(losses: Sequence[float]) -> float:
     return float(f"{PENALTY * PENALTY_STEP ** np.clip(step, -1, 1):.2g}")
 
 
-def is_clearly_less(losses: Losses, others: Losses, units: NDArray[np.int64] | None) -> bool:
-    """Say whether losses (n,) are less than others, by more than their paired differences' standard
-    errors allow.
+def is_clearly_less(
+    losses: Losses,
+    others: Losses,
+    units: NDArray[np.int64] | None,
+    errors: float = SURE_ERRORS,
+) -> bool:
+    """Say whether losses (n,) are less than others, by more than so many standard errors of their
+    paired differences.
 
     Images of one group are hardly more than one observation: with groups, theirs are added up.
     """
     gains = others - losses if units is None else sum_groups(others - losses, units)
-    return bool(gains.sum() > SURE_ERRORS * np.sqrt((gains**2).sum()))
+    return bool(gains.sum() > errors * np.sqrt((gains**2).sum()))
 
 
 def fit_linear_candidate(

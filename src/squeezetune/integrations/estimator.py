@@ -59,7 +59,7 @@ class SqueezeTuneClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[mis
         resize: str = "squash",
         views: str = "auto",
         head: str = "auto",
-        backbone: Any = "",
+        backbone: Any = "auto",
         pixel_mean: str = "",
         pixel_std: str = "",
         cut: str = "",

@@ -46,14 +46,16 @@ class RunContext:
         """Name what any training depends on, so that an unfinished run goes on with the same only:
         pretrained weights go by their content, not by their path or by how they were asked for.
         """
-        weights = {"backbone": "", "weights": self.pretrained.sha256}
+        is_open = self.settings.is_backbone_open
+        weights = {"backbone": "", "weights": AUTO if is_open else self.pretrained.sha256}
         settings = self.settings.to_dict() | weights
         return {"photos": index.fingerprint, "settings": settings, "threads": self.threads}
 
     def begin_with(self, backbone: str) -> "RunContext":
-        """Begin with another pretrained network, by its name."""
+        """Begin with another pretrained network, by its name, which is open no more."""
         pretrained = load_pretrained("", self.cache, self.listen, backbone=backbone)
-        return replace(self, pretrained=pretrained.without_classifier())
+        settings = replace(self.settings, backbone=backbone)
+        return replace(self, settings=settings, pretrained=pretrained.without_classifier())
 
     def make_site(self, index: ImageIndex, backbone: Backbone) -> BenchmarkSetup:
         """Say what is measured on, where this machine is."""

@@ -17,6 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from squeezetune.data.index import ImageIndex
+from squeezetune.data.split import Split
 from squeezetune.errors import SettingsError
 from squeezetune.evaluation.measurement import Measured, run_classifier
 from squeezetune.events import (
@@ -25,9 +26,11 @@ from squeezetune.events import (
     Listener,
     Notice,
     TrainingAdvanced,
+    ignore_event,
     tell_stage,
 )
 from squeezetune.model.classifier import Classifier
+from squeezetune.pipeline.backbone_choice import choose_backbone
 from squeezetune.pipeline.context import RunContext
 from squeezetune.pipeline.fitting import RECIPES, make_manifest
 from squeezetune.pipeline.preparation import prepare_run
@@ -154,7 +157,8 @@ def share_budget(
     backbone, settings, left_s = prepared.prepare_probed(), prepared.settings, limit.left_s()
     is_deep, work = check_torch(settings, context.listen), prepared.count_work(backbone)
     site = prepared.context.make_site(index, backbone)
-    timing = measure_machine(site, work, settings, left_s / trainings, is_deep=is_deep)
+    each_s, known = left_s / trainings, limit.frozen
+    timing = measure_machine(site, work, settings, each_s, is_deep=is_deep, frozen=known)
     needed_s = timing.forecast_features(backbone.views, work.unseen)
     if needed_s > MOST_LOOKING * left_s:
         raise SettingsError(
@@ -171,7 +175,7 @@ def share_budget(
     )
     with cache_or_temporary(context.cache) as folder:
         prepared.compute_features(backbone, folder, prepared.open_scratch())
-    return replace(limit, speeds=timing.speeds)
+    return replace(limit, speeds=timing.speeds, network=context.pretrained.architecture.name)
 
 
 def cross_validate(
@@ -200,7 +204,9 @@ def cross_validate(
             for number, turn in enumerate(rounds, 1):
                 if interruption.poll():
                     break
-                training = FoldTraining(index, scheme, turn, number, context, unfinished)
+                training = FoldTraining(
+                    index, scheme, turn, number, context, unfinished, learned.pretrained.network
+                )
                 result = training.recall() or training.run(limit.share(len(rounds) - number + 1))
                 if result is None:
                     break
@@ -224,8 +230,8 @@ def explain_stop(listen: Listener) -> KeyboardInterrupt:
 
 @dataclass(frozen=True)
 class FoldTraining:
-    """The training for one fold, the `number`th in all; its result is kept beside the model, if
-    anything is.
+    """The training for one fold, the `number`th in all; its result is kept beside the model, which
+    begins with `network`, if anything is.
     """
 
     index: ImageIndex
@@ -234,17 +240,15 @@ class FoldTraining:
     number: int
     context: RunContext
     unfinished: UnfinishedRun
+    network: str
 
     def run(self, limit: TimeLimit) -> RoundResult | None:
         """Train for the fold and predict its images; None where somebody stopped the training."""
-        index, context, unfinished = self.index, self.context, self._open()
+        index, unfinished = self.index, self._open()
+        context, limit = self._choose(limit, unfinished)
         listen, settings = filter_events(context.listen), context.settings
         learned = RECIPES[settings.recipe](
-            index,
-            lambda photos: self.scheme.split_round(photos, self.turn),
-            replace(context, listen=listen),
-            limit,
-            unfinished,
+            index, self._cut, replace(context, listen=listen), limit, unfinished
         )
         if not learned.is_finished:
             return None
@@ -279,9 +283,27 @@ class FoldTraining:
         positions = self._find_test()[kept.tensors["rows"]]
         return RoundResult(self.turn, positions, kept.tensors["probabilities"])
 
+    def _choose(self, limit: TimeLimit, unfinished: UnfinishedRun) -> tuple[RunContext, TimeLimit]:
+        """Choose the network, where that is open, by the photos that the fold learns from; somebody
+        hears of it where it is another one than the model's.
+        """
+        context = self.context
+        if not context.settings.is_backbone_open:
+            return context, limit
+        silent = replace(context, listen=ignore_event)
+        chosen = choose_backbone(self.index, self._cut, silent, limit, unfinished)
+        taken = chosen.context.pretrained.network
+        if taken != self.network:
+            context.listen(Notice(f"{taken} is taken for fold {self.number}, by its own photos"))
+        return replace(chosen.context, listen=context.listen), replace(chosen.limit, choosing_s=0.0)
+
+    def _cut(self, index: ImageIndex) -> Split:
+        """Split the images as the fold does."""
+        return self.scheme.split_round(index, self.turn)
+
     def _find_test(self) -> NDArray[np.int64]:
         """Find the positions of the images that are tested."""
-        return self.scheme.split_round(self.index, self.turn).test
+        return self._cut(self.index).test
 
     def _open(self, ending: str = "") -> UnfinishedRun:
         """Open the place where the training, or its result, is kept."""

@@ -36,8 +36,9 @@ from squeezetune.pipeline.stage import StageInputs
 from squeezetune.pipeline.stages import train_stages
 from squeezetune.planning.costs import FAMILIAR_IMAGES
 from squeezetune.planning.planner import TimeLimit, limit_time, renew_head
-from squeezetune.settings import AUTO, Settings
+from squeezetune.settings import Settings
 from squeezetune.system.checkpoint import NOTHING_KEPT, UnfinishedRun
+from squeezetune.system.disk import cache_or_temporary
 from squeezetune.system.machine import list_libraries, name_version
 from squeezetune.system.scratch import Scratch, Selection, list_blocks
 
@@ -139,7 +140,7 @@ def fit_classifier(
     is_forecast: bool = False,
 ) -> TransferResult:
     """Run the frozen layers once over every image, fit the head, and train layers where the
-    settings ask for it.
+    settings ask for it; the network is chosen first where that is open.
 
     Without a `limit` a budget is counted from now. With `is_forecast` it is told beforehand how
     long everything takes, also where there is no budget. The training of layers is kept where
@@ -151,8 +152,12 @@ def fit_classifier(
 
     """
     limit = limit or limit_time(context.settings)
-    if context.settings.backbone == AUTO:
-        context = choose_backbone(index, cut, context, limit)
+    if context.settings.is_backbone_open:
+        # features are computed once even where nothing may be kept
+        with cache_or_temporary(context.cache) as folder:
+            opened = replace(context, cache=folder)
+            chosen = choose_backbone(index, cut, opened, limit, unfinished)
+            return fit_classifier(index, cut, chosen.context, chosen.limit, unfinished)
     with tell_stage(PREPARING, context.listen):
         prepared = prepare_run(index, cut(index), context)
         context, settings = prepared.context, prepared.settings

@@ -113,6 +113,16 @@ class PreparedRun:
         """
         return self.prepare_backbone(count_views(self.settings, PROBED_VIEWS))
 
+    def prepare_planned(self) -> Backbone:
+        """Make the frozen layers ready as the plan will begin with them."""
+        settings = self.settings
+        if settings.budget:
+            return self.prepare_probed()
+        is_deep = is_trainable(settings) and bool(len(self.split.validation))
+        return self.prepare_backbone(
+            choose_plan(self.count_work(), settings, is_deep=is_deep).views
+        )
+
     def count_work(self, backbone: Backbone | None = None) -> Workload:
         """Count what there is to do; what an earlier run has kept is taken into account if the
         backbone is given.
@@ -224,7 +234,8 @@ def plan_prepared(
             limit = replace(limit, speeds=plan.timing.speeds)
             plan = plan_run(site, own, settings, limit, is_deep=is_deep)
     if limit.started:
-        plan = tell_reading(plan, prepared.opened - limit.started)
+        chosen_s = limit.choosing_s
+        plan = tell_reading(plan, prepared.opened - limit.started - chosen_s, chosen_s)
     announce_plan(plan, settings, listen)
     return plan, backbone if plan.views == backbone.views else prepared.prepare_backbone(plan.views)
 

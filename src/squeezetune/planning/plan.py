@@ -22,6 +22,18 @@ LEAST_SEEN_S = 2.0
 
 
 @dataclass(frozen=True)
+class NetworkForecast:
+    """How long a run takes with one of the networks that it would choose from, in seconds: to look
+    at the photos, to train, and in all.
+    """
+
+    network: str
+    features_s: float
+    training_s: float
+    total_s: float
+
+
+@dataclass(frozen=True)
 class Plan:
     """What a run does: with how many views, which head, and which stages of training layers behind
     it, in order.
@@ -32,7 +44,8 @@ class Plan:
     too short for that, None elsewhere. `forecasts` is empty where nobody asked for them;
     `after_training_s` is what comes after the last step of training. They rest on `timing`, which
     is None where nobody has measured this machine. `peak_memory` is the most that the run will
-    hold, in bytes.
+    hold, in bytes. `networks` forecasts a run with each of those that it will choose from; this one
+    takes longest.
     """
 
     views: int
@@ -45,6 +58,7 @@ class Plan:
     timing: Timing | None = None
     peak_memory: int = 0
     needed_s: float | None = None
+    networks: tuple[NetworkForecast, ...] = ()
 
     @property
     def stage(self) -> StagePlan | None:

@@ -10,6 +10,7 @@ from math import inf
 
 from squeezetune.errors import INSTALL_TORCH, MissingExtraError
 from squeezetune.events import (
+    CHOOSING,
     FEATURES,
     FOLDS,
     NEAR_DUPLICATES,
@@ -46,7 +47,7 @@ IMAGES_TO_REPLACE = 20_000
 # often than not.
 AFTER_TIMES = 1.1
 # The parts of a run that are not made again for each fold.
-ONCE = (READING, PREPARING, FEATURES, NEAR_DUPLICATES, REPORT)
+ONCE = (READING, CHOOSING, PREPARING, FEATURES, NEAR_DUPLICATES, REPORT)
 
 
 @dataclass(frozen=True)
@@ -54,12 +55,17 @@ class TimeLimit:
     """The time of a training, by `time.perf_counter`: when it has to be over, infinite without a
     budget, and when the run began, None where that is told of another training.
 
-    `speeds` were measured before, where several trainings share a budget.
+    `speeds` were measured before, where several trainings share a budget; `frozen`, those of the
+    frozen layers alone, where these were chosen by them, which took `choosing_s`. Both are of
+    `network`.
     """
 
     deadline: float = inf
     started: float | None = None
     speeds: Speeds | None = None
+    frozen: Speeds | None = None
+    network: str = ""
+    choosing_s: float = 0.0
 
     @property
     def is_set(self) -> bool:
@@ -73,6 +79,10 @@ class TimeLimit:
     def spent_s(self) -> float:
         """Return the seconds since the run began."""
         return time.perf_counter() - self.started if self.started else 0.0
+
+    def keep_speeds(self, network: str) -> "TimeLimit":
+        """Forget the speeds that were measured of another network."""
+        return self if network == self.network else replace(self, speeds=None, frozen=None)
 
     def share(self, trainings: int) -> "TimeLimit":
         """Limit the first of so many trainings, all of which take the same time."""
@@ -136,7 +146,8 @@ def plan_run(
     if limit.speeds:  # one of several trainings is not refused among them
         timing, patience_s = Timing(work, limit.speeds), inf
     else:
-        timing = measure_machine(site, work, settings, limit.left_s(), is_deep=is_deep)
+        known, left_s = limit.frozen, limit.left_s()
+        timing = measure_machine(site, work, settings, left_s, is_deep=is_deep, frozen=known)
     is_deep = is_deep and timing.speeds.trains_layers
     return fit_plan(timing, settings, limit.left_s(), limit.spent_s(), patience_s, is_deep=is_deep)
 
@@ -180,10 +191,14 @@ def fit_plan(
     return replace(plan, forecasts=(Forecast(PREPARING, spent_s), *plan.forecasts))
 
 
-def tell_reading(plan: Plan, read_s: float) -> Plan:
-    """Tell the reading of the photos from what else came before the plan."""
+def tell_reading(plan: Plan, read_s: float, choosing_s: float = 0.0) -> Plan:
+    """Tell the reading of the photos, and the choice of the network, from what else came before the
+    plan.
+    """
     before, *rest = plan.forecasts
-    parts = Forecast(READING, read_s), Forecast(before.part, before.seconds - read_s)
+    parts = [Forecast(READING, read_s)]
+    parts += [Forecast(CHOOSING, choosing_s)] if choosing_s else []
+    parts.append(Forecast(before.part, before.seconds - read_s - choosing_s))
     return replace(plan, forecasts=(*parts, *rest))
 
 

@@ -77,11 +77,19 @@ class BenchmarkSetup:
 
 
 def measure_machine(
-    site: BenchmarkSetup, work: Workload, settings: Settings, left_s: float, *, is_deep: bool
+    site: BenchmarkSetup,
+    work: Workload,
+    settings: Settings,
+    left_s: float,
+    *,
+    is_deep: bool,
+    frozen: Speeds | None = None,
 ) -> Timing:
-    """Measure how fast this machine is at all that a training of so many seconds may do."""
+    """Measure how fast this machine is at all that a training of so many seconds may do; `frozen`
+    are the speeds of the frozen layers, where they are known.
+    """
     started = time.perf_counter()
-    timing = Timing(work, measure_frozen(site))
+    timing = Timing(work, frozen or measure_frozen(site))
     left_s -= time.perf_counter() - started
     return measure_layers(site, timing, settings, left_s) if is_deep else timing
 
