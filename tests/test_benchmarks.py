@@ -531,7 +531,13 @@ def test_without_results_the_curve_says_what_to_do(load_program, tmp_path):
 # ---- whole programs on a few photos
 
 
-QUICK = {"effort": "quick", "image_side": 64, "engine": "onnxruntime", "precision": "float32"}
+QUICK = {
+    "backbone": "squeezenet1_1",
+    "effort": "quick",
+    "image_side": 64,
+    "engine": "onnxruntime",
+    "precision": "float32",
+}
 
 
 @pytest.mark.slow

@@ -27,6 +27,7 @@ from squeezetune.system.executor import ThreadExecutor
 FAST = {
     "effort": "quick",
     "image_side": 48,
+    "backbone": "squeezenet1_1",
     "engine": "onnxruntime",
     "precision": "float32",
     "use_cache": False,

@@ -408,6 +408,7 @@ def train_slowly(photos, output, cache):
     os.environ["SQUEEZETUNE_CACHE"] = str(cache)
     features.SEGMENT_BYTES = 1
     settings = Settings(
+        backbone="squeezenet1_1",
         image_side=160,
         validation=0.2,
         test=0.2,

@@ -15,7 +15,13 @@ from squeezetune.events import StageStarted
 
 pytestmark = pytest.mark.usefixtures("no_plots")
 
-FIXED = {"image_side": 64, "engine": "onnxruntime", "precision": "float32", "threads": 2}
+FIXED = {
+    "backbone": "squeezenet1_1",
+    "image_side": 64,
+    "engine": "onnxruntime",
+    "precision": "float32",
+    "threads": 2,
+}
 
 
 def run_check(photos, folder, **options):

@@ -6,7 +6,12 @@ from test_cleaning import plant
 
 from squeezetune.cli.main import main
 
-FAST = ("--image-side", "64", "--engine", "onnxruntime", "--precision", "float32")
+FAST = (
+    *("--backbone", "squeezenet1_1"),
+    *("--image-side", "64"),
+    *("--engine", "onnxruntime"),
+    *("--precision", "float32"),
+)
 
 
 @pytest.fixture

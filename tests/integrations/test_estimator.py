@@ -29,6 +29,7 @@ from squeezetune.settings import Settings
 FAST = {
     "effort": "quick",
     "image_side": 48,
+    "backbone": "squeezenet1_1",
     "engine": "onnxruntime",
     "precision": "float32",
     "threads": 2,
@@ -233,7 +234,9 @@ def test_other_pretrained_weights_are_a_parameter(digits, tmp_path):
     X, y = digits
     path = tmp_path / "mine.safetensors"
     save_file(draw_weights("1.0"), path)
-    model = SqueezeTuneClassifier(**FAST, weights=path).fit(X[::2], y[::2])
+    model = SqueezeTuneClassifier(**FAST | {"backbone": "auto", "weights": path}).fit(
+        X[::2], y[::2]
+    )
     assert model.classifier_.manifest.weights["network"] == "SqueezeNet 1.0"
     assert model.classifier_.manifest.settings["weights"] == str(path)
     assert model.score(X[1::2], y[1::2]) > 0.8  # digits are told apart by random layers too

@@ -13,6 +13,7 @@ FAST = {
     "effort": "quick",
     "image_side": 32,
     "near_duplicates": "ignored",
+    "backbone": "squeezenet1_1",
     "engine": "onnxruntime",
     "precision": "float32",
     "threads": 1,

@@ -577,7 +577,8 @@ import torch
 photos, place, moments = sys.argv[1], Path(sys.argv[2]), [float(word) for word in sys.argv[4:]]
 crew.choose_precision = lambda: torch.float32
 finetune.KEPT_EVERY_S = 0.05
-settings = Settings(image_side=64, validation=0.2, test=0.2, engine="onnxruntime", precision="float32", threads=2,
+settings = Settings(backbone="squeezenet1_1", image_side=64, validation=0.2, test=0.2, engine="onnxruntime",
+                    precision="float32", threads=2,
                     layers="all", epochs=float(sys.argv[3]))
 cut = lambda index: split_index(index, validation=0.2, test=0.2, seed=0)
 load_kept = keeping.load_kept
@@ -678,6 +679,8 @@ def test_a_real_ctrl_c_leaves_a_model(shape_folder, tmp_path):
         str(shape_folder),
         "--output",
         str(tmp_path / "model"),
+        "--backbone",
+        "squeezenet1_1",
         "--image-side",
         "64",
         "--validation",
