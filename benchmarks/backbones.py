@@ -2,7 +2,7 @@
 cache: what they are worth, and how long they take beside the first one.
 
     python benchmarks/backbones.py --data FOLDER [--sets clothing.zip eth80.zip]
-        [--backbones squeezenet1_1 efficientnet_lite0] [--seeds 3]
+        [--backbones squeezenet1_1 efficientnet_lite0 auto] [--seeds 3]
         [--settings --effort quick --budget 3m]
 
 FOLDER holds the sets, as `squeezetune train` reads them; all that follows `--settings` is given to
@@ -26,6 +26,8 @@ from typing import Any
 
 from figures import format_mean, format_spread, print_machine, print_table
 from ledger import add_ledger_options, open_ledger
+
+BACKBONES = ("squeezenet1_1", "efficientnet_lite0", "auto")  # the last is what training chooses
 
 
 def train(photos: Path, settings: Sequence[str]) -> dict[str, Any]:
@@ -75,9 +77,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--data", type=Path, required=True, help="the folder of the sets")
     parser.add_argument("--work", type=Path, default=work, help="where finished runs are kept")
     parser.add_argument("--sets", nargs="+", default=["clothing.zip"], help="what to train on")
-    parser.add_argument(
-        "--backbones", nargs="+", default=["squeezenet1_1", "efficientnet_lite0"], metavar="NAME"
-    )
+    parser.add_argument("--backbones", nargs="+", default=BACKBONES, metavar="NAME")
     parser.add_argument("--seeds", type=int, default=3, help="trainings of each")
     parser.add_argument("--settings", nargs=argparse.REMAINDER, default=[], help="more settings")
     add_ledger_options(parser)

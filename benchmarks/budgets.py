@@ -24,7 +24,7 @@ from typing import Any
 
 from figures import print_machine, print_table
 from ledger import Ledger, add_ledger_options, open_ledger
-from photos import PHOTO_SETS, add_photo_options, draw_photos, unpack_photos
+from photos import BACKBONE, PHOTO_SETS, add_photo_options, draw_photos, unpack_photos
 from processes import set_cache
 
 from squeezetune.quantities import parse_duration
@@ -82,6 +82,7 @@ def make_run(root: Path, budget: str, work: Path) -> dict[str, Any]:
     """Train in a process of its own with an empty cache, and say what came of it."""
     with tempfile.TemporaryDirectory(dir=work) as folder:
         words = ["train", str(root), "--output", f"{folder}/model", "--json", "--folds", "none"]
+        words += ["--backbone", BACKBONE]
         words += ["--budget", budget] if budget != NONE else []
         started = time.perf_counter()
         command = [sys.executable, "-m", "squeezetune", *words]

@@ -17,7 +17,7 @@ from pathlib import Path
 from unittest.mock import patch
 
 from figures import format_spread, print_machine, print_table
-from photos import PHOTO_SETS, add_photo_options, draw_photos, unpack_photos
+from photos import BACKBONE, PHOTO_SETS, add_photo_options, draw_photos, unpack_photos
 from processes import ProcessRun, run_process
 
 from squeezetune.audit.audit import check
@@ -35,6 +35,8 @@ def run_check(root: Path, folder: Path, cache: Path, number: int) -> ProcessRun:
         str(root),
         "--output",
         str(folder / f"check-{number}"),
+        "--backbone",
+        BACKBONE,
         "--quiet",
     ]
     return run_process(words, cache)
@@ -50,7 +52,7 @@ def measure_stages(root: Path, folder: Path, cache: Path) -> list[tuple[str, str
 
     with patch.dict(os.environ, {"SQUEEZETUNE_CACHE": str(cache)}):
         start = time.perf_counter()
-        check(root, folder / "check-here", listen=listen)
+        check(root, folder / "check-here", backbone=BACKBONE, listen=listen)
     total = time.perf_counter() - start
     seconds |= {"all else: features read, findings, page": total - sum(seconds.values())}
     return [(stage, f"{taken:.1f}") for stage, taken in seconds.items()] + [

@@ -24,7 +24,7 @@ from typing import Any
 
 from figures import format_spread, print_machine, print_table
 from ledger import add_ledger_options, open_ledger
-from photos import PHOTO_SETS, add_photo_options, prepare_photos
+from photos import BACKBONE, PHOTO_SETS, add_photo_options, prepare_photos
 
 from squeezetune.data.datasets.digits import write_digits
 from squeezetune.events import ignore_event
@@ -64,7 +64,7 @@ class Contender:
 def prepare_model(name: str, options: argparse.Namespace) -> tuple[Path, PhotoLocation]:
     """Train a model unless it is there; return its folder, and where its photos are."""
     if name == "digits":
-        photos, pattern, settings = options.work / "digits", "", Settings()
+        photos, pattern, settings = options.work / "digits", "", Settings(backbone=BACKBONE)
         write_digits(photos)
     else:
         photos, pattern = prepare_photos(name, options), PHOTO_SETS[name].class_pattern

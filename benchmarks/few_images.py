@@ -19,7 +19,14 @@ from pathlib import Path
 import numpy as np
 from figures import format_mean, print_machine, print_table
 from numpy.typing import NDArray
-from photos import PHOTO_SETS, add_photo_options, prepare_photos, scan_photos, split_photos
+from photos import (
+    BACKBONE,
+    PHOTO_SETS,
+    add_photo_options,
+    prepare_photos,
+    scan_photos,
+    split_photos,
+)
 
 from squeezetune.data.index import ImageIndex
 from squeezetune.evaluation.measurement import Measured
@@ -98,7 +105,7 @@ def measure_truth(learned: TransferResult, others: ImageIndex, cache: Path) -> E
     """Measure the head on other images, which the same frozen layers look at."""
     backbone = learned.backbone
     store = RowStore(cache / "features" / backbone.key, (backbone.views, FEATURE_COUNT))
-    shop = open_context(Settings(), cache, ignore_event)
+    shop = open_context(Settings(backbone=BACKBONE), cache, ignore_event)
     features = compute_features(
         others, backbone, FeatureStores(store), shop.executor, shop.threads, ignore_event
     )
@@ -141,7 +148,11 @@ def main(argv: Sequence[str] | None = None) -> None:
         with tempfile.TemporaryDirectory(dir=options.work) as cache:
             for folds in ("auto", "none"):
                 settings = Settings(
-                    folds=folds, engine="onnxruntime", precision="float32", threads=1
+                    backbone=BACKBONE,
+                    folds=folds,
+                    engine="onnxruntime",
+                    precision="float32",
+                    threads=1,
                 )
                 draws = []
                 for seed in range(options.draws):

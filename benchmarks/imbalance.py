@@ -18,7 +18,7 @@ from pathlib import Path
 import numpy as np
 from few_images import Draw, draw_images, measure_draw
 from figures import format_mean, print_machine, print_table
-from photos import add_photo_options, prepare_photos, scan_photos
+from photos import BACKBONE, add_photo_options, prepare_photos, scan_photos
 
 from squeezetune.data.index import ImageIndex
 from squeezetune.settings import Settings
@@ -69,7 +69,12 @@ def main(argv: Sequence[str] | None = None) -> None:
     with tempfile.TemporaryDirectory(dir=options.work) as cache:
         for name, counts in COUNTS.items():
             for weight in ("auto", "none"):
-                settings = Settings(class_weight=weight, engine="onnxruntime", precision="float32")
+                settings = Settings(
+                    backbone=BACKBONE,
+                    class_weight=weight,
+                    engine="onnxruntime",
+                    precision="float32",
+                )
                 draws = [
                     measure_draw(*draw_images(pair, counts, seed), settings, Path(cache))
                     for seed in range(options.seeds)

@@ -20,7 +20,7 @@ from pathlib import Path
 
 from figures import format_accuracy, print_machine, print_table
 from large_photos import write_large_photos
-from photos import PHOTO_SETS, add_photo_options, prepare_photos
+from photos import BACKBONE, PHOTO_SETS, add_photo_options, prepare_photos
 from processes import read_report, train_command, watch_memory
 
 from squeezetune.planning.memory import MB
@@ -60,7 +60,9 @@ def list_subjects(options: argparse.Namespace) -> list[Subject]:
             count = options.images or options.large
             subjects.append(
                 Subject(
-                    name, write_large_photos(options.work / f"large-{count}", count), Settings()
+                    name,
+                    write_large_photos(options.work / f"large-{count}", count),
+                    Settings(backbone=BACKBONE),
                 )
             )
             continue

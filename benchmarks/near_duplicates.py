@@ -24,7 +24,14 @@ from typing import Any
 import numpy as np
 from figures import format_spread, print_machine, print_table
 from numpy.typing import NDArray
-from photos import PHOTO_SETS, add_photo_options, prepare_photos, scan_photos, split_photos
+from photos import (
+    BACKBONE,
+    PHOTO_SETS,
+    add_photo_options,
+    prepare_photos,
+    scan_photos,
+    split_photos,
+)
 from PIL import Image
 
 from squeezetune.data.duplicates.near_duplicates import DuplicatePairs, find_near_duplicates
@@ -223,7 +230,7 @@ def write_table(path: Path, rows: Sequence[tuple[Path, str, str]]) -> Path:
 def run(table: Path, folder: Path, seed: int) -> dict[str, Any]:
     """Train on a table's photos and return the report."""
     output = folder / f"{table.stem}-model"
-    return train(table, output, effort="quick", seed=seed).report
+    return train(table, output, effort="quick", backbone=BACKBONE, seed=seed).report
 
 
 def main(argv: Sequence[str] | None = None) -> None:

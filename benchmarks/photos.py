@@ -22,6 +22,10 @@ from squeezetune.settings import Settings
 from squeezetune.system.executor import ThreadExecutor
 
 
+# What all published figures were measured with, but for those that compare networks.
+BACKBONE = "squeezenet1_1"
+
+
 @dataclass(frozen=True)
 class PhotoSet:
     """A public data set as an archive, where its classes and groups stand in a path, and the
@@ -37,11 +41,11 @@ class PhotoSet:
     epochs: int
 
     def make_settings(self, **choices: object) -> Settings:
-        """Make settings with this set's shares; a small sample for a quick look has a test part
-        too.
+        """Make settings with this set's shares, and one network; a small sample for a quick look
+        has a test part too.
         """
         parts: dict[str, Any] = {"validation": self.validation, "test": self.test, "folds": "none"}
-        return Settings(**(parts | choices))
+        return Settings(**(parts | {"backbone": BACKBONE} | choices))
 
 
 PHOTO_SETS = {

@@ -15,7 +15,7 @@ from pathlib import Path
 
 import numpy as np
 from figures import print_machine, print_table
-from photos import PHOTO_SETS, add_photo_options, unpack_photos
+from photos import BACKBONE, PHOTO_SETS, add_photo_options, unpack_photos
 from PIL import Image, ImageFilter
 
 from squeezetune.audit.image_quality import find_flaws
@@ -67,7 +67,7 @@ def read_photos(name: str, count: int, options: argparse.Namespace) -> list[Phot
 def inspect(photos: Sequence[Photo], cache: Path) -> Inspection:
     """Look at photos in memory; their classes do not matter."""
     index = index_images(photos, np.arange(len(photos)) % 2, executor=ThreadExecutor())
-    return inspect_photos(index, open_context(Settings(), cache, ignore_event))
+    return inspect_photos(index, open_context(Settings(backbone=BACKBONE), cache, ignore_event))
 
 
 def measure_set(

@@ -26,7 +26,7 @@ from pathlib import Path
 import numpy as np
 from figures import format_spread, print_machine, print_table
 from large_photos import write_large_photos
-from photos import PHOTO_SETS, add_photo_options, draw_photos, prepare_photos
+from photos import BACKBONE, PHOTO_SETS, add_photo_options, draw_photos, prepare_photos
 from processes import run_and_kill, run_process
 
 from squeezetune.data.sources.folder import list_files
@@ -55,7 +55,9 @@ def train_model(name: str, root: Path, work: Path) -> Path:
         sample = draw_photos(root, work / f"{name}-prediction-sample", SAMPLE)
         known = PHOTO_SETS.get(name)
         settings, pattern = (
-            (known.make_settings(), known.class_pattern) if known else (Settings(), "")
+            (known.make_settings(), known.class_pattern)
+            if known
+            else (Settings(backbone=BACKBONE), "")
         )
         train(sample, folder, settings, class_pattern=pattern)
     return folder

@@ -258,6 +258,8 @@ def make_learn(shape_folder: Path) -> Callable[..., Callable[..., TransferResult
             index: ImageIndex = shapes,
             **changes: object,
         ) -> TransferResult:
+            if "weights" in changes:  # which say what they are of
+                changes = {"backbone": "auto", **changes}
             context = open_context(replace(settings, **changes), cache, listen, executor)
             return fit_classifier(index, cut, context, unfinished=UnfinishedRun(unfinished, resume))
 

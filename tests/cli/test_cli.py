@@ -155,6 +155,7 @@ def test_bad_weights_are_told_before_an_unfinished_run_is_dropped(
     write(tmp_path / "mine.safetensors")
     (tmp_path / ".model.unfinished").mkdir()
     words = ["--output", tmp_path / "model", "--weights", tmp_path / "mine.safetensors", *FAST]
+    words += ["--backbone", "auto"]
     result = run("train", shape_folder, *words)
     assert result.exit_code == WeightsError.exit_status
     shown = " ".join(result.stderr.split())
