@@ -21,7 +21,6 @@ from squeezetune.data.split import Split, split_index
 from squeezetune.settings import Settings
 from squeezetune.system.executor import ThreadExecutor
 
-
 # What all published figures were measured with, but for those that compare networks.
 BACKBONE = "squeezenet1_1"
 
