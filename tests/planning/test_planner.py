@@ -10,10 +10,10 @@ from squeezetune.cli.main import main
 from squeezetune.errors import MissingExtraError
 from squeezetune.events import Notice, PlanMade, ignore_event
 from squeezetune.finetune.recipe import Phase
+from squeezetune.network.weights import find_architecture
 from squeezetune.planning import planner as module
 from squeezetune.planning import speeds as probing
 from squeezetune.planning import stage_plans
-from squeezetune.network.weights import find_architecture
 from squeezetune.planning.costs import (
     FORWARD_SHARE,
     RESERVE_S,

@@ -47,8 +47,8 @@ from squeezetune.exporting.formats import (
     DEFAULT_FORMATS,
     FORMATS,
     GRAPH_FORMATS,
-    Format,
     STUDENT_FORMAT,
+    Format,
     find_format,
 )
 from squeezetune.exporting.model_card import write_card

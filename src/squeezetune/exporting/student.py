@@ -23,6 +23,7 @@ from squeezetune.exporting.export_inputs import ExportInputs
 from squeezetune.exporting.onnx_formats import build_tiny
 from squeezetune.network.backbone import BackboneOptions, prepare_backbone
 from squeezetune.network.frozen_classifier import FrozenClassifier, Teaching
+from squeezetune.network.pretrained import Pretrained
 from squeezetune.network.trained import read_network
 from squeezetune.network.weights import detect_architecture, find_architecture
 from squeezetune.pipeline.context import RunContext, open_context
@@ -171,8 +172,11 @@ def open_teacher(order: ExportInputs, lesson: Lesson, context: RunContext) -> Fr
         pixels, 1, settings.engine, settings.precision, context.threads, context.cache
     )
     train = lesson.find_parts(lesson.index).train
+    taught_by = Pretrained(
+        network.weights, hash_bytes(order.model), "the model that is exported", ""
+    )
     backbone = prepare_backbone(
-        network.weights,
+        taught_by,
         options,
         lesson.index,
         lambda: draw_sample(lesson.index, train, pixels),

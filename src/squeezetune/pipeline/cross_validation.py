@@ -175,7 +175,7 @@ def share_budget(
     )
     with cache_or_temporary(context.cache) as folder:
         prepared.compute_features(backbone, folder, prepared.open_scratch())
-    return replace(limit, speeds=timing.speeds, network=context.pretrained.architecture.name)
+    return replace(limit, speeds=timing.speeds, network=context.pretrained.name)
 
 
 def cross_validate(
