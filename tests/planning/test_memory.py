@@ -58,6 +58,14 @@ def forecast(demand=DEMAND, **changes):
 # ---- the forecast
 
 
+def test_what_is_held_of_a_foreign_network_counts_in_every_stage():
+    heavy = replace(FROZEN, network=replace(FROZEN.network, held_bytes=50 * MB))
+    before, after = forecast(FROZEN), forecast(heavy)
+    assert {stage: peak - before[stage] for stage, peak in after.items()} == dict.fromkeys(
+        before, 50 * MB
+    )
+
+
 def test_stages_are_forecast_in_their_order():
     assert list(forecast()) == [
         "preparing",

@@ -47,7 +47,8 @@ class Block:
 class NetworkSize:
     """How large a network is, which its memory hangs on: the values of all maps before the
     classifier for an image of `side` pixels, its parameters, with the bytes that one takes while
-    graphs of it are built and run, and its features.
+    graphs of it are built and run, its features, and the bytes that a run holds of it throughout,
+    beyond what SqueezeNet's do.
     """
 
     side: int
@@ -55,6 +56,7 @@ class NetworkSize:
     parameters: int
     features: int
     parameter_bytes: int = PARAMETER_BYTES
+    held_bytes: int = 0
 
 
 @dataclass(frozen=True)

@@ -32,9 +32,9 @@ from squeezetune.network.weights import Weights
 
 # All names of the foreign graph begin so in ours.
 PREFIX = "backbone."
-# What a parameter takes: in the file as it was read, in the graph that is made of it, and in each
-# of two engines that are compared.
-PARAMETER_BYTES = 20
+# What a parameter takes: in the file as it was read, which is held throughout; and besides in the
+# graph that is made of it, and in two engines that are compared.
+HELD_BYTES, PARAMETER_BYTES = 8, 12
 # Constants of fewer values stand as they are, however parameters are stored.
 FEW_VALUES = 256
 DOUBTFUL = (
@@ -97,7 +97,14 @@ class ForeignNetwork:
     def size(self) -> NetworkSize:
         """How large it is."""
         parameters = self.file.parameter_count
-        return NetworkSize(self.side, self.values, parameters, self.feature_count, PARAMETER_BYTES)
+        return NetworkSize(
+            self.side,
+            self.values,
+            parameters,
+            self.feature_count,
+            PARAMETER_BYTES,
+            HELD_BYTES * parameters,
+        )
 
     @property
     def is_described(self) -> bool:

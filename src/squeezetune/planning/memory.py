@@ -201,6 +201,7 @@ def forecast_memory(demand: MemoryInputs, provision: ResourceLimits) -> tuple[St
     is_deep = demand.is_deep and provision.is_deep
     timing = TIMING if provision.engine == "auto" else TIMING_ONE
     base = BASE + INDEX_ROW * demand.images + (OPENVINO if has_openvino else 0)
+    base += demand.network.held_bytes
     before = base + (TORCH if is_deep and demand.is_probed else 0)
     kept = before + _hold(
         demand.images, provision.views, demand.network.features * 2, provision
