@@ -131,7 +131,7 @@ def test_there_have_to_be_photos(order):
 def test_photos_that_are_gone_are_told(order, teacher_folder, write_shapes, tmp_path):
     others = write_shapes(tmp_path / "others", 3, first=900)
     with pytest.raises(SourceError, match="none of the 36 photos of the train part"):
-        export(teacher_folder, [], tmp_path / "out", photos=others, teacher=True)
+        export(teacher_folder, [STUDENT_FORMAT], tmp_path / "out", photos=others)
 
 
 @needs_torch
@@ -139,7 +139,16 @@ def test_photos_that_are_gone_are_told(order, teacher_folder, write_shapes, tmp_
     ("words", "said"), [(["--budget", "soon"], "soon"), (["--max-ram", "much"], "much")]
 )
 def test_limits_have_units(teacher_folder, tmp_path, words, said):
-    given = ["export", str(teacher_folder), "--teacher", "-o", str(tmp_path / "out"), *words]
+    given = [
+        "export",
+        str(teacher_folder),
+        "--teacher",
+        "-f",
+        "onnx",
+        "-o",
+        str(tmp_path / "out"),
+        *words,
+    ]
     done = CliRunner().invoke(main, given)
     assert done.exit_code == 2
     assert said in done.output
@@ -149,7 +158,7 @@ def test_limits_have_units(teacher_folder, tmp_path, words, said):
 def test_without_torch_it_is_told_what_to_install(teacher_folder, tmp_path, monkeypatch):
     monkeypatch.setattr(formats, "find_spec", lambda name: None)
     with pytest.raises(MissingExtraError, match="torch"):
-        export(teacher_folder, [], tmp_path / "out", teacher=True)
+        export(teacher_folder, [STUDENT_FORMAT], tmp_path / "out")
 
 
 def test_it_is_written_where_it_is_asked_for_alone():
@@ -161,7 +170,7 @@ def test_it_is_written_where_it_is_asked_for_alone():
 
 @needs_torch
 def test_a_student_is_small_and_scored_like_every_format(teacher_folder, tmp_path):
-    found = export(teacher_folder, [], tmp_path / "out", teacher=True, epochs=EPOCHS)
+    found = export(teacher_folder, ["onnx"], tmp_path / "out", teacher=True, epochs=EPOCHS)
     item = found[STUDENT_FORMAT]
     assert item.byte_count < 0.5e6
     assert item.score.is_honest
@@ -180,7 +189,7 @@ def test_a_student_is_small_and_scored_like_every_format(teacher_folder, tmp_pat
 def test_the_same_model_teaches_the_same_bytes(teacher_folder, tmp_path):
     paths = [
         export(
-            teacher_folder, [], tmp_path / name, teacher=True, epochs=EPOCHS, measure=False
+            teacher_folder, [STUDENT_FORMAT], tmp_path / name, epochs=EPOCHS, measure=False
         ).find_path(STUDENT_FORMAT)
         for name in ("first", "second")
     ]

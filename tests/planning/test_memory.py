@@ -141,8 +141,8 @@ def test_torch_counts_from_the_start_where_the_machine_is_measured_with_it():
 
 
 def test_a_teacher_runs_beside_the_layers_that_learn_from_it():
-    lite = NETWORKS["efficientnet_lite0"]
-    alone, taught = forecast(), forecast(replace(DEMAND, teacher=lite.size))
+    lite = NETWORKS["efficientnet_lite0"].size
+    alone, taught = forecast(), forecast(replace(DEMAND, teacher=lite))
     more = {stage: taught[stage] - alone[stage] for stage in alone if taught[stage] > alone[stage]}
     assert set(more) <= {"preparing", "all layers"}
     assert 100e6 < more["all layers"] < 600e6

@@ -172,11 +172,8 @@ def open_teacher(order: ExportInputs, lesson: Lesson, context: RunContext) -> Fr
         pixels, 1, settings.engine, settings.precision, context.threads, context.cache
     )
     train = lesson.find_parts(lesson.index).train
-    taught_by = Pretrained(
-        network.weights, hash_bytes(order.model), "the model that is exported", ""
-    )
     backbone = prepare_backbone(
-        taught_by,
+        Pretrained(network.weights, hash_bytes(order.model), "the model", ""),
         options,
         lesson.index,
         lambda: draw_sample(lesson.index, train, pixels),
