@@ -562,15 +562,19 @@ def test_trials_are_made_once_and_told(load_program, eth80_zip, tmp_path, capsys
 
 
 @needs_torch
-def test_every_depth_is_timed_beside_the_plain_loop(load_program, tmp_path, capsys, monkeypatch):
+@pytest.mark.parametrize(("backbone", "last"), [("squeezenet1_1", 4), ("efficientnet_lite0", 6)])
+def test_every_depth_is_timed_beside_the_plain_loop(
+    load_program, tmp_path, capsys, monkeypatch, backbone, last
+):
     program = load_program("depth_speed")
     monkeypatch.setattr(program, "ROWS", 128)
-    contenders = program.list_contenders(tmp_path, steps=1, sides=(48,))
+    options = argparse.Namespace(backbone=backbone, steps=1, sides=(48,))
+    contenders = program.list_contenders(tmp_path, options)
     speeds = program.run_rounds(contenders, rounds=1)
     program.print_speeds(speeds)
     names = [
         f"{trained}, 48 px"
-        for trained in ("plain loop", "all layers", "last 4 Fire modules", "last 2 Fire modules")
+        for trained in ("plain loop", "all layers", f"last {last} blocks", "last 2 blocks")
     ]
     assert list(speeds) == names
     assert all(value > 0 for values in speeds.values() for value in values)
