@@ -96,7 +96,9 @@ def test_values_beyond_float16_are_stored_as_floats():
     writer = ModelWriter()
     x = writer.add("GlobalAveragePool", writer.stages("photo"))
     large = writer.keep(np.full((1, 300, 1, 1), 1e6), np.float32)
+    small = writer.keep(np.full((1, 300, 1, 1), 1e-4), np.float32)
     x = writer.add("Mul", writer.convolve(x, WIDTHS[-1], 300, kernel=1, stride=1), large)
+    x = writer.add("Mul", x, small)  # features themselves are kept as float16
     x = writer.dense(writer.add("Flatten", x), 300, 10)
     network = make_trained(writer.write(x, kind=TensorProto.FLOAT))
     model = network.build_model({}, WeightFormat(store_halves))

@@ -298,7 +298,9 @@ def test_layers_are_trained_in_time_that_turns_up(learn, monkeypatch):
     """Nobody has timed the training of layers, for want of time; after the head there is enough."""
     measure = planner.measure_machine
     monkeypatch.setattr(
-        planner, "measure_machine", lambda *about, is_deep: measure(*about, is_deep=False)
+        planner,
+        "measure_machine",
+        lambda *about, **more: measure(*about, **more | {"is_deep": False}),
     )
     said = []
     learned = learn(said.append, budget="20m", epochs=1.0)
