@@ -70,9 +70,9 @@ def measure_seed(photos: Path, seed: int, options: argparse.Namespace) -> dict[s
             found[name] = read_export(model, "onnx-tiny") | {"seconds": train_s}
             if name == "teacher" and "student" in options.contenders:
                 taught_s = run(
-                    ["export", str(model), "--quiet", "-f", "onnx-student", *epochs], cache
+                    ["export", str(model), "--quiet", "-f", "student", *epochs], cache
                 )
-                found["student"] = read_export(model, "onnx-student") | {"seconds": taught_s}
+                found["student"] = read_export(model, "student") | {"seconds": taught_s}
     return found
 
 

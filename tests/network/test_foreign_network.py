@@ -25,7 +25,7 @@ from squeezetune.errors import WeightsError
 from squeezetune.heads.familiarity import fit_discriminants, weigh_parts
 from squeezetune.heads.linear import apply_layers
 from squeezetune.network.float_layers import FloatLayers, store_halves
-from squeezetune.network.foreign_reading import parse_foreign, read_foreign
+from squeezetune.network.foreign_reading import check_range, parse_foreign, read_foreign
 from squeezetune.network.graph import build_backbone
 from squeezetune.network.inference import Runtime, open_graph
 from squeezetune.network.onnx_builder import Graph
@@ -541,4 +541,4 @@ def test_values_that_float16_does_not_hold_are_refused():
     x = writer.add("Mul", x, writer.keep(1e6, np.float32))
     payload = writer.write(writer.dense(writer.add("Flatten", x), WIDTHS[-1], 10))
     with pytest.raises(WeightsError, match="features are kept as float16"):
-        parse_foreign(payload, "theirs.onnx")
+        check_range(parse_foreign(payload, "theirs.onnx"))

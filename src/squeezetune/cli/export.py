@@ -42,7 +42,7 @@ if TYPE_CHECKING:
     "--teacher",
     is_flag=True,
     help="Let SqueezeNet 1.1 learn what MODEL, a larger network, says of its training photos, and "
-    "write that too, in half a megabyte: onnx-student (with torch).",
+    "write that too, in half a megabyte: student (with torch).",
 )
 @click.option("--budget", default="", metavar="TIME",
               help="The student learns for at most so long, such as 10m.")  # fmt: skip

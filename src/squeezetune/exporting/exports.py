@@ -94,7 +94,7 @@ def export(
     fitted to some.
 
     With `teacher` the model teaches SqueezeNet 1.1 what it says of the training photos, and that is
-    written, too, in half a megabyte: `onnx-student`. How long it learns may be limited by a
+    written, too, in half a megabyte: `student`. How long it learns may be limited by a
     `budget`, such as "10m", or by `epochs`, and its memory by `max_ram`; with a budget the bytes
     are not the same each time.
 

@@ -211,7 +211,7 @@ FORMATS: dict[str, Format] = {
         looks_at_photos=True,
         tune=write_tuned,
     ),
-    "onnx-student": Format(
+    "student": Format(
         "SqueezeNet 1.1 that has learnt from the model, parameters in 4 bits",
         "model-student.onnx",
         write_student,
@@ -280,7 +280,7 @@ FORMATS: dict[str, Format] = {
 # What is written where nobody names a format, and of a network that is a graph alone.
 DEFAULT_FORMATS = ("onnx", "onnx-int8", "onnx-tiny")
 GRAPH_FORMATS = ("onnx", "onnx-fp16")
-STUDENT_FORMAT = "onnx-student"
+STUDENT_FORMAT = "student"
 
 
 def find_format(name: str) -> Format:

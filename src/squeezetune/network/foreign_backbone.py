@@ -16,7 +16,7 @@ from squeezetune.events import Listener, ignore_event
 from squeezetune.foreign_settings import TIMM, parse_triple
 from squeezetune.network.backbone import FLOAT_RUNTIME
 from squeezetune.network.foreign_network import ForeignNetwork
-from squeezetune.network.foreign_reading import read_foreign
+from squeezetune.network.foreign_reading import check_range, read_foreign
 from squeezetune.network.graph import build_features
 from squeezetune.network.inference import measure_speed, open_graph
 from squeezetune.network.preprocessing import PreprocessingOptions
@@ -61,6 +61,7 @@ def load_foreign(
     else:
         path = Path(settings.backbone).expanduser()
         network = read_foreign(path, options, cut=settings.cut, taps=taps)
+    check_range(network)
     return network
 
 

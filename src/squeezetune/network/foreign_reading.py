@@ -112,6 +112,24 @@ def _count_values(analysis: GraphAnalysis) -> int:
     return sum(prod(size) for size in analysis.sizes.values()) // rows
 
 
+def check_range(network: ForeignNetwork) -> None:
+    """Make sure that the features of a network can be kept.
+
+    Raises:
+        WeightsError: they are larger than float16 holds.
+    """
+    run = open_quietly(network.build_features())
+    largest = float(
+        np.abs(run(_draw_pixels(max(network.file.image.batch, 1), network.side))[0]).max()
+    )
+    if largest > float(np.finfo(np.float16).max):
+        raise WeightsError(
+            f"{network.name}: the network gives values up to {largest:.3g} for images of noise; "
+            f"needed are at most {np.finfo(np.float16).max:g}: features are kept as float16.",
+            "Look at its mean and deviation, or name another cut or other taps.",
+        )
+
+
 # ---- several images at once
 
 
@@ -164,12 +182,6 @@ def _check_values(values: NDArray[Any], again: NDArray[Any]) -> None:
         raise WeightsError(
             "The network gives values that are no numbers for images of noise.",
             "Look at its mean and deviation, and whether its weights are sound.",
-        )
-    if np.abs(values).max() > np.finfo(np.float16).max:
-        raise WeightsError(
-            f"The network gives values up to {np.abs(values).max():.3g} for images of noise; "
-            f"needed are at most {np.finfo(np.float16).max:g}: features are kept as float16.",
-            "Look at its mean and deviation, or name another cut or other taps.",
         )
     if not are_close(again, values[: len(again)]):
         raise WeightsError(
