@@ -25,7 +25,12 @@ from squeezetune.errors import WeightsError
 from squeezetune.heads.familiarity import fit_discriminants, weigh_parts
 from squeezetune.heads.linear import apply_layers
 from squeezetune.network.float_layers import FloatLayers, store_halves
-from squeezetune.network.foreign_reading import check_range, parse_foreign, read_foreign
+from squeezetune.network.foreign_reading import (
+    ALIVE_TIMES,
+    check_range,
+    parse_foreign,
+    read_foreign,
+)
 from squeezetune.network.graph import build_backbone
 from squeezetune.network.inference import Runtime, open_graph
 from squeezetune.network.onnx_builder import Graph
@@ -542,3 +547,13 @@ def test_values_that_float16_does_not_hold_are_refused():
     payload = writer.write(writer.dense(writer.add("Flatten", x), WIDTHS[-1], 10))
     with pytest.raises(WeightsError, match="features are kept as float16"):
         check_range(parse_foreign(payload, "theirs.onnx"))
+
+
+def test_memory_is_forecast_by_what_is_alive_at_once():
+    """The first convolution reads 64 x 64 x 3 values and gives 32 x 32 x 4;
+    all that follows is smaller.
+    """
+    network = parse_foreign(write_cnn(), "theirs.onnx")
+    assert network.size.values == ALIVE_TIMES * (64 * 64 * 3 + 32 * 32 * 4)
+    assert network.size.side == SIDE
+    assert network.size.features == network.feature_count

@@ -56,8 +56,8 @@ class ForeignNetwork:
 
     `model` is its graph, with any number of images where that is possible; `logits` names the
     classifier's output, which may be tapped too, "" where there is none; where it `is_doubtful`,
-    its last layer may be a classifier or the end of an embedding. `values` counts those of all
-    tensors that an image becomes.
+    its last layer may be a classifier or the end of an embedding. `values` is what memory
+    is forecast by: as many as the maps of a described network would have.
     """
 
     name: str

@@ -32,6 +32,20 @@ class GraphAnalysis:
         return {shape[1] for shape in self.shapes.values()
                 if len(shape) == 3 and shape[1] == shape[2] > 1}  # fmt: skip
 
+    def count_alive(self) -> int:
+        """Count the values that an image needs at once at most, up to the penultimate tensor: those
+        that were computed and are still to be read.
+        """
+        rows = max(1, self.sizes[self.flow.image][0])
+        needed = [self.flow.nodes[at] for at in self.flow.list_before([self.end.penultimate])]
+        last_read = {name: at for at, node in enumerate(needed) for name in node.input}
+        alive, most = {self.flow.image}, 0
+        for at, node in enumerate(needed):
+            alive.update(name for name in node.output if name in self.sizes)
+            most = max(most, sum(prod(self.sizes[name]) for name in alive))
+            alive = {name for name in alive if last_read.get(name, at) > at}
+        return most // rows
+
     @property
     def cuts(self) -> list[str]:
         """Where the graph can be cut before its penultimate tensor, and that."""
