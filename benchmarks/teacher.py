@@ -69,9 +69,7 @@ def measure_seed(photos: Path, seed: int, options: argparse.Namespace) -> dict[s
             run(["export", str(model), "--quiet", *formats], cache)
             found[name] = read_export(model, "onnx-tiny") | {"seconds": train_s}
             if name == "teacher" and "student" in options.contenders:
-                taught_s = run(
-                    ["export", str(model), "--quiet", "-f", "student", *epochs], cache
-                )
+                taught_s = run(["export", str(model), "--quiet", "-f", "student", *epochs], cache)
                 found["student"] = read_export(model, "student") | {"seconds": taught_s}
     return found
 
