@@ -26,6 +26,7 @@ from typing import Any
 
 from figures import format_mean, format_spread, print_machine, print_table
 from ledger import add_ledger_options, open_ledger
+from photos import add_set_options
 
 BACKBONES = ("squeezenet1_1", "efficientnet_lite0", "auto")  # the last is what training chooses
 
@@ -73,10 +74,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    work = Path(tempfile.gettempdir()) / "squeezetune-benchmarks"
-    parser.add_argument("--data", type=Path, required=True, help="the folder of the sets")
-    parser.add_argument("--work", type=Path, default=work, help="where finished runs are kept")
-    parser.add_argument("--sets", nargs="+", default=["clothing.zip"], help="what to train on")
+    add_set_options(parser)
     parser.add_argument("--backbones", nargs="+", default=BACKBONES, metavar="NAME")
     parser.add_argument("--seeds", type=int, default=3, help="trainings of each")
     parser.add_argument("--settings", nargs=argparse.REMAINDER, default=[], help="more settings")

@@ -75,6 +75,14 @@ def add_photo_options(parser: argparse.ArgumentParser, *, is_data_needed: bool =
     )
 
 
+def add_set_options(parser: argparse.ArgumentParser) -> None:
+    """Add the options that say which whole sets are trained on by the command line, as they are."""
+    work = Path(tempfile.gettempdir()) / "squeezetune-benchmarks"
+    parser.add_argument("--data", type=Path, required=True, help="the folder of the sets")
+    parser.add_argument("--work", type=Path, default=work, help="where finished runs are kept")
+    parser.add_argument("--sets", nargs="+", default=["clothing.zip"], help="what to train on")
+
+
 def prepare_photos(name: str, options: argparse.Namespace) -> Path:
     """Return the folder of a set's photos, unpacked, or of the sample that the options ask for."""
     photo_set, work = PHOTO_SETS[name], options.work

@@ -27,6 +27,7 @@ from typing import Any
 
 from figures import format_mean, format_spread, print_machine, print_table
 from ledger import add_ledger_options, open_ledger
+from photos import add_set_options
 
 CONTENDERS = {
     "frozen": "SqueezeNet 1.1, frozen layers",
@@ -108,10 +109,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    work = Path(tempfile.gettempdir()) / "squeezetune-benchmarks"
-    parser.add_argument("--data", type=Path, required=True, help="the folder of the sets")
-    parser.add_argument("--work", type=Path, default=work, help="where finished runs are kept")
-    parser.add_argument("--sets", nargs="+", default=["clothing.zip"], help="what to train on")
+    add_set_options(parser)
     parser.add_argument("--backbone", default="efficientnet_lite0", help="the teacher's network")
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2], help="seeds, one by one")
     parser.add_argument("--epochs", type=float, default=0.0, help="0 goes by the photos")

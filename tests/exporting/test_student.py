@@ -11,7 +11,7 @@ from squeezetune.errors import ClassesError, MissingExtraError, SettingsError, S
 from squeezetune.events import ignore_event
 from squeezetune.exporting import formats
 from squeezetune.exporting.export_inputs import PhotoLocation, TrainingPhotos, open_material
-from squeezetune.exporting.exports import export, make_order
+from squeezetune.exporting.exports import export, make_order, read_parameters
 from squeezetune.exporting.formats import STUDENT_FORMAT, list_formats
 from squeezetune.exporting.student import check_teacher, draw_lesson, make_settings
 from squeezetune.model.classifier import load
@@ -40,7 +40,8 @@ needs_torch = pytest.mark.usefixtures("with_torch")
 @pytest.fixture
 def order(teacher_folder):
     material = open_material(teacher_folder, PhotoLocation(), ignore_event)
-    return make_order(load(teacher_folder), material)
+    classifier = load(teacher_folder)
+    return make_order(classifier, read_parameters(classifier), material)
 
 
 def name_digests(index, positions):

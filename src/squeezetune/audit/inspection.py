@@ -14,7 +14,7 @@ from squeezetune.data.duplicates.near_duplicates import (
     join_pairs,
 )
 from squeezetune.data.index import ImageIndex
-from squeezetune.data.split import Split, gather_units
+from squeezetune.data.split import Split, gather_units, sort_by_content
 from squeezetune.data.thumbnails import Thumbnails, load_thumbnails, open_look_store
 from squeezetune.events import PREPARING, tell_stage
 from squeezetune.heads.out_of_fold import OutOfFoldPredictions, deal_folds, predict_out_of_fold
@@ -86,10 +86,7 @@ def _open_whole(index: ImageIndex, context: RunContext) -> PreparedRun:
 def _take_all(index: ImageIndex) -> Split:
     """Take all images for training ones."""
     none = np.empty(0, np.int64)
-    halves = np.ascontiguousarray(index.digests).view("<u8")
-    # the order of a split, so that the same images are looked at first whatever they are called
-    everything = np.lexsort((halves[:, 1], halves[:, 0], index.labels)).astype(np.int64)
-    return Split(everything, none, none)
+    return Split(sort_by_content(index, np.arange(len(index))), none, none)
 
 
 def _look_at_all(scene: PreparedRun, backbone: Backbone) -> tuple[ImageIndex, Features, Thumbnails]:

@@ -301,9 +301,16 @@ def _check_units(
     )
 
 
+def sort_by_content(index: ImageIndex, positions: NDArray[np.int64]) -> NDArray[np.int64]:
+    """Sort positions (n,) by class, and within one by content, so that the same images come first
+    whatever they are called.
+    """
+    halves = np.ascontiguousarray(index.digests[positions]).view("<u8")
+    return positions[np.lexsort((halves[:, 1], halves[:, 0], index.labels[positions]))]
+
+
 def _make_split(index: ImageIndex, units: Units, parts: NDArray[np.int8]) -> Split:
-    halves = np.ascontiguousarray(index.digests).view("<u8")
-    order = np.lexsort((halves[:, 1], halves[:, 0], index.labels))
+    order = sort_by_content(index, np.arange(len(index)))
     train, validation, test = (
         order[parts[order] == part].astype(np.int64) for part in range(PART_COUNT)
     )

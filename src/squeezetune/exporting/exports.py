@@ -126,13 +126,14 @@ def export(
             "Give the folder that `squeezetune train` has written.",
         )
     classifier, target = load(folder), follow_link(Path(output)) if output else name_target(folder)
-    chosen, refused = choose_formats(formats, read_parameters(classifier), has_student=teacher)
+    network = read_parameters(classifier)
+    chosen, refused = choose_formats(formats, network, has_student=teacher)
     looks_at_photos = measure or any(found.looks_at_photos for found in chosen.values())
     request = PhotoLocation(photos, class_pattern, columns)
     material = open_material(folder, request, listen) if looks_at_photos else None
     check_target_outside(target, folder, material)
     order = replace(
-        make_order(classifier, material),
+        make_order(classifier, network, material),
         runtime=Path(runtime) if runtime else None,
         listen=listen,
         limits=StudentLimits(budget, epochs, max_ram),
@@ -211,9 +212,10 @@ def read_parameters(classifier: Classifier) -> TrainedNetwork:
     return read_network(read_payload(folder / NETWORK, files[NETWORK]))
 
 
-def make_order(classifier: Classifier, material: ModelPhotos | None) -> ExportInputs:
-    """Read the network, and what a file says of itself."""
-    network = read_parameters(classifier)
+def make_order(
+    classifier: Classifier, network: TrainedNetwork, material: ModelPhotos | None
+) -> ExportInputs:
+    """Read what a file says of itself, and put all together that exports are made of."""
     folder, manifest = classifier.folder or Path(), classifier.manifest
     model = read_payload(folder / MODEL, manifest.files[MODEL])
     metadata = {item.key: item.value for item in onnx.load_from_string(model).metadata_props}

@@ -11,7 +11,11 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeAlias
 
-from squeezetune.finetune.depthwise import find_input_gradient, find_kernel_gradient
+from squeezetune.finetune.depthwise import (
+    find_input_gradient,
+    find_kernel_gradient,
+    reverse_convolution,
+)
 from squeezetune.finetune.tapped import LayerPass, TrainableLayers
 from squeezetune.finetune.torch_layers import (
     ACTIVATIONS,
@@ -317,18 +321,8 @@ def _reverse(
     is_input_trained: bool = True,
 ) -> Tensor:
     """Note the gradients of a convolution's parameters, and return that of its input."""
-    back, gradients[layer.weight], gradients[layer.bias] = aten.convolution_backward(
-        gradient,
-        maps,
-        layer.weight,
-        [len(layer.bias)],
-        list(layer.stride),
-        list(layer.padding),
-        [1, 1],
-        False,
-        [0, 0],
-        layer.groups,
-        [is_input_trained, True, True],
+    back, gradients[layer.weight], gradients[layer.bias] = reverse_convolution(
+        layer, gradient, maps, (is_input_trained, True, True)
     )
     return back
 

@@ -83,7 +83,7 @@ def normalise(pixels: Tensor, network: Architecture = SQUEEZENET1_1) -> Tensor:
     """Turn pixels (n, height, width, 3) uint8 into planes (n, 3, height, width) float32, as the
     network wants them.
     """
-    mean, deviation = _list_statistics(network)
+    mean, deviation = list_statistics(network)
     return (pixels.permute(0, 3, 1, 2).float() - mean) / deviation
 
 
@@ -127,12 +127,12 @@ def resample(
         .reshape(count, 3 * side, width)
     )
     images = (lines @ columns.transpose(1, 2)).view(count, 3, side, side)
-    mean, deviation = _list_statistics(network)
+    mean, deviation = list_statistics(network)
     factor, summand = gain / deviation, gain * (CENTRE - mean) / deviation + shift
     return images.mul_(factor.to(rows.dtype)).add_(summand.to(rows.dtype))
 
 
-def _list_statistics(network: Architecture) -> tuple[Tensor, Tensor]:
+def list_statistics(network: Architecture) -> tuple[Tensor, Tensor]:
     """List the mean and the standard deviation of each channel, (3, 1, 1) float32, of pixels from 0
     to 255.
     """

@@ -15,6 +15,8 @@ from torch.nn import functional
 
 # The gradient of kernels up to this size is fast; larger ones are cut into pieces of it.
 FAST_KERNEL = 3
+# Of the gradients of input, kernels and biases the second.
+WANTED = (False, True, False)
 
 
 def find_input_gradient(layer: Module, gradient: Tensor, maps: Tensor) -> Tensor:
@@ -29,7 +31,7 @@ def find_input_gradient(layer: Module, gradient: Tensor, maps: Tensor) -> Tensor
         return _convolve_fully(gradient, layer.weight)
     if gradient.dtype == torch.float32:
         # what is slow in bfloat16 is not here
-        return _reverse(layer, gradient, maps, (True, False))[0]
+        return reverse_convolution(layer, gradient, maps, (True, False, False), padding=(0, 0))[0]
     count, channels, height, width = maps.shape
     found = gradient.new_zeros(count, height, width, channels).permute(0, 3, 1, 2)
     for top in range(min(stride, layer.kernel_size[0])):
@@ -48,7 +50,7 @@ def find_kernel_gradient(layer: Module, gradient: Tensor, maps: Tensor) -> Tenso
     and the left.
     """
     if max(layer.kernel_size) <= FAST_KERNEL:
-        return _reverse(layer, gradient, maps, (False, True))[1]
+        return reverse_convolution(layer, gradient, maps, WANTED, padding=(0, 0))[1]
     found = torch.empty_like(layer.weight)
     (down, across), size = gradient.shape[2:], FAST_KERNEL
     height, width = ((n - 1) * layer.stride[0] + size for n in (down, across))
@@ -57,8 +59,8 @@ def find_kernel_gradient(layer: Module, gradient: Tensor, maps: Tensor) -> Tenso
             read = maps[:, :, top : top + height, left : left + width]
             read = read.contiguous(memory_format=torch.channels_last)
             piece = layer.weight[:, :, :size, :size].contiguous()
-            found[:, :, top : top + size, left : left + size] = _reverse(
-                layer, gradient, read, (False, True), piece
+            found[:, :, top : top + size, left : left + size] = reverse_convolution(
+                layer, gradient, read, WANTED, kernels=piece, padding=(0, 0)
             )[1]
     return found
 
@@ -80,26 +82,29 @@ def _convolve_fully(gradient: Tensor, kernels: Tensor) -> Tensor:
     return functional.conv2d(gradient, turned, padding=padding, groups=len(kernels))
 
 
-def _reverse(
+def reverse_convolution(
     layer: Module,
     gradient: Tensor,
     maps: Tensor,
-    wanted: tuple[bool, bool],
+    wanted: tuple[bool, bool, bool],
+    *,
     kernels: Tensor | None = None,
-) -> tuple[Tensor, Tensor]:
-    """Find the gradients of maps and kernels, as far as they are wanted, as torch does."""
-    kernels = layer.weight if kernels is None else kernels
-    found = torch.ops.aten.convolution_backward(
+    padding: tuple[int, int] | None = None,
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Find the gradients of maps, kernels and biases of any convolution, as far as they are wanted,
+    as torch does; kernels and padding are the layer's own where none are given.
+    """
+    found: tuple[Tensor, Tensor, Tensor] = torch.ops.aten.convolution_backward(
         gradient,
         maps,
-        kernels,
-        None,
+        layer.weight if kernels is None else kernels,
+        [len(layer.bias)],
         list(layer.stride),
-        [0, 0],
+        list(layer.padding if padding is None else padding),
         [1, 1],
         False,
         [0, 0],
-        len(kernels),
-        [*wanted, False],
+        layer.groups,
+        list(wanted),
     )
-    return found[0], found[1]
+    return found

@@ -10,6 +10,7 @@ from dataclasses import replace
 from typing import Any
 
 from squeezetune.finetune.backprop import run_forward
+from squeezetune.finetune.batches import list_statistics
 from squeezetune.finetune.tapped import TrainableLayers
 from squeezetune.finetune.torch_layers import Tensor
 from squeezetune.finetune.workers import TrainingTask, copy_network
@@ -50,9 +51,7 @@ class FrozenTeacher:
         """Open the classifier for so many threads."""
         self._answer = classifier.open(threads)
         self._side = classifier.backbone.pixels.side
-        self._mean, self._deviation = (
-            255 * torch.tensor(values)[:, None, None] for values in (learner.mean, learner.std)
-        )
+        self._mean, self._deviation = list_statistics(learner)
 
     def __call__(self, maps: Tensor, taps: Tensor | None) -> Tensor:
         """Give logits (n, classes) of normalised images."""

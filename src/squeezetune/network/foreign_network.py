@@ -57,7 +57,8 @@ class ForeignNetwork:
     `model` is its graph, with any number of images where that is possible; `logits` names the
     classifier's output, which may be tapped too, "" where there is none; where it `is_doubtful`,
     its last layer may be a classifier or the end of an embedding. `values` is what memory
-    is forecast by: as many as the maps of a described network would have.
+    is forecast by: as many as the maps of a described network would have; `largest` is the largest
+    feature of images of noise.
     """
 
     name: str
@@ -71,6 +72,7 @@ class ForeignNetwork:
     license: str
     values: int
     is_doubtful: bool = False
+    largest: float = 0.0
     store: WeightEncoder = store_exactly
 
     @property

@@ -115,13 +115,9 @@ def check_range(network: ForeignNetwork) -> None:
     Raises:
         WeightsError: they are larger than float16 holds.
     """
-    run = open_quietly(network.build_features())
-    largest = float(
-        np.abs(run(_draw_pixels(max(network.file.image.batch, 1), network.side))[0]).max()
-    )
-    if largest > float(np.finfo(np.float16).max):
+    if network.largest > float(np.finfo(np.float16).max):
         raise WeightsError(
-            f"{network.name}: the network gives values up to {largest:.3g} for images of noise; "
+            f"{network.name}: the network gives values up to {network.largest:.3g} for noise; "
             f"needed are at most {np.finfo(np.float16).max:g}: features are kept as float16.",
             "Look at its mean and deviation, or name another cut or other taps.",
         )
@@ -142,6 +138,7 @@ def _settle_batches(network: ForeignNetwork, analysis: GraphAnalysis) -> Foreign
     run = open_quietly(network.build_features())
     alone = np.concatenate([run(pixels[:part])[0], run(pixels[part:])[0]])
     _check_values(alone, run(pixels[:part])[0])
+    network = replace(network, largest=float(np.abs(alone).max()))
     together = _try(run, pixels)
     if together is not None and are_close(together, alone):
         return replace(network, batches="freed" if batch else "free")

@@ -157,7 +157,8 @@ def fit_classifier(
         with cache_or_temporary(context.cache) as folder:
             opened = replace(context, cache=folder)
             chosen = choose_backbone(index, cut, opened, limit, unfinished)
-            return fit_classifier(index, cut, chosen.context, chosen.limit, unfinished)
+            context, limit = chosen.context, chosen.limit
+            return fit_classifier(index, cut, context, limit, unfinished, is_forecast=is_forecast)
     with tell_stage(PREPARING, context.listen):
         prepared = prepare_run(index, cut(index), context)
         context, settings = prepared.context, prepared.settings

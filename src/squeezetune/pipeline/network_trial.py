@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from squeezetune.array_types import Ints
 from squeezetune.data.index import ImageIndex
-from squeezetune.data.split import Split
+from squeezetune.data.split import Split, sort_by_content
 from squeezetune.events import CHOOSING, FEATURES, Listener
 from squeezetune.heads.out_of_fold import deal_folds, predict_out_of_fold, rank_within_class
 from squeezetune.network.backbone import Backbone
@@ -35,9 +35,7 @@ def draw_sample(index: ImageIndex, split: Split) -> Ints:
     """Draw some of the images that are learnt from, of every class, by their content: positions in
     rising order.
     """
-    used = np.concatenate([split.train, split.validation])
-    halves = np.ascontiguousarray(index.digests[used]).view("<u8")
-    used = used[np.lexsort((halves[:, 1], halves[:, 0], index.labels[used]))]
+    used = sort_by_content(index, np.concatenate([split.train, split.validation]))
     labels = index.labels[used]
     counts = np.bincount(labels)
     wanted = np.ceil(counts * min(1.0, JUDGED_IMAGES / len(used))).astype(np.int64)

@@ -118,7 +118,7 @@ class PreparedRun:
         settings = self.settings
         if settings.budget:
             return self.prepare_probed()
-        is_deep = is_trainable(settings) and bool(len(self.split.validation))
+        is_deep = has_trainable_layers(settings, self.split)
         return self.prepare_backbone(
             choose_plan(self.count_work(), settings, is_deep=is_deep).views
         )
@@ -280,11 +280,18 @@ def prepare_run(index: ImageIndex, split: Split, context: RunContext) -> Prepare
     )
 
 
+def has_trainable_layers(settings: Settings, split: Split) -> bool:
+    """Say whether layers may be trained: somebody asks for it, torch is there, and there are images
+    to judge them by.
+    """
+    return is_trainable(settings) and bool(len(split.validation))
+
+
 def count_demand(
     index: ImageIndex, split: Split, settings: Settings, side: int, network: PretrainedNetwork
 ) -> MemoryInputs:
     """Count what the memory of a run depends on."""
-    is_deep = is_trainable(settings) and bool(len(split.validation))
+    is_deep = has_trainable_layers(settings, split)
     needs = [0]
     for position in split.train[:: max(1, len(split.train) // SAMPLE_FOR_SIDE)]:
         with suppress(ImageError), read_image(index.source, index.names[position]) as raw:
