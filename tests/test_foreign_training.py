@@ -9,7 +9,7 @@ import numpy as np
 import onnx
 import pytest
 from click.testing import CliRunner
-from fast_options import FAST
+from fast_options import FAST_WITH_NETWORK
 from foreign_models import SIDE, WIDTHS, ModelWriter, write_cnn
 
 from squeezetune.audit.audit import check
@@ -246,9 +246,7 @@ def run(*words):
 
 def test_the_command_line_trains_predicts_and_describes(file, shape_folder, tmp_path):
     model = tmp_path / "model"
-    others = {"--image-side", "64", "--backbone", "squeezenet1_1"}
-    fast = [word for word in FAST if word not in others]
-    done = run("train", shape_folder, "--backbone", file, "-o", model, *fast)
+    done = run("train", shape_folder, "--backbone", file, "-o", model, *FAST_WITH_NETWORK)
     assert done.exit_code == 0
     assert "36 features of 't5'" in done.output.replace("\n", " ")
     photo = next((shape_folder / "box").iterdir())

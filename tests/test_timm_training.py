@@ -7,7 +7,7 @@ import importlib.util
 import numpy as np
 import pytest
 from click.testing import CliRunner
-from fast_options import FAST
+from fast_options import FAST_WITH_NETWORK
 from foreign_models import draw_photos, normalise
 
 from squeezetune.cli.main import main
@@ -61,8 +61,7 @@ def write_network(name, path):
 @pytest.mark.parametrize("name", TIMM)
 def test_a_network_of_timm_becomes_a_classifier(name, shape_folder, tmp_path):
     file, model = write_network(name, tmp_path / f"{name}.onnx"), tmp_path / "model"
-    fast = [word for word in FAST if word not in {"--image-side", "64"}]
-    words = ["train", shape_folder, "--backbone", file, "-o", model, *fast]
+    words = ["train", shape_folder, "--backbone", file, "-o", model, *FAST_WITH_NETWORK]
     done = CliRunner().invoke(main, [str(word) for word in words], catch_exceptions=False)
     assert done.exit_code == 0, done.output
     file.unlink()
