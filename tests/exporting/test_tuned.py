@@ -7,7 +7,7 @@ import pytest
 from squeezetune.errors import ExportError
 from squeezetune.events import Notice, StageStarted
 from squeezetune.exporting.export_inputs import PhotoLocation, TrainingPhotos, open_material
-from squeezetune.exporting.exports import export, make_order
+from squeezetune.exporting.exports import export, make_order, read_parameters
 from squeezetune.exporting.formats import FORMATS
 from squeezetune.exporting.onnx_formats import build_file, compress
 from squeezetune.finetune.recipe import EpochPace
@@ -29,9 +29,9 @@ def short_training(monkeypatch):
 
 @pytest.fixture(scope="module")
 def order(model_folder):
-    return make_order(
-        load(model_folder), open_material(model_folder, PhotoLocation(), lambda event: None)
-    )
+    classifier = load(model_folder)
+    material = open_material(model_folder, PhotoLocation(), lambda event: None)
+    return make_order(classifier, read_parameters(classifier), material)
 
 
 @pytest.fixture(scope="module")
