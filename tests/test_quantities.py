@@ -6,7 +6,7 @@ from click.testing import CliRunner
 from squeezetune.cli.main import main
 from squeezetune.errors import SettingsError
 from squeezetune.integrations.estimator import SqueezeTuneClassifier
-from squeezetune.quantities import SIZE, TIME, parse_duration, parse_size
+from squeezetune.quantities import SIZE, TIME, judge_number, parse_duration, parse_size
 from squeezetune.settings import Settings, parse_settings
 
 
@@ -206,3 +206,17 @@ def test_watching_takes_a_number_of_seconds_above_0(value, shape_folder):
     assert (
         f"{value!r} is no number above 0 of seconds, or such as 90s, 10m or 1h30m" in result.stderr
     )
+
+
+@pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf, -1.0, 0.0])
+def test_junk_numbers_are_judged_in_one_place(value):
+    assert judge_number("max_time", value, is_open=True).startswith(
+        f"max_time is {value}; needed is "
+    )
+
+
+def test_numbers_within_their_limits_are_right():
+    assert [judge_number("x", value, 0, 1) for value in (0, 0.5, 1)] == ["", "", ""]
+    assert judge_number("x", 2, 0, 1) == "x is 2; needed is 0 to 1"
+    assert judge_number("x", 10**400, 0, 1) == "x is beyond 1e300; needed is 0 to 1"
+    assert judge_number("x", math.nan, 0, 1) == "x is nan; needed is a finite number of 0 to 1"

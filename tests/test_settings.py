@@ -1,5 +1,4 @@
 import json
-import math
 import re
 from dataclasses import FrozenInstanceError, fields
 from pathlib import Path
@@ -15,7 +14,6 @@ from squeezetune.settings import (
     ORIGINAL_ONLY,
     UNKNOWN_TO_ORIGINAL,
     Settings,
-    judge_number,
     parse_settings,
 )
 
@@ -44,14 +42,13 @@ def draw_value(item):
     return st.floats(low, high) if isinstance(item.default, float) else st.integers(low, high)
 
 
-# the original recipe knows few of the others, as networks of others do; repeats need folds
+# the original recipe knows few of the others, as networks of others do; repeats need folds, and
+# sizes of files a choice
+ALONE_MEANINGLESS = {"recipe", "repeats", "last_fires", "max_model_size", *ORIGINAL_ONLY}
+ALONE_MEANINGLESS |= set(FOREIGN_ONLY)
 ANY_SETTINGS = st.fixed_dictionaries(
     {},
-    optional={
-        item.name: draw_value(item)
-        for item in FIELDS
-        if item.name not in {"recipe", "repeats", "last_fires", *ORIGINAL_ONLY, *FOREIGN_ONLY}
-    },
+    optional={item.name: draw_value(item) for item in FIELDS if item.name not in ALONE_MEANINGLESS},
 )
 
 
@@ -299,6 +296,7 @@ def test_the_number_of_fire_modules_belongs_to_those_who_train_the_last_ones():
         {"head": "linear"},
         {"layers": "all"},
         {"budget": "10m"},
+        {"max_model_size": "1MB"},
         {"class_weight": "balanced"},
         {"engine": "onnxruntime"},
         {"precision": "int8"},
@@ -324,15 +322,18 @@ def test_its_limits_are_named(values, reason):
         Settings(**ORIGINAL, **values)
 
 
-@pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf, -1.0, 0.0])
-def test_junk_numbers_are_judged_in_one_place(value):
-    assert judge_number("max_time", value, is_open=True).startswith(
-        f"max_time is {value}; needed is "
-    )
-
-
-def test_numbers_within_their_limits_are_right():
-    assert [judge_number("x", value, 0, 1) for value in (0, 0.5, 1)] == ["", "", ""]
-    assert judge_number("x", 2, 0, 1) == "x is 2; needed is 0 to 1"
-    assert judge_number("x", 10**400, 0, 1) == "x is beyond 1e300; needed is 0 to 1"
-    assert judge_number("x", math.nan, 0, 1) == "x is nan; needed is a finite number of 0 to 1"
+@pytest.mark.parametrize(
+    ("values", "reason"),
+    [
+        ({"max_model_size": "0.5"}, "which has no unit"),
+        ({"max_model_size": "100kB"}, "max_model_size is '100kB'; needed is 0.5MB or more"),
+        (
+            {"max_model_size": "1MB", "backbone": "resnet18"},
+            "max_model_size is '1MB', which chooses between networks; needed is backbone auto",
+        ),
+        ({"max_model_size": "1MB", "weights": "mine.pth"}, "needed is backbone auto without weig"),
+    ],
+)
+def test_the_size_of_the_smallest_file_chooses_only_where_a_network_is_open(values, reason):
+    with pytest.raises(SettingsError, match=reason):
+        Settings(**values)

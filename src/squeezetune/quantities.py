@@ -1,7 +1,8 @@
-"""Times and sizes as people write them, `90s`, `1h30m`, `600MB`, and how both, and shares, are
-written for people.
+"""Times and sizes as people write them, `90s`, `1h30m`, `600MB`, the limits of numbers, and how
+times, sizes and shares are written for people.
 """
 
+import math
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -104,6 +105,35 @@ def parse_size(text: str) -> int | None:
     """
     size = SIZE.read(text)
     return None if size is None else int(size)
+
+
+def judge_number(
+    name: str, value: float, low: float = 0, high: float = math.inf, *, is_open: bool = False
+) -> str:
+    """Say what is wrong with a number that somebody gave; nothing where it is right.
+
+    It has to be finite and from `low` to `high`; with `is_open`, more than `low`.
+
+    >>> judge_number("max_time", math.inf, is_open=True)
+    'max_time is inf; needed is a finite number of more than 0'
+    """
+    is_finite = -math.inf < value < math.inf  # `math.isfinite` fails at whole numbers of 309 digits
+    if is_finite and low <= value <= high and not (is_open and value == low):
+        return ""
+    start = "more than " if is_open else ""
+    limits = (
+        f"{start}{low:g} to {high:,.12g}"
+        if high < math.inf
+        else f"{start}{low:g}{'' if is_open else ' or more'}"
+    )
+    shown = (
+        value
+        if abs(value) < 1e15 or not is_finite
+        else f"{value:g}"
+        if abs(value) < 1e300
+        else "beyond 1e300"
+    )
+    return f"{name} is {shown}; needed is {limits if is_finite else f'a finite number of {limits}'}"
 
 
 UNKNOWN = "–"

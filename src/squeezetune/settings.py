@@ -4,7 +4,6 @@ The command line, the manifest of a model and the scikit-learn estimator are all
 record.
 """
 
-import math
 import re
 from collections.abc import Callable, Mapping
 from dataclasses import Field, asdict, dataclass, field, fields
@@ -16,7 +15,7 @@ from typing import Any, cast
 from squeezetune.errors import SettingsError
 from squeezetune.foreign_settings import FOREIGN_ENDING, TIMM, find_triple_problem, is_foreign
 from squeezetune.foreign_settings import list_foreign_conflicts as list_foreign
-from squeezetune.quantities import SIZE, TIME
+from squeezetune.quantities import SIZE, TIME, judge_number, parse_size
 
 ORIGINAL_ONLY = ("classifier_norm",)
 UNKNOWN_TO_ORIGINAL = (
@@ -26,6 +25,7 @@ UNKNOWN_TO_ORIGINAL = (
     "layers",
     "budget",
     "max_ram",
+    "max_model_size",
     "class_weight",
     "engine",
     "precision",
@@ -61,7 +61,9 @@ WEIGHTS_ENDINGS = (".safetensors", ".pth", ".pt")
 # What the setting `folds` may be besides a number.
 FOLDS_WORDS, MOST_FOLDS = ("auto", "none", "groups"), 100
 # The settings that are a number with its unit.
-QUANTITIES = {"budget": TIME, "max_ram": SIZE}
+QUANTITIES = {"budget": TIME, "max_ram": SIZE, "max_model_size": SIZE}
+# What the smallest file of the smallest network takes, in bytes.
+LEAST_MODEL_SIZE = 500_000
 # On smaller images fire9 gives a single position, and batch normalisation cannot do with a last
 # batch of one image.
 ORIGINAL_SIDE_PX = 48
@@ -197,6 +199,11 @@ class Settings:
         "The most memory that a run may hold, such as 600MB, 1GB or 1.5GB; what cannot fit is "
         "refused beforehand.",
     )
+    max_model_size: str = knob(
+        "",
+        "The most that the smallest file of the model (`squeezetune export -f onnx-tiny`) may "
+        "take, such as 0.5MB, where the backbone is auto: networks of larger ones are not tried.",
+    )
     recipe: str = knob(
         "auto",
         "How the network is trained: as the other settings say, or exactly as the original "
@@ -286,6 +293,8 @@ def _list_conflicts(settings: Settings) -> list[str]:
         ]
     if foreign := list_foreign(vars(settings), changed):
         return foreign
+    if settings.max_model_size and (problem := _find_size_problem(settings)):
+        return [problem]
     if settings.recipe != "original":
         problems = [
             f"{name} belongs to the original recipe; needed is recipe original"
@@ -316,33 +325,14 @@ def _list_conflicts(settings: Settings) -> list[str]:
     return problems
 
 
-def judge_number(
-    name: str, value: float, low: float = 0, high: float = math.inf, *, is_open: bool = False
-) -> str:
-    """Say what is wrong with a number that somebody gave; nothing where it is right.
-
-    It has to be finite and from `low` to `high`; with `is_open`, more than `low`.
-
-    >>> judge_number("max_time", math.inf, is_open=True)
-    'max_time is inf; needed is a finite number of more than 0'
-    """
-    is_finite = -math.inf < value < math.inf  # `math.isfinite` fails at whole numbers of 309 digits
-    if is_finite and low <= value <= high and not (is_open and value == low):
-        return ""
-    start = "more than " if is_open else ""
-    limits = (
-        f"{start}{low:g} to {high:,.12g}"
-        if high < math.inf
-        else f"{start}{low:g}{'' if is_open else ' or more'}"
-    )
-    shown = (
-        value
-        if abs(value) < 1e15 or not is_finite
-        else f"{value:g}"
-        if abs(value) < 1e300
-        else "beyond 1e300"
-    )
-    return f"{name} is {shown}; needed is {limits if is_finite else f'a finite number of {limits}'}"
+def _find_size_problem(settings: Settings) -> str:
+    """Say why no network can be chosen by the size of its smallest file."""
+    found = f"max_model_size is {settings.max_model_size!r}"
+    if not settings.is_backbone_open and settings.recipe != "original":
+        return f"{found}, which chooses between networks; needed is backbone auto without weights"
+    if (parse_size(settings.max_model_size) or 0) < LEAST_MODEL_SIZE:
+        return f"{found}; needed is {LEAST_MODEL_SIZE / 1e6:g}MB or more"
+    return ""
 
 
 def parse_settings(values: Mapping[str, Any]) -> Settings:

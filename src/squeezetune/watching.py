@@ -20,7 +20,7 @@ from squeezetune.data.sources.table import open_manifest, parse_columns
 from squeezetune.errors import DataError, SettingsError, SqueezeTuneError
 from squeezetune.events import Event, Listener, Notice, ignore_event
 from squeezetune.model.classifier import Classifier
-from squeezetune.settings import judge_number
+from squeezetune.quantities import judge_number
 from squeezetune.system.disk import open_cache
 from squeezetune.system.executor import ThreadExecutor
 from squeezetune.system.interrupts import STOPPING

@@ -136,6 +136,17 @@ def test_where_hardly_a_photo_is_in_doubt_the_larger_one_is_not_tried(choose, mo
     assert choose() == (SMALL, "SqueezeNet 1.1 is taken: it hardly doubts any of 40 photos")
 
 
+@pytest.mark.parametrize("size", ["0.5MB", "1.5MB"])
+def test_a_small_file_that_is_asked_for_means_the_small_one(size, choose):
+    said = f"SqueezeNet 1.1 is taken: no file of EfficientNet-Lite0 is within {size}"
+    assert choose(max_model_size=size) == (SMALL, said)
+
+
+def test_where_both_have_a_file_that_is_small_enough_the_photos_choose(choose, judged):
+    judged(30, 36, 0.5)
+    assert choose(max_model_size="2.7MB")[0] == LARGE
+
+
 def test_a_quick_run_takes_the_small_one(choose):
     assert choose(effort="quick") == (SMALL, "SqueezeNet 1.1 is taken: the effort is quick")
 

@@ -17,7 +17,7 @@ from squeezetune.data.sources.source import ImageSource
 from squeezetune.data.sources.table import guard_cell
 from squeezetune.data.split import PART_NAMES
 from squeezetune.errors import ArtifactError, SettingsError, SourceError
-from squeezetune.settings import judge_number
+from squeezetune.quantities import judge_number
 from squeezetune.system.disk import write_file
 
 DEFAULT_KINDS = ("copies", "wrong-labels")

@@ -17,8 +17,8 @@ import click
 
 from squeezetune.cli.terminal import abandon_output, write_remark
 from squeezetune.errors import ArtifactError, OutputError, SqueezeTuneError
-from squeezetune.quantities import SIZE, TIME, Quantity
-from squeezetune.settings import Settings, judge_number
+from squeezetune.quantities import SIZE, TIME, Quantity, judge_number
+from squeezetune.settings import Settings
 from squeezetune.system.out_of_memory import check_limit, explain_shortage
 
 INTERRUPTED = 130

@@ -57,7 +57,7 @@ from squeezetune.exporting.student import check_teacher
 from squeezetune.model.artifact import MODEL, NETWORK, read_payload, stage_artifact, to_json
 from squeezetune.model.classifier import Classifier, load
 from squeezetune.network.trained import TrainedNetwork, read_network
-from squeezetune.settings import judge_number
+from squeezetune.quantities import judge_number
 from squeezetune.system.disk import write_file
 from squeezetune.system.output_lock import follow_link, hold_output
 

@@ -70,6 +70,7 @@ class SqueezeTuneClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[mis
         epochs: float = 0.0,
         budget: str = "",
         max_ram: str = "",
+        max_model_size: str = "",
         recipe: str = "auto",
         classifier_norm: str = "batch",
         last_fires: int = 0,
@@ -98,6 +99,7 @@ class SqueezeTuneClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[mis
         self.epochs = epochs
         self.budget = budget
         self.max_ram = max_ram
+        self.max_model_size = max_model_size
         self.recipe = recipe
         self.classifier_norm = classifier_norm
         self.last_fires = last_fires

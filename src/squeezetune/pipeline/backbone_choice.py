@@ -33,7 +33,8 @@ from squeezetune.planning.plan import SLACK, NetworkForecast, Plan, add_forecast
 from squeezetune.planning.planner import NO_LIMIT, TimeLimit, check_torch
 from squeezetune.planning.speeds import measure_frozen
 from squeezetune.planning.stage_plans import name_quick_head
-from squeezetune.quantities import format_duration
+from squeezetune.quantities import format_duration, parse_size
+from squeezetune.settings import Settings
 from squeezetune.system.checkpoint import NOTHING_KEPT, UnfinishedRun
 
 # What is chosen from: the first, unless the second is surely better.
@@ -44,6 +45,8 @@ ERRORS = 1.0
 LARGE_TIMES, LARGE_HEAD_TIMES = 2.5, 1.3
 # What comes before layers are trained may take this share of a budget.
 MOST_SHARE = 0.4
+# What a parameter takes in the smallest file (docs/decisions/0016), by all that a network has.
+TINY_BYTES = 0.56
 
 
 @dataclass(frozen=True)
@@ -131,6 +134,9 @@ def open_trials(
     small = Trial(SMALL, prepare_run(index, split, silent.begin_with(SMALL)), sample)
     if settings.effort == "quick":
         return [small], "the effort is quick", limit
+    if is_too_large(LARGE, settings):
+        reason = f"no file of {name_title(LARGE)} is within {settings.max_model_size}"
+        return [small], reason, limit
     try:
         large = Trial(LARGE, prepare_run(index, split, silent.begin_with(LARGE)), sample)
     except SettingsError:
@@ -144,6 +150,12 @@ def open_trials(
             reason = f"the budget leaves no time to try {name_title(LARGE)}"
             return [small], reason, limit
     return [small, large], "", limit
+
+
+def is_too_large(name: str, settings: Settings) -> bool:
+    """Say whether the smallest file of a network is larger than the settings allow."""
+    limit = parse_size(settings.max_model_size)
+    return limit is not None and find_architecture(name).size.parameters * TINY_BYTES > limit
 
 
 def has_time(small: Trial, limit: TimeLimit) -> bool:

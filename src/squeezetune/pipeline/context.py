@@ -52,9 +52,11 @@ class RunContext:
         return {"photos": index.fingerprint, "settings": settings, "threads": self.threads}
 
     def begin_with(self, backbone: str) -> "RunContext":
-        """Begin with another pretrained network, by its name, which is open no more."""
+        """Begin with another pretrained network, by its name, which is open no more, nor chosen by
+        the size of a file.
+        """
         pretrained = load_pretrained("", self.cache, self.listen, backbone=backbone)
-        settings = replace(self.settings, backbone=backbone)
+        settings = replace(self.settings, backbone=backbone, max_model_size="")
         return replace(self, settings=settings, pretrained=pretrained.without_classifier())
 
     def make_site(self, index: ImageIndex, backbone: Backbone) -> BenchmarkSetup:

@@ -76,6 +76,7 @@ RESIZED = {
 EMPTY = {
     "budget": "none",
     "max_ram": "no ceiling",
+    "max_model_size": "no limit",
     "weights": "the published ones",
     "group_by": "nothing",
 }

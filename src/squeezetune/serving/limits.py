@@ -4,8 +4,8 @@ import hmac
 from dataclasses import dataclass, field, fields
 
 from squeezetune.errors import SettingsError
+from squeezetune.quantities import judge_number
 from squeezetune.serving.refusals import RequestError
-from squeezetune.settings import judge_number
 
 MB = 1_000_000
 MOST = 10**12  # of anything: what is above it can only be a slip
