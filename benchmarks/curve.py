@@ -2,21 +2,23 @@
 torch.
 
     python benchmarks/curve.py --data FOLDER [--ways quick balanced T/25 T/6 T] [--seeds 3]
-        [--plot-only]
+        [--backbones efficientnet_lite0 squeezenet1_1] [--plot-only]
 
 T is the time of the original recipe's five epochs (see seed_recipe.py), extrapolated from slices at
 the beginning; a slice after each of our runs shows whether the machine has kept its speed. Ours are
 whole processes, `squeezetune train` with an empty cache and a budget of T/25, T/6 and T (one seed),
 or the frozen head alone with `--effort quick` and `balanced`: seconds from the process's start to
 its end, and the accuracy of the file it leaves on the test part. Split 60/20/20, a new one for each
-seed. Finished runs are kept in `curve.jsonl` in the work folder and not made again; the plot is
-drawn from it.
+seed. The network is the one that training chooses, unless some are named (`--backbones`), which
+take turns then. Finished runs are kept in `curve.jsonl` in the work folder and not made again; the
+plot is drawn from it.
 """
 
 import argparse
 import statistics
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -30,7 +32,8 @@ from trials import Outcome, Trial, TrialBench
 PHOTOS = "cifar10"
 DIVISORS = {"T/25": 25, "T/6": 6, "T": 1}
 EFFORTS = ("quick", "balanced")
-WANTED = {"T/25": 0.855, "T/6": 0.89, "T": 0.925}
+WANTED = {"quick": 0.89, "balanced": 0.89, "T/25": 0.895, "T/6": 0.93, "T": 0.95}
+CHOSEN = "auto"
 ONE_SEED = ("T",)
 PLOT = Path(__file__).resolve().parents[1] / "docs" / "images" / "accuracy-over-time.png"
 
@@ -61,13 +64,19 @@ class Original:
 
 @dataclass(frozen=True)
 class Runs:
-    """The runs of one way to train, a seed each, and the recipe's seconds by a slice after each of
-    them.
+    """The runs of one way to train a network, a seed each, and the recipe's seconds by a slice
+    after each of them.
     """
 
     way: str
+    backbone: str
     outcomes: list[Outcome]
     then_s: list[float]
+
+    @property
+    def name(self) -> str:
+        """The way, and the network where it was named."""
+        return self.way if self.backbone == CHOSEN else f"{self.way}, {self.backbone}"
 
     @property
     def accuracies(self) -> list[float]:
@@ -91,9 +100,16 @@ class Contest:
         """Time and train the original recipe, then train every way with every seed."""
         self.ledger.recall(self._original_key, self._measure_original)
         bench, original = TrialBench(self.ledger, self.options), self.gather_original()
-        for trial in (
-            trial for way in self.options.ways for trial in self._list_trials(way, original)
-        ):
+        turns = (
+            trial
+            for way in self.options.ways
+            for trials in zip(
+                *(self._list_trials(way, name, original) for name in self.options.backbones),
+                strict=True,
+            )
+            for trial in trials
+        )
+        for trial in turns:
             bench.recall(trial)
             self.ledger.recall(name_slice(trial), lambda: {"seconds": self._time_recipe()})
 
@@ -110,8 +126,8 @@ class Contest:
     def gather_runs(self, original: Original) -> list[Runs]:
         """Gather what was measured of every way; those of which nothing is known are left out."""
         gathered = []
-        for way in self.options.ways:
-            trials = self._list_trials(way, original)
+        for way, backbone in product(self.options.ways, self.options.backbones):
+            trials = self._list_trials(way, backbone, original)
             outcomes = [
                 Outcome(**found) for trial in trials if (found := self.ledger.find(trial.key))
             ]
@@ -120,15 +136,16 @@ class Contest:
                 for trial in trials
                 if (found := self.ledger.find(name_slice(trial)))
             ]
-            gathered += [Runs(way, outcomes, slices)] if outcomes and slices else []
+            gathered += [Runs(way, backbone, outcomes, slices)] if outcomes and slices else []
         return gathered
 
     @property
     def _original_key(self) -> dict[str, Any]:
         return {"run": "original recipe", "images": self.options.images}
 
-    def _list_trials(self, way: str, original: Original) -> list[Trial]:
+    def _list_trials(self, way: str, backbone: str, original: Original) -> list[Trial]:
         settings = choose_settings(way, original.seconds)
+        settings |= {} if backbone == CHOSEN else {"backbone": backbone}
         seeds = 1 if way in ONE_SEED else self.options.seeds
         return [Trial(PHOTOS, self.options.images, seed, settings) for seed in range(seeds)]
 
@@ -171,7 +188,7 @@ def print_results(original: Original, all_runs: Sequence[Runs]) -> None:
     """Print a row for every way to train."""
     rows: list[Sequence[object]] = [
         (
-            runs.way,
+            runs.name,
             format_spread(runs.seconds),
             f"{original.seconds / statistics.mean(runs.seconds):.1f}",
             format_mean(runs.accuracies),
@@ -211,7 +228,7 @@ def judge(runs: Runs, original: Original) -> str:
     wanted = WANTED.get(runs.way)
     if wanted is None:
         return ""
-    is_late = max(runs.seconds) > original.seconds / DIVISORS[runs.way]
+    is_late = max(runs.seconds) > original.seconds / DIVISORS.get(runs.way, 1)
     verdict = (
         "too late"
         if is_late
@@ -225,11 +242,11 @@ def judge(runs: Runs, original: Original) -> str:
 def draw_results(original: Original, all_runs: Sequence[Runs], path: Path) -> None:
     """Draw the plot."""
     ours = [
-        Marks(runs.way, statistics.mean(runs.seconds), tuple(runs.accuracies), runs.way in EFFORTS)
+        Marks(runs.name, statistics.mean(runs.seconds), tuple(runs.accuracies), runs.way in EFFORTS)
         for runs in all_runs
     ]
     lines = [
-        Line(runs.way, tuple(list_points(outcome)))
+        Line(runs.name, tuple(list_points(outcome)))
         for runs in all_runs
         for outcome in runs.outcomes[:1]
         if runs.way in DIVISORS
@@ -248,6 +265,9 @@ def main(argv: Sequence[str] | None = None) -> None:
     add_ledger_options(parser)
     parser.add_argument(
         "--ways", nargs="+", choices=ways, default=ways, help="what to train (default: all)"
+    )
+    parser.add_argument(
+        "--backbones", nargs="+", default=[CHOSEN], metavar="NAME", help="networks, in turn"
     )
     parser.add_argument("--seeds", type=int, default=3, help="of all but T (default: %(default)s)")
     parser.add_argument(
