@@ -147,3 +147,12 @@ def test_a_trained_network_comes_back_from_its_file(weights):
     assert build_classifier(
         weights, head, views=2, side=SIDE, resize="crop", metadata={}, use_roots=False
     )
+
+
+@pytest.mark.parametrize(
+    ("name", "side"), [("squeezenet1_1", 17), ("vgg16", 32), ("inception_v3", 75), ("resnet18", 1)]
+)
+def test_the_smallest_side_leaves_a_position_in_every_map(name, side):
+    network = NETWORKS[name]
+    assert network.least_side == side
+    assert min(network.measure_sides(side).values()) == 1

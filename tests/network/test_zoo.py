@@ -79,7 +79,7 @@ def test_logits_are_torchvisions_and_features_those_of_the_graph(name):
     for each in (theirs, ours):
         each.load_state_dict(tensors, assign=True)
         each.eval()
-    pixels = draw_photos(2, find_least_side(network, 64))
+    pixels = draw_photos(2, find_least_side(network, 64) + 5)  # what pools cut off differs here
     images = normalise(pixels, network)
     with torch.no_grad():
         expected = theirs(images)

@@ -15,13 +15,14 @@ from scipy.special import softmax
 from squeezetune.data.index import index_images, index_photos
 from squeezetune.data.pixels import PixelSettings, load_pixels
 from squeezetune.data.split import split_index
-from squeezetune.errors import SourceError
+from squeezetune.errors import SettingsError, SourceError
 from squeezetune.events import ignore_event
 from squeezetune.heads.linear import apply_layers
 from squeezetune.model.classifier import Classifier
 from squeezetune.network.backbone import FLOAT_RUNTIME
 from squeezetune.network.graph import FEATURE_COUNT, build_backbone
 from squeezetune.network.inference import open_graph
+from squeezetune.network.pretrained import Pretrained
 from squeezetune.network.weights import WEIGHTS_SHA256
 from squeezetune.network.zoo import SQUEEZENET1_1
 from squeezetune.pipeline.context import open_context
@@ -254,3 +255,9 @@ def test_a_sample_of_broken_images_is_an_error(make_photo, executor):
     )
     with pytest.raises(SourceError, match="the file is cut short"):
         draw_sample(index, np.arange(4), PixelSettings(32))
+
+
+def test_images_smaller_than_the_network_takes_are_refused(learn, monkeypatch):
+    monkeypatch.setattr(Pretrained, "least_side", 75)  # Inception's
+    with pytest.raises(SettingsError, match=r"image_side is 64; SqueezeNet 1\.1 needs 75 or more"):
+        learn(image_side=64)

@@ -257,6 +257,14 @@ class Architecture:
             sides[layer.output] = measure_side(layer, sides[layer.reads[0]])
         return sides
 
+    @cached_property
+    def least_side(self) -> int:
+        """The smallest side of images that leaves a position in every map."""
+        sides = range(1, self.side)
+        return next(
+            (side for side in sides if min(self.measure_sides(side).values()) > 0), self.side
+        )
+
     def count_values(self, side: int) -> int:
         """Count the values of all maps before the classifier, for pixels of this side."""
         sides = self.measure_sides(side)

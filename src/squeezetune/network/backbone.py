@@ -73,6 +73,11 @@ class PretrainedNetwork(Protocol):
         ...
 
     @property
+    def least_side(self) -> int:
+        """The smallest side that it takes, 0 where that is not known."""
+        ...
+
+    @property
     def size(self) -> NetworkSize:
         """How large it is."""
         ...

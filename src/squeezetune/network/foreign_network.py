@@ -96,6 +96,11 @@ class ForeignNetwork:
         return self.side
 
     @property
+    def least_side(self) -> int:
+        """The smallest side that it takes: a graph does not say."""
+        return 0
+
+    @property
     def size(self) -> NetworkSize:
         """How large it is."""
         parameters = self.file.parameter_count

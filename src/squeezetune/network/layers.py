@@ -4,7 +4,7 @@ and side of what it gives.
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from math import ceil
+from math import ceil, floor
 from typing import Any, TypeAlias
 
 # What the first layer reads: normalised RGB images.
@@ -169,7 +169,7 @@ def measure_side(layer: Layer, side: int) -> int:
         return 1
     if isinstance(layer, MaxPool):
         steps = (side + 2 * layer.padding - layer.kernel) / layer.stride
-        return (ceil(steps) if layer.is_ceil else int(steps)) + 1
+        return (ceil(steps) if layer.is_ceil else floor(steps)) + 1
     if isinstance(layer, AveragePool):
         return (side + 2 * layer.padding - layer.kernel) // layer.stride + 1
     if not isinstance(layer, Convolution):

@@ -237,6 +237,11 @@ class Pretrained:
         return 0
 
     @property
+    def least_side(self) -> int:
+        """The smallest side that it takes."""
+        return self.architecture.least_side
+
+    @property
     def size(self) -> NetworkSize:
         """How large it is."""
         return self.architecture.size

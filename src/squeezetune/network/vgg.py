@@ -38,7 +38,7 @@ def describe_vgg(number: int, counts: tuple[int, ...], *, has_norms: bool = Fals
             place += 3 if has_norms else 2
             if at == count:
                 taps.append(name)
-                layers.append(MaxPool(f"pool{stage}", f"features.{place}", 2))
+                layers.append(MaxPool(f"pool{stage}", f"features.{place}", 2, is_ceil=False))
                 place += 1
             blocks.append(Block(name, tuple(layers)))
     name = f"vgg{number}_bn" if has_norms else f"vgg{number}"

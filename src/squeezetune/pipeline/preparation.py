@@ -15,7 +15,7 @@ from squeezetune.data.pixels import PixelSettings, load_indexed
 from squeezetune.data.reading import DECODING_BYTES, read_image
 from squeezetune.data.split import Split
 from squeezetune.data.thumbnails import open_look_store
-from squeezetune.errors import ImageError, SourceError
+from squeezetune.errors import ImageError, SettingsError, SourceError
 from squeezetune.events import Notice
 from squeezetune.network.architecture import Architecture
 from squeezetune.network.backbone import (
@@ -245,12 +245,18 @@ def prepare_run(index: ImageIndex, split: Split, context: RunContext) -> Prepare
     has to be.
 
     Raises:
-        SettingsError: the run cannot fit under the ceiling of the settings.
+        SettingsError: the run cannot fit under the ceiling of the settings, or the network cannot
+            take images as small as these are to be.
 
     """
     settings = context.settings
     network = context.pretrained
     side = network.fixed_side or settings.image_side or choose_side(index, split.train, network)
+    if side < network.least_side:
+        raise SettingsError(
+            f"image_side is {side}; {network.network} needs {network.least_side} or more",
+            "Leave it out, or choose another backbone.",
+        )
     demand = count_demand(index, split, settings, side, network)
     if context.teaching:
         demand = replace(demand, teacher=context.teaching.network.size)
