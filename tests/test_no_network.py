@@ -125,6 +125,7 @@ def test_a_long_command_keeps_to_itself(request, room, run, model, shape_folder,
     run("-m", "squeezetune", *(places.get(word, word) for word in words))
 
 
+@pytest.mark.slow
 def test_programs_on_the_card_keep_to_themselves(room, run, exports, shape_folder):
     programs = find_programs((exports / "README.md").read_text())
     assert programs

@@ -240,6 +240,7 @@ def test_remarks_that_cannot_be_written_do_not_stop_the_work(model, photos):
     assert len(done.stdout.splitlines()) == 1
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(os.name == "nt", reason="shells there cannot close streams")
 def test_closed_streams_lead_nowhere(model, photos, tmp_path):
     output = tmp_path / "lines.csv"

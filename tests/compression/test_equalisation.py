@@ -69,7 +69,7 @@ def test_channels_differ_less_in_size(equalised, maxima, photos):
     np.testing.assert_allclose(after[SCALES[-1]], maxima[SCALES[-1]], rtol=1e-3, atol=1e-3)
 
 
-@pytest.mark.parametrize(("side", "views"), [(0, 1), (SIDE, 2)])
+@pytest.mark.parametrize(("side", "views"), [(0, 1), pytest.param(SIDE, 2, marks=pytest.mark.slow)])
 def test_int8_of_equalised_layers_fitted_is_nearer_to_float(
     either_weights, equalised, photos, side, views
 ):

@@ -313,6 +313,7 @@ def test_nothing_is_written_among_the_photos_or_into_the_model(model_folder, sha
     assert sorted(root.rglob("*")) == before
 
 
+@pytest.mark.slow
 def test_a_model_that_learnt_from_all_photos_shows_differences_alone(
     write_shapes, fixed_settings, tmp_path
 ):

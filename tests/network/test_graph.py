@@ -289,6 +289,7 @@ print(hashlib.sha256(model + int8).hexdigest())
 """
 
 
+@pytest.mark.slow
 def test_the_same_parts_give_the_same_bytes_in_every_process(monkeypatch):
     found = set()
     for seed in ("1", "2"):

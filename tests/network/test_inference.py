@@ -254,7 +254,9 @@ for thread in threads: thread.join()
 
 
 @needs_openvino
-@pytest.mark.parametrize("attempt", range(3))
+@pytest.mark.parametrize(
+    "attempt", [0, *(pytest.param(at, marks=pytest.mark.slow) for at in (1, 2))]
+)
 def test_the_first_run_of_a_process_may_be_on_several_threads(attempt):
     subprocess.run([sys.executable, "-c", FIRST_RUN], check=True, timeout=60)
 

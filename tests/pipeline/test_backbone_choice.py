@@ -201,6 +201,7 @@ def test_a_sample_has_some_of_every_class_and_hangs_on_content_alone(index, monk
 # ---- whole runs
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("use_cache", [True, False])
 def test_a_training_leaves_the_file_that_the_chosen_network_leaves(
     use_cache, shape_folder, open_settings, tmp_path, monkeypatch, never_sure, empty_cache
@@ -222,6 +223,7 @@ def test_a_training_leaves_the_file_that_the_chosen_network_leaves(
         assert (chosen / name).read_bytes() == (named / name).read_bytes()
 
 
+@pytest.mark.slow
 def test_folds_choose_by_their_own_photos_and_speak_only_where_they_differ(
     write_shapes, open_settings, tmp_path, monkeypatch
 ):

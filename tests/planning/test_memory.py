@@ -306,6 +306,7 @@ print(gauge.peak)
 """
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(
     measure_held_memory() is None, reason="only Linux tells what memory is used for"
 )

@@ -514,6 +514,7 @@ def kill_and_load(folder, kills):
     assert len(list_names(folder)) <= 6 + kills
 
 
+@pytest.mark.slow
 def test_killed_runs_always_leave_a_whole_one(folder):
     kill_and_load(folder, kills=8)
 
