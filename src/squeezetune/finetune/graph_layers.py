@@ -15,10 +15,10 @@ import torch
 from torch.nn import functional
 
 Attributes: TypeAlias = Mapping[str, Any]
-Run: TypeAlias = Callable[..., Any]
+Operator: TypeAlias = Callable[..., Any]
 # Makes a function of tensors of a node's attributes. Raises NotImplementedError, with what was
 # found in words, where it knows the operator, but not this form of it.
-Make: TypeAlias = Callable[[Attributes], Run]
+MakeOperator: TypeAlias = Callable[[Attributes], Operator]
 
 CONVOLUTIONS = {1: functional.conv1d, 2: functional.conv2d, 3: functional.conv3d}
 TRANSPOSED = {1: functional.conv_transpose1d, 2: functional.conv_transpose2d,
@@ -30,7 +30,7 @@ AVERAGE_POOLS = {1: functional.avg_pool1d, 2: functional.avg_pool2d, 3: function
 # ---- products
 
 
-def _make_conv(attributes: Attributes) -> Run:
+def _make_conv(attributes: Attributes) -> Operator:
     def run(x: Tensor, kernel: Tensor, bias: Tensor | None = None) -> Tensor:
         sizes = kernel.shape[2:]
         stride, dilation = _read_steps(attributes, len(sizes))
@@ -42,7 +42,7 @@ def _make_conv(attributes: Attributes) -> Run:
     return run
 
 
-def _make_conv_transpose(attributes: Attributes) -> Run:
+def _make_conv_transpose(attributes: Attributes) -> Operator:
     if attributes.get("auto_pad", "NOTSET") != "NOTSET" or "output_shape" in attributes:
         raise NotImplementedError("padding that goes by its output")
 
@@ -61,7 +61,7 @@ def _make_conv_transpose(attributes: Attributes) -> Run:
     return run
 
 
-def _make_gemm(attributes: Attributes) -> Run:
+def _make_gemm(attributes: Attributes) -> Operator:
     alpha, beta = attributes.get("alpha", 1.0), attributes.get("beta", 1.0)
     turns = attributes.get("transA", 0), attributes.get("transB", 0)
 
@@ -77,7 +77,7 @@ def _make_gemm(attributes: Attributes) -> Run:
 # ---- pools
 
 
-def _make_max_pool(attributes: Attributes) -> Run:
+def _make_max_pool(attributes: Attributes) -> Operator:
     if attributes.get("storage_order", 0):
         raise NotImplementedError("columns first")
 
@@ -93,7 +93,7 @@ def _make_max_pool(attributes: Attributes) -> Run:
     return run
 
 
-def _make_average_pool(attributes: Attributes) -> Run:
+def _make_average_pool(attributes: Attributes) -> Operator:
     if any(step != 1 for step in attributes.get("dilations", ())):
         raise NotImplementedError("dilations")
     counts = bool(attributes.get("count_include_pad", 0))
@@ -158,7 +158,7 @@ def _pad(x: Tensor, pads: Sequence[int], value: float = 0.0) -> tuple[Tensor, li
 # ---- normalisations
 
 
-def _make_batch_norm(attributes: Attributes) -> Run:
+def _make_batch_norm(attributes: Attributes) -> Operator:
     if attributes.get("training_mode", 0):
         raise NotImplementedError("training mode")
     epsilon = attributes.get("epsilon", 1e-5)
@@ -169,7 +169,7 @@ def _make_batch_norm(attributes: Attributes) -> Run:
     return run
 
 
-def _make_layer_norm(attributes: Attributes) -> Run:
+def _make_layer_norm(attributes: Attributes) -> Operator:
     axis, epsilon = attributes.get("axis", -1), attributes.get("epsilon", 1e-5)
 
     def run(x: Tensor, scale: Tensor, bias: Tensor | None = None) -> Tensor:
@@ -182,7 +182,7 @@ def _make_layer_norm(attributes: Attributes) -> Run:
     return run
 
 
-def _make_rms_norm(attributes: Attributes) -> Run:
+def _make_rms_norm(attributes: Attributes) -> Operator:
     axis, epsilon = attributes.get("axis", -1), attributes.get("epsilon", 1e-5)
 
     def run(x: Tensor, scale: Tensor) -> Tensor:
@@ -191,7 +191,7 @@ def _make_rms_norm(attributes: Attributes) -> Run:
     return run
 
 
-def _make_group_norm(attributes: Attributes) -> Run:
+def _make_group_norm(attributes: Attributes) -> Operator:
     groups, epsilon = attributes["num_groups"], attributes.get("epsilon", 1e-5)
 
     def run(x: Tensor, scale: Tensor, bias: Tensor) -> Tensor:
@@ -203,18 +203,18 @@ def _make_group_norm(attributes: Attributes) -> Run:
     return run
 
 
-def _make_instance_norm(attributes: Attributes) -> Run:
+def _make_instance_norm(attributes: Attributes) -> Operator:
     epsilon = attributes.get("epsilon", 1e-5)
     return lambda x, scale, bias: functional.instance_norm(x, weight=scale, bias=bias, eps=epsilon)
 
 
-def _make_local_norm(attributes: Attributes) -> Run:
+def _make_local_norm(attributes: Attributes) -> Operator:
     size, alpha = attributes["size"], attributes.get("alpha", 1e-4)
     beta, bias = attributes.get("beta", 0.75), attributes.get("bias", 1.0)
     return lambda x: functional.local_response_norm(x, size, alpha, beta, bias)
 
 
-def _make_length_norm(attributes: Attributes) -> Run:
+def _make_length_norm(attributes: Attributes) -> Operator:
     degree, axis = attributes.get("p", 2), attributes.get("axis", -1)
     return lambda x: x / torch.linalg.vector_norm(x, degree, axis, keepdim=True)
 
@@ -222,7 +222,7 @@ def _make_length_norm(attributes: Attributes) -> Run:
 # ---- other sizes
 
 
-def _make_resize(attributes: Attributes) -> Run:
+def _make_resize(attributes: Attributes) -> Operator:
     """ONNX's Resize has many forms; torch has those that torch exports."""
     mode = attributes.get("mode", "nearest")
     place = attributes.get("coordinate_transformation_mode", "half_pixel")
@@ -256,7 +256,7 @@ def _make_resize(attributes: Attributes) -> Run:
     return run
 
 
-LAYERS: Mapping[str, Make] = {
+LAYERS: Mapping[str, MakeOperator] = {
     "AveragePool": _make_average_pool,
     "BatchNormalization": _make_batch_norm,
     "Conv": _make_conv,

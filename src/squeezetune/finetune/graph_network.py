@@ -173,8 +173,7 @@ class GraphNetwork(nn.Module):  # type: ignore[misc]  # torch is not seen by the
         self, parameters: Mapping[str, Rows]
     ) -> tuple[Scaling, DenseWeights, dict[str, Rows]]:
         """Split parameters by name into the classifier with its scaling, and those of the graph
-        that were trained, by their names in it; they stay float32, since features of a graph may
-        differ by less than float16 tells apart.
+        that were trained, by their names in it.
         """
         scaling, layers = self.classifier.to_arrays(parameters)
         start = f"{LAYERS}."

@@ -12,7 +12,7 @@ import numpy as np
 import onnx
 from onnx import TensorProto, helper, numpy_helper
 
-from squeezetune.finetune.graph_layers import LAYERS, Attributes, Make, Run
+from squeezetune.finetune.graph_layers import LAYERS, Attributes, MakeOperator, Operator
 from squeezetune.finetune.torch_layers import Tensor
 
 # isort: split
@@ -30,7 +30,7 @@ KINDS = {
 }
 
 
-def make_operator(node: onnx.NodeProto) -> Run:
+def make_operator(node: onnx.NodeProto) -> Operator:
     """Make the function of a node: tensors in, a tensor out, or several.
 
     Raises:
@@ -60,12 +60,12 @@ def to_tensor(value: onnx.TensorProto) -> Tensor:
 # ---- values one by one
 
 
-def _always(run: Run) -> Make:
+def _always(run: Operator) -> MakeOperator:
     """Make an operator that has no attributes."""
     return lambda attributes: run
 
 
-def _fold(run: Run) -> Make:
+def _fold(run: Operator) -> MakeOperator:
     """Make an operator that takes any number of tensors, of one that takes two."""
     return lambda attributes: lambda *values: reduce(run, values)
 
@@ -75,51 +75,51 @@ def _divide(a: Tensor, b: Tensor) -> Tensor:
     return torch.div(a, b, rounding_mode="trunc" if is_whole else None)
 
 
-def _make_clip(attributes: Attributes) -> Run:
+def _make_clip(attributes: Attributes) -> Operator:
     def run(x: Tensor, low: Tensor | None = None, high: Tensor | None = None) -> Tensor:
         return x if low is None and high is None else torch.clamp(x, low, high)
 
     return run
 
 
-def _make_gelu(attributes: Attributes) -> Run:
+def _make_gelu(attributes: Attributes) -> Operator:
     way = attributes.get("approximate", "none")
     return lambda x: functional.gelu(x, approximate=way)
 
 
-def _make_hard_sigmoid(attributes: Attributes) -> Run:
+def _make_hard_sigmoid(attributes: Attributes) -> Operator:
     alpha, beta = attributes.get("alpha", 0.2), attributes.get("beta", 0.5)
     return lambda x: (alpha * x + beta).clamp(0, 1)
 
 
-def _make_swish(attributes: Attributes) -> Run:
+def _make_swish(attributes: Attributes) -> Operator:
     alpha = attributes.get("alpha", 1.0)
     return lambda x: x * torch.sigmoid(alpha * x)
 
 
-def _make_mod(attributes: Attributes) -> Run:
-    run: Run = torch.fmod if attributes.get("fmod", 0) else torch.remainder
+def _make_mod(attributes: Attributes) -> Operator:
+    run: Operator = torch.fmod if attributes.get("fmod", 0) else torch.remainder
     return run
 
 
-def _make_softmax(run: Run) -> Make:
+def _make_softmax(run: Operator) -> MakeOperator:
     return lambda attributes: lambda x: run(x, attributes.get("axis", -1))
 
 
-def _make_cast(attributes: Attributes) -> Run:
+def _make_cast(attributes: Attributes) -> Operator:
     if attributes["to"] not in KINDS:
         raise NotImplementedError(f"to {TensorProto.DataType.Name(attributes['to'])}")
     return lambda x: x.to(KINDS[attributes["to"]])
 
 
-def _with_slope(run: Run, **defaults: float) -> Make:
+def _with_slope(run: Operator, **defaults: float) -> MakeOperator:
     """Make an activation whose attributes are torch's further arguments, in this order."""
     return lambda attributes: (
         lambda x: run(x, *(attributes.get(name, value) for name, value in defaults.items()))
     )
 
 
-VALUES: Mapping[str, Make] = {
+VALUES: Mapping[str, MakeOperator] = {
     "Abs": _always(torch.abs),
     "Add": _always(torch.add),
     "And": _always(torch.logical_and),
@@ -180,11 +180,11 @@ VALUES: Mapping[str, Make] = {
 # ---- shapes
 
 
-def _make_concat(attributes: Attributes) -> Run:
+def _make_concat(attributes: Attributes) -> Operator:
     return lambda *values: torch.cat(values, attributes["axis"])
 
 
-def _make_filled(attributes: Attributes) -> Run:
+def _make_filled(attributes: Attributes) -> Operator:
     value = attributes.get("value", torch.zeros(1))
     return lambda shape: value.expand(shape.tolist())
 
@@ -193,12 +193,12 @@ def _expand(x: Tensor, shape: Tensor) -> Tensor:
     return x.expand(torch.broadcast_shapes(x.shape, tuple(shape.tolist())))
 
 
-def _make_flatten(attributes: Attributes) -> Run:
+def _make_flatten(attributes: Attributes) -> Operator:
     axis = attributes.get("axis", 1)
     return lambda x: x.reshape(x.shape[:axis].numel(), -1)
 
 
-def _make_gather(attributes: Attributes) -> Run:
+def _make_gather(attributes: Attributes) -> Operator:
     axis = attributes.get("axis", 0)
 
     def run(x: Tensor, places: Tensor) -> Tensor:
@@ -210,7 +210,7 @@ def _make_gather(attributes: Attributes) -> Run:
     return run
 
 
-def _make_pad(attributes: Attributes) -> Run:
+def _make_pad(attributes: Attributes) -> Operator:
     modes = {"constant": "constant", "reflect": "reflect", "edge": "replicate"}
     mode = attributes.get("mode", "constant")
     if mode not in modes:
@@ -233,7 +233,7 @@ def _make_pad(attributes: Attributes) -> Run:
     return run
 
 
-def _make_reshape(attributes: Attributes) -> Run:
+def _make_reshape(attributes: Attributes) -> Operator:
     keeps_zeros = attributes.get("allowzero", 0)
 
     def run(x: Tensor, shape: Tensor) -> Tensor:
@@ -245,7 +245,7 @@ def _make_reshape(attributes: Attributes) -> Run:
     return run
 
 
-def _make_shape(attributes: Attributes) -> Run:
+def _make_shape(attributes: Attributes) -> Operator:
     start, end = attributes.get("start", 0), attributes.get("end")
     return lambda x: torch.tensor(x.shape[start:end], dtype=torch.int64)
 
@@ -268,7 +268,7 @@ def _slice(
     return x
 
 
-def _make_split(attributes: Attributes) -> Run:
+def _make_split(attributes: Attributes) -> Operator:
     axis, count = attributes.get("axis", 0), attributes.get("num_outputs", 1)
 
     def run(x: Tensor, sizes: Tensor | None = None) -> tuple[Tensor, ...]:
@@ -289,11 +289,11 @@ def _unsqueeze(x: Tensor, axes: Tensor) -> Tensor:
     return x
 
 
-def _make_transpose(attributes: Attributes) -> Run:
+def _make_transpose(attributes: Attributes) -> Operator:
     return lambda x: x.permute(attributes.get("perm", tuple(reversed(range(x.ndim)))))
 
 
-def _make_depth_to_space(attributes: Attributes) -> Run:
+def _make_depth_to_space(attributes: Attributes) -> Operator:
     side, mode = attributes["blocksize"], attributes.get("mode", "DCR")
 
     def run(x: Tensor) -> Tensor:
@@ -306,7 +306,7 @@ def _make_depth_to_space(attributes: Attributes) -> Run:
     return run
 
 
-def _make_space_to_depth(attributes: Attributes) -> Run:
+def _make_space_to_depth(attributes: Attributes) -> Operator:
     side = attributes["blocksize"]
 
     def run(x: Tensor) -> Tensor:
@@ -317,22 +317,22 @@ def _make_space_to_depth(attributes: Attributes) -> Run:
     return run
 
 
-def _make_triangle(attributes: Attributes) -> Run:
+def _make_triangle(attributes: Attributes) -> Operator:
     cut = torch.triu if attributes.get("upper", 1) else torch.tril
     return lambda x, diagonal=None: cut(x, 0 if diagonal is None else int(diagonal))
 
 
-def _make_sums(attributes: Attributes) -> Run:
+def _make_sums(attributes: Attributes) -> Operator:
     if attributes.get("exclusive", 0) or attributes.get("reverse", 0):
         raise NotImplementedError("exclusive or in reverse")
     return lambda x, axis: torch.cumsum(x, int(axis))
 
 
-def _make_einsum(attributes: Attributes) -> Run:
+def _make_einsum(attributes: Attributes) -> Operator:
     return lambda *values: torch.einsum(attributes["equation"], *values)
 
 
-SHAPES: Mapping[str, Make] = {
+SHAPES: Mapping[str, MakeOperator] = {
     "Concat": _make_concat,
     "ConstantOfShape": _make_filled,
     "CumSum": _make_sums,
@@ -362,10 +362,10 @@ SHAPES: Mapping[str, Make] = {
 # ---- sums over axes
 
 
-def _reduce(run: Run) -> Make:
+def _reduce(run: Operator) -> MakeOperator:
     """Make an operator that leaves out axes: those of its second input, or all."""
 
-    def make(attributes: Attributes) -> Run:
+    def make(attributes: Attributes) -> Operator:
         keeps = bool(attributes.get("keepdims", 1))
         keeps_all = attributes.get("noop_with_empty_axes", 0)
 
@@ -380,7 +380,7 @@ def _reduce(run: Run) -> Make:
     return make
 
 
-REDUCTIONS: Mapping[str, Make] = {
+REDUCTIONS: Mapping[str, MakeOperator] = {
     "ReduceL1": _reduce(lambda x, axes, keepdim: x.abs().sum(axes, keepdim=keepdim)),
     "ReduceL2": _reduce(lambda x, axes, keepdim: torch.linalg.vector_norm(x, 2, axes, keepdim)),
     "ReduceLogSumExp": _reduce(torch.logsumexp),
@@ -391,4 +391,4 @@ REDUCTIONS: Mapping[str, Make] = {
     "ReduceSumSquare": _reduce(lambda x, axes, keepdim: x.square().sum(axes, keepdim=keepdim)),
 }
 
-OPERATORS: Mapping[str, Make] = {**LAYERS, **REDUCTIONS, **SHAPES, **VALUES}
+OPERATORS: Mapping[str, MakeOperator] = {**LAYERS, **REDUCTIONS, **SHAPES, **VALUES}

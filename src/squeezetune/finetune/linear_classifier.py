@@ -20,8 +20,8 @@ class LinearClassifier(nn.Linear):  # type: ignore[misc]  # torch is not seen by
 
     def __init__(self, features: int, classes: int) -> None:
         super().__init__(features, classes)
-        self.register_buffer("mean", torch.zeros(features))
-        self.register_buffer("deviation", torch.ones(features))
+        self.register_buffer("mean", torch.zeros(features), persistent=False)
+        self.register_buffer("deviation", torch.ones(features), persistent=False)
 
     def forward(self, features: Tensor) -> Tensor:
         """Compute logits (n, classes) of features (n, features), in float32 whatever the layers

@@ -14,7 +14,6 @@ from squeezetune.heads.linear import DenseWeights, Rows
 from squeezetune.heads.scaling import Scaling
 from squeezetune.network.architecture import Architecture
 from squeezetune.network.layers import Join, Layer, MaxPool
-from squeezetune.network.pretrained import round_weights
 
 # isort: split
 # after `network`, which says how to install torch where it is missing
@@ -134,13 +133,13 @@ class TappedNetwork(TrainableLayers):
         self, parameters: Mapping[str, Rows]
     ) -> tuple[Scaling, DenseWeights, dict[str, Rows]]:
         """Split parameters by name into the classifier with its scaling, and the layers under
-        torchvision's names, rounded as files keep them.
+        torchvision's names.
         """
         scaling, layers = self.classifier.to_arrays(parameters)
         owns = self.architecture.owns
         trained = {name: value for name, value in parameters.items() if owns(name)}
         frozen = {name: value for name, value in export_weights(self).items() if owns(name)}
-        return scaling, layers, dict(round_weights(frozen | trained))
+        return scaling, layers, frozen | trained
 
 
 def _plan_passes(network: Architecture, start: str, first_trained: str) -> tuple[LayerPass, ...]:

@@ -83,7 +83,7 @@ class TransferNetwork(TrainableNetwork, Protocol):
         self, parameters: Mapping[str, Rows]
     ) -> tuple[Scaling, DenseWeights, dict[str, Rows]]:
         """Split parameters by name into the classifier with its scaling, and the layers by the
-        names that files have, as these keep them.
+        names that files have.
         """
         ...
 

@@ -39,6 +39,7 @@ from squeezetune.heads.scaling import Scaling, measure_scaling
 from squeezetune.heads.selection import PENALTY, Head, weigh_classes
 from squeezetune.network.backbone import GUARD_IMAGES, Backbone
 from squeezetune.network.features import Features
+from squeezetune.network.pretrained import round_weights
 from squeezetune.network.weights import Weights, detect_architecture
 from squeezetune.pipeline.context import RunContext
 from squeezetune.pipeline.preparation import draw_sample
@@ -355,4 +356,6 @@ def judge(
         inputs.split.find_units(inputs.split.validation),
     )
     probabilities = softmax(tuned.logits / temperature, axis=1).astype(np.float32)
+    # those of a graph stay float32: its features may differ by less than float16 tells apart
+    weights = round_weights(weights) if inputs.weights else weights
     return TrainedStage(plan, candidate, scaling, weights, probabilities, tuned.is_finished)
