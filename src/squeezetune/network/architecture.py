@@ -85,7 +85,8 @@ class NetworkSize:
     """How large a network is, which its memory hangs on: the values of all maps before the
     classifier for an image of `side` pixels, its parameters, with the bytes that one takes while
     graphs of it are built and run, its features, and the bytes that a run holds of it throughout,
-    beyond what SqueezeNet's do.
+    beyond what SqueezeNet's do. Where autograd trains it, `autograd_values` are what that may keep
+    of an image; else it is 0.
     """
 
     side: int
@@ -94,6 +95,7 @@ class NetworkSize:
     features: int
     parameter_bytes: int = PARAMETER_BYTES
     held_bytes: int = 0
+    autograd_values: int = 0
 
 
 @dataclass(frozen=True)

@@ -58,7 +58,8 @@ class ForeignNetwork:
     `model` is its graph, with any number of images where that is possible; `logits` names the
     classifier's output, which may be tapped too, "" where there is none; where it `is_doubtful`,
     its last layer may be a classifier or the end of an embedding. `values` is what memory
-    is forecast by: as many as the maps of a described network would have; `largest` is the largest
+    is forecast by: as many as the maps of a described network would have; `all_values` those of all
+    tensors of an image, 0 of a network that was trained; `largest` is the largest
     feature of images of noise.
     """
 
@@ -73,6 +74,7 @@ class ForeignNetwork:
     license: str
     values: int
     is_doubtful: bool = False
+    all_values: int = 0
     largest: float = 0.0
     store: WeightEncoder = store_exactly
 
@@ -112,6 +114,7 @@ class ForeignNetwork:
             self.feature_count,
             PARAMETER_BYTES,
             HELD_BYTES * parameters,
+            self.all_values,
         )
 
     @property

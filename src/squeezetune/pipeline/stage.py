@@ -357,5 +357,5 @@ def judge(
     )
     probabilities = softmax(tuned.logits / temperature, axis=1).astype(np.float32)
     # those of a graph stay float32: its features may differ by less than float16 tells apart
-    weights = round_weights(weights) if inputs.weights else weights
-    return TrainedStage(plan, candidate, scaling, weights, probabilities, tuned.is_finished)
+    kept = round_weights(weights) if inputs.weights else weights
+    return TrainedStage(plan, candidate, scaling, kept, probabilities, tuned.is_finished)
