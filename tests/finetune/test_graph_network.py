@@ -254,3 +254,13 @@ def test_where_features_part_from_the_engine_the_operator_is_named():
         network.layers["c2"].mul_(1.01)
     with pytest.raises(WeightsError, match=r"from those of ONNX Runtime.* part at Conv \('t4'\)"):
         check_features(network, draw_photos(3))
+
+
+def test_what_torch_cannot_run_is_told():
+    writer = ModelWriter()
+    x = writer.stages("photo")
+    x = writer.add("Pad", x, writer.keep([0, 1, 0, 0, 0, 1, 0, 0]), mode="reflect")
+    x = writer.add("Flatten", writer.add("GlobalAveragePool", x))
+    network = GraphNetwork(parse_foreign(writer.write(writer.dense(x, 18, 10)), "theirs.onnx"), 5)
+    with pytest.raises(WeightsError, match=r"torch cannot run them: Pad \(channels\)"):
+        check_features(network, draw_photos(3))

@@ -19,7 +19,7 @@ from squeezetune.finetune.torch_layers import Tensor
 from squeezetune.heads.linear import DenseWeights, Rows
 from squeezetune.heads.scaling import Scaling
 from squeezetune.network.backbone import measure_distance
-from squeezetune.network.foreign_file import open_quietly
+from squeezetune.network.foreign_file import open_quietly, shorten_reason
 from squeezetune.network.foreign_network import ForeignNetwork
 from squeezetune.network.graph_cuts import Dataflow
 from squeezetune.network.taps import Tap
@@ -234,7 +234,15 @@ def check_features(network: GraphNetwork, pixels: NDArray[np.uint8]) -> None:
         WeightsError: it does not; the operator is named where they part.
     """
     maps = normalise_photos(network, pixels)
-    found = network.infer_features(maps, None).numpy()
+    try:
+        found = network.infer_features(maps, None).numpy()
+    except Exception as error:  # torch raises whatever it likes
+        reason = shorten_reason(error)
+        raise WeightsError(
+            f"The layers of {network.foreign.name} cannot be trained: torch cannot run them: "
+            f"{reason}",
+            HINT,
+        ) from error
     run = open_quietly(network.foreign.build_features())
     expected = np.concatenate([run(pixels[at : at + 1])[0][:, 0] for at in range(len(pixels))])
     distance = measure_distance(found, expected)

@@ -226,9 +226,11 @@ def _make_pad(attributes: Attributes) -> Operator:
         ends = [each for axis in reversed(range(x.ndim)) for each in pairs[axis]]
         if mode == "constant":
             return functional.pad(x, ends, value=0 if value is None else value.item())
-        while ends[-2:] == [0, 0]:  # torch reflects the last axes alone
-            ends = ends[:-2]
-        return functional.pad(x, ends, modes[mode])
+        # torch reflects the axes behind the channels alone
+        behind = 2 * max(1, x.ndim - 2)
+        if any(ends[behind:]):
+            raise NotImplementedError("Pad (channels)")
+        return functional.pad(x, ends[:behind], modes[mode])
 
     return run
 
