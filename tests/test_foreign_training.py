@@ -259,9 +259,6 @@ def test_the_command_line_trains_predicts_and_describes(file, shape_folder, tmp_
     assert plain["mean"] == [0.5, 0.5, 0.5]
 
 
-def test_the_command_line_refuses_layers_of_a_graph(file, shape_folder, tmp_path):
-    done = run("train", shape_folder, "--backbone", file, "--layers", "all", "-o", tmp_path / "m")
-    assert done.exit_code == SettingsError.exit_status
-    assert "whose layers cannot be trained" in done.output.replace("\n", " ")
+def test_the_command_line_refuses_what_belongs_to_graphs_alone():
     done = run("backbones", "resnet18", "--taps", "a")
     assert done.exit_code == SettingsError.exit_status

@@ -216,7 +216,6 @@ def test_a_backbone_may_be_a_file_or_a_network_of_timm():
 @pytest.mark.parametrize(
     ("values", "words"),
     [
-        ({"layers": "all"}, "layers is 'all', and theirs.onnx is a graph alone"),
         ({"precision": "int8"}, "precision is int8, and theirs.onnx is a graph alone"),
         ({"weights": "mine.pt"}, "weights is 'mine.pt', and theirs.onnx has its own"),
         ({"recipe": "original"}, "the original recipe is one of SqueezeNet"),

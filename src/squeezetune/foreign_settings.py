@@ -27,7 +27,7 @@ def list_foreign_conflicts(values: Mapping[str, Any], changed: Collection[str]) 
     """Say which settings, of which those `changed` are not the default, mean nothing with a
     backbone that is somebody else's, or without one.
     """
-    backbone, layers = values["backbone"], values["layers"]
+    backbone = values["backbone"]
     if not is_foreign(backbone):
         return [
             f"{name} belongs to a backbone that is a file ending in {FOREIGN_ENDING} or a network "
@@ -39,10 +39,6 @@ def list_foreign_conflicts(values: Mapping[str, Any], changed: Collection[str]) 
     if values["weights"]:
         problems.append(
             f"weights is {values['weights']!r}, and {backbone} has its own; leave one of them out"
-        )
-    if layers not in ("auto", "head"):
-        problems.append(
-            f"layers is {layers!r}, and {graph}, whose layers cannot be trained; needed is head"
         )
     if values["precision"] == "int8":
         problems.append(

@@ -134,7 +134,7 @@ def train(
     `class_pattern` is a regular expression that finds the class in an image's path instead;
     `columns` says what a table's columns are where that is guessed wrong:
     "path=file,label=species". Settings may also be given one by one, as further arguments;
-    `backbone` may be a module of torch, whose layers are frozen. With
+    `backbone` may be a module of torch, which itself stays as it is. With
     `resume`, the training of an unfinished run with the same photos, settings and output goes on
     where it stopped, to the same end.
 

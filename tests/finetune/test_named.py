@@ -279,8 +279,8 @@ def check_gradients(tapped, maps, taps, steps):
 def train_steps(tapped, maps, taps, labels):
     """Train a few steps by hand; return the losses."""
     features, _ = run_forward(tapped, maps, *(taps or [None]), is_training=False)
-    tapped.mean.copy_(features.mean(0))
-    tapped.deviation.fill_(features.std())  # one for all: some features hardly differ
+    tapped.classifier.mean.copy_(features.mean(0))
+    tapped.classifier.deviation.fill_(features.std())  # one for all: some features hardly differ
     optimiser = torch.optim.Adam([v for v in tapped.parameters() if v.requires_grad], 3e-3)
     losses = []
     for _ in range(12):

@@ -13,6 +13,7 @@ from torch.nn import functional  # noqa: E402
 
 from squeezetune.finetune import workers as module  # noqa: E402
 from squeezetune.finetune.batches import show_images  # noqa: E402
+from squeezetune.finetune.tapped import TappedNetwork  # noqa: E402
 from squeezetune.finetune.teachers import LayerTeacher  # noqa: E402
 from squeezetune.finetune.workers import DataParallelWorkers, choose_precision, recall_precision  # noqa: E402
 
@@ -238,13 +239,13 @@ def test_a_repeated_run_computes_in_what_the_first_one_chose(monkeypatch, tmp_pa
 
 
 def test_a_limit_of_pixels_lets_fewer_images_through_at_once(network, task, monkeypatch):
-    seen, run_forward = [], module.run_forward
+    seen, differentiate = [], TappedNetwork.differentiate
 
     def run_noted(network, maps, taps):
         seen.append(len(maps))
-        return run_forward(network, maps, taps)
+        return differentiate(network, maps, taps)
 
-    monkeypatch.setattr(module, "run_forward", run_noted)
+    monkeypatch.setattr(TappedNetwork, "differentiate", run_noted)
     expected = measure(network, task)
     assert max(seen) == len(POSITIONS) // 2
     for micro_pixels, most in ((2 * SIDE**2, 2), (1, 1)):

@@ -16,7 +16,6 @@ from squeezetune.finetune.depthwise import (
     find_kernel_gradient,
     reverse_convolution,
 )
-from squeezetune.finetune.tapped import LayerPass, TrainableLayers
 from squeezetune.finetune.torch_layers import (
     ACTIVATIONS,
     Module,
@@ -29,6 +28,7 @@ from squeezetune.network.layers import (
     Convolution,
     GlobalMean,
     Join,
+    Layer,
     MaxPool,
     Product,
     Sum,
@@ -49,6 +49,25 @@ Back: TypeAlias = Callable[[Tensor, Gradients], Sequence[Tensor]]
 
 
 @dataclass(frozen=True)
+class LayerPass:
+    """How one layer is passed in training.
+
+    `activation` follows it: its own, or that of the convolution before a pool. `slope` is the
+    function whose slope is taken on the way back: behind a join that of all its parts, which then
+    take none. `needs` says of each map that it reads whether its gradient is asked for, `frees`
+    names those that nobody reads any more.
+    """
+
+    layer: Layer
+    activation: str
+    slope: str
+    is_tapped: bool
+    is_trained: bool
+    needs: tuple[bool, ...]
+    frees: tuple[str, ...]
+
+
+@dataclass(frozen=True)
 class Step:
     """The way back through one layer, whose output has this `shape` (n, channels, height, width)
     and type of number.
@@ -61,10 +80,10 @@ class Step:
 
 
 def run_forward(
-    network: TrainableLayers, maps: Tensor, taps: Tensor | None, *, is_training: bool = True
+    network: Module, maps: Tensor, taps: Tensor | None, *, is_training: bool = True
 ) -> tuple[Tensor, list[Step]]:
-    """Compute the features (n, features) float32, as `TappedNetwork.compute_features` does, and in
-    training the steps back.
+    """Compute the features (n, features) float32 of a `TrainableLayers`, as
+    `TappedNetwork.compute_features` does, and in training the steps back.
 
     The steps hold what every layer reads; without them it goes as soon as the last layer has read
     it.
@@ -157,7 +176,7 @@ class Flows:
 # ---- the passes: the network, the plan of the layer, and what it reads
 
 
-def _pass_convolution(network: TrainableLayers, plan: LayerPass, x: Tensor) -> tuple[Tensor, Back]:
+def _pass_convolution(network: Module, plan: LayerPass, x: Tensor) -> tuple[Tensor, Back]:
     layer: Any = network.get_submodule(plan.layer.path)  # type: ignore[union-attr]
     borders = list_same_padding(x, layer) if isinstance(layer, SamePaddedConv2d) else []
     padded = functional.pad(x, borders) if any(borders) else x
@@ -179,7 +198,7 @@ def _pass_convolution(network: TrainableLayers, plan: LayerPass, x: Tensor) -> t
     return y, back
 
 
-def _pass_pool(network: TrainableLayers, plan: LayerPass, x: Tensor) -> tuple[Tensor, Back]:
+def _pass_pool(network: Module, plan: LayerPass, x: Tensor) -> tuple[Tensor, Back]:
     layer: Any = plan.layer
     window = [[layer.kernel] * 2, [layer.stride] * 2, [layer.padding] * 2, [1, 1], layer.is_ceil]
     pooled, places = aten.max_pool2d_with_indices(x, *window)
@@ -192,7 +211,7 @@ def _pass_pool(network: TrainableLayers, plan: LayerPass, x: Tensor) -> tuple[Te
     return pooled, back
 
 
-def _pass_average_pool(network: TrainableLayers, plan: LayerPass, x: Tensor) -> tuple[Tensor, Back]:
+def _pass_average_pool(network: Module, plan: LayerPass, x: Tensor) -> tuple[Tensor, Back]:
     layer: Any = plan.layer
     # no ceil mode, padding counts, the divisor is the window
     window = [[layer.kernel] * 2, [layer.stride] * 2, [layer.padding] * 2, False, True, None]
@@ -203,7 +222,7 @@ def _pass_average_pool(network: TrainableLayers, plan: LayerPass, x: Tensor) -> 
     return aten.avg_pool2d(x, *window), back
 
 
-def _pass_join(network: TrainableLayers, plan: LayerPass, *inputs: Tensor) -> tuple[Tensor, Back]:
+def _pass_join(network: Module, plan: LayerPass, *inputs: Tensor) -> tuple[Tensor, Back]:
     joined, widths = torch.cat(inputs, 1), [each.shape[1] for each in inputs]
 
     def back(gradient: Tensor, gradients: Gradients) -> list[Tensor]:
@@ -213,7 +232,7 @@ def _pass_join(network: TrainableLayers, plan: LayerPass, *inputs: Tensor) -> tu
     return joined, back
 
 
-def _pass_sum(network: TrainableLayers, plan: LayerPass, *inputs: Tensor) -> tuple[Tensor, Back]:
+def _pass_sum(network: Module, plan: LayerPass, *inputs: Tensor) -> tuple[Tensor, Back]:
     total = inputs[0] + inputs[1]
     for other in inputs[2:]:
         total += other
@@ -227,7 +246,7 @@ def _pass_sum(network: TrainableLayers, plan: LayerPass, *inputs: Tensor) -> tup
 
 
 def _pass_product(
-    network: TrainableLayers, plan: LayerPass, x: Tensor, gates: Tensor
+    network: Module, plan: LayerPass, x: Tensor, gates: Tensor
 ) -> tuple[Tensor, Back]:
     def back(gradient: Tensor, gradients: Gradients) -> list[Tensor]:
         return [gradient * gates, (gradient * x).sum((2, 3), keepdim=True)]
@@ -235,7 +254,7 @@ def _pass_product(
     return x * gates, back
 
 
-def _pass_global_mean(network: TrainableLayers, plan: LayerPass, x: Tensor) -> tuple[Tensor, Back]:
+def _pass_global_mean(network: Module, plan: LayerPass, x: Tensor) -> tuple[Tensor, Back]:
     shape = x.shape
 
     def back(gradient: Tensor, gradients: Gradients) -> list[Tensor]:

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from squeezetune.finetune.recipe import Augmentation
 from squeezetune.finetune.torch_layers import Tensor
 from squeezetune.network.activations import ActivationRows, Activations
-from squeezetune.network.architecture import Architecture
+from squeezetune.network.architecture import NetworkLayout
 from squeezetune.network.zoo import SQUEEZENET1_1
 
 # isort: split
@@ -34,7 +34,7 @@ def draw_images(
     augmentation: Augmentation,
     generator: Any,
     precision: Any = torch.float32,
-    network: Architecture = SQUEEZENET1_1,
+    network: NetworkLayout = SQUEEZENET1_1,
 ) -> Tensor:
     """Make augmented, normalised images (n, 3, side, side), in `precision`, of pixels (n, height,
     width, 3) uint8.
@@ -64,7 +64,7 @@ def draw_images(
 
 
 def show_images(
-    pixels: Tensor, side: int, *, mirrored: bool = False, network: Architecture = SQUEEZENET1_1
+    pixels: Tensor, side: int, *, mirrored: bool = False, network: NetworkLayout = SQUEEZENET1_1
 ) -> Tensor:
     """Make whole, normalised images (n, 3, side, side) float32 of pixels (n, height, width, 3)
     uint8.
@@ -79,7 +79,7 @@ def show_images(
     )
 
 
-def normalise(pixels: Tensor, network: Architecture = SQUEEZENET1_1) -> Tensor:
+def normalise(pixels: Tensor, network: NetworkLayout = SQUEEZENET1_1) -> Tensor:
     """Turn pixels (n, height, width, 3) uint8 into planes (n, 3, height, width) float32, as the
     network wants them.
     """
@@ -108,7 +108,7 @@ def resample(
     gain: Tensor | float = 1.0,
     shift: Tensor | float = 0.0,
     *,
-    network: Architecture = SQUEEZENET1_1,
+    network: NetworkLayout = SQUEEZENET1_1,
 ) -> Tensor:
     """Mix the rows and the columns of pixels (n, height, width, 3) uint8, normalise them, and
     change their light.
@@ -132,7 +132,7 @@ def resample(
     return images.mul_(factor.to(rows.dtype)).add_(summand.to(rows.dtype))
 
 
-def list_statistics(network: Architecture) -> tuple[Tensor, Tensor]:
+def list_statistics(network: NetworkLayout) -> tuple[Tensor, Tensor]:
     """List the mean and the standard deviation of each channel, (3, 1, 1) float32, of pixels from 0
     to 255.
     """
@@ -208,7 +208,7 @@ class PixelBatches:
 
     rows: ActivationRows
     augmentation: Augmentation
-    network: Architecture = SQUEEZENET1_1
+    network: NetworkLayout = SQUEEZENET1_1
 
     def draw(
         self, positions: Positions, side: int, generator: Any, precision: Any = torch.float32

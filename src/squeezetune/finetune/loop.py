@@ -18,8 +18,8 @@ from squeezetune.finetune.batches import Positions
 from squeezetune.finetune.optimiser import Optimiser, make_groups, schedule_rate
 from squeezetune.finetune.recipe import EpochPace, StagePlan, StageProgress
 from squeezetune.finetune.state import Snapshot, State
-from squeezetune.finetune.tapped import TappedNetwork
 from squeezetune.finetune.torch_layers import Tensor
+from squeezetune.finetune.trainable import TrainableNetwork
 from squeezetune.finetune.workers import DataParallelWorkers, TrainerOptions, TrainingTask
 
 # isort: split
@@ -58,7 +58,7 @@ KeepSnapshot: TypeAlias = Callable[[Snapshot], None]
 
 
 def tune(
-    network: TappedNetwork,
+    network: TrainableNetwork,
     task: TrainingTask,
     plan: StagePlan,
     pace: StageProgress,
@@ -82,7 +82,7 @@ def tune(
 
 
 def measure_step(
-    network: TappedNetwork,
+    network: TrainableNetwork,
     task: TrainingTask,
     plan: StagePlan,
     conditions: TrainerOptions,

@@ -16,8 +16,9 @@ from dataclasses import dataclass
 from typing import Any
 
 from squeezetune.finetune.recipe import Recipe
-from squeezetune.finetune.tapped import CLASSIFIER, TappedNetwork
+from squeezetune.finetune.tapped import CLASSIFIER
 from squeezetune.finetune.torch_layers import Tensor
+from squeezetune.finetune.trainable import TrainableNetwork
 
 # isort: split
 # after the modules above, which say how to install torch where it is missing
@@ -153,18 +154,18 @@ def orthogonalise(matrix: Tensor) -> Tensor:
     return x.T if is_tall else x
 
 
-def make_groups(network: TappedNetwork, recipe: Recipe) -> list[Group]:
+def make_groups(network: TrainableNetwork, recipe: Recipe) -> list[Group]:
     """Sort the parameters into groups of one rate; rates fall by `layer_decay` a block from the
     classifier down.
     """
-    order = [*network.architecture.block_names, CLASSIFIER]
+    order = [*network.layout.block_names, CLASSIFIER]
     groups: dict[tuple[bool, float, float], list[str]] = {}
     trained = [(name, value) for name, value in network.named_parameters() if value.requires_grad]
     for name, value in trained:
         block = network.find_block(name)
         # the first is a bank of filters of its own kind, a depth-wise one mixes no channels
-        mixes = value.ndim == 4 and value.shape[1] > 1
-        is_kernel = recipe.rate > 0 and mixes and block != order[0]
+        mixes = value.ndim in (2, 4) and value.shape[1] > 1
+        is_kernel = recipe.rate > 0 and mixes and block not in (order[0], CLASSIFIER)
         decay = recipe.layer_decay ** (len(order) - 1 - order.index(block))
         rate = decay * (recipe.rate if is_kernel else recipe.head_rate)
         groups.setdefault(

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from math import inf, log2
 from typing import Any, Protocol
 
-from squeezetune.network.architecture import Architecture
+from squeezetune.network.architecture import NetworkLayout
 from squeezetune.network.zoo import SQUEEZENET1_1
 
 # Where a stage starts that trains all layers: with the images, and not behind a block.
@@ -157,7 +157,7 @@ class StagePlan:
         return rest
 
 
-def choose_recipe(images: int, epochs: float, network: Architecture = SQUEEZENET1_1) -> Recipe:
+def choose_recipe(images: int, epochs: float, network: NetworkLayout = SQUEEZENET1_1) -> Recipe:
     """Choose the numbers for a network, and so many training images and epochs.
 
     The batch leaves at least 16 steps an epoch. Mixing begins where so many images are shown that

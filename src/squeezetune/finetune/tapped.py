@@ -2,10 +2,12 @@
 mean of every channel of the taps.
 """
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from typing import Any
 
+from squeezetune.finetune.backprop import Gradients, LayerPass, run_backward, run_forward
+from squeezetune.finetune.linear_classifier import LinearClassifier
 from squeezetune.finetune.torch_layers import Tensor, delay_activations, find_path, run_layers
 from squeezetune.finetune.torch_network import DescribedNetwork, export_weights
 from squeezetune.heads.linear import DenseWeights, Rows
@@ -17,28 +19,8 @@ from squeezetune.network.layers import Join, Layer, MaxPool
 # after `network`, which says how to install torch where it is missing
 import torch
 from torch import nn
-from torch.nn import functional
 
 CLASSIFIER = "classifier"
-
-
-@dataclass(frozen=True)
-class LayerPass:
-    """How one layer is passed in training.
-
-    `activation` follows it: its own, or that of the convolution before a pool. `slope` is the
-    function whose slope is taken on the way back: behind a join that of all its parts, which then
-    take none. `needs` says of each map that it reads whether its gradient is asked for, `frees`
-    names those that nobody reads any more.
-    """
-
-    layer: Layer
-    activation: str
-    slope: str
-    is_tapped: bool
-    is_trained: bool
-    needs: tuple[bool, ...]
-    frees: tuple[str, ...]
 
 
 class TrainableLayers(nn.Module):  # type: ignore[misc]  # torch is not seen by the type checker
@@ -68,6 +50,30 @@ class TrainableLayers(nn.Module):  # type: ignore[misc]  # torch is not seen by 
         """The name of the map that the first block reads."""
         return self.architecture.name_input(self.start)
 
+    @property
+    def layout(self) -> Architecture:
+        """How the network is divided into blocks."""
+        return self.architecture
+
+    @property
+    def reads_images(self) -> bool:
+        """Whether it begins with images, and not with what a block reads."""
+        return self.start == self.architecture.block_names[0]
+
+    def differentiate(
+        self, maps: Tensor, taps: Tensor | None
+    ) -> tuple[Tensor, Callable[[Tensor], Gradients]]:
+        """Compute the features (n, features) float32, and what turns their gradient into those of
+        the parameters, once.
+        """
+        features, steps = run_forward(self, maps, taps)
+        return features, partial(run_backward, steps=steps)
+
+    def infer_features(self, maps: Tensor, taps: Tensor | None) -> Tensor:
+        """Compute the features, without a way back."""
+        features, _ = run_forward(self, maps, taps, is_training=False)
+        return features
+
     def convert(self, precision: Any) -> None:
         """Let the convolutions compute in this type of number, channels last."""
         for name in self.roots:
@@ -90,9 +96,7 @@ class TappedNetwork(TrainableLayers):
         self, backbone: DescribedNetwork, classes: int, start: str = "", frozen_blocks: int = 0
     ) -> None:
         super().__init__(backbone, start, frozen_blocks)
-        self.classifier = nn.Linear(self.architecture.feature_count, classes)
-        self.register_buffer("mean", torch.zeros(self.classifier.in_features))
-        self.register_buffer("deviation", torch.ones(self.classifier.in_features))
+        self.classifier = LinearClassifier(self.architecture.feature_count, classes)
 
     @property
     def class_count(self) -> int:
@@ -117,18 +121,13 @@ class TappedNetwork(TrainableLayers):
 
     def classify(self, features: Tensor) -> Tensor:
         """Compute logits of features (n, 2048), in float32 whatever the layers before are in."""
-        rows = (features - self.mean) / self.deviation
-        return functional.linear(rows, self.classifier.weight, self.classifier.bias)
+        return self.classifier(features)
 
     def set_classifier(self, scaling: Scaling, weight: Rows, bias: Rows) -> None:
         """Take over a linear classifier on standardised features: weights (2048, classes) and
         biases (classes,).
         """
-        values = (scaling.mean, scaling.deviation, weight.T.copy(), bias)
-        own = (self.mean, self.deviation, self.classifier.weight, self.classifier.bias)
-        with torch.no_grad():
-            for target, value in zip(own, values, strict=True):
-                target.copy_(torch.from_numpy(value))
+        self.classifier.take(scaling, weight, bias)
 
     def to_arrays(
         self, parameters: Mapping[str, Rows]
@@ -136,8 +135,7 @@ class TappedNetwork(TrainableLayers):
         """Split parameters by name into the classifier with its scaling, and the layers under
         torchvision's names.
         """
-        scaling = Scaling(self.mean.numpy().copy(), self.deviation.numpy().copy(), use_roots=False)
-        layers = ((parameters["classifier.weight"].T.copy(), parameters["classifier.bias"]),)
+        scaling, layers = self.classifier.to_arrays(parameters)
         owns = self.architecture.owns
         trained = {name: value for name, value in parameters.items() if owns(name)}
         frozen = {name: value for name, value in export_weights(self).items() if owns(name)}

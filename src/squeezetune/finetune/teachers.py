@@ -14,7 +14,7 @@ from squeezetune.finetune.batches import list_statistics
 from squeezetune.finetune.tapped import TrainableLayers
 from squeezetune.finetune.torch_layers import Tensor
 from squeezetune.finetune.workers import TrainingTask, copy_network
-from squeezetune.network.architecture import Architecture
+from squeezetune.network.architecture import NetworkLayout
 from squeezetune.network.frozen_classifier import FrozenClassifier, Teaching
 
 # isort: split
@@ -47,7 +47,7 @@ class FrozenTeacher:
     They are turned back into pixels, and brought to the size that the classifier is made for.
     """
 
-    def __init__(self, classifier: FrozenClassifier, learner: Architecture, threads: int) -> None:
+    def __init__(self, classifier: FrozenClassifier, learner: NetworkLayout, threads: int) -> None:
         """Open the classifier for so many threads."""
         self._answer = classifier.open(threads)
         self._side = classifier.backbone.pixels.side
@@ -65,7 +65,7 @@ class FrozenTeacher:
 
 
 def add_teacher(
-    task: TrainingTask, teaching: Teaching, learner: Architecture, threads: int
+    task: TrainingTask, teaching: Teaching, learner: NetworkLayout, threads: int
 ) -> TrainingTask:
     """Let what a frozen classifier says be learnt, instead of the labels."""
     teacher = FrozenTeacher(teaching.classifier, learner, threads)

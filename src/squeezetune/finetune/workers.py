@@ -19,11 +19,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from squeezetune.events import Listener
-from squeezetune.finetune.backprop import run_backward, run_forward
 from squeezetune.finetune.batches import BatchSource, Positions, cut_and_mix
 from squeezetune.finetune.recipe import Recipe, count_micro
-from squeezetune.finetune.tapped import TappedNetwork
 from squeezetune.finetune.torch_layers import Module, Tensor
+from squeezetune.finetune.trainable import TrainableNetwork
 from squeezetune.heads.head_data import WATCHED_IMAGES
 from squeezetune.system.machine import recall_choice
 
@@ -100,15 +99,18 @@ class DataParallelWorkers:
     """
 
     def __init__(
-        self, network: TappedNetwork, task: TrainingTask, recipe: Recipe, conditions: TrainerOptions
+        self,
+        network: TrainableNetwork,
+        task: TrainingTask,
+        recipe: Recipe,
+        conditions: TrainerOptions,
     ) -> None:
         self.network = network
         self.task = task
         self.recipe = recipe
         self.conditions = conditions
         self.batch = min(recipe.batch, len(task.train))
-        is_first = network.start == network.architecture.block_names[0]
-        self._micro_times = 1 if is_first else INNER_TIMES
+        self._micro_times = 1 if network.reads_images else INNER_TIMES
         self._worker = copy_network(network, conditions.precision)
         self.names = [name for name, value in network.named_parameters() if value.requires_grad]
         self._labels = torch.from_numpy(task.labels)
@@ -191,7 +193,7 @@ class DataParallelWorkers:
             labels = self._labels[chosen]
             maps, taps = self.task.feed.draw(chosen, side, generator, self.conditions.precision)
             maps, taps, others, own = self._mix(maps, taps, generator)
-            features, steps = run_forward(self._worker, self._convert(maps), taps)
+            features, go_back = self._worker.differentiate(self._convert(maps), taps)
             logits = self._worker.classify(features.requires_grad_())
             if self.task.teacher is not None:
                 wanted = self.task.teacher(maps, taps)
@@ -200,9 +202,7 @@ class DataParallelWorkers:
                 losses = self._measure_losses(logits, labels, others, own)
             total = (losses * self._class_weights[labels]).sum() / self.batch
             above = torch.autograd.grad(total, [features, *classifier])
-            gradients = run_backward(above[0], steps) | dict(
-                zip(classifier, above[1:], strict=True)
-            )
+            gradients = go_back(above[0]) | dict(zip(classifier, above[1:], strict=True))
             for value, parameter in zip(sums, trained, strict=True):
                 value.add_(gradients[parameter])
             loss, correct = (
@@ -252,8 +252,7 @@ class DataParallelWorkers:
         return functional.kl_div(found, aim, reduction="none", log_target=True).sum(1)
 
     def _forward(self, maps: Tensor, taps: Tensor | None) -> Tensor:
-        features, _ = run_forward(self._worker, self._convert(maps), taps, is_training=False)
-        return self._worker.classify(features)
+        return self._worker.classify(self._worker.infer_features(self._convert(maps), taps))
 
     def _convert(self, maps: Tensor) -> Tensor:
         return maps.to(self.conditions.precision, memory_format=torch.channels_last)
@@ -266,10 +265,12 @@ def copy_network(network: Module, precision: Any) -> Module:
     return copied
 
 
-def recall_precision(cache: Path | None) -> Any:
+def recall_precision(cache: Path | None, *, is_described: bool = True) -> Any:
     """Take the type of number that an earlier run on this machine chose, or choose it now and keep
-    the choice.
+    the choice; a network that is not described is computed in float32.
     """
+    if not is_described:
+        return torch.float32
     kinds = {str(kind).removeprefix("torch."): kind for kind in (torch.float32, torch.bfloat16)}
     names = {kind: name for name, kind in kinds.items()}
     return kinds[

@@ -9,7 +9,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from math import prod
-from typing import Any
+from typing import Any, Protocol
 
 from squeezetune.network.layers import (
     PIXELS,
@@ -43,12 +43,50 @@ class Block:
     path: str = ""
 
 
+class NetworkLayout(Protocol):
+    """What training knows of any network: its blocks, how many of them stay as they are, and how
+    its images are normalised. `Architecture` fulfils it, and so does a graph's
+    (`graph_layout.GraphLayout`); what the numbers mean, `Architecture` says.
+    """
+
+    @property
+    def block_names(self) -> tuple[str, ...]:
+        """The names of the blocks, in the order of the data."""
+        ...
+
+    @property
+    def mean(self) -> tuple[float, ...]:
+        """The mean of each channel of RGB pixels / 255."""
+        ...
+
+    @property
+    def std(self) -> tuple[float, ...]:
+        """The standard deviation of each channel of RGB pixels / 255."""
+        ...
+
+    @property
+    def frozen_blocks(self) -> int:
+        """How many of the first blocks stay as they are where layers are trained."""
+        ...
+
+    @property
+    def last_blocks(self) -> int:
+        """How many blocks the last ones are, unless somebody says otherwise."""
+        ...
+
+    @property
+    def epochs_for_all(self) -> float:
+        """The epochs of all layers that are worth more than the last blocks alone."""
+        ...
+
+
 @dataclass(frozen=True)
 class NetworkSize:
     """How large a network is, which its memory hangs on: the values of all maps before the
     classifier for an image of `side` pixels, its parameters, with the bytes that one takes while
     graphs of it are built and run, its features, and the bytes that a run holds of it throughout,
-    beyond what SqueezeNet's do.
+    beyond what SqueezeNet's do. Where autograd trains it, `autograd_values` are what that may keep
+    of an image; else it is 0.
     """
 
     side: int
@@ -57,6 +95,7 @@ class NetworkSize:
     features: int
     parameter_bytes: int = PARAMETER_BYTES
     held_bytes: int = 0
+    autograd_values: int = 0
 
 
 @dataclass(frozen=True)

@@ -16,7 +16,7 @@ from squeezetune.data.index import ImageIndex
 from squeezetune.data.pixels import PixelSettings
 from squeezetune.errors import WeightsError
 from squeezetune.events import Listener, Notice
-from squeezetune.network.architecture import Architecture, NetworkSize
+from squeezetune.network.architecture import Architecture, NetworkLayout, NetworkSize
 from squeezetune.network.graph import (
     FrozenLayers,
     build_backbone,
@@ -84,7 +84,7 @@ class PretrainedNetwork(Protocol):
 
     @property
     def is_described(self) -> bool:
-        """Whether its layers are described: these alone are trained, and computed in int8."""
+        """Whether its layers are described: these alone are computed in int8, or by hand."""
         ...
 
     @property
@@ -95,6 +95,11 @@ class PretrainedNetwork(Protocol):
     @property
     def key(self) -> str:
         """What its speed hangs on, apart from the photos and this machine."""
+        ...
+
+    @property
+    def layout(self) -> NetworkLayout:
+        """How it is divided into blocks, where its layers are trained."""
         ...
 
     def freeze(self) -> FrozenLayers:

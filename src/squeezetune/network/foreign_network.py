@@ -25,6 +25,7 @@ from squeezetune.network.foreign_file import ForeignFile
 from squeezetune.network.graph import DenseLayers, build_features, build_model
 from squeezetune.network.graph_cuts import Dataflow
 from squeezetune.network.graph_input import add_views
+from squeezetune.network.graph_layout import GraphLayout, divide_graph
 from squeezetune.network.onnx_builder import Graph
 from squeezetune.network.preprocessing import Preprocessing
 from squeezetune.network.taps import Tap, add_tap
@@ -57,7 +58,8 @@ class ForeignNetwork:
     `model` is its graph, with any number of images where that is possible; `logits` names the
     classifier's output, which may be tapped too, "" where there is none; where it `is_doubtful`,
     its last layer may be a classifier or the end of an embedding. `values` is what memory
-    is forecast by: as many as the maps of a described network would have; `largest` is the largest
+    is forecast by: as many as the maps of a described network would have; `all_values` those of all
+    tensors of an image, 0 of a network that was trained; `largest` is the largest
     feature of images of noise.
     """
 
@@ -72,6 +74,7 @@ class ForeignNetwork:
     license: str
     values: int
     is_doubtful: bool = False
+    all_values: int = 0
     largest: float = 0.0
     store: WeightEncoder = store_exactly
 
@@ -111,6 +114,7 @@ class ForeignNetwork:
             self.feature_count,
             PARAMETER_BYTES,
             HELD_BYTES * parameters,
+            self.all_values,
         )
 
     @property
@@ -127,6 +131,25 @@ class ForeignNetwork:
     def key(self) -> str:
         """What its speed hangs on: the file, and the tensors that are read."""
         return f"{self.sha256} {' '.join(self.widths)}"
+
+    @cached_property
+    def layout(self) -> GraphLayout:
+        """How it is divided into blocks, where its layers are trained."""
+        wanted, tapped = self.preprocessing, [tap.tensor for tap in self.taps]
+        mean, std = wanted.mean, wanted.std
+        if wanted.order == "bgr":
+            mean, std = mean[::-1], std[::-1]
+        return divide_graph(self.model.graph, self.file.image.name, tapped, mean, std)
+
+    def replace_parameters(self, values: Weights) -> "ForeignNetwork":
+        """Give some of its parameters, by their names in the graph, other values."""
+        model = onnx.ModelProto()
+        model.CopyFrom(self.model)
+        for tensor in model.graph.initializer:
+            if tensor.name in values:
+                value = np.ascontiguousarray(values[tensor.name], np.float32)
+                tensor.CopyFrom(numpy_helper.from_array(value, tensor.name))
+        return replace(self, model=model)
 
     def freeze(self) -> "ForeignNetwork":
         """Keep its parameters as float32, for a graph that is run here."""

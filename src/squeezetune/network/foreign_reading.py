@@ -104,6 +104,7 @@ def make_foreign(
         batches="free",
         license=find_value(file.metadata, "license") or UNKNOWN,
         values=ALIVE_TIMES * analysis.count_alive(),
+        all_values=analysis.count_values(),
         is_doubtful=bool(analysis.end.doubtful),
     )
     return _settle_batches(network, analysis)

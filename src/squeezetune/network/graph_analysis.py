@@ -46,6 +46,15 @@ class GraphAnalysis:
             alive = {name for name in alive if last_read.get(name, at) > at}
         return most // rows
 
+    def count_values(self) -> int:
+        """Count all values of an image up to the penultimate tensor, of which a training keeps most
+        for the way back.
+        """
+        rows = max(1, self.sizes[self.flow.image][0])
+        needed = [self.flow.nodes[at] for at in self.flow.list_before([self.end.penultimate])]
+        names = [name for node in needed for name in node.output if name in self.sizes]
+        return sum(prod(self.sizes[name]) for name in names) // rows
+
     @property
     def cuts(self) -> list[str]:
         """Where the graph can be cut before its penultimate tensor, and that."""

@@ -256,6 +256,11 @@ class Pretrained:
         """What its speed hangs on: which network it is."""
         return self.architecture.version
 
+    @property
+    def layout(self) -> Architecture:
+        """How it is divided into blocks, where its layers are trained."""
+        return detect_architecture(self.weights)
+
     def freeze(self) -> FrozenLayers:
         """Make its layers in float32 ready to be added to a graph that is run here."""
         return DescribedLayers(self.weights, WeightFormat(store_floats))

@@ -6,6 +6,7 @@ import math
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -14,12 +15,14 @@ from squeezetune.data.inputs import PhotoInput, Photos, parse_input
 from squeezetune.data.sources.catalog import group_photos
 from squeezetune.data.sources.folder import check_outside
 from squeezetune.events import Listener, Notice
+from squeezetune.network.architecture import NetworkLayout
 from squeezetune.network.backbone import Backbone, PretrainedNetwork
 from squeezetune.network.foreign_backbone import keep_module, load_foreign
+from squeezetune.network.foreign_network import ForeignNetwork
 from squeezetune.network.frozen_classifier import Teaching
 from squeezetune.network.pretrained import load_pretrained
 from squeezetune.planning.speeds import BenchmarkSetup
-from squeezetune.settings import AUTO, Settings, parse_settings
+from squeezetune.settings import AUTO, LAYERS_NEED_TORCH, Settings, parse_settings
 from squeezetune.system.executor import Executor, ThreadExecutor, count_cores
 from squeezetune.system.output_lock import follow_link
 
@@ -51,6 +54,16 @@ class RunContext:
         settings = self.settings.to_dict() | weights
         return {"photos": index.fingerprint, "settings": settings, "threads": self.threads}
 
+    @property
+    def layout(self) -> NetworkLayout:
+        """How the network is divided into blocks; of a graph, whose last blocks are trained from
+        images, all before them stay as they are.
+        """
+        network, settings = self.pretrained, self.settings
+        if isinstance(network, ForeignNetwork) and settings.layers == "last":
+            return network.layout.keep_last(settings.last_fires)
+        return network.layout
+
     def begin_with(self, backbone: str) -> "RunContext":
         """Begin with another pretrained network, by its name, which is open no more, nor chosen by
         the size of a file.
@@ -63,7 +76,14 @@ class RunContext:
         """Say what is measured on, where this machine is."""
         network = self.pretrained
         return BenchmarkSetup(
-            index, backbone, network, self.threads, self.cache, self.micro_pixels, self.teaching
+            index,
+            backbone,
+            network,
+            self.layout,
+            self.threads,
+            self.cache,
+            self.micro_pixels,
+            self.teaching,
         )
 
 
@@ -129,6 +149,10 @@ def load_network(settings: Settings, cache: Path | None, listen: Listener) -> Pr
     """
     if settings.has_foreign_backbone:
         network = load_foreign(settings, cache, listen)
+        if settings.layers in LAYERS_NEED_TORCH and find_spec("torch"):
+            from squeezetune.finetune.graph_network import plan_passes  # needs torch
+
+            plan_passes(network)  # what cannot be trained is refused at once
         listen(Notice(network.summarise()))
         return network
     backbone = "" if settings.backbone == AUTO else settings.backbone

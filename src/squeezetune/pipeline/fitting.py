@@ -22,10 +22,10 @@ from squeezetune.model.artifact import Manifest
 from squeezetune.model.rejection import tabulate_confidences, tabulate_scores
 from squeezetune.network.backbone import FLOAT_RUNTIME, Backbone
 from squeezetune.network.features import run_batch
+from squeezetune.network.float_layers import store_floats
 from squeezetune.network.foreign_network import ForeignNetwork
-from squeezetune.network.graph import build_backbone
+from squeezetune.network.graph import WeightFormat, build_features
 from squeezetune.network.trained import TrainedNetwork, pack_network
-from squeezetune.network.weights import detect_architecture
 from squeezetune.pipeline.backbone_choice import choose_backbone
 from squeezetune.pipeline.context import RunContext
 from squeezetune.pipeline.extraction import CutIndex, ExtractedFeatures, extract_features
@@ -107,14 +107,9 @@ def recompute_features(
     """
     done, found = 0, list[NetworkFeatures]()
     with tell_stage(FAMILIARITY, context.listen, sum(map(len, parts))) as advance:
-        graph = build_backbone(network.weights, views=network.views)
-        backbone = Backbone(
-            graph,
-            FLOAT_RUNTIME,
-            learned.pixels,
-            network.views,
-            detect_architecture(network.weights).feature_count,
-        )
+        layers, views = network.freeze(WeightFormat(store_floats)), network.views
+        graph = build_features(layers, views)
+        backbone = Backbone(graph, FLOAT_RUNTIME, learned.pixels, views, layers.feature_count)
         look = partial(run_batch, learned.index, backbone, backbone.open(context.threads))
         size = backbone.batch_size
         for positions in parts:
@@ -233,11 +228,13 @@ def make_files(learned: TransferResult, context: RunContext) -> TransferResult:
     """Write the better network as `model.onnx`, which also says how familiar an image looks, and
     its parameters.
     """
-    weights, layers, use_roots = context.pretrained.weights, learned.head.layers, True
+    pretrained, pixels, views = context.pretrained, learned.pixels, learned.chosen.views
+    weights, layers, use_roots = pretrained.weights, learned.head.layers, True
+    foreign = pretrained if isinstance(pretrained, ForeignNetwork) else None
     if best := learned.best:
-        weights, layers, use_roots = best.weights, best.layers, False
-    pixels = learned.pixels
-    pretrained, views = context.pretrained, learned.chosen.views
+        layers, use_roots = best.layers, False
+        weights = {} if foreign else best.weights
+        foreign = foreign and foreign.replace_parameters(best.weights)
     network = TrainedNetwork(
         weights,
         layers,
@@ -245,7 +242,7 @@ def make_files(learned: TransferResult, context: RunContext) -> TransferResult:
         pixels.side,
         pixels.resize,
         use_roots,
-        foreign=pretrained if isinstance(pretrained, ForeignNetwork) else None,
+        foreign=foreign,
     )
     familiarity, scores = fit_familiarity(learned, network, context) or (None, None)
     model = network.build_model(describe_model(learned), familiarity=familiarity)

@@ -26,8 +26,6 @@ from squeezetune.network.backbone import (
     prepare_backbone,
 )
 from squeezetune.network.features import Features, FeatureStores, compute_features
-from squeezetune.network.weights import detect_architecture
-from squeezetune.network.zoo import SQUEEZENET1_1
 from squeezetune.pipeline.context import RunContext
 from squeezetune.planning.costs import Workload
 from squeezetune.planning.memory import (
@@ -81,12 +79,6 @@ class PreparedRun:
     def settings(self) -> Settings:
         """The settings, as far as memory allows them."""
         return self.context.settings
-
-    @property
-    def _layout(self) -> Architecture:
-        """The description of what is trained: of a network without one, no layers are."""
-        network = self.context.pretrained
-        return detect_architecture(network.weights) if network.is_described else SQUEEZENET1_1
 
     def prepare_backbone(self, views: int) -> Backbone:
         """Make the frozen layers ready for so many views."""
@@ -149,7 +141,7 @@ class PreparedRun:
             side=self.side,
             room_bytes=room_bytes,
             is_kept=cache is not None,
-            network=self._layout,
+            network=self.context.layout,
             compared=0 if is_known else len(involved),
             unlooked=len(involved) - len(looked_at),
         )
@@ -311,8 +303,8 @@ def count_demand(
         decoded_bytes=max(needs),
         is_deep=is_deep,
         is_probed=bool(settings.budget),
-        is_last=settings.layers == "last",
-        has_bfloat16=has_bfloat16(),
+        is_last=settings.layers == "last" and network.is_described,
+        has_bfloat16=has_bfloat16() and network.is_described,
         network=network.size,
     )
 

@@ -37,7 +37,7 @@ from squeezetune.heads.linear import (
 )
 from squeezetune.heads.scaling import Scaling, measure_scaling
 from squeezetune.heads.selection import PENALTY, Head, weigh_classes
-from squeezetune.network.backbone import Backbone
+from squeezetune.network.backbone import GUARD_IMAGES, Backbone
 from squeezetune.network.features import Features
 from squeezetune.network.pretrained import round_weights
 from squeezetune.network.weights import Weights, detect_architecture
@@ -55,7 +55,7 @@ from squeezetune.system.scratch import IN_MEMORY, Scratch, Selection
 if TYPE_CHECKING:
     from squeezetune.finetune.batches import BatchSource
     from squeezetune.finetune.loop import FinetuneResult
-    from squeezetune.finetune.tapped import TappedNetwork
+    from squeezetune.finetune.trainable import TransferNetwork
     from squeezetune.finetune.workers import TrainingTask as TuningTask
 
 
@@ -109,7 +109,9 @@ def train_stage(
     start, settings, listen = time.perf_counter(), context.settings, context.listen
     identity = identify_stage(inputs, context)
     found = load_kept(unfinished, identity)
-    kept, plan, precision = found or (None, plan, recall_precision(context.cache))
+    is_described = context.pretrained.is_described
+    precision = recall_precision(context.cache, is_described=is_described)
+    kept, plan, precision = found or (None, plan, precision)
     network = build_tapped(inputs, plan, context, find_best(earlier, inputs.head.chosen))
     with ExitStack() as stack:
         interruption = stack.enter_context(catch_interrupts(listen))
@@ -118,7 +120,7 @@ def train_stage(
         )
         task = make_task(inputs, feed, settings)
         if teaching := context.teaching:
-            task = add_teacher(task, teaching, network.architecture, context.threads)
+            task = add_teacher(task, teaching, network.layout, context.threads)
         keep = None
         if unfinished.folder:
             writer = stack.enter_context(CheckpointWriter(unfinished.folder, listen))
@@ -184,21 +186,30 @@ def identify_stage(inputs: StageInputs, context: RunContext) -> dict[str, Any]:
 
 def build_tapped(
     inputs: StageInputs, plan: StagePlan, context: RunContext, origin: TrainedStage | None
-) -> "TappedNetwork":
+) -> "TransferNetwork":
     """Build the network as an earlier stage left it, or with the pretrained layers and a linear
     probe behind them.
-    """
-    from squeezetune.finetune.tapped import TappedNetwork
-    from squeezetune.finetune.torch_network import build_layers
 
-    weights = inputs.weights
+    Raises:
+        WeightsError: it is a graph alone, which torch does not compute as ONNX Runtime does.
+    """
+    from squeezetune.finetune.graph_network import GraphNetwork, check_features
+    from squeezetune.finetune.trainable import build_trainable
+
     if origin:
-        weights = {**weights, **origin.weights}
         scaling, ((weight, bias),) = origin.scaling, origin.candidate.layers
     else:
         scaling, ((weight, bias),) = fit_probe(inputs, context.settings, context.threads)
-    classes = len(inputs.index.class_names)
-    network = TappedNetwork(build_layers(weights), classes, plan.start, plan.recipe.frozen_blocks)
+    network = build_trainable(
+        context.pretrained,
+        len(inputs.index.class_names),
+        plan.start,
+        plan.recipe.frozen_blocks,
+        origin.weights if origin else None,
+    )
+    if isinstance(network, GraphNetwork):
+        _, pixels = draw_sample(inputs.index, inputs.split.train, inputs.backbone.pixels)
+        check_features(network, pixels[-GUARD_IMAGES:])
     network.set_classifier(scaling, weight, bias)
     return network
 
@@ -257,7 +268,7 @@ def feed_pixels(
     rows = compute_pixel_rows(inputs.index, pixels, store, context.executor, context.listen, used)
     # photos whose mirror image did harm, such as writing, are not mirrored in training either
     augmentation = replace(plan.recipe.augmentation, mirror=inputs.views == 2)
-    return PixelBatches(rows, augmentation, detect_architecture(inputs.weights))
+    return PixelBatches(rows, augmentation, context.pretrained.layout)
 
 
 def feed_activations(
@@ -322,7 +333,7 @@ def make_task(inputs: StageInputs, feed: "BatchSource", settings: Settings) -> "
 def judge(
     inputs: StageInputs,
     plan: StagePlan,
-    network: "TappedNetwork",
+    network: "TransferNetwork",
     tuned: "FinetuneResult",
     seconds: float,
 ) -> TrainedStage:
@@ -345,6 +356,6 @@ def judge(
         inputs.split.find_units(inputs.split.validation),
     )
     probabilities = softmax(tuned.logits / temperature, axis=1).astype(np.float32)
-    return TrainedStage(
-        plan, candidate, scaling, round_weights(weights), probabilities, tuned.is_finished
-    )
+    # those of a graph stay float32: its features may differ by less than float16 tells apart
+    kept = round_weights(weights) if inputs.weights else weights
+    return TrainedStage(plan, candidate, scaling, kept, probabilities, tuned.is_finished)

@@ -6,7 +6,7 @@ from squeezetune.events import FAMILIARITY, MEASURING, REPORT
 from squeezetune.finetune.recipe import PROBE_IMAGES, Recipe, StagePlan
 from squeezetune.heads.head_data import PILOT_IMAGES, WATCHED_IMAGES
 from squeezetune.network.activations import choose_kind, make_form
-from squeezetune.network.architecture import Architecture
+from squeezetune.network.architecture import Architecture, NetworkLayout
 from squeezetune.network.zoo import SQUEEZENET1_1
 
 # Kept back of a budget: a share of it, and what the start of Python, writing the report and leaving
@@ -58,7 +58,7 @@ class Workload:
     side: int
     room_bytes: int = 10**12
     is_kept: bool = True
-    network: Architecture = SQUEEZENET1_1
+    network: NetworkLayout = SQUEEZENET1_1
     compared: int = 0
     unlooked: int = 0
 
@@ -238,10 +238,10 @@ class Timing:
         return self.speeds.read_s + views * self.speeds.file_s * (side / self.work.side) ** 2
 
 
-def measure_room(stage: StagePlan, work: Workload) -> int:
+def measure_room(stage: StagePlan, work: Workload, network: Architecture) -> int:
     """Compute the bytes on disk of one more view of every image for a stage that reads
     activations.
     """
-    block = work.network.name_before(stage.start)
-    form = make_form(block, choose_kind(work.network, block), 1, stage.side, work.network)
+    block = network.name_before(stage.start)
+    form = make_form(block, choose_kind(network, block), 1, stage.side, network)
     return work.unkept * form.row_bytes

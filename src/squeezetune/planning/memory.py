@@ -52,6 +52,9 @@ HEAD, HEAD_SAMPLE, HEAD_CLASS = 100 * MB, 120 * MB, 1 * MB
 # Parameters, averages, moments, gradients and copies of a network whose layers are trained; then
 # for each pixel that goes through the network at once on a thread, in bfloat16 and in float32.
 NETWORK, NETWORK_THREAD, NETWORK_PIXEL = 30 * MB, 15 * MB, {True: 900, False: 1800}
+# A value of an image that autograd may keep: of five networks of timm at 224 pixels it was seen to
+# hold 0.4 to 0.84 of all values, gradients included (docs/decisions/0030-training-graphs.md).
+AUTOGRAD_VALUE = 4
 REPORT = 75 * MB
 
 # The views of an image by the setting, and where that is open by the effort.
@@ -330,11 +333,13 @@ def _fit_head(demand: MemoryInputs, provision: ResourceLimits) -> int:
 
 def _train_layers(demand: MemoryInputs, provision: ResourceLimits) -> int:
     images = count_micro(demand.side, provision.micro_pixels, has_bfloat16=demand.has_bfloat16)
-    pixel = round(NETWORK_PIXEL[demand.has_bfloat16] * demand.share)
+    image = round(NETWORK_PIXEL[demand.has_bfloat16] * demand.share) * demand.side**2
+    if demand.network.autograd_values:
+        image = AUTOGRAD_VALUE * demand.network.autograd_values
     own = NETWORK + TRAINED_PARAMETER * demand.more_parameters
     if demand.teacher:
         own += _run_engine(replace(demand, network=demand.teacher), replace(provision, views=1))
-    return own + provision.threads * (NETWORK_THREAD + pixel * images * demand.side**2)
+    return own + provision.threads * (NETWORK_THREAD + image * images)
 
 
 def _measure_model(demand: MemoryInputs, provision: ResourceLimits) -> int:

@@ -23,18 +23,17 @@ from squeezetune.events import ignore_event
 from squeezetune.finetune.recipe import FROM_IMAGES, Phase, Recipe, StagePlan, choose_recipe
 from squeezetune.heads.linear import WeightedRows, fit_linear
 from squeezetune.network.activations import Activations, choose_kind, draw_view, make_form
-from squeezetune.network.architecture import Architecture
+from squeezetune.network.architecture import Architecture, NetworkLayout
 from squeezetune.network.backbone import FLOAT_RUNTIME, Backbone, PretrainedNetwork
 from squeezetune.network.frozen_classifier import Teaching
 from squeezetune.network.graph import build_features
 from squeezetune.network.inference import RunGraph, batch_size, measure_speed, open_graph
-from squeezetune.network.weights import detect_architecture
 from squeezetune.planning.costs import Speeds, Timing, Workload
 from squeezetune.planning.plan import Plan, add_forecasts
 from squeezetune.planning.stage_plans import (
     LEAST_TRAINING_S,
     find_quick_share,
-    find_small_side,
+    find_timed_side,
     list_starts,
     name_quick_head,
 )
@@ -70,6 +69,7 @@ class BenchmarkSetup:
     index: ImageIndex
     backbone: Backbone
     network: PretrainedNetwork
+    layout: NetworkLayout
     threads: int
     cache: Path | None
     micro_pixels: float = math.inf
@@ -101,7 +101,7 @@ def measure_layers(
     work, batch = timing.work, choose_recipe(timing.work.train, 1.0).batch
     if not is_worth_timing(timing, settings, left_s, batch):
         return timing
-    starts, side = list_starts(settings, work, left_s), find_small_side(work.side)
+    starts, side = list_starts(settings, work, left_s), find_timed_side(work)
     return replace(timing, speeds=measure_training(site, timing.speeds, starts, side, batch))
 
 
@@ -114,7 +114,7 @@ def is_worth_timing(timing: Timing, settings: Settings, left_s: float, batch: in
     # layers need not begin with a head on all images
     share = find_quick_share(timing.work)
     shortest = add_forecasts(Plan(1, name_quick_head(settings), head_share=share), timing)
-    probe_s = timing.forecast_probe(find_small_side(timing.work.side), batch)
+    probe_s = timing.forecast_probe(find_timed_side(timing.work), batch)
     return shortest.total_s + probe_s + LEAST_TRAINING_S <= left_s
 
 
@@ -273,14 +273,13 @@ def time_whole(site: BenchmarkSetup, side: int, batch: int) -> tuple[float, floa
 def time_step(site: BenchmarkSetup, start: str, side: int, batch: int) -> float:
     """Time a step of training from a block on, augmentation included."""
     from squeezetune.finetune.loop import measure_step
-    from squeezetune.finetune.tapped import TappedNetwork
     from squeezetune.finetune.teachers import add_teacher
-    from squeezetune.finetune.torch_network import build_layers
+    from squeezetune.finetune.trainable import build_trainable
     from squeezetune.finetune.workers import TrainerOptions, recall_precision
     from squeezetune.finetune.workers import TrainingTask as TuningTask
 
     release_memory()  # of the engines: both together would take the most of the whole run
-    network, classes = detect_architecture(site.network.weights), len(site.index.class_names)
+    network, classes = site.layout, len(site.index.class_names)
     recipe = Recipe(batch=batch, frozen_blocks=network.frozen_blocks)
     positions = np.arange(recipe.batch * (STEPS + 1))
     feed = make_feed(start, side, recipe, network)
@@ -288,15 +287,15 @@ def time_step(site: BenchmarkSetup, start: str, side: int, batch: int) -> float:
     if site.teaching:
         task = add_teacher(task, site.teaching, network, site.threads)
     plan = StagePlan("probe", start, (Phase(side, 1.0),), 1.0, recipe)
-    precision = recall_precision(site.cache)
+    precision = recall_precision(site.cache, is_described=site.network.is_described)
     conditions = TrainerOptions(
         "probe", 0, site.threads, precision, ignore_event, micro_pixels=site.micro_pixels
     )
-    tapped = TappedNetwork(build_layers(site.network.weights), classes, start, recipe.frozen_blocks)
-    return measure_step(tapped, task, plan, conditions, STEPS)
+    trainable = build_trainable(site.network, classes, start, recipe.frozen_blocks)
+    return measure_step(trainable, task, plan, conditions, STEPS)
 
 
-def make_feed(start: str, side: int, recipe: Recipe, layout: Architecture) -> "BatchSource":
+def make_feed(start: str, side: int, recipe: Recipe, layout: NetworkLayout) -> "BatchSource":
     """Make noise in the form of what training from a block on reads."""
     from squeezetune.finetune.batches import ActivationBatches, PixelBatches
 
@@ -304,6 +303,7 @@ def make_feed(start: str, side: int, recipe: Recipe, layout: Architecture) -> "B
     if start == FROM_IMAGES:
         pixels = rng.integers(0, 256, (recipe.batch, side, side, 3), dtype=np.uint8)
         return PixelBatches(_Repeated(pixels), recipe.augmentation, layout)
+    assert isinstance(layout, Architecture)  # of these alone activations are kept
     block = layout.name_before(start)
     kind, channels = choose_kind(layout, block), layout.measure_block(block, side)[2]
     scales = np.ones(channels, np.float32) if kind == "uint8" else None

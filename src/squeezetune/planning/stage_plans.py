@@ -15,6 +15,7 @@ from squeezetune.finetune.recipe import (
     choose_recipe,
 )
 from squeezetune.network.architecture import Architecture
+from squeezetune.network.graph_layout import GraphLayout
 from squeezetune.planning.costs import PLAIN_VIEWS, Timing, Workload, measure_room
 from squeezetune.settings import Settings
 
@@ -92,12 +93,22 @@ def plan_stage(
     """
     most = choose_epochs(work, settings)
     recipe = choose_recipe(work.train, most, work.network)
-    stage = StagePlan(ALL_LAYERS, FROM_IMAGES, plan_phases(work.side), most, recipe)
+    name, phases = ALL_LAYERS, plan_phases(work.side)
+    if isinstance(work.network, GraphLayout):
+        # its last blocks are trained from images as well, and it takes them in one size alone
+        name, phases = name_graph_stage(settings, work.network), (Phase(work.side, 1.0),)
+    stage = StagePlan(name, FROM_IMAGES, phases, most, recipe)
     if not settings.budget or timing is None:
         return stage
     if count_epochs(stage, timing, left_s) < EPOCHS_FOR_FULL_SIDE:
-        stage = replace(stage, phases=(Phase(find_small_side(work.side), 1.0),))
+        stage = replace(stage, phases=(Phase(phases[0].side, 1.0),))
     return fit_stage(stage, settings, timing, left_s)
+
+
+def name_graph_stage(settings: Settings, network: GraphLayout) -> str:
+    """Name what is trained of a network that is a graph alone."""
+    count = len(network.block_names) - network.frozen_blocks
+    return name_last(count) if settings.layers == "last" else ALL_LAYERS
 
 
 def plan_last(
@@ -109,18 +120,24 @@ def plan_last(
     More random views take a longer pass and more room on the disk, so there are no more than are
     seen once each.
     """
-    count = settings.last_fires or work.network.last_blocks
+    network = work.network
+    if not isinstance(network, Architecture):
+        return plan_stage(work, settings, timing, left_s)
+    count = settings.last_fires or network.last_blocks
     most = choose_epochs(work, settings)
     phases = (Phase(work.side, 1.0),)
     stage = StagePlan(
         name_last(count),
-        find_last_start(settings, work.network),
+        find_last_start(settings, network),
         phases,
         most,
-        choose_recipe(work.train, most, work.network),
+        choose_recipe(work.train, most, network),
     )
     extra_views = max(
-        0, min(EXTRA_VIEWS, work.room_bytes // max(1, measure_room(stage, work)) - PLAIN_VIEWS)
+        0,
+        min(
+            EXTRA_VIEWS, work.room_bytes // max(1, measure_room(stage, work, network)) - PLAIN_VIEWS
+        ),
     )
     if not settings.budget or timing is None:
         return replace(stage, extra_views=extra_views)
@@ -133,6 +150,8 @@ def plan_last(
 
 def list_starts(settings: Settings, work: Workload, left_s: float) -> list[str]:
     """List the first blocks of the stages that may be planned for this work and so many seconds."""
+    if not isinstance(work.network, Architecture):
+        return [FROM_IMAGES]
     if settings.layers == "last":
         return [find_last_start(settings, work.network)]
     is_chosen_here = settings.layers == "auto" and bool(settings.budget)
@@ -193,6 +212,13 @@ def plan_phases(side: int) -> tuple[Phase, ...]:
         if small < side
         else (Phase(side, 1.0),)
     )
+
+
+def find_timed_side(work: Workload) -> int:
+    """Find the side at which the training of all layers is timed: the smaller one, where the
+    network takes it.
+    """
+    return work.side if isinstance(work.network, GraphLayout) else find_small_side(work.side)
 
 
 def find_small_side(side: int) -> int:
