@@ -2,7 +2,7 @@
 ETH-80. Needs torch.
 
     python benchmarks/fine_tuning.py --data FOLDER [--only objects random] [--layers last
-        --last-fires 4]
+        --last-blocks 4]
                                      [--effort thorough] [--budget 10m] [--epochs 8]
 
 objects  whole objects held out, ten folds: in fold k the k-th object of every class is the test
@@ -31,7 +31,7 @@ from ledger import Ledger, add_ledger_options, open_ledger
 from photos import add_photo_options, prepare_photos, scan_photos
 
 PHOTOS = "eth80"
-SETTINGS = ("layers", "last_fires", "effort", "budget", "epochs", "engine", "precision")
+SETTINGS = ("layers", "last_blocks", "effort", "budget", "epochs", "engine", "precision")
 DRAWS = 10_000
 WANTED_RATIO, WANTED_RANDOM = 0.75, 0.998
 
@@ -89,7 +89,7 @@ def recall_pairs(
 
 def freeze(field: Field) -> Field:
     """Return the field with the same settings but those of training layers."""
-    rest = {name: value for name, value in field.choices.items() if name != "last_fires"}
+    rest = {name: value for name, value in field.choices.items() if name != "last_blocks"}
     return replace(field, choices={**rest, "layers": "head"})
 
 
@@ -185,7 +185,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         "--splits", type=int, default=0, help="take the first splits only; 0 takes all"
     )
     parser.add_argument("--layers", default="all", help="as of `train` (default: %(default)s)")
-    parser.add_argument("--last-fires", type=int, help="as of `train`")
+    parser.add_argument("--last-blocks", type=int, help="as of `train`")
     for name, kind in (
         ("effort", str),
         ("budget", str),

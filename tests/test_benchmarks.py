@@ -403,11 +403,11 @@ def test_the_ratio_of_errors_has_an_interval_over_folds(load_program):
 
 
 def test_the_frozen_head_has_the_settings_of_the_trained_layers(load_program, tmp_path):
-    choices = {"layers": "last", "last_fires": 2, "effort": "thorough", "precision": "float32"}
+    choices = {"layers": "last", "last_blocks": 2, "effort": "thorough", "precision": "float32"}
     field = load_program("accuracy").Field("eth80", None, tmp_path, choices)
     frozen = load_program("fine_tuning").freeze(field)
     assert frozen.choices == {"layers": "head", "effort": "thorough", "precision": "float32"}
-    assert (frozen.make_settings(3).layers, field.make_settings(3).last_fires) == ("head", 2)
+    assert (frozen.make_settings(3).layers, field.make_settings(3).last_blocks) == ("head", 2)
 
 
 # ---- kills

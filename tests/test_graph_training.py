@@ -107,7 +107,7 @@ def test_it_is_explained_and_exported(folder, photos, tmp_path):
 
 @pytest.mark.parametrize(("knobs", "name", "changed"),
                          [({}, "last 2 blocks", {"c3", "c4"}),
-                          ({"last_fires": 1}, "last block", {"c4"})])  # fmt: skip
+                          ({"last_blocks": 1}, "last block", {"c4"})])  # fmt: skip
 def test_the_last_blocks_alone(knobs, name, changed, file, payload, photos, tmp_path):
     heard = []
     classifier = train(photos, tmp_path / "model", backbone=file, layers="last", epochs=20,
@@ -182,7 +182,7 @@ def test_without_torch_it_is_said_what_to_install(file, photos, tmp_path, monkey
 def test_layers_of_a_graph_may_be_asked_for():
     for layers in ("head", "last", "all"):
         assert Settings(backbone="theirs.onnx", layers=layers).layers == layers
-    assert Settings(backbone="theirs.onnx", layers="last", last_fires=2).last_fires == 2
+    assert Settings(backbone="theirs.onnx", layers="last", last_blocks=2).last_blocks == 2
 
 
 # ---- modules of torch, and networks of timm

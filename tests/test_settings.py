@@ -44,7 +44,7 @@ def draw_value(item):
 
 # the original recipe knows few of the others, as networks of others do; repeats need folds, and
 # sizes of files a choice
-ALONE_MEANINGLESS = {"recipe", "repeats", "last_fires", "max_model_size", *ORIGINAL_ONLY}
+ALONE_MEANINGLESS = {"recipe", "repeats", "last_blocks", "max_model_size", *ORIGINAL_ONLY}
 ALONE_MEANINGLESS |= set(FOREIGN_ONLY)
 ANY_SETTINGS = st.fixed_dictionaries(
     {},
@@ -265,7 +265,7 @@ ORIGINAL = {"recipe": "original"}
 
 
 def test_the_original_recipe_has_options_of_its_own():
-    own = {"classifier_norm": "none", "last_fires": 2}
+    own = {"classifier_norm": "none", "last_blocks": 2}
     settings = Settings(**ORIGINAL, **own, epochs=5, image_side=48, resize="pad", seed=18)
     assert parse_settings(settings.to_dict()) == settings
 
@@ -278,13 +278,13 @@ def test_its_options_mean_nothing_without_it():
 
 
 def test_the_number_of_fire_modules_belongs_to_those_who_train_the_last_ones():
-    settings = Settings(layers="last", last_fires=2)
+    settings = Settings(layers="last", last_blocks=2)
     assert parse_settings(settings.to_dict()) == settings
     for layers in ("auto", "head", "all"):
         with pytest.raises(
-            SettingsError, match="last_fires belongs to the training of the last blocks; needed is"
+            SettingsError, match="last_blocks belongs to the training of the last blocks; needed is"
         ):
-            Settings(layers=layers, last_fires=2)
+            Settings(layers=layers, last_blocks=2)
 
 
 @pytest.mark.parametrize(
@@ -313,7 +313,7 @@ def test_it_refuses_what_would_make_it_another(values):
 @pytest.mark.parametrize(("values", "reason"), [
     ({"epochs": 2.5}, "epochs is 2.5; the original recipe needs a whole number"),
     ({"image_side": 47}, "image_side is 47; the original recipe needs 48 or more"),
-    ({"last_fires": 9}, "last_fires is 9; needed is 0 to 8"),
+    ({"last_blocks": 9}, "last_blocks is 9; the original recipe has 8 Fire modules"),
     ({"classifier_norm": "layer"}, "needed is one of batch, none"),
 ])  # fmt: skip
 def test_its_limits_are_named(values, reason):

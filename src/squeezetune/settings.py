@@ -67,6 +67,7 @@ LEAST_MODEL_SIZE = 500_000
 # On smaller images fire9 gives a single position, and batch normalisation cannot do with a last
 # batch of one image.
 ORIGINAL_SIDE_PX = 48
+ORIGINAL_BLOCKS = 8
 
 
 def knob(
@@ -177,7 +178,7 @@ class Settings:
     )
     layers: str = knob(
         "auto",
-        "Which layers are trained: the head on frozen layers, the last blocks (see last-fires) "
+        "Which layers are trained: the head on frozen layers, the last blocks (see last-blocks) "
         "on what the layers before them were seen to give, or all; the latter two need torch. "
         "auto goes by the effort.",
         choices=("auto", "head", "last", "all"),
@@ -216,12 +217,13 @@ class Settings:
         "normalisation, or none, which leaves SqueezeNet's dropout there.",
         choices=("batch", "none"),
     )
-    last_fires: int = knob(
+    last_blocks: int = knob(
         0,
-        "Train so many of the last Fire modules with the classifier, where layers is last (0 is "
-        "4 there) or in the original recipe (0 is none).",
+        "Train so many of the last blocks with the classifier, where layers is last (0 is what "
+        "suits the network, such as SqueezeNet's last 4 Fire modules) or in the original recipe (0 "
+        "is none).",
         low=0,
-        high=8,
+        high=100,
     )
     class_weight: str = knob(
         "auto",
@@ -301,9 +303,9 @@ def _list_conflicts(settings: Settings) -> list[str]:
             for name in ORIGINAL_ONLY
             if name in changed
         ]
-        if settings.last_fires and settings.layers != "last":
+        if settings.last_blocks and settings.layers != "last":
             problems.append(
-                "last_fires belongs to the training of the last blocks; needed is layers last"
+                "last_blocks belongs to the training of the last blocks; needed is layers last"
             )
         return problems
     problems = [
@@ -319,6 +321,11 @@ def _list_conflicts(settings: Settings) -> list[str]:
         problems.append(
             f"image_side is {settings.image_side}; the original recipe needs {ORIGINAL_SIDE_PX} "
             f"or more"
+        )
+    if settings.last_blocks > ORIGINAL_BLOCKS:
+        problems.append(
+            f"last_blocks is {settings.last_blocks}; the original recipe has {ORIGINAL_BLOCKS} "
+            f"Fire modules"
         )
     if settings.epochs % 1:
         problems.append(f"epochs is {settings.epochs:g}; the original recipe needs a whole number")

@@ -20,7 +20,7 @@ from safetensors.numpy import save_file
 from squeezetune.cli.main import main
 from squeezetune.data.index import index_images
 from squeezetune.data.split import split_train_validation
-from squeezetune.errors import CheckpointError
+from squeezetune.errors import CheckpointError, SettingsError
 from squeezetune.events import EpochFinished, Notice, StageStarted, ignore_event
 from squeezetune.finetune.recipe import Recipe
 from squeezetune.model.classifier import Classifier, load
@@ -474,7 +474,7 @@ def test_train_drops_an_unfinished_run_with_a_word(shape_folder, settings, tmp_p
 # ---- the last blocks alone, from kept activations
 
 
-LAST = {"layers": "last", "last_fires": 2}
+LAST = {"layers": "last", "last_blocks": 2}
 
 
 @pytest.fixture(scope="module")
@@ -498,9 +498,14 @@ def test_the_last_blocks_move_and_the_others_stay(last_blocks, weights):
 
 def test_the_last_blocks_give_the_same_bytes_again(learn, last_blocks):
     assert digest(learn(**LAST).deepened) == digest(last_blocks[0].deepened)
-    assert digest(learn(**{**LAST, "last_fires": 1}, epochs=1.0).deepened) != digest(
+    assert digest(learn(**{**LAST, "last_blocks": 1}, epochs=1.0).deepened) != digest(
         last_blocks[0].deepened
     )
+
+
+def test_more_blocks_than_there_are_are_refused(learn):
+    with pytest.raises(SettingsError, match=r"last_blocks is 9; SqueezeNet 1\.1 has 9 blocks"):
+        learn(layers="last", last_blocks=9)
 
 
 def test_the_training_of_the_last_blocks_can_be_resumed(learn, last_blocks, tmp_path, monkeypatch):
@@ -548,7 +553,7 @@ def test_a_run_that_trains_the_last_blocks_is_reported(shape_folder, settings, t
     assert report["history"][-1]["stage"] == "last 2 blocks"
     assert report["model"]["agreement"]["top1"] >= 0.99
     assert "--layers last" in report["command"]
-    assert "--last-fires 2" in report["command"]
+    assert "--last-blocks 2" in report["command"]
     assert [path.name for path in tmp_path.iterdir()] == ["model"]
 
 

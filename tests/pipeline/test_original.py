@@ -53,7 +53,7 @@ def test_it_has_no_forecast(shape_folder):
 def folder(shape_folder, tmp_path_factory):
     """Train the last Fire module too; only to be read."""
     folder = tmp_path_factory.mktemp("original") / "model"
-    train(shape_folder, folder, replace(SETTINGS, last_fires=1, epochs=8))
+    train(shape_folder, folder, replace(SETTINGS, last_blocks=1, epochs=8))
     return folder
 
 
@@ -302,7 +302,7 @@ def test_the_estimator_knows_it(draw_shape):
     images = [draw_shape(shape, number) for shape in ("box", "disc") for number in range(12)]
     labels = ["box"] * 12 + ["disc"] * 12
     model = SqueezeTuneClassifier(
-        recipe="original", image_side=64, epochs=12.0, last_fires=1, threads=1
+        recipe="original", image_side=64, epochs=12.0, last_blocks=1, threads=1
     )
     assert model.fit(images, labels).score(images, labels) > 0.7
     assert json.dumps(model.get_params())

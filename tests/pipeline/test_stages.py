@@ -45,7 +45,7 @@ def two_stages():
         if timing and not timing.speeds.trains_layers:
             return
         last = stage_plans.plan_last(
-            work, replace(settings, layers="last", last_fires=2, budget=""), None, math.inf
+            work, replace(settings, layers="last", last_blocks=2, budget=""), None, math.inf
         )
         whole = stage_plans.plan_stage(work, replace(settings, budget=""), None, math.inf)
         yield tuple(stage for stage in (last, whole) if stage.start not in done)

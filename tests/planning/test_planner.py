@@ -452,7 +452,7 @@ def test_pixels_that_are_kept_take_no_more_time():
     (2, "fire8", "last 2 blocks"), (8, "fire2", "last 8 blocks"),
 ])  # fmt: skip
 def test_the_last_blocks_are_trained_at_the_size_of_the_run(count, start, name):
-    stage = plan(replace(LAST, last_fires=count), replace(WORK, side=224)).stage
+    stage = plan(replace(LAST, last_blocks=count), replace(WORK, side=224)).stage
     assert (stage.start, stage.name, stage.phases) == (start, name, (Phase(224, 1.0),))
     assert stage.epochs == 60
 

@@ -799,7 +799,7 @@ def test_settings_are_told_with_what_was_taken_for_them():
     assert words["views"] == "automatic: image alone"
     assert words["threads"] == "automatic: one for each physical core"
     assert (words["validation"], words["seed"], words["budget"]) == ("10\u00a0%", "0", "none")
-    assert not {"classifier_norm", "last_fires", "repeats", "recipe"} & set(
+    assert not {"classifier_norm", "last_blocks", "repeats", "recipe"} & set(
         words
     )  # they meant nothing here
     report["settings"] |= {"image_side": 224, "engine": "onnxruntime", "recipe": "original"}

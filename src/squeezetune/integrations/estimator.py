@@ -73,7 +73,7 @@ class SqueezeTuneClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[mis
         max_model_size: str = "",
         recipe: str = "auto",
         classifier_norm: str = "batch",
-        last_fires: int = 0,
+        last_blocks: int = 0,
         class_weight: str = "auto",
         engine: str = "auto",
         precision: str = "auto",
@@ -102,7 +102,7 @@ class SqueezeTuneClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[mis
         self.max_model_size = max_model_size
         self.recipe = recipe
         self.classifier_norm = classifier_norm
-        self.last_fires = last_fires
+        self.last_blocks = last_blocks
         self.class_weight = class_weight
         self.engine = engine
         self.precision = precision

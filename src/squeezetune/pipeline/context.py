@@ -61,7 +61,7 @@ class RunContext:
         """
         network, settings = self.pretrained, self.settings
         if isinstance(network, ForeignNetwork) and settings.layers == "last":
-            return network.layout.keep_last(settings.last_fires)
+            return network.layout.keep_last(settings.last_blocks)
         return network.layout
 
     def begin_with(self, backbone: str) -> "RunContext":

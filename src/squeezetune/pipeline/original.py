@@ -187,7 +187,7 @@ def learn_original(
 def choose_recipe(settings: Settings) -> OriginalRecipe:
     """Choose the recipe's own options by the settings."""
     epochs = int(settings.epochs) or OriginalRecipe().epochs
-    return OriginalRecipe(epochs, settings.classifier_norm, settings.last_fires)
+    return OriginalRecipe(epochs, settings.classifier_norm, settings.last_blocks)
 
 
 @contextmanager

@@ -238,7 +238,7 @@ def prepare_run(index: ImageIndex, split: Split, context: RunContext) -> Prepare
 
     Raises:
         SettingsError: the run cannot fit under the ceiling of the settings, or the network cannot
-            take images as small as these are to be.
+            take images as small as these are to be, or has not so many blocks.
 
     """
     settings = context.settings
@@ -248,6 +248,12 @@ def prepare_run(index: ImageIndex, split: Split, context: RunContext) -> Prepare
         raise SettingsError(
             f"image_side is {side}; {network.network} needs {network.least_side} or more",
             "Leave it out, or choose another backbone.",
+        )
+    blocks = len(context.layout.block_names)
+    if settings.layers == "last" and settings.last_blocks >= blocks:
+        raise SettingsError(
+            f"last_blocks is {settings.last_blocks}; {network.network} has {blocks} blocks",
+            "Give fewer, or take --layers all.",
         )
     demand = count_demand(index, split, settings, side, network)
     if context.teaching:

@@ -123,7 +123,7 @@ def plan_last(
     network = work.network
     if not isinstance(network, Architecture):
         return plan_stage(work, settings, timing, left_s)
-    count = settings.last_fires or network.last_blocks
+    count = settings.last_blocks or network.last_blocks
     most = choose_epochs(work, settings)
     phases = (Phase(work.side, 1.0),)
     stage = StagePlan(
@@ -175,7 +175,7 @@ def find_quick_share(work: Workload) -> float:
 
 def find_last_start(settings: Settings, network: Architecture) -> str:
     """Find the first of the last blocks."""
-    return network.block_names[-(settings.last_fires or network.last_blocks)]
+    return network.block_names[-(settings.last_blocks or network.last_blocks)]
 
 
 def choose_epochs(work: Workload, settings: Settings) -> float:

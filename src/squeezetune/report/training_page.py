@@ -118,7 +118,7 @@ def _list_taken(report: Json) -> dict[str, str]:
         "layers": ", ".join(layers) or "the head alone",
         "epochs": "by the number of images",
         "threads": "one for each physical core",
-        "last_fires": "4",
+        "last_blocks": ", ".join(layers),
     }
 
 
@@ -132,7 +132,8 @@ def _means_something(name: str, settings: Json, report: Json) -> bool:
         "weights": not is_foreign(backbone),
         "recipe": is_original,
         "classifier_norm": is_original,
-        "last_fires": settings.get("layers") == "last" or (is_original and settings["last_fires"]),
+        "last_blocks": settings.get("layers") == "last"
+        or (is_original and settings.get("last_blocks")),
         "epochs": is_original or report.get("stages"),
         "repeats": report["test"].get("cross_validation"),
     }
