@@ -5,7 +5,7 @@ record.
 """
 
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import Field, asdict, dataclass, field, fields
 from difflib import get_close_matches
 from functools import partial
@@ -219,9 +219,8 @@ class Settings:
     )
     last_blocks: int = knob(
         0,
-        "Train so many of the last blocks with the classifier, where layers is last (0 is what "
-        "suits the network, such as SqueezeNet's last 4 Fire modules) or in the original recipe (0 "
-        "is none).",
+        "Train so many of the last blocks with the classifier, where layers is last (0 is as many "
+        "as suit the network, such as SqueezeNet's last 4) or in the original recipe (0 is none).",
         low=0,
         high=100,
     )
@@ -308,6 +307,11 @@ def _list_conflicts(settings: Settings) -> list[str]:
                 "last_blocks belongs to the training of the last blocks; needed is layers last"
             )
         return problems
+    return _list_original_conflicts(settings, changed)
+
+
+def _list_original_conflicts(settings: Settings, changed: Collection[str]) -> list[str]:
+    """Say which settings the original recipe does not know, or not so."""
     problems = [
         f"{name} means nothing in the original recipe; leave it out"
         for name in UNKNOWN_TO_ORIGINAL
