@@ -379,7 +379,7 @@ def repeat_command(job: TrainingJob, learned: TrainingResult) -> str:
     words = ["squeezetune", "train", str(job.origin), "--output", str(job.output)]
     settings = replace(job.settings, threads=job.context.threads, **learned.timed_choices)
     if settings.is_backbone_open:
-        settings = replace(settings, backbone=learned.pretrained.name)
+        settings = replace(settings, backbone=learned.pretrained.name, max_model_size="")
     for item in fields(Settings):
         value = getattr(settings, item.name)
         if value != item.default:

@@ -223,6 +223,19 @@ def test_a_training_leaves_the_file_that_the_chosen_network_leaves(
         assert (chosen / name).read_bytes() == (named / name).read_bytes()
 
 
+@pytest.mark.usefixtures("no_plots")
+def test_a_training_for_a_small_file_leaves_a_command_that_repeats_it(
+    shape_folder, open_settings, tmp_path
+):
+    folder = tmp_path / "model"
+    train(shape_folder, folder, replace(open_settings, max_model_size="0.5MB"))
+    report = read_report(folder)
+    assert report["model"]["weights"]["network"] == "SqueezeNet 1.1"
+    assert report["settings"]["max_model_size"] == "0.5MB"
+    assert "--backbone squeezenet1_1" in report["command"]
+    assert "max-model-size" not in report["command"]
+
+
 @pytest.mark.slow
 def test_folds_choose_by_their_own_photos_and_speak_only_where_they_differ(
     write_shapes, open_settings, tmp_path, monkeypatch
