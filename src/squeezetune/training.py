@@ -38,7 +38,13 @@ from squeezetune.model.artifact import (
 from squeezetune.model.classifier import Classifier, load
 from squeezetune.model.split_record import PARTS, pack_parts
 from squeezetune.pipeline.backbone_choice import choose_backbone, forecast_choice
-from squeezetune.pipeline.context import RunContext, name_output, open_context, parse_request
+from squeezetune.pipeline.context import (
+    RunContext,
+    name_backbone,
+    name_output,
+    open_context,
+    parse_request,
+)
 from squeezetune.pipeline.cross_validation import (
     CrossValidationResult,
     cross_validate,
@@ -379,7 +385,7 @@ def repeat_command(job: TrainingJob, learned: TrainingResult) -> str:
     words = ["squeezetune", "train", str(job.origin), "--output", str(job.output)]
     settings = replace(job.settings, threads=job.context.threads, **learned.timed_choices)
     if settings.is_backbone_open:
-        settings = replace(settings, backbone=learned.pretrained.name, max_model_size="")
+        settings = name_backbone(settings, learned.pretrained.name)
     for item in fields(Settings):
         value = getattr(settings, item.name)
         if value != item.default:

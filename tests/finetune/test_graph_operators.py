@@ -8,6 +8,7 @@ from sessions import open_session
 
 torch = pytest.importorskip("torch", reason="torch is an extra")
 
+from squeezetune.finetune.graph_layers import UnknownOperatorError  # noqa: E402
 from squeezetune.finetune.graph_operators import OPERATORS, make_operator  # noqa: E402
 
 RNG = np.random.default_rng(0)
@@ -177,5 +178,5 @@ def test_every_operator_of_the_table_is_tried():
     ],
 )
 def test_what_is_not_in_the_table_is_named(name, attributes, words):
-    with pytest.raises(NotImplementedError, match=f"^{words}"):
+    with pytest.raises(UnknownOperatorError, match=f"^{words}"):
         make_operator(helper.make_node(name, ["x"], ["y"], **attributes))

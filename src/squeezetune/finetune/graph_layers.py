@@ -8,6 +8,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any, TypeAlias
 
 from squeezetune.finetune.torch_layers import Tensor
+from squeezetune.network.layers import measure_same_padding
 
 # isort: split
 # after `torch_layers`, which says how to install torch where it is missing
@@ -16,9 +17,14 @@ from torch.nn import functional
 
 Attributes: TypeAlias = Mapping[str, Any]
 Operator: TypeAlias = Callable[..., Any]
-# Makes a function of tensors of a node's attributes. Raises NotImplementedError, with what was
+# Makes a function of tensors of a node's attributes. Raises UnknownOperatorError, with what was
 # found in words, where it knows the operator, but not this form of it.
 MakeOperator: TypeAlias = Callable[[Attributes], Operator]
+
+
+class UnknownOperatorError(Exception):
+    """There is no function for an operator, or for this form of one; the message says of what."""
+
 
 CONVOLUTIONS = {1: functional.conv1d, 2: functional.conv2d, 3: functional.conv3d}
 TRANSPOSED = {1: functional.conv_transpose1d, 2: functional.conv_transpose2d,
@@ -44,7 +50,7 @@ def _make_conv(attributes: Attributes) -> Operator:
 
 def _make_conv_transpose(attributes: Attributes) -> Operator:
     if attributes.get("auto_pad", "NOTSET") != "NOTSET" or "output_shape" in attributes:
-        raise NotImplementedError("padding that goes by its output")
+        raise UnknownOperatorError("padding that goes by its output")
 
     def run(x: Tensor, kernel: Tensor, bias: Tensor | None = None) -> Tensor:
         axes = kernel.ndim - 2
@@ -79,7 +85,7 @@ def _make_gemm(attributes: Attributes) -> Operator:
 
 def _make_max_pool(attributes: Attributes) -> Operator:
     if attributes.get("storage_order", 0):
-        raise NotImplementedError("columns first")
+        raise UnknownOperatorError("columns first")
 
     def run(x: Tensor) -> Tensor:
         sizes = attributes["kernel_shape"]
@@ -95,7 +101,7 @@ def _make_max_pool(attributes: Attributes) -> Operator:
 
 def _make_average_pool(attributes: Attributes) -> Operator:
     if any(step != 1 for step in attributes.get("dilations", ())):
-        raise NotImplementedError("dilations")
+        raise UnknownOperatorError("dilations")
     counts = bool(attributes.get("count_include_pad", 0))
 
     def run(x: Tensor) -> Tensor:
@@ -137,11 +143,11 @@ def _list_padding(
     if way == "VALID":
         return [0] * 2 * len(sizes)
     axes = zip(lengths, sizes, stride, dilation, strict=True)
-    sums = [
-        max(0, (-(-length // step) - 1) * step + (size - 1) * wide + 1 - length)
+    pairs = [
+        measure_same_padding(length, (size - 1) * wide + 1, step)
         for length, size, step, wide in axes
     ]
-    less, more = [each // 2 for each in sums], [each - each // 2 for each in sums]
+    less, more = ([pair[at] for pair in pairs] for at in (0, 1))
     return [*less, *more] if way == "SAME_UPPER" else [*more, *less]
 
 
@@ -160,7 +166,7 @@ def _pad(x: Tensor, pads: Sequence[int], value: float = 0.0) -> tuple[Tensor, li
 
 def _make_batch_norm(attributes: Attributes) -> Operator:
     if attributes.get("training_mode", 0):
-        raise NotImplementedError("training mode")
+        raise UnknownOperatorError("training mode")
     epsilon = attributes.get("epsilon", 1e-5)
 
     def run(x: Tensor, scale: Tensor, bias: Tensor, mean: Tensor, variance: Tensor) -> Tensor:
@@ -240,7 +246,7 @@ def _make_resize(attributes: Attributes) -> Operator:
     form = (mode, place, rounding) if mode == "nearest" else (mode, place)
     others = [name for name in ("antialias", "exclude_outside", "axes") if attributes.get(name)]
     if form not in forms or others:
-        raise NotImplementedError(" ".join([*form, *others]))
+        raise UnknownOperatorError(" ".join([*form, *others]))
 
     def run(
         x: Tensor,

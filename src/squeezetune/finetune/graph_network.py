@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from squeezetune.data.sources.source import list_some
 from squeezetune.errors import WeightsError
 from squeezetune.finetune.backprop import Gradients
+from squeezetune.finetune.graph_layers import UnknownOperatorError
 from squeezetune.finetune.graph_operators import make_operator, to_tensor
 from squeezetune.finetune.linear_classifier import LinearClassifier
 from squeezetune.finetune.tapped import CLASSIFIER
@@ -213,7 +214,7 @@ def plan_passes(foreign: ForeignNetwork) -> tuple[NodePass, ...]:
         frees = tuple(name for name in dict.fromkeys(node.input) if last_reads.get(name) == at)
         try:
             run = make_operator(node)
-        except NotImplementedError as error:
+        except UnknownOperatorError as error:
             unknown.add(str(error))
             continue
         passes.append(NodePass(run, node.op_type, tuple(node.input), tuple(node.output), frees))

@@ -12,7 +12,13 @@ import numpy as np
 import onnx
 from onnx import TensorProto, helper, numpy_helper
 
-from squeezetune.finetune.graph_layers import LAYERS, Attributes, MakeOperator, Operator
+from squeezetune.finetune.graph_layers import (
+    LAYERS,
+    Attributes,
+    MakeOperator,
+    Operator,
+    UnknownOperatorError,
+)
 from squeezetune.finetune.torch_layers import Tensor
 
 # isort: split
@@ -34,15 +40,15 @@ def make_operator(node: onnx.NodeProto) -> Operator:
     """Make the function of a node: tensors in, a tensor out, or several.
 
     Raises:
-        NotImplementedError: there is none; it says of what.
+        UnknownOperatorError: there is none; it says of what.
     """
     make = OPERATORS.get(node.op_type)
     if make is None or node.domain not in ("", "ai.onnx"):
-        raise NotImplementedError(node.op_type)
+        raise UnknownOperatorError(node.op_type)
     try:
         return make({item.name: _read_attribute(item) for item in node.attribute})
-    except NotImplementedError as error:
-        raise NotImplementedError(f"{node.op_type} ({error})") from error
+    except UnknownOperatorError as error:
+        raise UnknownOperatorError(f"{node.op_type} ({error})") from error
 
 
 def _read_attribute(item: onnx.AttributeProto) -> Any:
@@ -108,7 +114,7 @@ def _make_softmax(run: Operator) -> MakeOperator:
 
 def _make_cast(attributes: Attributes) -> Operator:
     if attributes["to"] not in KINDS:
-        raise NotImplementedError(f"to {TensorProto.DataType.Name(attributes['to'])}")
+        raise UnknownOperatorError(f"to {TensorProto.DataType.Name(attributes['to'])}")
     return lambda x: x.to(KINDS[attributes["to"]])
 
 
@@ -214,7 +220,7 @@ def _make_pad(attributes: Attributes) -> Operator:
     modes = {"constant": "constant", "reflect": "reflect", "edge": "replicate"}
     mode = attributes.get("mode", "constant")
     if mode not in modes:
-        raise NotImplementedError(mode)
+        raise UnknownOperatorError(mode)
 
     def run(
         x: Tensor, pads: Tensor, value: Tensor | None = None, axes: Tensor | None = None
@@ -229,7 +235,7 @@ def _make_pad(attributes: Attributes) -> Operator:
         # torch reflects the axes behind the channels alone
         behind = 2 * max(1, x.ndim - 2)
         if any(ends[behind:]):
-            raise NotImplementedError("Pad (channels)")
+            raise UnknownOperatorError("Pad (channels)")
         return functional.pad(x, ends[:behind], modes[mode])
 
     return run
@@ -326,7 +332,7 @@ def _make_triangle(attributes: Attributes) -> Operator:
 
 def _make_sums(attributes: Attributes) -> Operator:
     if attributes.get("exclusive", 0) or attributes.get("reverse", 0):
-        raise NotImplementedError("exclusive or in reverse")
+        raise UnknownOperatorError("exclusive or in reverse")
     return lambda x, axis: torch.cumsum(x, int(axis))
 
 

@@ -36,24 +36,30 @@ class GraphAnalysis:
         """Count the values that an image needs at once at most, up to the penultimate tensor: those
         that were computed and are still to be read.
         """
-        rows = max(1, self.sizes[self.flow.image][0])
-        needed = [self.flow.nodes[at] for at in self.flow.list_before([self.end.penultimate])]
+        needed = self._list_needed()
         last_read = {name: at for at, node in enumerate(needed) for name in node.input}
         alive, most = {self.flow.image}, 0
         for at, node in enumerate(needed):
             alive.update(name for name in node.output if name in self.sizes)
             most = max(most, sum(prod(self.sizes[name]) for name in alive))
             alive = {name for name in alive if last_read.get(name, at) > at}
-        return most // rows
+        return most // self._rows
 
     def count_values(self) -> int:
         """Count all values of an image up to the penultimate tensor, of which a training keeps most
         for the way back.
         """
-        rows = max(1, self.sizes[self.flow.image][0])
-        needed = [self.flow.nodes[at] for at in self.flow.list_before([self.end.penultimate])]
-        names = [name for node in needed for name in node.output if name in self.sizes]
-        return sum(prod(self.sizes[name]) for name in names) // rows
+        names = [name for node in self._list_needed() for name in node.output if name in self.sizes]
+        return sum(prod(self.sizes[name]) for name in names) // self._rows
+
+    @property
+    def _rows(self) -> int:
+        """How many images the sizes are of."""
+        return max(1, self.sizes[self.flow.image][0])
+
+    def _list_needed(self) -> list[onnx.NodeProto]:
+        """List the nodes that the penultimate tensor needs, in their order."""
+        return [self.flow.nodes[at] for at in self.flow.list_before([self.end.penultimate])]
 
     @property
     def cuts(self) -> list[str]:

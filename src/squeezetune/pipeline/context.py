@@ -65,11 +65,9 @@ class RunContext:
         return network.layout
 
     def begin_with(self, backbone: str) -> "RunContext":
-        """Begin with another pretrained network, by its name, which is open no more, nor chosen by
-        the size of a file.
-        """
+        """Begin with another pretrained network, by its name, which is open no more."""
         pretrained = load_pretrained("", self.cache, self.listen, backbone=backbone)
-        settings = replace(self.settings, backbone=backbone, max_model_size="")
+        settings = name_backbone(self.settings, backbone)
         return replace(self, settings=settings, pretrained=pretrained.without_classifier())
 
     def make_site(self, index: ImageIndex, backbone: Backbone) -> BenchmarkSetup:
@@ -85,6 +83,11 @@ class RunContext:
             self.micro_pixels,
             self.teaching,
         )
+
+
+def name_backbone(settings: Settings, backbone: str) -> Settings:
+    """Name the network that was open: there is no more to choose, by the size of a file or else."""
+    return replace(settings, backbone=backbone, max_model_size="")
 
 
 def parse_request(

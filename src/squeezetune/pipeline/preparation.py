@@ -249,8 +249,9 @@ def prepare_run(index: ImageIndex, split: Split, context: RunContext) -> Prepare
             f"image_side is {side}; {network.network} needs {network.least_side} or more",
             "Leave it out, or choose another backbone.",
         )
-    blocks = len(context.layout.block_names)
-    if settings.layers == "last" and settings.last_blocks >= blocks:
+    if settings.layers == "last" and settings.last_blocks >= (
+        blocks := len(context.layout.block_names)
+    ):
         raise SettingsError(
             f"last_blocks is {settings.last_blocks}; {network.network} has {blocks} blocks",
             "Give fewer, or take --layers all.",
